@@ -1,0 +1,43 @@
+//! Waiting without Ruby's lock, so that jobs run on meanwhile.
+
+#![allow(unsafe_code)]
+
+use std::ffi::c_void;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr;
+
+struct Work<F, T> {
+    body: Option<F>,
+    done: Option<T>,
+}
+
+/// Runs `body` without the GVL. It may block; it may not touch Ruby. `unblock` makes it return early when Ruby wants
+/// the thread (at exit, or for `Thread#raise`). `None`: it did not run, because Ruby wants the thread already, or it
+/// panicked.
+///
+/// The variant that leaves pending interrupts alone is used (`rb_thread_call_without_gvl2`, Ruby's `thread.c`): the
+/// other raises them from inside, jumping over Rust's frames.
+pub fn without<F, T>(body: F, unblock: Option<extern "C" fn(*mut c_void)>) -> Option<T>
+where
+    F: FnOnce() -> T,
+{
+    extern "C" fn call<F: FnOnce() -> T, T>(work: *mut c_void) -> *mut c_void {
+        // SAFETY: `work` is the `Work<F, T>` below; Ruby calls this at most once, before `without` returns.
+        let work = unsafe { &mut *work.cast::<Work<F, T>>() };
+        work.done = work.body.take().and_then(|body| catch_unwind(AssertUnwindSafe(body)).ok());
+        ptr::null_mut()
+    }
+    let mut work = Work { body: Some(body), done: None };
+    let data = ptr::from_mut(&mut work).cast();
+    // SAFETY: called on a Ruby thread that holds the GVL, as every method of this extension is. `call` has the
+    // signature Ruby wants, does not unwind, and `data` outlives the call.
+    unsafe {
+        rb_sys::rb_thread_call_without_gvl2(
+            Some(call::<F, T>),
+            data,
+            unblock.map(|unblock| unblock as unsafe extern "C" fn(*mut c_void)),
+            ptr::null_mut(),
+        );
+    }
+    work.done
+}

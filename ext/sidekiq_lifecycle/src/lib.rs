@@ -1,0 +1,190 @@
+//! The Ruby binding: as thin as it can be. Ruby and the core exchange strings, numbers and JSON; what they mean is
+//! written down on either side, not here.
+
+#![allow(missing_docs)] // of the function that magnus generates; nothing else is public
+
+mod error;
+mod gvl;
+
+use std::ffi::c_void;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use error::{guarded, raise};
+use magnus::{Error, Module, Object, RModule, Ruby, function, method};
+use sidekiq_lifecycle::edges::directory::Directory;
+use sidekiq_lifecycle::edges::record::About;
+use sidekiq_lifecycle::edges::signals::{self, Signal};
+use sidekiq_lifecycle::faces::lifecycle::{self, Lifecycle};
+
+/// `SidekiqLifecycle::Native::Process`: the calling process's lifecycle.
+#[magnus::wrap(class = "SidekiqLifecycle::Native::Process", free_immediately, size)]
+struct Process(Arc<Lifecycle>);
+
+impl Process {
+    fn begin(
+        ruby: &Ruby,
+        directory: String,
+        ready_file: Option<String>,
+        about: String,
+        preloaded_by: Option<i32>,
+    ) -> Result<Self, Error> {
+        guarded(ruby, || {
+            let about = parse(ruby, &about)?;
+            let directory = Directory::new(Path::new(&directory), ready_file.as_deref().map(Path::new));
+            Ok(Self(Lifecycle::begin(directory, about, preloaded_by)))
+        })
+    }
+
+    fn describe(ruby: &Ruby, this: &Self, about: String) -> Result<(), Error> {
+        guarded(ruby, || {
+            this.0.describe(parse(ruby, &about)?);
+            Ok(())
+        })
+    }
+
+    fn observe(ruby: &Ruby, this: &Self) -> Result<(), Error> {
+        guarded(ruby, || this.0.observe().map_err(|error| raise(ruby, error)))
+    }
+
+    fn started(ruby: &Ruby, this: &Self) -> Result<(), Error> {
+        this.write(ruby, Lifecycle::started)
+    }
+
+    fn quieted(ruby: &Ruby, this: &Self) -> Result<(), Error> {
+        this.write(ruby, Lifecycle::quieted)
+    }
+
+    fn stopping(ruby: &Ruby, this: &Self) -> Result<(), Error> {
+        this.write(ruby, Lifecycle::stopping)
+    }
+
+    fn beat(ruby: &Ruby, this: &Self, busy: u32) -> Result<(), Error> {
+        this.write(ruby, |lifecycle| lifecycle.beat(busy))
+    }
+
+    fn draining(ruby: &Ruby, this: &Self, busy: u32) -> Result<(), Error> {
+        this.write(ruby, |lifecycle| lifecycle.draining(busy))
+    }
+
+    fn drained(ruby: &Ruby, this: &Self) -> Result<bool, Error> {
+        this.write(ruby, Lifecycle::drained)
+    }
+
+    fn ended(ruby: &Ruby, this: &Self, status: i32, why: Option<String>) -> Result<(), Error> {
+        this.write(ruby, |lifecycle| lifecycle.ended(status, why.clone()))
+    }
+
+    fn rearm(ruby: &Ruby, this: &Self, signal: String) -> Result<(), Error> {
+        let signal: Signal = signal.parse().map_err(|_| raise(ruby, format!("{signal} is no signal")))?;
+        this.write(ruby, |lifecycle| lifecycle.rearm(signal))
+    }
+
+    fn note(ruby: &Ruby, this: &Self, name: String, problem: Option<String>) -> Result<(), Error> {
+        guarded(ruby, || {
+            this.0.note(&name, problem);
+            Ok(())
+        })
+    }
+
+    fn report(ruby: &Ruby, this: &Self) -> Result<String, Error> {
+        guarded(ruby, || this.0.report().map_err(|error| raise(ruby, error)))
+    }
+
+    fn is_drained(&self) -> bool {
+        self.0.record().drained
+    }
+
+    fn retire(ruby: &Ruby, this: &Self) -> Result<(), Error> {
+        this.write(ruby, Lifecycle::retire)
+    }
+
+    fn is_ours(&self) -> bool {
+        self.0.is_ours()
+    }
+
+    /// Does what may wait for a disk, without the GVL where Ruby lets us.
+    fn write<T>(&self, ruby: &Ruby, work: impl Fn(&Lifecycle) -> T) -> Result<T, Error> {
+        guarded(ruby, || Ok(gvl::without(|| work(&self.0), None).unwrap_or_else(|| work(&self.0))))
+    }
+}
+
+fn parse(ruby: &Ruby, about: &str) -> Result<About, Error> {
+    About::parse(about).map_err(|error| raise(ruby, error))
+}
+
+fn clear(ruby: &Ruby, directory: String) -> Result<(), Error> {
+    guarded(ruby, || lifecycle::clear(PathBuf::from(directory)).map_err(|error| raise(ruby, error)))
+}
+
+fn ignored(ruby: &Ruby) -> Result<Vec<String>, Error> {
+    guarded(ruby, || Ok(names(signals::ignored())))
+}
+
+fn unblock(ruby: &Ruby) -> Result<Vec<String>, Error> {
+    guarded(ruby, || Ok(names(signals::unblock().map_err(|errno| raise(ruby, errno))?)))
+}
+
+fn displaced(ruby: &Ruby) -> Result<Vec<String>, Error> {
+    guarded(ruby, || Ok(names(signals::displaced())))
+}
+
+fn names(signals: Vec<Signal>) -> Vec<String> {
+    signals.into_iter().map(|signal| signal.to_string()).collect()
+}
+
+fn hold_boot(ruby: &Ruby) -> Result<(), Error> {
+    guarded(ruby, || signals::hold_boot().map_err(|error| raise(ruby, error)))
+}
+
+fn wait_for_stop(ruby: &Ruby) -> Result<Option<String>, Error> {
+    extern "C" fn unblock(_: *mut c_void) {
+        signals::interrupt_wait();
+    }
+    guarded(ruby, || Ok(gvl::without(signals::wait_for_stop, Some(unblock)).flatten().map(|signal| signal.to_string())))
+}
+
+fn is_guarding() -> bool {
+    signals::is_guarding()
+}
+
+fn release_boot(ruby: &Ruby) -> Result<(bool, bool), Error> {
+    guarded(ruby, || {
+        let asked = signals::release_boot();
+        Ok((asked.stop, asked.quiet))
+    })
+}
+
+/// Called by Ruby when the extension is required.
+#[magnus::init(name = "native")]
+fn init(ruby: &Ruby) -> Result<(), Error> {
+    let module: RModule = ruby.define_module("SidekiqLifecycle")?.define_module("Native")?;
+    module.const_set("VERSION", sidekiq_lifecycle::VERSION)?;
+    module.define_singleton_method("clear", function!(clear, 1))?;
+    module.define_singleton_method("ignored", function!(ignored, 0))?;
+    module.define_singleton_method("unblock", function!(unblock, 0))?;
+    module.define_singleton_method("displaced", function!(displaced, 0))?;
+    module.define_singleton_method("hold_boot", function!(hold_boot, 0))?;
+    module.define_singleton_method("wait_for_stop", function!(wait_for_stop, 0))?;
+    module.define_singleton_method("guarding?", function!(is_guarding, 0))?;
+    module.define_singleton_method("release_boot", function!(release_boot, 0))?;
+
+    let process = module.define_class("Process", ruby.class_object())?;
+    process.define_singleton_method("begin", function!(Process::begin, 4))?;
+    process.define_method("describe", method!(Process::describe, 1))?;
+    process.define_method("observe", method!(Process::observe, 0))?;
+    process.define_method("started", method!(Process::started, 0))?;
+    process.define_method("quieted", method!(Process::quieted, 0))?;
+    process.define_method("stopping", method!(Process::stopping, 0))?;
+    process.define_method("beat", method!(Process::beat, 1))?;
+    process.define_method("draining", method!(Process::draining, 1))?;
+    process.define_method("drained", method!(Process::drained, 0))?;
+    process.define_method("ended", method!(Process::ended, 2))?;
+    process.define_method("rearm", method!(Process::rearm, 1))?;
+    process.define_method("note", method!(Process::note, 2))?;
+    process.define_method("report", method!(Process::report, 0))?;
+    process.define_method("drained?", method!(Process::is_drained, 0))?;
+    process.define_method("retire", method!(Process::retire, 0))?;
+    process.define_method("ours?", method!(Process::is_ours, 0))?;
+    Ok(())
+}

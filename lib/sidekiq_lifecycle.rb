@@ -1,0 +1,120 @@
+# frozen_string_literal: true
+
+require "sidekiq_lifecycle/version"
+
+# Owns a Sidekiq process's life: it says truthfully when it is ready, it always hears SIGTERM, and it can be quieted
+# and drained.
+#
+#     Sidekiq.configure_server do |config|
+#       SidekiqLifecycle.install(config)
+#     end
+module SidekiqLifecycle
+  # What this gem raises where it is called by an application. In Sidekiq's own hooks it raises nothing.
+  class Error < StandardError; end
+end
+
+require "sidekiq_lifecycle/native"
+require "sidekiq_lifecycle/boot"
+require "sidekiq_lifecycle/configuration"
+require "sidekiq_lifecycle/ending"
+require "sidekiq_lifecycle/lifecycle"
+require "sidekiq_lifecycle/status"
+require "sidekiq_lifecycle/taps"
+require "sidekiq_lifecycle/traps"
+
+module SidekiqLifecycle
+  # The transitions that {on} can wait for.
+  EVENTS = %i[running quiet stopping drained stopped].freeze
+
+  @listeners = []
+
+  class << self
+    # Installs the lifecycle into the Sidekiq that is being configured. To be called in `Sidekiq.configure_server` or
+    # `Sidekiq.configure_embed`; calling it again changes the configuration and nothing else.
+    #
+    # A directory that cannot be used is logged and shown in the {status}; Sidekiq runs on.
+    #
+    # @param config [Object] what Sidekiq yields: `Sidekiq::Config`, or the module `Sidekiq` in 6.x
+    # @yieldparam lifecycle [Configuration]
+    # @return [void]
+    # @raise [ArgumentError] if a setting is wrong, or `config` is not Sidekiq's
+    def install(config)
+      unless config.respond_to?(:on) && config.respond_to?(:logger)
+        raise ArgumentError, "SidekiqLifecycle.install wants what Sidekiq.configure_server yields, not #{config.inspect}"
+      end
+
+      @configuration ||= Configuration.new
+      yield @configuration if block_given?
+      unless @lifecycle
+        @lifecycle = Lifecycle.new(@configuration)
+        @listeners.each { |event, listener| @lifecycle.on(event, listener) }
+        at_exit { ending($!) }
+      end
+      @lifecycle.begin(config)
+      nil
+    end
+
+    # @return [Status, nil] where this process is now; nil in a process that is no Sidekiq (a web server, a console, a
+    #   child that a job has forked)
+    def status
+      @lifecycle.status if @lifecycle&.ours?
+    end
+
+    # @return [Boolean] this process is a Sidekiq, and is ready for work
+    def ready? = status&.ready? || false
+
+    # @return [Boolean] this process is a Sidekiq, and was told to stop fetching
+    def quiet? = status&.quiet? || false
+
+    # @return [Boolean] this process is a Sidekiq that was told to stop fetching, and it has finished with every job
+    def drained? = status&.drained? || false
+
+    # Calls the block when this process gets there, with its {Status}. It is called on whatever thread notices, and
+    # should be brief: while it runs, Sidekiq waits. What it raises is logged.
+    #
+    # @param event [Symbol] `:running`, `:quiet`, `:stopping`, `:drained` or `:stopped`
+    # @yieldparam status [Status]
+    # @return [void]
+    # @raise [ArgumentError] if there is no such event, or no block
+    def on(event, &listener)
+      unless EVENTS.include?(event)
+        raise ArgumentError, "there is no event #{event.inspect}; use one of #{EVENTS.map(&:inspect).join(", ")}"
+      end
+      raise ArgumentError, "SidekiqLifecycle.on(#{event.inspect}) wants a block" unless listener
+
+      @lifecycle ? @lifecycle.on(event, listener) : @listeners << [event, listener]
+      nil
+    end
+
+    # For the Railtie: what has to be done before a Rails application boots, if it boots in a Sidekiq. The directory is
+    # the one that is known then; {install} clears another.
+    #
+    # @api private
+    def before_boot
+      return unless defined?(::Sidekiq::CLI)
+
+      Boot.hold
+      Native.clear(Configuration.new.directory)
+    rescue StandardError => e
+      warn "sidekiq_lifecycle: #{e.message}"
+    end
+
+    # @api private
+    def hear(event, *details)
+      @lifecycle&.hear(event, *details)
+    end
+
+    private
+
+    def ending(error)
+      @lifecycle.exiting(error)
+      # Ruby ends by the signal that it was ended by, which does nothing to PID 1 (pid_namespaces(7)); the status
+      # would be 1.
+      exit(128 + error.signo) if error.is_a?(SignalException) && Process.pid == 1
+    rescue StandardError => e
+      warn "sidekiq_lifecycle: #{e.message}"
+    end
+  end
+end
+
+require "sidekiq_lifecycle/railtie" if defined?(Rails::Railtie)

@@ -1,0 +1,67 @@
+# frozen_string_literal: true
+
+module SidekiqLifecycle
+  # What an application may set in the block of {SidekiqLifecycle.install}.
+  class Configuration
+    DEFAULT_DIRECTORY = "tmp/sidekiq"
+
+    # @return [String] the lifecycle directory as an absolute path; from `$SIDEKIQ_LIFECYCLE_DIR`, else `tmp/sidekiq`
+    #   below the application's root
+    attr_reader :directory
+
+    # @return [String, nil] the absolute path of the ready file, where it is not `ready` in the lifecycle directory
+    attr_reader :ready_file
+
+    # @return [Numeric, nil] the seconds the platform leaves between SIGTERM and SIGKILL (ECS `stopTimeout`,
+    #   Kubernetes `terminationGracePeriodSeconds`, systemd `TimeoutStopSec`, `docker stop -t`)
+    attr_reader :stop_timeout
+
+    # @param root [String] the application's root; relative paths are meant from there
+    def initialize(root: Configuration.root)
+      @root = root
+      @ready_file = nil
+      @stop_timeout = nil
+      from_environment = ENV.fetch("SIDEKIQ_LIFECYCLE_DIR", "")
+      self.directory = from_environment.empty? ? DEFAULT_DIRECTORY : from_environment
+    end
+
+    # @return [String] `Rails.root`, or else the working directory
+    def self.root
+      rails = ::Rails.root if defined?(::Rails) && ::Rails.respond_to?(:root)
+      (rails || Dir.pwd).to_s
+    end
+
+    # @param path [String, Pathname] relative to the application's root, or absolute
+    # @raise [ArgumentError] if it is no path
+    def directory=(path)
+      @directory = expand(:directory, path)
+    end
+
+    # @param path [String, Pathname, nil] relative to the application's root, or absolute; nil: `ready` in the directory
+    # @raise [ArgumentError] if it is no path
+    def ready_file=(path)
+      @ready_file = path.nil? ? nil : expand(:ready_file, path)
+    end
+
+    # @param seconds [Numeric, nil] more than 0; nil: unknown
+    # @raise [ArgumentError] if it is no such number
+    def stop_timeout=(seconds)
+      unless seconds.nil? || ((seconds.is_a?(Integer) || seconds.is_a?(Float)) && seconds.positive? && seconds.finite?)
+        raise ArgumentError, "stop_timeout is #{seconds.inspect}; set it to a number of seconds greater than 0, such as 30"
+      end
+
+      @stop_timeout = seconds
+    end
+
+    private
+
+    def expand(name, path)
+      text = path.to_s if path.is_a?(String) || path.respond_to?(:to_path)
+      if text.nil? || text.empty? || text.include?("\0")
+        raise ArgumentError, "#{name} is #{path.inspect}; set it to a path, such as #{DEFAULT_DIRECTORY.inspect}"
+      end
+
+      File.expand_path(text, @root)
+    end
+  end
+end

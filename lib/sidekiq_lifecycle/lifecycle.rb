@@ -1,0 +1,239 @@
+# frozen_string_literal: true
+
+require "json"
+
+module SidekiqLifecycle
+  # The life of this process: Sidekiq's events and {Taps} on one side, the core on the other.
+  #
+  # What the core needs is told it at once; everything else waits. No hook talks to the network, and none raises into
+  # Sidekiq ({#hear}).
+  #
+  # @api private
+  class Lifecycle
+    # Sidekiq's events that are listened to. The rest of its life is heard in {Taps}.
+    HOOKS = {
+      startup: -> { SidekiqLifecycle.hear(:startup) },
+      quiet: -> { SidekiqLifecycle.hear(:quiet) },
+      shutdown: -> { SidekiqLifecycle.hear(:shutdown) }
+    }.freeze
+
+    # @return [Configuration]
+    attr_reader :configuration
+
+    def initialize(configuration)
+      @configuration = configuration
+      @listeners = Hash.new { |listeners, event| listeners[event] = [] }
+      @logged = {}
+      @cut_off = 0
+    end
+
+    # Begins, or begins again where the configuration has changed.
+    def begin(config)
+      @config = config
+      settings = [configuration.directory, configuration.ready_file]
+      return describe if @native&.ours? && settings == @settings
+
+      Boot.hold if server?
+      @native.retire if @native&.ours?
+      @settings = settings
+      register
+      listen(config)
+    end
+
+    # Runs a hook. Nothing it raises reaches Sidekiq, but for an exception by which the process is to end.
+    def hear(event, *details)
+      return unless mine?(event)
+
+      send(event, *details)
+    rescue StandardError => e
+      complain("#{event}: #{e.class}: #{e.message} (#{e.backtrace&.first})")
+    end
+
+    # @return [Status]
+    def status
+      Status.new(JSON.parse(@native.report), configuration, busy: @native.drained? ? 0 : busy)
+    end
+
+    # @return [void]
+    def on(event, listener)
+      @listeners[event] << listener
+    end
+
+    # The process is ending, by whatever way: the backstop for every path on which Sidekiq fires no event.
+    def exiting(error)
+      return unless @native&.ours?
+
+      status, why = Ending.of(error)
+      why = [why, "#{@cut_off} cut off at Sidekiq's timeout"].compact.join(", ") if @cut_off.positive?
+      @native.ended(status, why)
+      tell(:stopped)
+    end
+
+    # @return [Boolean] the object speaks of the calling process
+    def ours? = @native.ours?
+
+    private
+
+    def mine?(event)
+      return true if @native.ours?
+      # The application was loaded in this process's parent; now it turns out that this one is a Sidekiq of its own.
+      # A child that a job forked never comes here.
+      return false unless event == :startup
+
+      register(preloaded_by: Process.ppid)
+      true
+    end
+
+    def register(preloaded_by: nil)
+      @native = Native::Process.begin(configuration.directory, configuration.ready_file, about, preloaded_by)
+      report_problems
+    end
+
+    def listen(config)
+      Taps.install
+      events = config.respond_to?(:[]) ? config[:lifecycle_events] : config.options[:lifecycle_events]
+      HOOKS.each { |event, hook| config.on(event, &hook) unless events.fetch(event).include?(hook) }
+    end
+
+    # ---- what Sidekiq does ----
+
+    def startup
+      stop, quiet = Boot.release
+      Boot.repaired&.each { |repair| complain("#{repair} in this process when it was launched; repaired") }
+      describe
+      if server?
+        @traps = Traps.new
+        @native.observe
+      end
+      # The application, or a library, rescued the exception by which TERM was to end the boot. Nothing has started.
+      raise SignalException, "SIGTERM" if stop
+
+      @quiet_asked = quiet
+      @native.quieted if quiet
+    end
+
+    def started(launcher)
+      @launcher = launcher
+      @native.started
+      report_problems
+      @config.logger.info { "sidekiq_lifecycle #{VERSION}: #{status.ready? ? "ready" : status.state} " \
+                            "(#{configuration.directory})" }
+      tell(:running) if status.state == :running
+      # Sidekiq had no trap yet when it was told to be quiet.
+      Process.kill(:TSTP, Process.pid) if @quiet_asked
+    end
+
+    # Sidekiq's :quiet.
+    def quiet
+      @native.quieted
+      tell(:quiet)
+      quieted if capsules?
+    end
+
+    # Fetching and scheduling have ended.
+    def quieted
+      @fetching_ended = true
+      look_whether_drained
+    end
+
+    # Sidekiq's :shutdown. In 6.x it is fired after the scheduler's thread has ended, in 7+ after :quiet.
+    def shutdown
+      @native.stopping
+      tell(:stopping)
+      quieted
+    end
+
+    def processor_ended(manager)
+      return unless manager.stopped?
+
+      @native.draining(busy)
+      look_whether_drained
+    end
+
+    # Sidekiq pushes these jobs back to Redis, but keeps to itself whether it could; so such an end is never called
+    # drained.
+    def cut_off(manager)
+      @cut_off += manager.workers.count(&:job)
+    end
+
+    def beat
+      @native.beat(busy)
+      Native.displaced.each { |signal| restore(signal) } if @traps
+      report_problems
+    end
+
+    # Sidekiq has ended inside a program that goes on.
+    def ended
+      @native.ended(0, nil)
+      tell(:stopped)
+    end
+
+    # ---- and what follows from it ----
+
+    # Every processor has ended its loop, so every job is acknowledged, requeued, or its retry pushed.
+    def look_whether_drained
+      return unless @fetching_ended && @cut_off.zero?
+      return unless managers.all? { |manager| manager.stopped? && manager.workers.empty? }
+
+      tell(:drained) if @native.drained
+    end
+
+    def restore(signal)
+      theirs = @traps.restore(signal)
+      @native.rearm(signal)
+      @config.logger.warn("sidekiq_lifecycle: #{signal} had been taken from Sidekiq by #{theirs || "native code"}; " \
+                          "Sidekiq hears it again")
+    end
+
+    def tell(event)
+      return unless @listeners.key?(event)
+
+      now = status
+      @listeners[event].each do |listener|
+        listener.call(now)
+      rescue StandardError => e
+        complain("on(:#{event}): #{e.class}: #{e.message} (#{e.backtrace&.first})")
+      end
+    end
+
+    def managers
+      return [] unless @launcher
+
+      capsules? ? @launcher.managers : [@launcher.manager]
+    end
+
+    # 7+: one manager a capsule.
+    def capsules? = ::Sidekiq::Launcher.method_defined?(:managers)
+
+    def server? = defined?(::Sidekiq::CLI) ? true : false
+
+    # WORKER_STATE until 6.4.1.
+    def busy
+      processor = ::Sidekiq::Processor
+      (processor.const_defined?(:WORK_STATE) ? processor::WORK_STATE : processor::WORKER_STATE).size
+    end
+
+    def describe
+      @native.describe(about)
+    end
+
+    def about
+      options = @config.respond_to?(:[]) ? @config : @config.options
+      concurrency = @config.respond_to?(:total_concurrency) ? @config.total_concurrency : options[:concurrency]
+      JSON.generate(sidekiq: ::Sidekiq::VERSION, ruby: RUBY_VERSION, tag: options[:tag], concurrency: concurrency,
+                    embedded: !server?, stop_timeout: configuration.stop_timeout)
+    end
+
+    # What the core has found wrong, each once.
+    def report_problems
+      JSON.parse(@native.report).dig("record", "problems").each { |problem| complain(problem) }
+    end
+
+    def complain(problem)
+      return if @logged[problem]
+
+      @logged[problem] = true
+      @config.logger.warn("sidekiq_lifecycle: #{problem}")
+    end
+  end
+end

@@ -1,0 +1,91 @@
+# frozen_string_literal: true
+
+require "time"
+
+module SidekiqLifecycle
+  # Where a Sidekiq process is in its life. An immutable value: ask for a new one to see what has changed.
+  class Status
+    # @return [Symbol] `:booting`, `:running`, `:quiet`, `:stopping` or `:stopped`
+    attr_reader :state
+    # @return [Time] since when (UTC)
+    attr_reader :since
+    # @return [String, nil] what led to that state: a signal, a call, an exit
+    attr_reader :why
+    # @return [Integer]
+    attr_reader :pid
+    # @return [Integer] jobs in hand now
+    attr_reader :busy
+    # @return [Integer, nil] jobs the process can run at once
+    attr_reader :concurrency
+    # @return [Hash{Symbol => Time}] when each state, and `:drained`, was reached (UTC)
+    attr_reader :timings
+    # @return [Float, nil] seconds since Ruby's heart last beat
+    attr_reader :beat_age
+    # @return [Integer, nil] the exit status, once it has stopped: 128 + n for a signal n
+    attr_reader :exit_status
+    # @return [Hash{String => Integer}] how often each signal's handler had been replaced and was put back
+    attr_reader :rearmed
+    # @return [Array<String>] what is wrong, in whole sentences
+    attr_reader :problems
+    # @return [String] the lifecycle directory
+    attr_reader :directory
+    # @return [String] the ready file
+    attr_reader :ready_file
+    # @return [Numeric, nil] seconds the platform leaves between SIGTERM and SIGKILL, as configured
+    attr_reader :stop_timeout
+    # @return [String] Sidekiq's version
+    attr_reader :sidekiq_version
+    # @return [String] this gem's version
+    attr_reader :version
+
+    # @api private
+    # @param report [Hash] what the core says of the process
+    # @param configuration [Configuration]
+    # @param busy [Integer] jobs in hand now
+    def initialize(report, configuration, busy:)
+      record = report.fetch("record")
+      @state = record["state"].to_sym
+      @since = Time.iso8601(record["since"])
+      @timings = record["timings"].to_h { |name, time| [name.to_sym, Time.iso8601(time)] }
+      @why, @pid, @concurrency, @exit_status = record.values_at("why", "pid", "concurrency", "exit_status")
+      @rearmed, @problems, @sidekiq_version, @version = record.values_at("rearmed", "problems", "sidekiq", "version")
+      @embedded = record["embedded"]
+      @busy = busy
+      @beat_age = report["beat_age"]
+      @ready, @live, @drained = report.values_at("ready", "live", "drained")
+      @directory = configuration.directory
+      @ready_file = configuration.ready_file || File.join(directory, "ready")
+      @stop_timeout = configuration.stop_timeout
+      instance_variables.each { |name| instance_variable_get(name).freeze }
+      freeze
+    end
+
+    # @return [Boolean] the process is live and running: it fetches jobs
+    def ready? = @ready
+
+    # @return [Boolean] Ruby's heartbeat is fresh; stays true while the process drains
+    def live? = @live
+
+    # @return [Boolean] the process was told to stop fetching
+    def quiet? = %i[quiet stopping].include?(state)
+
+    # @return [Boolean] the process is quiet or stopping, and Sidekiq has finished with every job
+    def drained? = @drained
+
+    # @return [Boolean] Sidekiq runs inside another program (`Sidekiq.configure_embed`)
+    def embedded? = @embedded
+
+    # @return [Hash{Symbol => Object}] all of it, to log or to serialise
+    def to_h
+      names = %i[state since why pid busy concurrency timings beat_age exit_status rearmed problems directory ready_file
+                 stop_timeout sidekiq_version version]
+      names.to_h { |name| [name, public_send(name)] }
+           .merge(ready: ready?, live: live?, quiet: quiet?, drained: drained?, embedded: embedded?)
+    end
+
+    # @return [String]
+    def inspect
+      "#<#{self.class} pid=#{pid} state=#{state} busy=#{busy} ready=#{ready?} drained=#{drained?}>"
+    end
+  end
+end

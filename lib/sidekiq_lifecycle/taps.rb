@@ -1,0 +1,70 @@
+# frozen_string_literal: true
+
+module SidekiqLifecycle
+  # What Sidekiq's lifecycle events do not tell, heard where it happens. The methods exist in every Sidekiq from 6.4
+  # to 8.1 unless said otherwise; one that a later Sidekiq has no more is passed over.
+  #
+  # @api private
+  module Taps
+    # @return [void]
+    def self.install
+      require "sidekiq/launcher"
+      ::Sidekiq::Launcher.prepend(Launcher)
+      ::Sidekiq::Manager.prepend(Manager)
+    end
+
+    # Sidekiq::Launcher
+    module Launcher
+      # `:startup` is fired before any thread exists, and an application's own `:startup` hook may come after ours,
+      # take long, or fail. Ready is who has come through all that.
+      def run(...)
+        super.tap { SidekiqLifecycle.hear(:started, self) }
+      end
+
+      # When this returns the scheduler's thread has ended as well. In 6.x `:quiet` is fired before that.
+      def quiet(...)
+        super.tap { SidekiqLifecycle.hear(:quieted) }
+      end
+
+      # Embedded, the process lives on when Sidekiq has ended.
+      def stop(...)
+        super.tap { SidekiqLifecycle.hear(:ended) if @embedded }
+      end
+
+      private
+
+      # Every beat comes through here, also one that finds Redis gone: `:beat` is fired only if Redis answered, and
+      # 6.4 has no such event at all.
+      def ❤(...) # rubocop:disable Naming/AsciiIdentifiers, Naming/MethodName
+        SidekiqLifecycle.hear(:beat)
+        super
+      end
+    end
+
+    # Sidekiq::Manager
+    module Manager
+      # A processor's last act in 7+: its job is acknowledged, requeued, or its retry pushed.
+      def processor_result(...)
+        super.tap { SidekiqLifecycle.hear(:processor_ended, self) }
+      end
+
+      # The same in 6.x.
+      def processor_stopped(...)
+        super.tap { SidekiqLifecycle.hear(:processor_ended, self) }
+      end
+
+      # The same in 6.x, after a job that raised.
+      def processor_died(...)
+        super.tap { SidekiqLifecycle.hear(:processor_ended, self) }
+      end
+
+      private
+
+      # Sidekiq's timeout has passed with jobs still running.
+      def hard_shutdown(...)
+        SidekiqLifecycle.hear(:cut_off, self)
+        super
+      end
+    end
+  end
+end

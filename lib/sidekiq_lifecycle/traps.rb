@@ -1,0 +1,69 @@
+# frozen_string_literal: true
+
+module SidekiqLifecycle
+  # Keeps Sidekiq's own signal traps in place. A job or a library that traps a signal later takes it away from
+  # Sidekiq, which then never hears it.
+  #
+  # @api private
+  class Traps
+    # The signals by which Sidekiq is quieted and stopped.
+    SIGNALS = %w[SIGTERM SIGINT SIGTSTP].freeze
+
+    # @return [Boolean] whether a trap is one that Sidekiq has set (`cli.rb`, `run`)
+    def self.sidekiqs?(trap)
+      trap.is_a?(Proc) && trap.source_location&.first.to_s.end_with?("sidekiq/cli.rb")
+    end
+
+    # Remembers the traps as they are now.
+    def initialize
+      @ours = {}.compare_by_identity
+      @sidekiqs = SIGNALS.to_h { |signal| [signal, current(signal)] }
+    end
+
+    # Puts Sidekiq's trap back. Whoever replaced it is called first, as Sidekiq itself calls the traps it finds.
+    #
+    # @return [String, nil] who had replaced it, in words; nil if it was not Ruby code
+    def restore(signal)
+      sidekiqs = @sidekiqs.fetch(signal)
+      return unless sidekiqs.respond_to?(:call)
+
+      theirs = nil
+      both = proc do
+        Traps.call(theirs)
+        sidekiqs.call
+      end
+      theirs = Signal.trap(signal, both)
+      if theirs.equal?(sidekiqs) || @ours.key?(theirs)
+        Signal.trap(signal, theirs)
+        return
+      end
+      @ours[both] = true
+      describe(theirs)
+    end
+
+    # Runs another's trap. Nothing it raises may keep the signal from Sidekiq; a trap has no logger.
+    def self.call(trap)
+      trap.call if trap.respond_to?(:call)
+    rescue Exception => e # rubocop:disable Lint/RescueException
+      $stdout.puts "sidekiq_lifecycle: a trap raised #{e.class}: #{e.message}"
+    end
+
+    private
+
+    # Ruby tells which trap is set only when another is. A signal that comes in between is not lost.
+    def current(signal)
+      found = nil
+      early = false
+      found = Signal.trap(signal) { found.respond_to?(:call) ? found.call : early = true }
+      Signal.trap(signal, found || "DEFAULT")
+      found.call if early && found.respond_to?(:call)
+      found
+    end
+
+    def describe(trap)
+      return trap.inspect unless trap.is_a?(Proc)
+
+      trap.source_location&.join(":") || "native code"
+    end
+  end
+end

@@ -1,0 +1,25 @@
+# frozen_string_literal: true
+
+require_relative "lib/sidekiq_lifecycle/version"
+
+Gem::Specification.new do |spec|
+  spec.name = "sidekiq_lifecycle"
+  spec.version = SidekiqLifecycle::VERSION
+  spec.authors = ["The sidekiq_lifecycle authors"]
+  spec.summary = "Owns a Sidekiq process's life: ready when it says so, deaf to no SIGTERM, drained before it stops"
+  spec.description = "A Sidekiq process that says truthfully when it is ready, always hears SIGTERM, and can be " \
+                     "quieted, drained and stopped, so that deploys stop losing jobs."
+  spec.license = "MIT"
+  spec.required_ruby_version = ">= 3.1"
+  spec.metadata["rubygems_mfa_required"] = "true"
+
+  spec.files = Dir.chdir(__dir__) do
+    Dir["{src,ext}/**/*.{rs,rb,toml}", "{lib,sig}/**/*.{rb,rbs}", "exe/*", "Cargo.{toml,lock}",
+        "README.md", "CHANGELOG.md", "LICENSE"]
+  end
+  spec.bindir = "exe"
+  spec.executables = ["sidekiq-lifecycle"]
+  spec.extensions = ["ext/sidekiq_lifecycle/extconf.rb"]
+
+  spec.add_dependency "sidekiq", ">= 6.4", "< 9"
+end

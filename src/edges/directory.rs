@@ -1,0 +1,513 @@
+//! The lifecycle directory: where a process says what it is, for anyone to read.
+//!
+//! ```text
+//! ready            exists exactly while every live Sidekiq of this directory is ready
+//! drained          exists exactly while every live Sidekiq of this directory is drained
+//! processes/PID    one status record a process
+//! ```
+//!
+//! A file appears whole or not at all: written aside, flushed, renamed. The directory may lie where another user
+//! can write, so everything in it is reached through a descriptor of the directory itself, no symbolic link is
+//! followed, and nothing outside is touched (`openat(2)`, `O_NOFOLLOW`). One exception is asked for by name: the
+//! ready file, where the application chose a place of its own; it is only ever replaced or removed if it is ours.
+
+use std::fs::{DirBuilder, File};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat, renameat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mkdirat};
+use nix::unistd::{UnlinkatFlags, fsync, geteuid, getpid, unlinkat};
+use thiserror::Error;
+
+use super::process;
+use super::record::Record;
+use crate::rules::probe::{Facts, MAX_BEAT_AGE, Presence, Probe, sentinel};
+use crate::rules::state::State;
+
+/// Where the directory is when nobody says otherwise, below the application's root.
+pub const DEFAULT: &str = "tmp/sidekiq";
+
+const PROCESSES: &str = "processes";
+/// What every ready and drained file begins with; it tells ours from anybody else's.
+const SIGNATURE: &str = "sidekiq_lifecycle";
+const RECORD_LIMIT: u64 = 1024 * 1024;
+
+/// What can be wrong with a lifecycle directory: what, where, and what to do.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// There is no such directory.
+    #[error("{0} does not exist: no Sidekiq has registered there")]
+    Missing(PathBuf),
+    /// A symbolic link stands in its place.
+    #[error("{0} is a symbolic link, and none is followed here; set the directory to what it points to")]
+    Symlink(PathBuf),
+    /// Something else stands in its place.
+    #[error("{0} is not a directory; remove it or set another directory")]
+    NotADirectory(PathBuf),
+    /// The process may not use it.
+    #[error("{path} is not accessible to uid {uid} ({errno}); give that user the right to write there or set another directory", errno = .errno.desc())]
+    Forbidden {
+        /// What may not be used.
+        path: PathBuf,
+        /// By whom.
+        uid: u32,
+        /// The system's word.
+        errno: Errno,
+    },
+    /// The file system is read-only.
+    #[error("{0} is on a read-only file system; mount a writable volume there or set another directory")]
+    ReadOnly(PathBuf),
+    /// No space is left.
+    #[error("{0} is on a full file system; make room there or set another directory")]
+    Full(PathBuf),
+    /// A file of somebody else's stands where the ready file should be.
+    #[error(
+        "{0} is there already and is not a ready file of sidekiq_lifecycle; move it away or set another ready_file"
+    )]
+    NotOurs(PathBuf),
+    /// Anything else.
+    #[error("{path}: {errno}", errno = .errno.desc())]
+    Other {
+        /// Where.
+        path: PathBuf,
+        /// The system's word.
+        errno: Errno,
+    },
+}
+
+impl Error {
+    fn new(path: &Path, errno: Errno) -> Self {
+        let path = path.to_owned();
+        match errno {
+            Errno::ENOENT => Self::Missing(path),
+            Errno::EACCES | Errno::EPERM => Self::Forbidden { path, uid: geteuid().as_raw(), errno },
+            Errno::EROFS => Self::ReadOnly(path),
+            Errno::ENOSPC | Errno::EDQUOT => Self::Full(path),
+            Errno::ELOOP => Self::Symlink(path),
+            Errno::ENOTDIR => Self::NotADirectory(path),
+            errno => Self::Other { path, errno },
+        }
+    }
+}
+
+/// A lifecycle directory, by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Directory {
+    path: PathBuf,
+    ready_file: Option<PathBuf>,
+}
+
+/// Whether a write must survive a power cut (a change of state) or only be whole (a beat).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Flushed to the disk before it shows.
+    Flushed,
+    /// Whole, but left to the system to write out.
+    Whole,
+}
+
+/// What stands at `processes/PID`.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// The pid, from the name.
+    pub pid: i32,
+    /// The record, or why it cannot be read.
+    pub record: Result<Record, String>,
+}
+
+impl Entry {
+    /// What the probes ask for.
+    #[must_use]
+    pub fn facts(&self) -> Facts {
+        match &self.record {
+            Ok(record) => record.facts(),
+            Err(reason) => Facts {
+                pid: self.pid,
+                presence: if process::exists(self.pid) { Presence::Here } else { Presence::Gone },
+                state: State::Booting,
+                drained: false,
+                busy: 0,
+                beat_age: None,
+                ended: None,
+                unreadable: Some(reason.clone()),
+            },
+        }
+    }
+
+    /// Whether the process has ended, or was last heard of long ago in another container.
+    fn is_left_over(&self) -> bool {
+        match (self.facts(), &self.record) {
+            (Facts { presence: Presence::Gone, .. }, _) => true,
+            (Facts { presence: Presence::Elsewhere, beat_age, .. }, _) => beat_age.is_none_or(|age| age > MAX_BEAT_AGE),
+            _ => false,
+        }
+    }
+}
+
+impl Directory {
+    /// The directory at `path`; its ready file is its own `ready`, unless the application chose another place.
+    #[must_use]
+    pub fn new(path: &Path, ready_file: Option<&Path>) -> Self {
+        // Without a trailing slash or dot: with one, the system would follow a symbolic link.
+        let tidy = |path: &Path| path.components().collect::<PathBuf>();
+        let path = tidy(path);
+        let ready_file = ready_file.map(tidy).filter(|file| *file != path.join(Probe::Ready.to_string()));
+        Self { path, ready_file }
+    }
+
+    /// Its path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The ready file, where it is not the directory's own.
+    #[must_use]
+    pub fn ready_file(&self) -> Option<&Path> {
+        self.ready_file.as_deref()
+    }
+
+    /// All that is registered, the one heard of last at the end. Nothing is created, changed or locked.
+    ///
+    /// # Errors
+    /// The directory is missing or cannot be read.
+    pub fn read(&self) -> Result<Vec<Entry>, Error> {
+        let top = open_directory(&self.path)?;
+        match self.open_processes(&top) {
+            Ok(processes) => self.entries(&processes),
+            Err(Error::Missing(_)) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens the directory, made if need be (mode 0755 less the umask).
+    ///
+    /// # Errors
+    /// It can be neither opened nor made.
+    pub fn open(&self) -> Result<Open<'_>, Error> {
+        let made = DirBuilder::new().recursive(true).mode(0o755).create(&self.path);
+        let top = match (open_directory(&self.path), made) {
+            // Why it could not be made says more than that it is not there.
+            (Err(Error::Missing(path)), Err(error)) => return Err(Error::new(&path, errno(&error))),
+            (top, _) => top?,
+        };
+        match mkdirat(&top, PROCESSES, Mode::from_bits_truncate(0o755)) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(Error::new(&self.path, errno)),
+        }
+        let processes = self.open_processes(&top)?;
+        Ok(Open { directory: self, top, processes })
+    }
+
+    fn open_processes(&self, top: &OwnedFd) -> Result<OwnedFd, Error> {
+        openat(top, PROCESSES, DIRECTORY, Mode::empty()).map_err(|errno| not_opened(&self.path.join(PROCESSES), errno))
+    }
+
+    fn entries(&self, processes: &OwnedFd) -> Result<Vec<Entry>, Error> {
+        let path = self.path.join(PROCESSES);
+        let names = names(processes).map_err(|errno| Error::new(&path, errno))?;
+        let mut entries: Vec<Entry> = names
+            .iter()
+            .filter_map(|name| name.parse::<i32>().ok().filter(|pid| *pid > 0 && pid.to_string() == *name))
+            .filter_map(|pid| read_record(processes, pid).transpose().map(|record| Entry { pid, record }))
+            .collect();
+        entries.sort_by_key(|entry| (entry.record.as_ref().ok().map(|record| record.since), entry.pid));
+        Ok(entries)
+    }
+}
+
+/// A lifecycle directory, opened to write.
+#[derive(Debug)]
+pub struct Open<'a> {
+    directory: &'a Directory,
+    top: OwnedFd,
+    processes: OwnedFd,
+}
+
+impl Open<'_> {
+    /// Keeps other writers out until the guard is dropped, so that no sentinel is put up from records that change
+    /// meanwhile. A writer that was stopped in the middle is waited for a fifth of a second, not for ever; without
+    /// the lock the worst is a sentinel that lies until the next beat.
+    ///
+    /// `flock(2)` on the directory itself, released by name when the guard is dropped: a child forked in between
+    /// cannot keep it.
+    #[must_use]
+    pub fn lock(&self) -> Option<Flock<OwnedFd>> {
+        let mut descriptor = openat(&self.top, PROCESSES, DIRECTORY, Mode::empty()).ok()?;
+        for _ in 0..40 {
+            match Flock::lock(descriptor, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => return Some(lock),
+                Err((returned, Errno::EAGAIN | Errno::EINTR)) => descriptor = returned,
+                Err(_) => return None,
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        None
+    }
+
+    /// Writes a process's record. Where that fails the old one is withdrawn: none is better than an untrue one.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub fn publish_record(&self, record: &Record, durability: Durability) -> Result<(), Error> {
+        let path = || self.directory.path.join(PROCESSES);
+        let name = record.identity.pid.to_string();
+        let json = record.to_json().map_err(|_| Error::Other { path: path(), errno: Errno::EINVAL })?;
+        publish(&self.processes, &name, json.as_bytes(), durability).map_err(|errno| {
+            let _ = unlinkat(&self.processes, name.as_str(), UnlinkatFlags::NoRemoveDir);
+            Error::new(&path(), errno)
+        })
+    }
+
+    /// Reads one process's record.
+    #[must_use]
+    pub fn record(&self, pid: i32) -> Option<Record> {
+        read_record(&self.processes, pid).ok().flatten()
+    }
+
+    /// Removes one process's record.
+    ///
+    /// # Errors
+    /// It is there and cannot be removed.
+    pub fn withdraw_record(&self, pid: i32) -> Result<(), Error> {
+        remove(&self.processes, &pid.to_string())
+            .map_err(|errno| Error::new(&self.directory.path.join(PROCESSES), errno))
+    }
+
+    /// Removes the ready file, whatever anybody's state is: the first thing to do when this process stops being ready.
+    ///
+    /// # Errors
+    /// It is there and cannot be removed, or is not ours.
+    pub fn withdraw_ready(&self) -> Result<(), Error> {
+        self.settle_sentinel(Probe::Ready, false)
+    }
+
+    /// Puts up and takes down the sentinels, as the records say. `own` stands for the calling process's record.
+    ///
+    /// # Errors
+    /// The records cannot be read, or a sentinel cannot be changed.
+    pub fn settle(&self, own: Option<&Record>) -> Result<(), Error> {
+        let own_pid = own.map(|record| record.identity.pid);
+        let mut facts: Vec<Facts> = self
+            .directory
+            .entries(&self.processes)?
+            .iter()
+            .filter(|entry| Some(entry.pid) != own_pid)
+            .map(Entry::facts)
+            .collect();
+        facts.extend(own.map(|record| record.facts_with(Presence::Here)));
+        let ready = self.settle_sentinel(Probe::Ready, sentinel(&facts, Probe::Ready));
+        let drained = self.settle_sentinel(Probe::Drained, sentinel(&facts, Probe::Drained));
+        ready.and(drained)
+    }
+
+    /// Clears what ended processes left: records, half-written files, ready files they had put elsewhere, and the
+    /// sentinels if nobody stands behind them any more.
+    ///
+    /// # Errors
+    /// Something could not be removed.
+    pub fn sweep(&self) -> Result<(), Error> {
+        let user = geteuid().as_raw();
+        for entry in self.directory.entries(&self.processes)?.iter().filter(|entry| entry.is_left_over()) {
+            let name = entry.pid.to_string();
+            let own = fstatat(&self.processes, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW)
+                .is_ok_and(|stat| stat.st_uid == user);
+            let elsewhere = entry.record.as_ref().ok().and_then(|record| record.ready_file.as_ref());
+            // A record is believed about files elsewhere only if nobody else can have written it.
+            if let Some(file) = elsewhere.filter(|_| own) {
+                let _ = settle_elsewhere(Path::new(file), false);
+            }
+            self.withdraw_record(entry.pid)?;
+        }
+        for directory in [&self.top, &self.processes] {
+            remove_half_written(directory).map_err(|errno| Error::new(&self.directory.path, errno))?;
+        }
+        if self.directory.ready_file.is_some() {
+            // From the days before the application chose another place for it.
+            let name = Probe::Ready.to_string();
+            remove(&self.top, &name).map_err(|errno| sentinel_error(&self.directory.path.join(&name), errno))?;
+        }
+        self.settle(None)
+    }
+
+    fn settle_sentinel(&self, probe: Probe, wanted: bool) -> Result<(), Error> {
+        if let (Probe::Ready, Some(file)) = (probe, &self.directory.ready_file) {
+            return settle_elsewhere(file, wanted);
+        }
+        let name = probe.to_string();
+        let path = || self.directory.path.join(&name);
+        let found = match fstatat(&self.top, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) => Some(stat),
+            Err(Errno::ENOENT) => None,
+            Err(errno) => return Err(Error::new(&path(), errno)),
+        };
+        match (wanted, found) {
+            (true, Some(stat)) if is_regular(&stat) => Ok(()),
+            (true, _) => publish_sentinel(&self.top, &name, probe).map_err(|errno| sentinel_error(&path(), errno)),
+            (false, None) => Ok(()),
+            (false, Some(_)) => remove(&self.top, &name).map_err(|errno| sentinel_error(&path(), errno)),
+        }
+    }
+}
+
+/// The ready file in a place the application chose. Links among its parents are the application's own doing
+/// (`current/tmp/pids`); the file itself is neither followed nor touched unless it is ours.
+fn settle_elsewhere(file: &Path, wanted: bool) -> Result<(), Error> {
+    let (Some(parent), Some(name)) = (file.parent(), file.file_name().and_then(|name| name.to_str())) else {
+        return Err(Error::NotOurs(file.to_owned()));
+    };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    let error = |errno| Error::new(file, errno);
+    if wanted {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(parent)
+            .map_err(|made| Error::new(parent, errno(&made)))?;
+    }
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let parent = match nix::fcntl::open(parent, flags, Mode::empty()) {
+        Ok(parent) => parent,
+        Err(Errno::ENOENT) if !wanted => return Ok(()),
+        Err(errno) => return Err(error(errno)),
+    };
+    match (wanted, is_ours(&parent, name)) {
+        (true, Ok(true)) | (false, Err(Errno::ENOENT)) => Ok(()),
+        (true, Err(Errno::ENOENT)) => publish_sentinel(&parent, name, Probe::Ready).map_err(error),
+        (false, Ok(true)) => remove(&parent, name).map_err(error),
+        // What is not ours was never a promise of ours; there is nothing to take back.
+        (false, _) => Ok(()),
+        (true, Ok(false) | Err(Errno::ELOOP)) => Err(Error::NotOurs(file.to_owned())),
+        (true, Err(errno)) => Err(error(errno)),
+    }
+}
+
+/// A file of ours begins with the signature. An empty one is taken over as well: it is what a home-made
+/// `touch` at `:startup` has left.
+fn is_ours(parent: &OwnedFd, name: &str) -> nix::Result<bool> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let file = openat(parent, name, flags, Mode::empty())?;
+    let stat = fstat(&file)?;
+    let mut start = Vec::new();
+    File::from(file).take(SIGNATURE.len() as u64).read_to_end(&mut start).map_err(|error| errno(&error))?;
+    Ok(is_regular(&stat) && (start.is_empty() || start == SIGNATURE.as_bytes()))
+}
+
+const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+
+fn open_directory(path: &Path) -> Result<OwnedFd, Error> {
+    // "." keeps an empty path from meaning nothing.
+    let name = if path.components().next().is_none() { Path::new(".") } else { path };
+    nix::fcntl::open(name, DIRECTORY, Mode::empty()).map_err(|errno| not_opened(path, errno))
+}
+
+/// With `O_DIRECTORY | O_NOFOLLOW` Linux says ENOTDIR of a symbolic link too (`open(2)`), which would send people
+/// looking for a file.
+fn not_opened(path: &Path, errno: Errno) -> Error {
+    let is_link = matches!(errno, Errno::ENOTDIR | Errno::ELOOP)
+        && path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink());
+    if is_link { Error::Symlink(path.to_owned()) } else { Error::new(path, errno) }
+}
+
+fn sentinel_error(path: &Path, errno: Errno) -> Error {
+    match errno {
+        Errno::EISDIR | Errno::EEXIST | Errno::ENOTEMPTY => Error::NotOurs(path.to_owned()),
+        errno => Error::new(path, errno),
+    }
+}
+
+fn publish_sentinel(directory: &OwnedFd, name: &str, probe: Probe) -> nix::Result<()> {
+    publish(directory, name, format!("{SIGNATURE} {probe}\n").as_bytes(), Durability::Flushed)
+}
+
+fn publish(directory: &OwnedFd, name: &str, contents: &[u8], durability: Durability) -> nix::Result<()> {
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    // tempfile finds the name; the root it is given is never looked at, the descriptor says where.
+    let (mut file, aside) = tempfile::Builder::new()
+        .prefix(&half_written_prefix(getpid().as_raw()))
+        .suffix(HALF_WRITTEN)
+        .make_in("/", |path| {
+            let aside = path.file_name().unwrap_or_default();
+            Ok(File::from(openat(directory, aside, flags, Mode::from_bits_truncate(0o644))?))
+        })
+        .map_err(|error| errno(&error))?
+        .into_parts();
+    let aside = aside.keep().map_err(|kept| errno(&kept.error))?;
+    let aside = aside.components().next_back().map(Component::as_os_str).unwrap_or_default();
+    let written = file
+        .write_all(contents)
+        .and_then(|()| if durability == Durability::Flushed { file.sync_all() } else { Ok(()) })
+        .map_err(|error| errno(&error))
+        .and_then(|()| renameat(directory, aside, directory, name));
+    if written.is_err() {
+        let _ = unlinkat(directory, aside, UnlinkatFlags::NoRemoveDir);
+    } else if durability == Durability::Flushed {
+        fsync(directory)?;
+    }
+    written
+}
+
+const HALF_WRITTEN: &str = ".half-written";
+
+fn half_written_prefix(pid: i32) -> String {
+    format!(".{pid}.")
+}
+
+/// Files a process was killed in the midst of writing.
+fn remove_half_written(directory: &OwnedFd) -> nix::Result<()> {
+    for name in names(directory)? {
+        let writer = name.strip_suffix(HALF_WRITTEN).and_then(|rest| rest.strip_prefix('.')?.split('.').next());
+        let writer = writer.and_then(|pid| pid.parse().ok());
+        if writer.is_some_and(|pid| pid == getpid().as_raw() || !process::exists(pid)) {
+            remove(directory, &name)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove(directory: &OwnedFd, name: &str) -> nix::Result<()> {
+    match unlinkat(directory, name, UnlinkatFlags::NoRemoveDir) {
+        Err(Errno::ENOENT) => Ok(()),
+        done => done.and_then(|()| fsync(directory)),
+    }
+}
+
+fn names(directory: &OwnedFd) -> nix::Result<Vec<String>> {
+    let mut listing = Dir::from_fd(openat(directory, ".", DIRECTORY, Mode::empty())?)?;
+    listing.iter().map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+}
+
+/// `Ok(None)`: it has gone meanwhile.
+fn read_record(processes: &impl AsFd, pid: i32) -> Result<Option<Record>, String> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let file = match openat(processes, pid.to_string().as_str(), flags, Mode::empty()) {
+        Ok(file) => file,
+        Err(Errno::ENOENT) => return Ok(None),
+        Err(Errno::ELOOP) => return Err("it is a symbolic link".to_owned()),
+        Err(errno) => return Err(errno.desc().to_owned()),
+    };
+    if !fstat(&file).is_ok_and(|stat| is_regular(&stat)) {
+        return Err("it is not a file".to_owned());
+    }
+    let mut json = Vec::new();
+    File::from(file).take(RECORD_LIMIT).read_to_end(&mut json).map_err(|error| error.to_string())?;
+    let record = Record::parse(&json)?;
+    if record.identity.pid != pid {
+        return Err(format!("it speaks of process {}", record.identity.pid));
+    }
+    Ok(Some(record))
+}
+
+fn is_regular(stat: &FileStat) -> bool {
+    SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG
+}
+
+fn errno(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}

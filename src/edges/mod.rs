@@ -1,0 +1,6 @@
+//! The edges: everything that touches the operating system, handing up plain values.
+
+pub mod directory;
+pub mod process;
+pub mod record;
+pub mod signals;

@@ -1,0 +1,144 @@
+//! Who a process is: its pid alone says nothing once it has ended, for pids are used again.
+//!
+//! Linux: `proc_pid_stat(5)` field 22 is the start time, `proc_sys_kernel(5)` has the boot id, and
+//! `pid_namespaces(7)` says in which world a pid means something. Elsewhere only the pid is known.
+
+use std::fs;
+
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+use crate::rules::probe::Presence;
+
+/// What tells a process from every other that has had, or will have, its pid.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The process id, as seen in its own PID namespace.
+    pub pid: i32,
+    /// When it started, in clock ticks since the boot; `None` without /proc.
+    pub start_time: Option<u64>,
+    /// Which boot of the kernel; `None` without /proc.
+    pub boot_id: Option<String>,
+    /// The inode of its PID namespace; `None` without /proc.
+    pub pid_namespace: Option<u64>,
+}
+
+impl Identity {
+    /// The identity of the calling process.
+    #[must_use]
+    pub fn own() -> Self {
+        let pid = Pid::this().as_raw();
+        Self {
+            pid,
+            start_time: stat(pid).map(|stat| stat.start_time),
+            boot_id: boot_id(),
+            pid_namespace: pid_namespace(),
+        }
+    }
+
+    /// Whether that process is there, asked from the calling one.
+    #[must_use]
+    pub fn presence(&self) -> Presence {
+        if self.boot_id.is_some() && self.boot_id != boot_id() {
+            return Presence::Gone;
+        }
+        if self.pid_namespace.is_some() && self.pid_namespace != pid_namespace() {
+            return Presence::Elsewhere;
+        }
+        let here = match (self.start_time, stat(self.pid)) {
+            (Some(start_time), Some(now)) => now.start_time == start_time && !now.dead,
+            (None, Some(now)) => !now.dead,
+            // Without /proc, or where it hides other users' processes (hidepid), only the pid can be asked for.
+            (_, None) => exists(self.pid),
+        };
+        if here { Presence::Here } else { Presence::Gone }
+    }
+}
+
+/// Whether any process has this pid now.
+#[must_use]
+pub fn exists(pid: i32) -> bool {
+    pid > 0 && matches!(kill(Pid::from_raw(pid), None), Ok(()) | Err(Errno::EPERM))
+}
+
+struct Stat {
+    start_time: u64,
+    /// A zombie has ended; that its parent has not noticed changes nothing.
+    dead: bool,
+}
+
+fn stat(pid: i32) -> Option<Stat> {
+    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The command name (field 2) may hold spaces and parentheses, so the fields are counted from its last `)`.
+fn parse_stat(text: &str) -> Option<Stat> {
+    let mut fields = text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace();
+    let state = fields.next()?;
+    let start_time = fields.nth(18)?.parse().ok()?;
+    Some(Stat { start_time, dead: matches!(state, "Z" | "X") })
+}
+
+fn boot_id() -> Option<String> {
+    Some(fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned())
+}
+
+fn pid_namespace() -> Option<u64> {
+    let link = fs::read_link("/proc/self/ns/pid").ok()?;
+    link.to_str()?.strip_prefix("pid:[")?.strip_suffix(']')?.parse().ok()
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn stat_lines() {
+        let line =
+            |comm: &str, state: &str| format!("12 ({comm}) {state} 1 12 12 0 -1 4 0 0 0 0 0 0 0 0 20 0 1 0 4711 99 1");
+        for comm in ["sidekiq", "a b", "a) R (b", ""] {
+            let stat = parse_stat(&line(comm, "S")).unwrap();
+            assert_eq!((stat.start_time, stat.dead), (4711, false), "{comm}");
+        }
+        assert!(parse_stat(&line("sidekiq", "Z")).unwrap().dead);
+        for broken in ["", "12", "12 (x", "12 (x) S 1", "12 (x) S 1 12 12 0 -1 4 0 0 0 0 0 0 0 0 20 0 1 0 soon"] {
+            assert!(parse_stat(broken).is_none(), "{broken}");
+        }
+    }
+
+    #[test]
+    fn the_calling_process_is_here() {
+        let own = Identity::own();
+        assert!(own.start_time.is_some() && own.boot_id.is_some() && own.pid_namespace.is_some());
+        assert_eq!(own.presence(), Presence::Here);
+    }
+
+    #[test]
+    fn a_recycled_pid_another_boot_another_namespace() {
+        let own = Identity::own();
+        let recycled = Identity { start_time: own.start_time.map(|ticks| ticks - 1), ..own.clone() };
+        assert_eq!(recycled.presence(), Presence::Gone);
+        let another_boot = Identity { boot_id: Some("another".to_owned()), ..own.clone() };
+        assert_eq!(another_boot.presence(), Presence::Gone);
+        let another_namespace = Identity { pid_namespace: Some(1), ..own };
+        assert_eq!(another_namespace.presence(), Presence::Elsewhere);
+    }
+
+    #[test]
+    fn a_zombie_is_gone() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let identity = Identity { pid, start_time: stat(pid).map(|stat| stat.start_time), ..Identity::own() };
+        assert_eq!(identity.presence(), Presence::Here);
+        child.kill().unwrap();
+        while stat(pid).is_some_and(|stat| !stat.dead) {
+            std::thread::yield_now();
+        }
+        assert_eq!(identity.presence(), Presence::Gone, "as a zombie");
+        child.wait().unwrap();
+        assert_eq!(identity.presence(), Presence::Gone, "once reaped");
+    }
+}

@@ -1,0 +1,317 @@
+//! The life of the calling process, as the Ruby binding drives it.
+//!
+//! Everything that can fail here is kept as a *problem* in the process's own record; nothing is handed up as an
+//! error, because no failure of ours may become the failure of somebody's Sidekiq. Ruby logs each problem once.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use nix::sys::signal::Signal;
+use nix::unistd::getpid;
+
+use crate::edges::directory::{Directory, Durability, Error};
+use crate::edges::record::{About, Record};
+use crate::edges::signals::{self, Observer};
+use crate::faces::report::Process;
+use crate::rules::probe::Presence;
+use crate::rules::state::{Event, Progress, State};
+
+/// One Sidekiq process. Every method does nothing in a forked child: a child owns nothing of its parent's.
+#[derive(Debug)]
+pub struct Lifecycle {
+    owner: i32,
+    directory: Directory,
+    inner: Mutex<Inner>,
+    /// Held while the disk is written, so that what is written last is what is true last. `inner` is not held
+    /// meanwhile: a status never waits for a disk.
+    writing: Mutex<()>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    progress: Progress,
+    record: Record,
+    problems: BTreeMap<String, String>,
+}
+
+impl Lifecycle {
+    /// Begins in state `booting`: clears what dead processes left, and registers.
+    ///
+    /// `preloaded_by` is the process this one was forked from, if the application was loaded there: its own booting
+    /// record is withdrawn, for it has turned out to be a parent and no Sidekiq.
+    #[must_use]
+    pub fn begin(directory: Directory, about: About, preloaded_by: Option<i32>) -> Arc<Self> {
+        let ready_file = directory.ready_file().map(|file| file.display().to_string());
+        let inner =
+            Inner { progress: Progress::BEGIN, record: Record::begin(about, ready_file), problems: BTreeMap::new() };
+        let lifecycle = Self { owner: getpid().as_raw(), directory, inner: Mutex::new(inner), writing: Mutex::new(()) };
+        let swept = sweep(&lifecycle.directory, preloaded_by);
+        lifecycle.note("directory", swept.err().map(|error| error.to_string()));
+        lifecycle.publish(Durability::Flushed);
+        Arc::new(lifecycle)
+    }
+
+    /// Tells what Ruby has learnt of the process since it began.
+    pub fn describe(&self, about: About) {
+        if self.is_ours() {
+            self.known(|inner| inner.record.about = about);
+        }
+    }
+
+    /// Begins to hear of TERM, INT and TSTP the moment they arrive, on a thread of its own. Call it once Sidekiq has
+    /// set its traps.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn observe(self: &Arc<Self>) -> io::Result<()> {
+        if !self.is_ours() {
+            return Ok(());
+        }
+        signals::unblock()?;
+        let mut observer = Observer::arm()?;
+        let lifecycle = Arc::clone(self);
+        let watch = move || {
+            while let Some(signal) = observer.next_signal() {
+                // Whatever goes wrong, the next signal is heard as well.
+                let _ = catch_unwind(AssertUnwindSafe(|| lifecycle.arrived(signal)));
+            }
+        };
+        signals::with_signals_blocked(|| thread::Builder::new().name("lifecycle".to_owned()).spawn(watch)).map(drop)
+    }
+
+    /// A signal has arrived.
+    pub fn arrived(&self, signal: Signal) {
+        let event = match signal {
+            Signal::SIGTSTP => Event::Quieted,
+            _ => Event::Stopped,
+        };
+        self.happened(event, Some(signal.to_string()));
+    }
+
+    /// Every `:startup` hook has run and Sidekiq's threads are there.
+    pub fn started(&self) {
+        if self.is_ours() {
+            // Ruby's heart has just been seen to beat; Sidekiq's own first beat is about to come.
+            self.known(|inner| inner.record.beats());
+            self.happened(Event::Started, None);
+        }
+    }
+
+    /// Sidekiq was told to stop fetching.
+    pub fn quieted(&self) {
+        self.happened(Event::Quieted, Some(told_by(&[Signal::SIGTSTP], "quiet was called")));
+    }
+
+    /// Sidekiq was told to stop.
+    pub fn stopping(&self) {
+        self.happened(Event::Stopped, Some(told_by(&[Signal::SIGTERM, Signal::SIGINT], "stop was called")));
+    }
+
+    /// Ruby's heart has beaten, with `busy` jobs in hand.
+    pub fn beat(&self, busy: u32) {
+        if !self.is_ours() {
+            return;
+        }
+        self.known(|Inner { record, .. }| {
+            record.beats();
+            record.busy = if record.drained { 0 } else { busy };
+        });
+        self.publish(Durability::Whole);
+    }
+
+    /// A job is finished with while the process drains; `busy` are left.
+    pub fn draining(&self, busy: u32) {
+        let is_news = |Inner { record, .. }: &mut Inner| {
+            let is_news = !record.drained && record.busy != busy;
+            if is_news {
+                record.busy = busy;
+            }
+            is_news
+        };
+        if self.is_ours() && self.known(is_news) {
+            self.publish(Durability::Whole);
+        }
+    }
+
+    /// Sidekiq has finished with every job it had fetched and fetches no more. Tells whether that is news.
+    pub fn drained(&self) -> bool {
+        let is_news = |Inner { record, .. }: &mut Inner| {
+            let is_news = !record.drained && matches!(record.state, State::Quiet | State::Stopping);
+            if is_news {
+                record.drains();
+            }
+            is_news
+        };
+        let is_news = self.is_ours() && self.known(is_news);
+        if is_news {
+            self.publish(Durability::Flushed);
+        }
+        is_news
+    }
+
+    /// The process is ending with this status, and why, beside what it was told to stop by.
+    pub fn ended(&self, status: i32, why: Option<String>) {
+        if !self.is_ours() {
+            return;
+        }
+        let state = self.known(|inner| inner.record.state);
+        // A preloading parent whose children have taken its place; it never was a Sidekiq.
+        if state == State::Booting && self.was_withdrawn() {
+            return;
+        }
+        let why = self.known(|Inner { record, .. }| {
+            record.exit_status = Some(status);
+            let told = record.why.clone().filter(|_| state == State::Stopping);
+            match (told, why) {
+                (Some(told), Some(why)) if !why.contains(&told) => Some(format!("{told}, {why}")),
+                (told, why) => why.or(told),
+            }
+        });
+        self.happened(Event::Ended, why);
+    }
+
+    /// A signal's handler had been replaced; puts the observer's back and counts it.
+    pub fn rearm(&self, signal: Signal) {
+        if !self.is_ours() {
+            return;
+        }
+        let problem =
+            signals::rearm(signal).err().map(|errno| format!("{signal} cannot be observed: {}", errno.desc()));
+        self.note(signal.as_str(), problem);
+        self.known(|inner| *inner.record.rearmed.entry(signal.to_string()).or_default() += 1);
+        self.publish(Durability::Whole);
+    }
+
+    /// Keeps a problem under a name, or clears it.
+    pub fn note(&self, name: &str, problem: Option<String>) {
+        self.known(|Inner { record, problems, .. }| {
+            match problem {
+                Some(problem) => drop(problems.insert(name.to_owned(), problem)),
+                None => drop(problems.remove(name)),
+            }
+            record.problems = problems.values().cloned().collect();
+        });
+    }
+
+    /// The record as it stands now.
+    #[must_use]
+    pub fn record(&self) -> Record {
+        self.known(|inner| inner.record.clone())
+    }
+
+    /// The record and what the probes answer, as JSON (see [`Process`](super::report::Process)).
+    ///
+    /// # Errors
+    /// What could not be written as JSON.
+    pub fn report(&self) -> Result<String, String> {
+        let record = self.record();
+        let facts = record.facts_with(Presence::Here);
+        serde_json::to_string(&Process::new(&Ok(record), &facts)).map_err(|error| error.to_string())
+    }
+
+    /// Withdraws the record and leaves the directory to others: the application has chosen another one.
+    pub fn retire(&self) {
+        if self.is_ours() {
+            let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+            let retired = self.directory.open().and_then(|open| {
+                let _lock = open.lock();
+                open.withdraw_record(self.owner)?;
+                open.settle(None)
+            });
+            self.note("directory", retired.err().map(|error| error.to_string()));
+        }
+    }
+
+    /// Whether the calling process is the one this speaks of.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        getpid().as_raw() == self.owner
+    }
+
+    fn happened(&self, event: Event, why: Option<String>) {
+        if !self.is_ours() {
+            return;
+        }
+        let moved = self.known(|Inner { progress, record, .. }| {
+            let after = progress.after(event);
+            let moved = after.state != progress.state;
+            *progress = after;
+            if moved {
+                // Started, and quiet at once: it was told so while it booted.
+                let early = || (after.state == State::Quiet).then(|| "SIGTSTP while booting".to_owned());
+                record.enter(after.state, why.or_else(early));
+            }
+            moved.then_some(after.state)
+        });
+        let Some(state) = moved else { return };
+        if state > State::Running {
+            // Before anything that may have to wait, for a lock or a disk.
+            let withdrawn = self.directory.open().and_then(|open| open.withdraw_ready());
+            self.note("directory", withdrawn.err().map(|error| error.to_string()));
+        }
+        self.publish(Durability::Flushed);
+    }
+
+    fn publish(&self, durability: Durability) {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let record = self.record();
+        let published = self.directory.open().and_then(|open| {
+            let _lock = open.lock();
+            let written = open.publish_record(&record, durability);
+            // Whatever became of the record, the sentinels must not lie.
+            let settled = open.settle(Some(&record));
+            let published = written.and(settled);
+            self.note("directory", published.as_ref().err().map(ToString::to_string));
+            let noted = self.record();
+            if noted.problems != record.problems {
+                let _ = open.publish_record(&noted, Durability::Whole);
+            }
+            published
+        });
+        self.note("directory", published.err().map(|error| error.to_string()));
+    }
+
+    fn was_withdrawn(&self) -> bool {
+        self.directory.open().is_ok_and(|open| open.record(self.owner).is_none())
+    }
+
+    /// The only way to what is known. Nothing that waits, and nothing that comes here again, may be called inside.
+    fn known<T>(&self, look: impl FnOnce(&mut Inner) -> T) -> T {
+        look(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Sidekiq's hooks follow its signals so closely that either may be the first to tell.
+fn told_by(signals: &[Signal], otherwise: &str) -> String {
+    let signal = signals.iter().find(|signal| signals::has_arrived(**signal));
+    signal.map_or_else(|| otherwise.to_owned(), ToString::to_string)
+}
+
+/// Clears what dead processes left in a directory, before the application boots. A directory that is not there
+/// needs no clearing.
+///
+/// # Errors
+/// It cannot be read or cleared.
+pub fn clear(path: PathBuf) -> Result<(), Error> {
+    let directory = Directory::new(&path, None);
+    match directory.read() {
+        Ok(_) => sweep(&directory, None),
+        Err(Error::Missing(_)) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn sweep(directory: &Directory, preloaded_by: Option<i32>) -> Result<(), Error> {
+    let open = directory.open()?;
+    let _lock = open.lock();
+    if let Some(parent) = preloaded_by {
+        if open.record(parent).is_some_and(|record| record.state == State::Booting) {
+            open.withdraw_record(parent)?;
+        }
+    }
+    open.sweep()
+}

@@ -1,0 +1,7 @@
+//! The command `sidekiq-lifecycle`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sidekiq_lifecycle::faces::command::main()
+}

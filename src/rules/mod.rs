@@ -1,0 +1,4 @@
+//! The ground floor: pure rules over plain values, each with a table of tests.
+
+pub mod probe;
+pub mod state;
