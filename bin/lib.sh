@@ -1,0 +1,116 @@
+# What the scripts of bin/ share. Sourced, from the repository's root.
+#
+# Each major of Sidekiq is tested in a Debian that ships it, with that Debian's Ruby: a directory made by mmdebstrap,
+# kept read-only, and entered with unshare and chroot. Rust comes from this machine's rustup toolchain.
+
+rust_needed=1.85
+cache=${SIDEKIQ_LIFECYCLE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sidekiq_lifecycle}
+packages=ruby,ruby-dev,ruby-sidekiq,ruby-rspec,ruby-railties,redis-server,libclang-dev,gcc,make,libc6-dev,procps,python3-minimal
+
+suite_of() {
+  case "$1" in 6) echo bookworm ;; 7) echo trixie ;; 8) echo forky ;; esac
+}
+
+# What only one of the systems has: the one that lints.
+packages_of() {
+  if [ "$1" = 8 ]; then echo "$packages,rubocop,yard,ruby-rbs"; else echo "$packages"; fi
+}
+
+can_install() {
+  [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null
+}
+
+apt_install() {
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+# Says what is wrong with Rust here, and fails; or says nothing.
+rust_missing() {
+  local version
+  if ! version=$(cargo --version 2>/dev/null | cut -d' ' -f2); then
+    echo "Rust $rust_needed or later is needed; install it with rustup (https://rustup.rs)"
+    return 1
+  fi
+  if [ "$(printf '%s\n' "$rust_needed" "$version" | sort -V | head -n 1)" != "$rust_needed" ]; then
+    echo "Rust $rust_needed or later is needed, this is $version; update it with: rustup update"
+    return 1
+  fi
+}
+
+# Says why the systems of the three majors cannot be had here, and fails; or says nothing.
+roots_missing() {
+  local sysroot
+  if [ "$(uname -s)" != Linux ]; then
+    echo "the Debian systems of the three Sidekiq majors need Linux"
+  elif [ "$(id -u)" != 0 ]; then
+    echo "the Debian systems of the three Sidekiq majors need root; run as root, for instance with sudo -E"
+  elif ! command -v mmdebstrap >/dev/null; then
+    echo "mmdebstrap is needed; install it (Debian and Ubuntu: apt-get install mmdebstrap)"
+  elif ! unshare --mount --pid --fork true 2>/dev/null; then
+    echo "unshare(1) is not allowed to make namespaces here; run outside of this container, or with CAP_SYS_ADMIN"
+  elif sysroot=$(rustc --print sysroot) && [ "$sysroot" = /usr ]; then
+    echo "Rust must come from rustup (https://rustup.rs): the system's own cannot be lent to another system"
+  else
+    return 0
+  fi
+  return 1
+}
+
+# The name holds what the system is made of, so that a change makes a new one.
+root_of() {
+  echo "$cache/roots/$(suite_of "$1")-$(packages_of "$1" | cksum | cut -d' ' -f1)"
+}
+
+make_root() {
+  local root
+  root=$(root_of "$1")
+  mkdir -p "$cache/roots"
+  exec 9>"$root.lock"
+  flock 9
+  if [ ! -e "$root" ]; then
+    echo "Making a Debian $(suite_of "$1") with Sidekiq $1 (once, about half a minute)…"
+    rm -rf "$root.part"
+    # Debian's testing moves under our feet, and a mirror's list of it may be a little old.
+    if ! mmdebstrap --quiet --variant=minbase --include="$(packages_of "$1")" \
+      --aptopt='Acquire::Check-Valid-Until "false"' "$(suite_of "$1")" "$root.part" 2>"$root.log"; then
+      cat "$root.log" >&2
+      echo "bin/setup: Debian $(suite_of "$1") could not be made; see above" >&2
+      return 1
+    fi
+    mkdir -p "$root.part"/{repo,build,opt/rust,opt/cargo}
+    mv "$root.part" "$root"
+  fi
+  exec 9>&-
+}
+
+# Runs a command where Sidekiq of a major is: in_root MAJOR COMMAND ARG…
+# /repo is this repository, read-only; /build is kept for the next time; all else is forgotten, and every process ends.
+in_root() {
+  local major=$1 root build rust cargo_home
+  shift
+  root=$(root_of "$major")
+  build=$cache/build/$major
+  rust=$(rustc --print sysroot)
+  cargo_home=${CARGO_HOME:-$HOME/.cargo}
+  mkdir -p "$build"
+  unshare --mount --pid --fork --kill-child --propagation private -- bash -euc '
+    root=$1 repo=$2 build=$3 rust=$4 cargo=$5
+    shift 5
+    mount --bind "$root" "$root"
+    mount -o remount,ro,bind "$root"
+    mount -t proc proc "$root/proc"
+    mount --rbind /dev "$root/dev"
+    mount -t tmpfs tmpfs "$root/tmp"
+    mount -t tmpfs tmpfs "$root/run"
+    chmod 1777 "$root/tmp"
+    mount --bind "$repo" "$root/repo"
+    mount -o remount,ro,bind "$root/repo"
+    mount --bind "$build" "$root/build"
+    mount --bind "$rust" "$root/opt/rust"
+    mount --bind "$cargo" "$root/opt/cargo"
+    exec chroot "$root" env -i "PATH=/opt/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
+      HOME=/tmp LANG=C.UTF-8 CARGO_HOME=/opt/cargo CARGO_NET_OFFLINE=true CARGO_TARGET_DIR=/build/target \
+      ${CI:+CI=$CI} ${ROUNDS:+ROUNDS=$ROUNDS} ${TERM:+TERM=$TERM} bash -euc "cd /repo && exec \"\$@\"" bash "$@"
+  ' bash "$root" "$PWD" "$build" "$rust" "$cargo_home" "$@"
+}

@@ -1,0 +1,36 @@
+# frozen_string_literal: true
+
+RSpec.describe "the life of a Sidekiq" do
+  it "is told in files, by the command and in Ruby, from the boot to the end" do
+    worker = start(before: "sleep 1", after: <<~RUBY)
+      SidekiqLifecycle::EVENTS.each { |event| SidekiqLifecycle.on(event) { |status| note "on \#{event} \#{status.state}" } }
+    RUBY
+    expect(check).to eq([1, "not ready: tmp/sidekiq does not exist: no Sidekiq has registered there\n"])
+    wait_until("it registers") { record(worker.pid) || worker.raise_if_ended }
+    wait_until("it is ready") { worker.ready_file? || worker.raise_if_ended }
+    expect(check).to eq([0, "ready\n"])
+    expect(check("live")).to eq([0, "live\n"])
+    expect(check("drained")).to eq([1, "not drained: process #{worker.pid} is running, it was not told to be quiet\n"])
+
+    push("Sleep", 2)
+    wait_until("the job begins") { notes.include?("sleep begins") }
+    worker.signal(:TSTP)
+    wait_until("no longer ready") { !worker.ready_file? }
+    expect(check).to eq([1, "not ready: process #{worker.pid} is quiet\n"])
+    expect(check("live").first).to eq(0)
+    expect(check("drained").first).to eq(1)
+    expect(File).not_to exist(drained_file)
+
+    wait_until("drained") { File.exist?(drained_file) }
+    expect(notes).to include("sleep ends")
+    expect(check("drained")).to eq([0, "drained\n"])
+
+    worker.signal(:TERM)
+    expect(worker.exit_code).to eq(0)
+    expect(check).to eq([1, "not ready: process #{worker.pid} has stopped (exit 0, SIGTERM)\n"])
+    expect(Dir.children(file("tmp/sidekiq"))).to eq(["processes"])
+    expect(notes.grep(/^on /)).to eq(["on running running", "on quiet quiet", "on drained quiet",
+                                      "on stopping stopping", "on stopped stopped"])
+    expect(record(worker.pid)["timings"].keys).to match_array(%w[booting running quiet drained stopping stopped])
+  end
+end

@@ -1,0 +1,18 @@
+# frozen_string_literal: true
+
+require "sidekiq"
+require "sidekiq_lifecycle"
+require "sidekiq_lifecycle/native_command"
+
+Dir[File.join(__dir__, "support", "*.rb")].sort.each { |file| require file }
+
+RSpec.configure do |config|
+  config.disable_monkey_patching!
+  config.expect_with(:rspec) { |expectations| expectations.max_formatted_output_length = 4000 }
+  config.example_status_persistence_file_path = nil
+
+  config.include Waiting
+  config.include Sandbox, :integration
+  config.define_derived_metadata(file_path: %r{/spec/integration/}) { |metadata| metadata[:integration] = true }
+  config.after(:suite) { RedisServer.stop_shared }
+end

@@ -1,0 +1,80 @@
+# frozen_string_literal: true
+
+require "fileutils"
+require "socket"
+require "tmpdir"
+require_relative "waiting"
+
+# A real Redis of our own, on a free port of the loopback interface.
+class RedisServer
+  include Waiting
+
+  attr_reader :port, :pid
+
+  # The one that most examples share; each has a database of its own (see Sandbox).
+  def self.shared = @shared ||= new
+  def self.stop_shared = @shared&.stop
+
+  def initialize(port: self.class.free_port)
+    @port = port
+    @directory = Dir.mktmpdir("redis")
+    start
+  end
+
+  def self.free_port
+    server = TCPServer.new("127.0.0.1", 0)
+    server.addr[1]
+  ensure
+    server&.close
+  end
+
+  def url(database = 0) = "redis://127.0.0.1:#{port}/#{database}"
+
+  def start
+    @pid = spawn("redis-server", "--port", port.to_s, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
+                 "--databases", "512", "--dir", @directory, in: File::NULL, out: File::NULL, err: File::NULL)
+    wait_until("Redis answers") { ping }
+  end
+
+  def stop
+    return unless @pid
+
+    Process.kill(:KILL, @pid)
+    Process.wait(@pid)
+    @pid = nil
+    FileUtils.rm_rf(@directory)
+    self
+  end
+
+  # Speaks to Redis without a client library: their interfaces differ between Sidekiq's majors.
+  def call(*words, database: 0)
+    TCPSocket.open("127.0.0.1", port) do |socket|
+      [["SELECT", database.to_s], words.map(&:to_s)].map { |command| send_command(socket, command) }.last
+    end
+  end
+
+  private
+
+  def ping
+    call("PING") == "PONG"
+  rescue SystemCallError
+    false
+  end
+
+  def send_command(socket, words)
+    socket.write("*#{words.size}\r\n", *words.map { |word| "$#{word.bytesize}\r\n#{word}\r\n" })
+    read_reply(socket)
+  end
+
+  def read_reply(socket)
+    line = socket.gets("\r\n").chomp
+    rest = line[1..]
+    case line[0]
+    when "+" then rest
+    when "-" then raise "Redis: #{rest}"
+    when ":" then rest.to_i
+    when "$" then rest == "-1" ? nil : socket.read(rest.to_i + 2).delete_suffix("\r\n")
+    when "*" then Array.new(rest.to_i) { read_reply(socket) }
+    end
+  end
+end

@@ -1,0 +1,81 @@
+# frozen_string_literal: true
+
+require "fileutils"
+require "json"
+require "open3"
+require "securerandom"
+require "tmpdir"
+
+# What an integration example works in: a directory of its own for the application, a database of its own in a real
+# Redis, real Sidekiq processes and the real command.
+module Sandbox
+  MAJOR = Sidekiq::VERSION.to_i
+  COMMAND = SidekiqLifecycle::NativeCommand.path
+
+  @databases = 0
+  def self.next_database = (@databases = (@databases + 1) % 512)
+
+  def self.included(group)
+    group.around do |example|
+      Dir.mktmpdir("app") do |directory|
+        @app = File.realpath(directory)
+        @database = Sandbox.next_database
+        @workers = []
+        example.run
+      ensure
+        (@workers || []).each(&:kill)
+        example.exception && (@workers || []).each { |worker| warn worker.to_s }
+      end
+    end
+  end
+
+  attr_reader :app
+
+  def redis = @redis || RedisServer.shared
+
+  # For an example that stops Redis: one of its own.
+  def own_redis = @redis ||= RedisServer.new.tap { |server| @own = server }
+
+  # Starts a Sidekiq. `install` goes into the block of `install`, `before` runs at the top of the application, before
+  # the gem is loaded, `after` at its end, `startup` in a hook of the application's at :startup.
+  def start(**options)
+    Worker.new(app: app, redis: redis, database: @database, **options).tap { |worker| @workers << worker }
+  end
+
+  # Starts one and waits until it is ready.
+  def start_ready(**options)
+    start(**options).tap { |worker| wait_until("ready", &-> { worker.ready_file? || worker.raise_if_ended }) }
+  end
+
+  # The command, as a health check would call it: [exit status, what it printed].
+  def command(*arguments, **options)
+    output, status = Open3.capture2e(COMMAND, *arguments.map(&:to_s), chdir: app, **options)
+    [status.exitstatus, output]
+  end
+
+  def check(probe = "ready", *arguments) = command("check", probe, *arguments)
+
+  def file(*names) = File.join(app, *names)
+  def ready_file = file("tmp/sidekiq/ready")
+  def drained_file = file("tmp/sidekiq/drained")
+
+  def push(job, *arguments)
+    payload = { class: job, args: arguments, jid: SecureRandom.hex(12), queue: "default", retry: true,
+                created_at: Time.now.to_f, enqueued_at: Time.now.to_f }
+    redis.call("LPUSH", "queue:default", JSON.generate(payload), database: @database)
+    redis.call("SADD", "queues", "default", database: @database)
+  end
+
+  def queued = redis.call("LLEN", "queue:default", database: @database)
+  def retries = redis.call("ZCARD", "retry", database: @database)
+
+  # What jobs have noted with `note`.
+  def notes = File.exist?(file("notes")) ? File.readlines(file("notes"), chomp: true) : []
+
+  # The record of a process, as it stands on disk; nil if there is none.
+  def record(pid)
+    JSON.parse(File.read(file("tmp/sidekiq/processes", pid.to_s)))
+  rescue Errno::ENOENT
+    nil
+  end
+end
