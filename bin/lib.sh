@@ -110,7 +110,7 @@ in_root() {
     mount --bind "$rust" "$root/opt/rust"
     mount --bind "$cargo" "$root/opt/cargo"
     exec chroot "$root" env -i "PATH=/opt/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
-      HOME=/tmp LANG=C.UTF-8 CARGO_HOME=/opt/cargo CARGO_NET_OFFLINE=true CARGO_TARGET_DIR=/build/target \
+      HOME=/tmp LANG=C.UTF-8 CARGO_HOME=/opt/cargo CARGO_NET_OFFLINE=true CARGO_TARGET_DIR=/build/target SPEC_GEMS=/build/gems \
       ${CI:+CI=$CI} ${ROUNDS:+ROUNDS=$ROUNDS} ${TERM:+TERM=$TERM} bash -euc "cd /repo && exec \"\$@\"" bash "$@"
   ' bash "$root" "$PWD" "$build" "$rust" "$cargo_home" "$@"
 }
