@@ -110,7 +110,33 @@ in_root() {
     mount --bind "$rust" "$root/opt/rust"
     mount --bind "$cargo" "$root/opt/cargo"
     exec chroot "$root" env -i "PATH=/opt/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
-      HOME=/tmp LANG=C.UTF-8 CARGO_HOME=/opt/cargo CARGO_NET_OFFLINE=true CARGO_TARGET_DIR=/build/target SPEC_GEMS=/build/gems \
+      HOME=/tmp LANG=C.UTF-8 CARGO_HOME=/opt/cargo CARGO_NET_OFFLINE=true CARGO_TARGET_DIR=/build/target SPEC_GEMS=/build/gems IN_ROOT=1 \
       ${CI:+CI=$CI} ${ROUNDS:+ROUNDS=$ROUNDS} ${TERM:+TERM=$TERM} bash -euc "cd /repo && exec \"\$@\"" bash "$@"
   ' bash "$root" "$PWD" "$build" "$rust" "$cargo_home" "$@"
+}
+
+# Builds the gem and installs it as a user would: install_gem REPOSITORY WORK. Sets GEM_HOME and PATH to use it.
+# An installed gem is kept for as long as nothing of it changes, where there is a place to keep it ($SPEC_GEMS).
+install_gem() {
+  local keep contents gem_file=$2/sidekiq_lifecycle.gem
+  keep=${SPEC_GEMS:-$2}
+  mkdir -p "$keep"
+  contents=$(cd "$1" && find src ext lib exe sig Cargo.toml Cargo.lock sidekiq_lifecycle.gemspec -type f | sort | xargs cksum | cksum)
+  export GEM_HOME=$keep/${contents%% *}
+  export PATH=$GEM_HOME/bin:$PATH
+  exec 9>"$keep/lock"
+  flock 9
+  if [ ! -e "$GEM_HOME/installed" ]; then
+    find "$keep" -mindepth 1 -maxdepth 1 -name '[0-9]*' -mtime +1 -exec rm -rf {} +
+    (cd "$1" && gem build --silent --output "$gem_file" sidekiq_lifecycle.gemspec >"$2/build.log" 2>&1) ||
+      { cat "$2/build.log" >&2; return 1; }
+    gem install --local --no-document "$gem_file" >"$2/install.log" 2>&1 || { cat "$2/install.log" >&2; return 1; }
+    touch "$GEM_HOME/installed"
+  fi
+  exec 9>&-
+}
+
+# The major of the Sidekiq that this machine's own Ruby loads; fails if there is none.
+sidekiq_here() {
+  ruby -e 'begin; require "sidekiq"; rescue LoadError; exit 1; end; puts Sidekiq::VERSION.to_i' 2>/dev/null
 }

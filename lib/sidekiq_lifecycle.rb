@@ -2,17 +2,6 @@
 
 require "sidekiq_lifecycle/version"
 
-# Owns a Sidekiq process's life: it says truthfully when it is ready, it always hears SIGTERM, and it can be quieted
-# and drained.
-#
-#     Sidekiq.configure_server do |config|
-#       SidekiqLifecycle.install(config)
-#     end
-module SidekiqLifecycle
-  # What this gem raises where it is called by an application. In Sidekiq's own hooks it raises nothing.
-  class Error < StandardError; end
-end
-
 require "sidekiq_lifecycle/native"
 require "sidekiq_lifecycle/boot"
 require "sidekiq_lifecycle/configuration"
@@ -22,7 +11,16 @@ require "sidekiq_lifecycle/status"
 require "sidekiq_lifecycle/taps"
 require "sidekiq_lifecycle/traps"
 
+# Owns a Sidekiq process's life: it says truthfully when it is ready, it always hears SIGTERM, and it can be quieted
+# and drained.
+#
+#     Sidekiq.configure_server do |config|
+#       SidekiqLifecycle.install(config)
+#     end
 module SidekiqLifecycle
+  # What the native part raises. In Sidekiq's own hooks it is caught and logged.
+  class Error < StandardError; end
+
   # The transitions that {on} can wait for.
   EVENTS = %i[running quiet stopping drained stopped].freeze
 
@@ -40,7 +38,7 @@ module SidekiqLifecycle
     # @raise [ArgumentError] if a setting is wrong, or `config` is not Sidekiq's
     def install(config)
       unless config.respond_to?(:on) && config.respond_to?(:logger)
-        raise ArgumentError, "SidekiqLifecycle.install wants what Sidekiq.configure_server yields, not #{config.inspect}"
+        raise ArgumentError, "install wants what Sidekiq.configure_server yields, and was given #{config.inspect}"
       end
 
       @configuration ||= Configuration.new

@@ -4,7 +4,7 @@ require "sidekiq"
 require "sidekiq_lifecycle"
 require "sidekiq_lifecycle/native_command"
 
-Dir[File.join(__dir__, "support", "*.rb")].sort.each { |file| require file }
+Dir[File.join(__dir__, "support", "*.rb")].each { |file| require file }
 
 RSpec.configure do |config|
   config.disable_monkey_patching!

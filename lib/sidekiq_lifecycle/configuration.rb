@@ -47,7 +47,7 @@ module SidekiqLifecycle
     # @raise [ArgumentError] if it is no such number
     def stop_timeout=(seconds)
       unless seconds.nil? || ((seconds.is_a?(Integer) || seconds.is_a?(Float)) && seconds.positive? && seconds.finite?)
-        raise ArgumentError, "stop_timeout is #{seconds.inspect}; set it to a number of seconds greater than 0, such as 30"
+        raise ArgumentError, "stop_timeout is #{seconds.inspect}; set it to a number of seconds above 0, such as 30"
       end
 
       @stop_timeout = seconds

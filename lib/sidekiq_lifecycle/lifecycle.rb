@@ -116,9 +116,9 @@ module SidekiqLifecycle
       @launcher = launcher
       @native.started
       report_problems
-      @config.logger.info { "sidekiq_lifecycle #{VERSION}: #{status.ready? ? "ready" : status.state} " \
-                            "(#{configuration.directory})" }
-      tell(:running) if status.state == :running
+      now = status
+      @config.logger.info("sidekiq_lifecycle #{VERSION}: #{now.ready? ? "ready" : now.state} (#{now.directory})")
+      tell(:running) if now.state == :running
       # Sidekiq had no trap yet when it was told to be quiet.
       Process.kill(:TSTP, Process.pid) if @quiet_asked
     end
@@ -126,6 +126,7 @@ module SidekiqLifecycle
     # Sidekiq's :quiet.
     def quiet
       @native.quieted
+      @native.draining(busy)
       tell(:quiet)
       quieted if capsules?
     end

@@ -1,0 +1,142 @@
+# frozen_string_literal: true
+
+# What bin/demo shows. Every line that says what must hold is checked; the exit status is 0 only if all of it held.
+
+require "json"
+require "open3"
+require "sidekiq"
+require "sidekiq_lifecycle/native_command"
+require "sidekiq_lifecycle/version"
+require "tmpdir"
+require_relative "../spec/support/redis_server"
+require_relative "../spec/support/worker"
+
+class Demo
+  include Waiting
+
+  COMMAND = SidekiqLifecycle::NativeCommand.path
+  JOBS = { "short" => 1, "long" => 4, "third" => 1, "fourth" => 1, "last" => 4 }.freeze
+
+  def initialize(directory)
+    @app = directory
+    @redis = RedisServer.new
+    @begun = Waiting.now
+    @wrong = []
+    @workers = []
+  end
+
+  def run
+    first_generation
+    second_generation
+    nothing_lost
+    verdict
+  ensure
+    @workers.each(&:kill)
+    @redis.stop
+  end
+
+  private
+
+  def first_generation
+    say "a Sidekiq starts, and takes a second to boot"
+    worker = start("sleep 1")
+    wait_until("it registers") { !Dir.glob(File.join(@app, "tmp/sidekiq/processes/*")).empty? || worker.raise_if_ended }
+    show(ready: false, live: true, drained: false, state: "booting")
+
+    say "it has started"
+    wait_until("it is ready") { worker.ready_file? || worker.raise_if_ended }
+    show(ready: true, live: true, drained: false, state: "running")
+
+    say "#{JOBS.size} jobs are pushed; two run at a time"
+    JOBS.each { |name, seconds| push(name, seconds) }
+    wait_until("the first job has ended") { notes.include?("short ends") }
+    show(ready: true, live: true, drained: false, state: "running")
+
+    say "TSTP: be quiet. It finishes what it has begun and fetches no more"
+    worker.signal(:TSTP)
+    wait_until("no longer ready") { !worker.ready_file? }
+    show(ready: false, live: true, drained: false, state: "quiet")
+    wait_until("drained") { File.exist?(File.join(@app, "tmp/sidekiq/drained")) }
+    say "its last job has ended"
+    show(ready: false, live: true, drained: true, state: "quiet, drained")
+    left = JOBS.size - notes.grep(/ ends$/).size
+    expect("#{left} jobs wait in Redis for the next Sidekiq", queued == left && left.positive?)
+
+    say "TERM: stop"
+    worker.signal(:TERM)
+    expect("it exits with 0", worker.exit_code.zero?)
+    show(ready: false, live: false, drained: false, state: "stopped")
+  end
+
+  def second_generation
+    say "the next Sidekiq starts, and is told TERM in the midst of the last job"
+    worker = start("")
+    wait_until("the last job begins") { notes.include?("last begins") || worker.raise_if_ended }
+    wait_until("every other job has ended") { notes.grep(/ ends$/).size == JOBS.size - 1 }
+    worker.signal(:TERM)
+    wait_until("no longer ready") { !worker.ready_file? }
+    show(ready: false, live: true, drained: false, state: "stopping")
+    expect("it exits with 0", worker.exit_code.zero?)
+    show(ready: false, live: false, drained: false, state: "stopped")
+  end
+
+  def nothing_lost
+    say "and the jobs?"
+    JOBS.each_key do |name|
+      expect("#{name}: begun once, ended once", notes.tally.values_at("#{name} begins", "#{name} ends") == [1, 1])
+    end
+    expect("none waits, none is to be retried", queued.zero? && @redis.call("ZCARD", "retry").zero?)
+  end
+
+  def verdict
+    puts
+    if @wrong.empty?
+      puts "Everything held: ready when it said so, deaf to no signal, and no job was lost."
+      return true
+    end
+    puts "This did not hold:", @wrong.map { |sentence| "  #{sentence}" }
+    puts @workers
+    false
+  end
+
+  # What a script, a health check and a person see now.
+  def show(ready:, live:, drained:, state:)
+    expect("test -f tmp/sidekiq/ready", File.exist?(File.join(@app, "tmp/sidekiq/ready")), ready)
+    { "ready" => ready, "live" => live, "drained" => drained }.each do |probe, expected|
+      output, status = Open3.capture2e(COMMAND, "check", probe, chdir: @app)
+      expect("check #{probe.ljust(7)}  #{output.chomp}", status.success?, expected)
+    end
+    output, = Open3.capture2e(COMMAND, "status", chdir: @app)
+    output.each_line { |line| puts "           | #{line}" }
+    @wrong << "status says #{state}" unless output.lines.last.include?(state)
+  end
+
+  def expect(sentence, answer, expected = true)
+    mark = answer == expected ? "" : "   <-- WRONG"
+    @wrong << sentence unless answer == expected
+    puts format("           %-3<answer>s %<sentence>s%<mark>s", answer: answer ? "yes" : "no", sentence:, mark:)
+  end
+
+  def say(sentence)
+    puts format("\n%7.2<time>f s  %<sentence>s", time: Waiting.now - @begun, sentence:)
+  end
+
+  def start(before)
+    worker = Worker.new(app: @app, redis: @redis, database: 0, after: before, name: "app")
+    @workers << worker
+    worker
+  end
+
+  def push(name, seconds)
+    payload = { class: "Sleep", args: [seconds, name], jid: name, queue: "default", retry: true,
+                created_at: Time.now.to_f, enqueued_at: Time.now.to_f }
+    @redis.call("LPUSH", "queue:default", JSON.generate(payload))
+  end
+
+  def queued = @redis.call("LLEN", "queue:default")
+  def notes = File.exist?(File.join(@app, "notes")) ? File.readlines(File.join(@app, "notes"), chomp: true) : []
+end
+
+puts "sidekiq_lifecycle #{SidekiqLifecycle::VERSION}, Sidekiq #{Sidekiq::VERSION}, Ruby #{RUBY_VERSION}"
+held = Dir.mktmpdir("demo") { |directory| Demo.new(File.realpath(directory)).run }
+exit(held ? 0 : 1)
