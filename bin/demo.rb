@@ -29,7 +29,7 @@ class Demo
     first_generation
     second_generation
     nothing_lost
-    verdict
+    held?
   ensure
     @workers.each(&:kill)
     @redis.stop
@@ -88,13 +88,13 @@ class Demo
     expect("none waits, none is to be retried", queued.zero? && @redis.call("ZCARD", "retry").zero?)
   end
 
-  def verdict
+  def held?
     puts
     if @wrong.empty?
       puts "Everything held: ready when it said so, deaf to no signal, and no job was lost."
       return true
     end
-    puts "This did not hold:", @wrong.map { |sentence| "  #{sentence}" }
+    puts("This did not hold:", @wrong.map { |sentence| "  #{sentence}" })
     puts @workers
     false
   end

@@ -13,7 +13,7 @@ suite_of() {
 
 # What only one of the systems has: the one that lints.
 packages_of() {
-  if [ "$1" = 8 ]; then echo "$packages,rubocop,yard,ruby-rbs"; else echo "$packages"; fi
+  if [ "$1" = 8 ]; then echo "$packages,rubocop,yard"; else echo "$packages"; fi
 }
 
 can_install() {

@@ -24,7 +24,7 @@ if version.nil? || Gem::Version.new(version) < Gem::Version.new(RUST)
 end
 
 root = File.expand_path("../..", __dir__)
-target = ENV["CARGO_TARGET_DIR"]
+target = ENV.fetch("CARGO_TARGET_DIR", nil)
 musl = RbConfig::CONFIG["host_os"].include?("musl")
 library = "libnative.#{RbConfig::CONFIG["host_os"].include?("darwin") ? "dylib" : "so"}"
 no_clang = "sidekiq_lifecycle: libclang is needed to build this gem and was not found; install it " \

@@ -24,17 +24,18 @@ module Sandbox
         example.run
       ensure
         (@workers || []).each(&:kill)
-        example.exception && (@workers || []).each { |worker| warn worker.to_s }
+        @own_redis&.stop
+        example.exception && (@workers || []).each { |worker| warn worker }
       end
     end
   end
 
   attr_reader :app
 
-  def redis = @redis || RedisServer.shared
+  def redis = @own_redis || RedisServer.shared
 
   # For an example that stops Redis: one of its own.
-  def own_redis = @redis ||= RedisServer.new.tap { |server| @own = server }
+  def own_redis = @own_redis ||= RedisServer.new
 
   # Starts a Sidekiq. `install` goes into the block of `install`, `before` runs at the top of the application, before
   # the gem is loaded, `after` at its end, `startup` in a hook of the application's at :startup.
