@@ -17,6 +17,12 @@ module SidekiqLifecycle
       shutdown: -> { SidekiqLifecycle.hear(:shutdown) }
     }.freeze
 
+    # These are Sidekiq's words for an error that got past its retries: the job is in nobody's hands any more
+    # (`processor.rb`, `process`). 6.x gives two arguments.
+    ERRORS = lambda do |error, context, _config = nil|
+      SidekiqLifecycle.hear(:job_lost, error) if context[:context] == "Internal exception!"
+    end
+
     # @return [Configuration]
     attr_reader :configuration
 
@@ -24,20 +30,24 @@ module SidekiqLifecycle
       @configuration = configuration
       @listeners = Hash.new { |listeners, event| listeners[event] = [] }
       @logged = {}
-      @cut_off = 0
+      @cut_off = []
     end
 
-    # Begins, or begins again where the configuration has changed.
+    # Begins, or begins again where the configuration has changed. Without the command `sidekiq` nobody knows yet
+    # whether this process will be a Sidekiq (embedded) or never (a web server): then it begins with `:startup`.
     def begin(config)
       @config = config
       settings = [configuration.directory, configuration.ready_file]
-      return describe if @native&.ours? && settings == @settings
+      return describe if ours? && settings == @settings
+      return complain("install cannot set another directory or ready_file now: Sidekiq has started") if @launcher
 
-      Boot.hold if server?
-      @native.retire if @native&.ours?
       @settings = settings
-      register
       listen(config)
+      return unless server?
+
+      Boot.hold
+      @native.retire if ours?
+      register
     end
 
     # Runs a hook. Nothing it raises reaches Sidekiq, but for an exception by which the process is to end.
@@ -61,26 +71,27 @@ module SidekiqLifecycle
 
     # The process is ending, by whatever way: the backstop for every path on which Sidekiq fires no event.
     def exiting(error)
-      return unless @native&.ours?
+      return if !ours? || status.state == :stopped
 
-      status, why = Ending.of(error)
-      why = [why, "#{@cut_off} cut off at Sidekiq's timeout"].compact.join(", ") if @cut_off.positive?
-      @native.ended(status, why)
+      exit_status, why = Ending.of(error)
+      cut_off = @cut_off.sum
+      why = [why, "#{cut_off} cut off at Sidekiq's timeout"].compact.join(", ") if cut_off.positive?
+      @native.ended(exit_status, why)
       tell(:stopped)
     end
 
     # @return [Boolean] the object speaks of the calling process
-    def ours? = @native.ours?
+    def ours? = @native&.ours? || false
 
     private
 
     def mine?(event)
-      return true if @native.ours?
-      # The application was loaded in this process's parent; now it turns out that this one is a Sidekiq of its own.
-      # A child that a job forked never comes here.
-      return false unless event == :startup
+      return true if ours?
+      # Now it turns out that this process is a Sidekiq: embedded, or one of its own whose application was loaded in
+      # its parent. A child that a job forked never comes here.
+      return false unless @native && event == :startup
 
-      register(preloaded_by: Process.ppid)
+      register(preloaded_by: (Process.ppid if @native))
       true
     end
 
@@ -91,6 +102,7 @@ module SidekiqLifecycle
 
     def listen(config)
       Taps.install
+      config.error_handlers << ERRORS unless config.error_handlers.include?(ERRORS)
       events = config.respond_to?(:[]) ? config[:lifecycle_events] : config.options[:lifecycle_events]
       HOOKS.each { |event, hook| config.on(event, &hook) unless events.fetch(event).include?(hook) }
     end
@@ -144,17 +156,33 @@ module SidekiqLifecycle
       quieted
     end
 
+    # A job in hand is always known to its processor, but for one that is being fetched, and goes back to the queue at
+    # once if the process was quieted meanwhile. Where that fails, it is lost.
+    def processor_ends(processor, error = nil)
+      job_lost(error) if error && processor.job.nil?
+    end
+
+    # A drain that has lost a job is no drain. What was lost before is another story.
+    def job_lost(error)
+      return unless managers.any?(&:stopped?)
+
+      @job_lost = true
+      @native.note("job", "a job could not be pushed back to Redis and is lost (#{error.class}: #{error.message}), " \
+                          "so this process is not called drained")
+    end
+
     def processor_ended(manager)
       return unless manager.stopped?
 
       @native.draining(busy)
+      report_problems
       look_whether_drained
     end
 
     # Sidekiq pushes these jobs back to Redis, but keeps to itself whether it could; so such an end is never called
-    # drained.
+    # drained. Two capsules may come here at once.
     def cut_off(manager)
-      @cut_off += manager.workers.count(&:job)
+      @cut_off << manager.workers.count(&:job)
     end
 
     def beat
@@ -165,7 +193,7 @@ module SidekiqLifecycle
 
     # Sidekiq has ended inside a program that goes on.
     def ended
-      @native.ended(0, nil)
+      @native.ended(nil, nil)
       tell(:stopped)
     end
 
@@ -173,7 +201,7 @@ module SidekiqLifecycle
 
     # Every processor has ended its loop, so every job is acknowledged, requeued, or its retry pushed.
     def look_whether_drained
-      return unless @fetching_ended && @cut_off.zero?
+      return if !@fetching_ended || @cut_off.any? || @job_lost
       return unless managers.all? { |manager| manager.stopped? && manager.workers.empty? }
 
       tell(:drained) if @native.drained
@@ -192,7 +220,7 @@ module SidekiqLifecycle
       now = status
       @listeners[event].each do |listener|
         listener.call(now)
-      rescue StandardError => e
+      rescue StandardError, ScriptError => e
         complain("on(:#{event}): #{e.class}: #{e.message} (#{e.backtrace&.first})")
       end
     end

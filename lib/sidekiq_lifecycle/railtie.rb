@@ -6,5 +6,7 @@ module SidekiqLifecycle
   # In Rails the gem is loaded long before an initializer installs it. What cannot wait so long is done here.
   class Railtie < ::Rails::Railtie
     config.before_configuration { SidekiqLifecycle.before_boot }
+    # An application that has the gem and does not install it keeps its signals.
+    config.after_initialize { Boot.release unless SidekiqLifecycle.status }
   end
 end
