@@ -105,6 +105,8 @@ module SidekiqLifecycle
     private
 
     def ending(error)
+      return unless @lifecycle.ours?
+
       @lifecycle.exiting(error)
       # Ruby ends by the signal that it was ended by, which does nothing to PID 1 (pid_namespaces(7)); the status
       # would be 1.

@@ -50,7 +50,7 @@ module SidekiqLifecycle
         raise ArgumentError, "stop_timeout is #{seconds.inspect}; set it to a number of seconds above 0, such as 30"
       end
 
-      @stop_timeout = seconds
+      @stop_timeout = seconds&.to_f # which Rails' 30.seconds is as well
     end
 
     private

@@ -56,8 +56,7 @@ module SidekiqLifecycle
       @directory = configuration.directory
       @ready_file = configuration.ready_file || File.join(directory, "ready")
       @stop_timeout = configuration.stop_timeout
-      instance_variables.each { |name| instance_variable_get(name).freeze }
-      freeze
+      Ractor.make_shareable(self) # frozen, and all in it
     end
 
     # @return [Boolean] the process is live and running: it fetches jobs

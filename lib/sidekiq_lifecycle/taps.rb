@@ -43,19 +43,13 @@ module SidekiqLifecycle
 
     # Sidekiq::Manager
     module Manager
-      # A processor's last act in 7+: its job is acknowledged, requeued, or its retry pushed.
-      def processor_result(...)
-        super.tap { SidekiqLifecycle.hear(:processor_ended, self) }
-      end
-
-      # The same in 6.x.
-      def processor_stopped(...)
-        super.tap { SidekiqLifecycle.hear(:processor_ended, self) }
-      end
-
-      # The same in 6.x, after a job that raised.
-      def processor_died(...)
-        super.tap { SidekiqLifecycle.hear(:processor_ended, self) }
+      # A processor's last act: its job is acknowledged, requeued, or its retry pushed. 6.5 and later have the first;
+      # 6.4 has the others, of which the last follows a job that raised.
+      %i[processor_result processor_stopped processor_died].each do |name|
+        define_method(name) do |*ending|
+          SidekiqLifecycle.hear(:processor_ends, *ending)
+          super(*ending).tap { SidekiqLifecycle.hear(:processor_ended, self) }
+        end
       end
 
       private

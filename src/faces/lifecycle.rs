@@ -120,6 +120,7 @@ impl Lifecycle {
             record.beats();
             record.busy = if record.drained { 0 } else { busy };
         });
+        self.look_for_strangers();
         self.publish(Durability::Whole);
     }
 
@@ -153,8 +154,9 @@ impl Lifecycle {
         is_news
     }
 
-    /// The process is ending with this status, and why, beside what it was told to stop by.
-    pub fn ended(&self, status: i32, why: Option<String>) {
+    /// The process is ending with this status, and why, beside what it was told to stop by. Without a status only
+    /// Sidekiq has ended, inside a program that goes on.
+    pub fn ended(&self, status: Option<i32>, why: Option<String>) {
         if !self.is_ours() {
             return;
         }
@@ -164,7 +166,7 @@ impl Lifecycle {
             return;
         }
         let why = self.known(|Inner { record, .. }| {
-            record.exit_status = Some(status);
+            record.exit_status = status;
             let told = record.why.clone().filter(|_| state == State::Stopping);
             match (told, why) {
                 (Some(told), Some(why)) if !why.contains(&told) => Some(format!("{told}, {why}")),
@@ -260,8 +262,9 @@ impl Lifecycle {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let record = self.record();
         let published = self.directory.open().and_then(|open| {
-            let _lock = open.lock();
+            // Before the lock: what is true of this process waits for nobody, and whoever settles last has read it.
             let written = open.publish_record(&record, durability);
+            let _lock = open.lock();
             // Whatever became of the record, the sentinels must not lie.
             let settled = open.settle(Some(&record));
             let published = written.and(settled);
@@ -273,6 +276,18 @@ impl Lifecycle {
             published
         });
         self.note("directory", published.err().map(|error| error.to_string()));
+    }
+
+    fn look_for_strangers(&self) {
+        let record = self.record();
+        let stranger = self.directory.open().ok().and_then(|open| open.stranger(&record));
+        let problem = stranger.map(|pid| {
+            let path = self.directory.path().display();
+            format!(
+                "process {pid} of another container uses {path} as well; give each container a directory of its own"
+            )
+        });
+        self.note("sharing", problem);
     }
 
     fn was_withdrawn(&self) -> bool {

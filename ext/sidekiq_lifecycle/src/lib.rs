@@ -71,7 +71,7 @@ impl Process {
         this.write(ruby, Lifecycle::drained)
     }
 
-    fn ended(ruby: &Ruby, this: &Self, status: i32, why: Option<String>) -> Result<(), Error> {
+    fn ended(ruby: &Ruby, this: &Self, status: Option<i32>, why: Option<String>) -> Result<(), Error> {
         this.write(ruby, |lifecycle| lifecycle.ended(status, why.clone()))
     }
 
