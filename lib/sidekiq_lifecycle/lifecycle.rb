@@ -89,7 +89,7 @@ module SidekiqLifecycle
       return true if ours?
       # Now it turns out that this process is a Sidekiq: embedded, or one of its own whose application was loaded in
       # its parent. A child that a job forked never comes here.
-      return false unless @native && event == :startup
+      return false unless event == :startup
 
       register(preloaded_by: (Process.ppid if @native))
       true
@@ -201,10 +201,9 @@ module SidekiqLifecycle
 
     # Every processor has ended its loop, so every job is acknowledged, requeued, or its retry pushed.
     def look_whether_drained
-      return if !@fetching_ended || @cut_off.any? || @job_lost
-      return unless managers.all? { |manager| manager.stopped? && manager.workers.empty? }
+      return unless @fetching_ended && @cut_off.empty? && !@job_lost
 
-      tell(:drained) if @native.drained
+      tell(:drained) if managers.all? { |manager| manager.stopped? && manager.workers.empty? } && @native.drained
     end
 
     def restore(signal)
