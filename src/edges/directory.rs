@@ -6,18 +6,21 @@
 //! processes/PID    one status record a process
 //! ```
 //!
-//! A file appears whole or not at all: written aside, flushed, renamed. The directory may lie where another user
-//! can write, so everything in it is reached through a descriptor of the directory itself, no symbolic link is
-//! followed, and nothing outside is touched (`openat(2)`, `O_NOFOLLOW`). One exception is asked for by name: the
-//! ready file, where the application chose a place of its own; it is only ever replaced or removed if it is ours.
+//! A file appears whole or not at all: written aside, flushed, renamed; only where no room is left for that, a record is
+//! written over the old one. The directory may lie where another user can write, so everything in it is reached through a descriptor of the directory
+//! itself, no symbolic link is followed, and nothing outside is touched (`openat(2)`, `O_NOFOLLOW`). One exception is
+//! asked for by name: the ready file, where the application chose a place of its own; it is only ever replaced or
+//! removed if it is ours.
 
+use std::ffi::OsStr;
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Component, Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use nix::NixPath;
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat, renameat};
@@ -29,6 +32,9 @@ use super::process;
 use super::record::Record;
 use crate::rules::probe::{Facts, MAX_BEAT_AGE, Presence, Probe, sentinel};
 use crate::rules::state::State;
+
+#[cfg(test)]
+mod tests;
 
 /// Where the directory is when nobody says otherwise, below the application's root.
 pub const DEFAULT: &str = "tmp/sidekiq";
@@ -119,6 +125,8 @@ pub struct Entry {
     pub pid: i32,
     /// The record, or why it cannot be read.
     pub record: Result<Record, String>,
+    /// When it was written, as the file system says.
+    pub written: Option<SystemTime>,
 }
 
 impl Entry {
@@ -129,7 +137,7 @@ impl Entry {
             Ok(record) => record.facts(),
             Err(reason) => Facts {
                 pid: self.pid,
-                presence: if process::exists(self.pid) { Presence::Here } else { Presence::Gone },
+                presence: if self.may_be_of_the_living() { Presence::Here } else { Presence::Gone },
                 state: State::Booting,
                 drained: false,
                 busy: 0,
@@ -138,6 +146,13 @@ impl Entry {
                 unreadable: Some(reason.clone()),
             },
         }
+    }
+
+    /// An unreadable record tells no start time, so the pid in its name may be another process's by now. A Sidekiq
+    /// writes its record at every beat: what was written longer ago than a heart may be silent is nobody's.
+    fn may_be_of_the_living(&self) -> bool {
+        let age = self.written.and_then(|written| written.elapsed().ok());
+        process::exists(self.pid) && age.is_none_or(|age| age <= MAX_BEAT_AGE)
     }
 
     /// Whether the process has ended, or was last heard of long ago in another container.
@@ -215,7 +230,10 @@ impl Directory {
         let mut entries: Vec<Entry> = names
             .iter()
             .filter_map(|name| name.parse::<i32>().ok().filter(|pid| *pid > 0 && pid.to_string() == *name))
-            .filter_map(|pid| read_record(processes, pid).transpose().map(|record| Entry { pid, record }))
+            .filter_map(|pid| {
+                let record = read_record(processes, pid).transpose()?;
+                Some(Entry { pid, record, written: written(processes, pid) })
+            })
             .collect();
         entries.sort_by_key(|entry| (entry.record.as_ref().ok().map(|record| record.since), entry.pid));
         Ok(entries)
@@ -251,7 +269,8 @@ impl Open<'_> {
         None
     }
 
-    /// Writes a process's record. Where that fails the old one is withdrawn: none is better than an untrue one.
+    /// Writes a process's record. Where there is no room the old one is written over, for a health check must not take
+    /// a full disk for a dead process; where that fails too it is withdrawn: none is better than an untrue one.
     ///
     /// # Errors
     /// It could not be written.
@@ -259,10 +278,28 @@ impl Open<'_> {
         let path = || self.directory.path.join(PROCESSES);
         let name = record.identity.pid.to_string();
         let json = record.to_json().map_err(|_| Error::Other { path: path(), errno: Errno::EINVAL })?;
-        publish(&self.processes, &name, json.as_bytes(), durability).map_err(|errno| {
-            let _ = unlinkat(&self.processes, name.as_str(), UnlinkatFlags::NoRemoveDir);
-            Error::new(&path(), errno)
+        publish(&self.processes, name.as_str(), json.as_bytes(), durability, &|| true).map_err(|errno| {
+            let is_full = matches!(errno, Errno::ENOSPC | Errno::EDQUOT);
+            if !is_full || overwrite(&self.processes, &name, json.into_bytes()).is_err() {
+                let _ = unlinkat(&self.processes, name.as_str(), UnlinkatFlags::NoRemoveDir);
+            }
+            match errno {
+                Errno::EISDIR | Errno::ENOTEMPTY => Error::Other { path: path().join(&name), errno },
+                errno => Error::new(&path(), errno),
+            }
         })
+    }
+
+    /// The pid of a Sidekiq of another container that uses this directory as well: it has beaten since `own` process
+    /// began. Ask before the own record is written: the other may have the same pid, and so the same place.
+    #[must_use]
+    pub fn stranger(&self, own: &Record) -> Option<i32> {
+        let began = own.timings.get(&State::Booting.to_string());
+        let is_stranger = |record: &Record| {
+            record.identity.presence() == Presence::Elsewhere && record.beat.as_ref() > began && began.is_some()
+        };
+        let entries = self.directory.entries(&self.processes).unwrap_or_default();
+        entries.iter().find(|entry| entry.record.as_ref().is_ok_and(is_stranger)).map(|entry| entry.pid)
     }
 
     /// Reads one process's record.
@@ -276,7 +313,7 @@ impl Open<'_> {
     /// # Errors
     /// It is there and cannot be removed.
     pub fn withdraw_record(&self, pid: i32) -> Result<(), Error> {
-        remove(&self.processes, &pid.to_string())
+        remove(&self.processes, pid.to_string().as_str())
             .map_err(|errno| Error::new(&self.directory.path.join(PROCESSES), errno))
     }
 
@@ -285,118 +322,166 @@ impl Open<'_> {
     /// # Errors
     /// It is there and cannot be removed, or is not ours.
     pub fn withdraw_ready(&self) -> Result<(), Error> {
-        self.settle_sentinel(Probe::Ready, false)
+        self.take_down(Probe::Ready)
     }
 
-    /// Puts up and takes down the sentinels, as the records say. `own` stands for the calling process's record.
+    /// Puts up and takes down the sentinels, as the records say. `own` tells the calling process's record as it is now.
     ///
     /// # Errors
     /// The records cannot be read, or a sentinel cannot be changed.
-    pub fn settle(&self, own: Option<&Record>) -> Result<(), Error> {
-        let own_pid = own.map(|record| record.identity.pid);
-        let mut facts: Vec<Facts> = self
-            .directory
-            .entries(&self.processes)?
-            .iter()
-            .filter(|entry| Some(entry.pid) != own_pid)
-            .map(Entry::facts)
-            .collect();
-        facts.extend(own.map(|record| record.facts_with(Presence::Here)));
-        let ready = self.settle_sentinel(Probe::Ready, sentinel(&facts, Probe::Ready));
-        let drained = self.settle_sentinel(Probe::Drained, sentinel(&facts, Probe::Drained));
-        ready.and(drained)
+    pub fn settle(&self, own: impl Fn() -> Option<Record>) -> Result<(), Error> {
+        // Asked before the records are read: a process that stops being ready withdraws the file before all else, so
+        // one that vanishes meanwhile must not be put up again.
+        let stands = self.ready_stands();
+        let own_now = || own().map(|record| record.facts_with(Presence::Here));
+        let facts = self.facts(own_now())?;
+        let settle = |probe| {
+            if !sentinel(&facts, probe) {
+                return self.take_down(probe);
+            }
+            self.put_up(probe, &|| own_now().is_none_or(|own| sentinel(&[own], probe)))
+        };
+        let ready = if stands && sentinel(&facts, Probe::Ready) { Ok(()) } else { settle(Probe::Ready) };
+        ready.and(settle(Probe::Drained))
     }
 
     /// Clears what ended processes left: records, half-written files, ready files they had put elsewhere, and the
-    /// sentinels if nobody stands behind them any more.
+    /// sentinels if nobody stands behind them any more. Nothing is put up.
     ///
     /// # Errors
-    /// Something could not be removed.
+    /// Something could not be removed; the first such thing is named, and all else is cleared.
     pub fn sweep(&self) -> Result<(), Error> {
+        let left_over = self.sweep_records()?;
+        let half_written = [&self.top, &self.processes]
+            .map(|directory| remove_half_written(directory).map_err(|errno| Error::new(&self.directory.path, errno)));
+        let mut done: Vec<Result<(), Error>> = left_over.into_iter().chain(half_written).collect();
+        if self.directory.ready_file.is_some() {
+            // From the days before the application chose another place for it.
+            let name = Probe::Ready.to_string();
+            let path = self.directory.path.join(&name);
+            done.push(remove(&self.top, name.as_str()).map_err(|errno| sentinel_error(&path, errno)));
+        }
+        let facts = self.facts(None)?;
+        let untrue = [Probe::Ready, Probe::Drained].into_iter().filter(|probe| !sentinel(&facts, *probe));
+        done.extend(untrue.map(|probe| self.take_down(probe)));
+        done.into_iter().collect()
+    }
+
+    fn sweep_records(&self) -> Result<Vec<Result<(), Error>>, Error> {
         let user = geteuid().as_raw();
-        for entry in self.directory.entries(&self.processes)?.iter().filter(|entry| entry.is_left_over()) {
+        let entries = self.directory.entries(&self.processes)?;
+        let clear = |entry: &Entry| {
             let name = entry.pid.to_string();
             let own = fstatat(&self.processes, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW)
                 .is_ok_and(|stat| stat.st_uid == user);
             let elsewhere = entry.record.as_ref().ok().and_then(|record| record.ready_file.as_ref());
             // A record is believed about files elsewhere only if nobody else can have written it.
             if let Some(file) = elsewhere.filter(|_| own) {
-                let _ = settle_elsewhere(Path::new(file), false);
+                let _ = take_down_elsewhere(Path::new(file));
             }
-            self.withdraw_record(entry.pid)?;
-        }
-        for directory in [&self.top, &self.processes] {
-            remove_half_written(directory).map_err(|errno| Error::new(&self.directory.path, errno))?;
-        }
-        if self.directory.ready_file.is_some() {
-            // From the days before the application chose another place for it.
-            let name = Probe::Ready.to_string();
-            remove(&self.top, &name).map_err(|errno| sentinel_error(&self.directory.path.join(&name), errno))?;
-        }
-        self.settle(None)
+            self.withdraw_record(entry.pid)
+        };
+        Ok(entries.iter().filter(|entry| entry.is_left_over()).map(clear).collect())
     }
 
-    fn settle_sentinel(&self, probe: Probe, wanted: bool) -> Result<(), Error> {
+    /// What the probes ask for, of every process of the directory; `own` stands in place of the calling process's
+    /// record.
+    fn facts(&self, own: Option<Facts>) -> Result<Vec<Facts>, Error> {
+        let own_pid = own.as_ref().map(|own| own.pid);
+        let entries = self.directory.entries(&self.processes)?;
+        let others = entries.iter().filter(|entry| Some(entry.pid) != own_pid).map(Entry::facts);
+        Ok(others.chain(own).collect())
+    }
+
+    fn ready_stands(&self) -> bool {
+        match &self.directory.ready_file {
+            Some(file) => open_parent(file).is_ok_and(|(parent, name)| is_ours(&parent, name) == Ok(true)),
+            None => fstatat(&self.top, Probe::Ready.to_string().as_str(), AtFlags::AT_SYMLINK_NOFOLLOW)
+                .is_ok_and(|stat| is_regular(&stat)),
+        }
+    }
+
+    fn put_up(&self, probe: Probe, still: Still<'_>) -> Result<(), Error> {
         if let (Probe::Ready, Some(file)) = (probe, &self.directory.ready_file) {
-            return settle_elsewhere(file, wanted);
+            return put_up_elsewhere(file, still);
         }
         let name = probe.to_string();
-        let path = || self.directory.path.join(&name);
-        let found = match fstatat(&self.top, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Ok(stat) => Some(stat),
-            Err(Errno::ENOENT) => None,
-            Err(errno) => return Err(Error::new(&path(), errno)),
-        };
-        match (wanted, found) {
-            (true, Some(stat)) if is_regular(&stat) => Ok(()),
-            (true, _) => publish_sentinel(&self.top, &name, probe).map_err(|errno| sentinel_error(&path(), errno)),
-            (false, None) => Ok(()),
-            (false, Some(_)) => remove(&self.top, &name).map_err(|errno| sentinel_error(&path(), errno)),
+        match fstatat(&self.top, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) if is_regular(&stat) => Ok(()),
+            Ok(_) | Err(Errno::ENOENT) => publish_sentinel(&self.top, name.as_str(), probe, still),
+            Err(errno) => Err(errno),
         }
+        .map_err(|errno| sentinel_error(&self.directory.path.join(&name), errno))
+    }
+
+    fn take_down(&self, probe: Probe) -> Result<(), Error> {
+        if let (Probe::Ready, Some(file)) = (probe, &self.directory.ready_file) {
+            return take_down_elsewhere(file);
+        }
+        let name = probe.to_string();
+        match fstatat(&self.top, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(_) => remove(&self.top, name.as_str()),
+            // Not left to unlink: a read-only file system says EROFS of a file that is not there.
+            Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+        .map_err(|errno| sentinel_error(&self.directory.path.join(&name), errno))
     }
 }
 
+/// Asked at the last moment before a sentinel is put up: whether it is still true of the calling process. Meanwhile
+/// the disk may have kept us waiting, and a signal have arrived.
+type Still<'a> = &'a dyn Fn() -> bool;
+
 /// The ready file in a place the application chose. Links among its parents are the application's own doing
 /// (`current/tmp/pids`); the file itself is neither followed nor touched unless it is ours.
-fn settle_elsewhere(file: &Path, wanted: bool) -> Result<(), Error> {
-    let (Some(parent), Some(name)) = (file.parent(), file.file_name().and_then(|name| name.to_str())) else {
-        return Err(Error::NotOurs(file.to_owned()));
-    };
-    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+fn put_up_elsewhere(file: &Path, still: Still<'_>) -> Result<(), Error> {
     let error = |errno| Error::new(file, errno);
-    if wanted {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(parent)
-            .map_err(|made| Error::new(parent, errno(&made)))?;
+    if let Some(parent) = file.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        let made = DirBuilder::new().recursive(true).mode(0o755).create(parent);
+        made.map_err(|made| not_opened(parent, errno(&made)))?;
     }
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let parent = match nix::fcntl::open(parent, flags, Mode::empty()) {
-        Ok(parent) => parent,
-        Err(Errno::ENOENT) if !wanted => return Ok(()),
-        Err(errno) => return Err(error(errno)),
-    };
-    match (wanted, is_ours(&parent, name)) {
-        (true, Ok(true)) | (false, Err(Errno::ENOENT)) => Ok(()),
-        (true, Err(Errno::ENOENT)) => publish_sentinel(&parent, name, Probe::Ready).map_err(error),
-        (false, Ok(true)) => remove(&parent, name).map_err(error),
+    let (parent, name) = open_parent(file).map_err(error)?;
+    match is_ours(&parent, name) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Error::NotOurs(file.to_owned())),
+        Err(Errno::ENOENT) => publish_sentinel(&parent, name, Probe::Ready, still).map_err(error),
+        Err(errno) => Err(error(errno)),
+    }
+}
+
+fn take_down_elsewhere(file: &Path) -> Result<(), Error> {
+    let taken_down = match open_parent(file) {
         // What is not ours was never a promise of ours; there is nothing to take back.
-        (false, _) => Ok(()),
-        (true, Ok(false) | Err(Errno::ELOOP)) => Err(Error::NotOurs(file.to_owned())),
-        (true, Err(errno)) => Err(error(errno)),
-    }
+        Ok((parent, name)) if is_ours(&parent, name) == Ok(true) => remove(&parent, name),
+        Ok(_) | Err(Errno::ENOENT) => Ok(()),
+        Err(errno) => Err(errno),
+    };
+    taken_down.map_err(|errno| Error::new(file, errno))
+}
+
+/// The directory a file is in, and its name there. Here links are followed.
+fn open_parent(file: &Path) -> nix::Result<(OwnedFd, &OsStr)> {
+    let (Some(parent), Some(name)) = (file.parent(), file.file_name()) else { return Err(Errno::EISDIR) };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    Ok((nix::fcntl::open(parent, flags, Mode::empty())?, name))
 }
 
 /// A file of ours begins with the signature. An empty one is taken over as well: it is what a home-made
 /// `touch` at `:startup` has left.
-fn is_ours(parent: &OwnedFd, name: &str) -> nix::Result<bool> {
+fn is_ours(parent: &OwnedFd, name: &OsStr) -> nix::Result<bool> {
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    if !is_regular(&fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)?) {
+        return Ok(false);
+    }
     let file = openat(parent, name, flags, Mode::empty())?;
-    let stat = fstat(&file)?;
+    if !is_regular(&fstat(&file)?) {
+        return Ok(false);
+    }
     let mut start = Vec::new();
     File::from(file).take(SIGNATURE.len() as u64).read_to_end(&mut start).map_err(|error| errno(&error))?;
-    Ok(is_regular(&stat) && (start.is_empty() || start == SIGNATURE.as_bytes()))
+    Ok(start.is_empty() || start == SIGNATURE.as_bytes())
 }
 
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
@@ -408,11 +493,16 @@ fn open_directory(path: &Path) -> Result<OwnedFd, Error> {
 }
 
 /// With `O_DIRECTORY | O_NOFOLLOW` Linux says ENOTDIR of a symbolic link too (`open(2)`), which would send people
-/// looking for a file.
+/// looking for a file; and of two reasons for ENOTDIR, the file may stand further up.
 fn not_opened(path: &Path, errno: Errno) -> Error {
-    let is_link = matches!(errno, Errno::ENOTDIR | Errno::ELOOP)
-        && path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink());
-    if is_link { Error::Symlink(path.to_owned()) } else { Error::new(path, errno) }
+    match errno {
+        Errno::ENOTDIR | Errno::ELOOP if path.is_symlink() => Error::Symlink(path.to_owned()),
+        Errno::ENOTDIR | Errno::EEXIST => {
+            let culprit = path.ancestors().find(|ancestor| ancestor.symlink_metadata().is_ok());
+            Error::NotADirectory(culprit.unwrap_or(path).to_owned())
+        }
+        errno => Error::new(path, errno),
+    }
 }
 
 fn sentinel_error(path: &Path, errno: Errno) -> Error {
@@ -422,11 +512,25 @@ fn sentinel_error(path: &Path, errno: Errno) -> Error {
     }
 }
 
-fn publish_sentinel(directory: &OwnedFd, name: &str, probe: Probe) -> nix::Result<()> {
-    publish(directory, name, format!("{SIGNATURE} {probe}\n").as_bytes(), Durability::Flushed)
+fn publish_sentinel<P: ?Sized + NixPath>(
+    directory: &OwnedFd,
+    name: &P,
+    probe: Probe,
+    still: Still<'_>,
+) -> nix::Result<()> {
+    match publish(directory, name, format!("{SIGNATURE} {probe}\n").as_bytes(), Durability::Flushed, still) {
+        Err(Errno::ECANCELED) => Ok(()),
+        published => published,
+    }
 }
 
-fn publish(directory: &OwnedFd, name: &str, contents: &[u8], durability: Durability) -> nix::Result<()> {
+fn publish<P: ?Sized + NixPath>(
+    directory: &OwnedFd,
+    name: &P,
+    contents: &[u8],
+    durability: Durability,
+    still: Still<'_>,
+) -> nix::Result<()> {
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     // tempfile finds the name; the root it is given is never looked at, the descriptor says where.
     let (mut file, aside) = tempfile::Builder::new()
@@ -444,13 +548,33 @@ fn publish(directory: &OwnedFd, name: &str, contents: &[u8], durability: Durabil
         .write_all(contents)
         .and_then(|()| if durability == Durability::Flushed { file.sync_all() } else { Ok(()) })
         .map_err(|error| errno(&error))
-        .and_then(|()| renameat(directory, aside, directory, name));
+        .and_then(|()| if still() { renameat(directory, aside, directory, name) } else { Err(Errno::ECANCELED) });
     if written.is_err() {
         let _ = unlinkat(directory, aside, UnlinkatFlags::NoRemoveDir);
     } else if durability == Durability::Flushed {
-        fsync(directory)?;
+        flush(directory);
     }
     written
+}
+
+/// Writes over a file of ours, in one go and with no more room than it has: a shorter text is filled up with spaces.
+fn overwrite(directory: &OwnedFd, name: &str, mut contents: Vec<u8>) -> nix::Result<()> {
+    let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let file = openat(directory, name, flags, Mode::empty())?;
+    let stat = fstat(&file)?;
+    // With a second name it would be written to outside of the directory as well.
+    if !is_regular(&stat) || stat.st_nlink != 1 || stat.st_uid != geteuid().as_raw() {
+        return Err(Errno::EPERM);
+    }
+    let size = usize::try_from(stat.st_size).unwrap_or_default();
+    contents.resize(contents.len().max(size), b' ');
+    File::from(file).write_all_at(&contents, 0).map_err(|error| errno(&error))
+}
+
+/// What was done in a directory survives a power cut, as far as the file system can promise it; some cannot
+/// (`fsync(2)`: EINVAL), and that undoes nothing.
+fn flush(directory: &OwnedFd) {
+    let _ = fsync(directory);
 }
 
 const HALF_WRITTEN: &str = ".half-written";
@@ -465,16 +589,16 @@ fn remove_half_written(directory: &OwnedFd) -> nix::Result<()> {
         let writer = name.strip_suffix(HALF_WRITTEN).and_then(|rest| rest.strip_prefix('.')?.split('.').next());
         let writer = writer.and_then(|pid| pid.parse().ok());
         if writer.is_some_and(|pid| pid == getpid().as_raw() || !process::exists(pid)) {
-            remove(directory, &name)?;
+            remove(directory, name.as_str())?;
         }
     }
     Ok(())
 }
 
-fn remove(directory: &OwnedFd, name: &str) -> nix::Result<()> {
+fn remove<P: ?Sized + NixPath>(directory: &OwnedFd, name: &P) -> nix::Result<()> {
     match unlinkat(directory, name, UnlinkatFlags::NoRemoveDir) {
         Err(Errno::ENOENT) => Ok(()),
-        done => done.and_then(|()| fsync(directory)),
+        done => done.map(|()| flush(directory)),
     }
 }
 
@@ -502,6 +626,11 @@ fn read_record(processes: &impl AsFd, pid: i32) -> Result<Option<Record>, String
         return Err(format!("it speaks of process {}", record.identity.pid));
     }
     Ok(Some(record))
+}
+
+fn written(processes: &impl AsFd, pid: i32) -> Option<SystemTime> {
+    let stat = fstatat(processes, pid.to_string().as_str(), AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(stat.st_mtime).ok()?))
 }
 
 fn is_regular(stat: &FileStat) -> bool {

@@ -222,7 +222,7 @@ impl Lifecycle {
             let retired = self.directory.open().and_then(|open| {
                 let _lock = open.lock();
                 open.withdraw_record(self.owner)?;
-                open.settle(None)
+                open.settle(|| None)
             });
             self.note("directory", retired.err().map(|error| error.to_string()));
         }
@@ -266,7 +266,7 @@ impl Lifecycle {
             let written = open.publish_record(&record, durability);
             let _lock = open.lock();
             // Whatever became of the record, the sentinels must not lie.
-            let settled = open.settle(Some(&record));
+            let settled = open.settle(|| Some(self.record()));
             let published = written.and(settled);
             self.note("directory", published.as_ref().err().map(ToString::to_string));
             let noted = self.record();
