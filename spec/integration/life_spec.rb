@@ -5,7 +5,7 @@ RSpec.describe "the life of a Sidekiq" do
     worker = start(before: "sleep 1", after: <<~RUBY)
       SidekiqLifecycle::EVENTS.each { |event| SidekiqLifecycle.on(event) { |status| note "on \#{event} \#{status.state}" } }
     RUBY
-    expect(check).to eq([1, "not ready: tmp/sidekiq does not exist: no Sidekiq has registered there\n"])
+    expect(check).to eq([1, "not ready: #{file("tmp/sidekiq")} does not exist: no Sidekiq has registered there\n"])
     wait_until("it registers") { record(worker.pid) || worker.raise_if_ended }
     wait_until("it is ready") { worker.ready_file? || worker.raise_if_ended }
     expect(check).to eq([0, "ready\n"])

@@ -2,8 +2,9 @@
 //!
 //! Exit codes: 0 yes, 1 no (with the reason), 2 misuse.
 
+use std::env;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::{self, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -64,9 +65,18 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct Place {
-    /// The lifecycle directory
-    #[arg(long = "dir", value_name = "DIR", env = "SIDEKIQ_LIFECYCLE_DIR", default_value = DEFAULT)]
-    directory: PathBuf,
+    /// The lifecycle directory [default: $SIDEKIQ_LIFECYCLE_DIR, else tmp/sidekiq]
+    #[arg(long = "dir", value_name = "DIR")]
+    directory: Option<PathBuf>,
+}
+
+impl Place {
+    /// As Ruby finds it; absolute, for whoever reads the answer may not know where it was asked.
+    fn directory(self) -> Directory {
+        let from_environment = || env::var_os("SIDEKIQ_LIFECYCLE_DIR").filter(|path| !path.is_empty());
+        let path = self.directory.or_else(|| from_environment().map(PathBuf::from)).unwrap_or_else(|| DEFAULT.into());
+        Directory::new(&path::absolute(&path).unwrap_or(path), None)
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -116,43 +126,41 @@ fn run(command: Command) -> io::Result<ExitCode> {
     match command {
         Command::Check { probe, place, max_age } => {
             let max_age = Duration::try_from_secs_f64(max_age).unwrap_or(MAX_BEAT_AGE);
-            check(out, probe.into(), &place.directory, max_age)
+            Ok(check(out, probe.into(), &place.directory(), max_age))
         }
-        Command::Status { place, json } => status(out, &place.directory, json),
+        Command::Status { place, json } => status(out, &place.directory(), json),
         Command::Path => {
-            writeln!(out, "{}", std::env::current_exe()?.display())?;
+            writeln!(out, "{}", env::current_exe()?.display())?;
             Ok(ExitCode::SUCCESS)
         }
     }
 }
 
-fn check(out: &mut impl Write, probe: Probe, directory: &Path, max_age: Duration) -> io::Result<ExitCode> {
-    let answer = match read(directory) {
+fn check(out: &mut impl Write, probe: Probe, directory: &Directory, max_age: Duration) -> ExitCode {
+    let answer = match directory.read() {
         Ok(entries) => probe::ask(&facts(&entries), probe, max_age),
         Err(error) => Err(error.to_string()),
     };
-    match answer {
-        Ok(()) => {
-            writeln!(out, "{probe}")?;
-            Ok(ExitCode::SUCCESS)
-        }
-        Err(reason) => {
-            writeln!(out, "not {probe}: {reason}")?;
-            Ok(ExitCode::FAILURE)
-        }
-    }
+    let (code, line) = match answer {
+        Ok(()) => (ExitCode::SUCCESS, probe.to_string()),
+        Err(reason) => (ExitCode::FAILURE, format!("not {probe}: {}", one_line(&reason))),
+    };
+    // The exit code is the answer, whether or not anybody can read the line.
+    let _ = writeln!(out, "{line}");
+    code
 }
 
-fn read(directory: &Path) -> Result<Vec<Entry>, Error> {
-    Directory::new(directory, None).read()
+/// Records hold what others have written, and a terminal obeys control characters.
+fn one_line(text: &str) -> String {
+    text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
 }
 
 fn facts(entries: &[Entry]) -> Vec<Facts> {
     entries.iter().map(Entry::facts).collect()
 }
 
-fn status(out: &mut impl Write, directory: &Path, json: bool) -> io::Result<ExitCode> {
-    let entries = match read(directory) {
+fn status(out: &mut impl Write, directory: &Directory, json: bool) -> io::Result<ExitCode> {
+    let entries = match directory.read() {
         Ok(entries) => entries,
         Err(Error::Missing(_)) => Vec::new(),
         Err(error) => {
@@ -162,10 +170,10 @@ fn status(out: &mut impl Write, directory: &Path, json: bool) -> io::Result<Exit
     };
     let facts = facts(&entries);
     if json {
-        serde_json::to_writer_pretty(&mut *out, &Report::new(directory, &entries, &facts))?;
+        serde_json::to_writer_pretty(&mut *out, &Report::new(directory.path(), &entries, &facts))?;
         writeln!(out)?;
     } else if entries.is_empty() {
-        writeln!(out, "No Sidekiq has registered in {}.", directory.display())?;
+        writeln!(out, "No Sidekiq has registered in {}.", directory.path().display())?;
     } else {
         table(out, &entries, &facts, now())?;
     }
@@ -175,7 +183,8 @@ fn status(out: &mut impl Write, directory: &Path, json: bool) -> io::Result<Exit
 const HEADINGS: [&str; 8] = ["PID", "STATE", "SINCE", "BUSY", "BEAT", "SIDEKIQ", "TAG", "WHY"];
 
 fn table(out: &mut impl Write, entries: &[Entry], facts: &[Facts], now: Timestamp) -> io::Result<()> {
-    let rows: Vec<[String; 8]> = entries.iter().zip(facts).map(|(entry, facts)| row(entry, facts, now)).collect();
+    let row = |(entry, facts)| row(entry, facts, now).map(|cell| one_line(&cell));
+    let rows: Vec<[String; 8]> = entries.iter().zip(facts).map(row).collect();
     let mut widths = HEADINGS.map(str::len);
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -192,7 +201,7 @@ fn table(out: &mut impl Write, entries: &[Entry], facts: &[Facts], now: Timestam
     }
     for entry in entries {
         for problem in entry.record.iter().flat_map(|record| &record.problems) {
-            writeln!(out, "{}: {problem}", entry.pid)?;
+            writeln!(out, "{}: {}", entry.pid, one_line(problem))?;
         }
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! What is said of processes to machines: the form of `status --json`, and what Ruby's status is made of.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use serde::Serialize;
@@ -12,7 +13,7 @@ use crate::rules::probe::{self, Facts, MAX_BEAT_AGE, Presence, Probe};
 #[derive(Debug, Serialize)]
 pub struct Report<'a> {
     schema: u32,
-    directory: &'a Path,
+    directory: Cow<'a, str>,
     ready: bool,
     live: bool,
     drained: bool,
@@ -42,7 +43,7 @@ impl<'a> Report<'a> {
         let yes = |probe| probe::ask(facts, probe, MAX_BEAT_AGE).is_ok();
         Self {
             schema: 1,
-            directory,
+            directory: directory.to_string_lossy(),
             ready: yes(Probe::Ready),
             live: yes(Probe::Live),
             drained: yes(Probe::Drained),
