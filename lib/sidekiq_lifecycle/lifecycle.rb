@@ -166,7 +166,7 @@ module SidekiqLifecycle
     def job_lost(error)
       return unless managers.any?(&:stopped?)
 
-      @job_lost = true
+      @undrained = true
       @native.note("job", "a job could not be pushed back to Redis and is lost (#{error.class}: #{error.message}), " \
                           "so this process is not called drained")
     end
@@ -182,6 +182,7 @@ module SidekiqLifecycle
     # Sidekiq pushes these jobs back to Redis, but keeps to itself whether it could; so such an end is never called
     # drained. Two capsules may come here at once.
     def cut_off(manager)
+      @undrained = true
       @cut_off << manager.workers.count(&:job)
     end
 
@@ -201,7 +202,7 @@ module SidekiqLifecycle
 
     # Every processor has ended its loop, so every job is acknowledged, requeued, or its retry pushed.
     def look_whether_drained
-      return unless @fetching_ended && @cut_off.empty? && !@job_lost
+      return unless @fetching_ended && !@undrained
 
       tell(:drained) if managers.all? { |manager| manager.stopped? && manager.workers.empty? } && @native.drained
     end
@@ -248,7 +249,7 @@ module SidekiqLifecycle
     def about
       options = @config.respond_to?(:[]) ? @config : @config.options
       concurrency = @config.respond_to?(:total_concurrency) ? @config.total_concurrency : options[:concurrency]
-      JSON.generate(sidekiq: ::Sidekiq::VERSION, ruby: RUBY_VERSION, tag: options[:tag], concurrency: concurrency,
+      JSON.generate(sidekiq: ::Sidekiq::VERSION, ruby: RUBY_VERSION, tag: options[:tag], concurrency:,
                     embedded: !server?, stop_timeout: configuration.stop_timeout)
     end
 

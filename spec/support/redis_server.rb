@@ -31,6 +31,7 @@ class RedisServer
   def url(database = 0) = "redis://127.0.0.1:#{port}/#{database}"
 
   def start
+    FileUtils.mkdir_p(@directory)
     @pid = spawn("redis-server", "--port", port.to_s, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
                  "--databases", "512", "--dir", @directory, in: File::NULL, out: File::NULL, err: File::NULL)
     wait_until("Redis answers") { ping }
@@ -47,9 +48,13 @@ class RedisServer
   end
 
   # Speaks to Redis without a client library: their interfaces differ between Sidekiq's majors.
-  def call(*words, database: 0)
+  def call(*words, database: 0) = pipelined(words, database: database).last
+
+  # Sends the commands together: nothing comes in between.
+  def pipelined(*commands, database: 0)
     TCPSocket.open("127.0.0.1", port) do |socket|
-      [["SELECT", database.to_s], words.map(&:to_s)].map { |command| send_command(socket, command) }.last
+      socket.write([["SELECT", database], *commands].map { |words| encode(words) }.join)
+      [nil, *commands].map { read_reply(socket) }.drop(1)
     end
   end
 
@@ -61,9 +66,8 @@ class RedisServer
     false
   end
 
-  def send_command(socket, words)
-    socket.write("*#{words.size}\r\n", *words.map { |word| "$#{word.bytesize}\r\n#{word}\r\n" })
-    read_reply(socket)
+  def encode(words)
+    "*#{words.size}\r\n#{words.map { |word| "$#{word.to_s.bytesize}\r\n#{word}\r\n" }.join}"
   end
 
   def read_reply(socket)

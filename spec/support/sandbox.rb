@@ -48,6 +48,11 @@ module Sandbox
     start(**options).tap { |worker| wait_until("ready", &-> { worker.ready_file? || worker.raise_if_ended }) }
   end
 
+  # Starts a program that the harness has not written: one that embeds or preloads Sidekiq, or a Rails application.
+  def start_program(*command, name: "program", **options)
+    Program.new(*command, app: app, name: name, **options).tap { |program| @workers << program }
+  end
+
   # The command, as a health check would call it: [exit status, what it printed].
   def command(*arguments, **options)
     output, status = Open3.capture2e(COMMAND, *arguments.map(&:to_s), chdir: app, **options)
@@ -60,11 +65,12 @@ module Sandbox
   def ready_file = file("tmp/sidekiq/ready")
   def drained_file = file("tmp/sidekiq/drained")
 
-  def push(job, *arguments)
-    payload = { class: job, args: arguments, jid: SecureRandom.hex(12), queue: "default", retry: true,
+  # `at_once` are further commands for Redis to carry out before anyone else's.
+  def push(job, *arguments, queue: "default", at_once: [])
+    payload = { class: job, args: arguments, jid: SecureRandom.hex(12), queue: queue, retry: true,
                 created_at: Time.now.to_f, enqueued_at: Time.now.to_f }
-    redis.call("LPUSH", "queue:default", JSON.generate(payload), database: @database)
-    redis.call("SADD", "queues", "default", database: @database)
+    redis.pipelined(["SADD", "queues", queue], ["LPUSH", "queue:#{queue}", JSON.generate(payload)], *at_once,
+                    database: @database)
   end
 
   def queued = redis.call("LLEN", "queue:default", database: @database)

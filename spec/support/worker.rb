@@ -47,13 +47,9 @@ class Worker
   # @param launcher [Array<String>] goes before the command: ["unshare", "--pid", …]
   def initialize(app:, redis:, database:, install: "", before: "", after: "", startup: nil, gem: true, timeout: 8,
                  concurrency: 2, environment: {}, launcher: [], name: "app", **spawning)
-    @app = app
-    @ready_file = File.join(app, "tmp/sidekiq/ready")
-    @log_file = File.join(app, "#{name}.log")
     File.write(File.join(app, "#{name}.rb"), application(redis.url(database), install, before, after, startup, gem))
     command = ["sidekiq", "-r", "./#{name}.rb", "-c", concurrency.to_s, "-t", timeout.to_s]
-    @pid = spawn(environment, *launcher, *command, chdir: app, in: File::NULL, out: [log_file, "a"], err: %i[child out],
-                                                   pgroup: true, **spawning)
+    launch(*launcher, *command, app: app, name: name, environment: environment, **spawning)
   end
 
   # TERM, INT, TSTP, …
@@ -85,7 +81,7 @@ class Worker
   # Ends it and all it has started.
   def kill
     Process.kill(:KILL, -pid)
-    Process.wait(pid) unless @status
+    @status ||= Process.wait2(pid).last
   rescue Errno::ESRCH, Errno::ECHILD, Errno::EPERM
     nil
   end
@@ -93,6 +89,13 @@ class Worker
   def to_s = "--- #{log_file} (#{status ? status.inspect : "running"}) ---\n#{log}"
 
   private
+
+  def launch(*command, app:, name:, environment: {}, **spawning)
+    @ready_file = File.join(app, "tmp/sidekiq/ready")
+    @log_file = File.join(app, "#{name}.log")
+    @pid = spawn(environment, *command, chdir: app, in: File::NULL, out: [log_file, "a"], err: %i[child out],
+                                        pgroup: true, **spawning)
+  end
 
   def application(url, install, before, after, startup, gem)
     <<~RUBY

@@ -1,0 +1,84 @@
+# frozen_string_literal: true
+
+require "pathname"
+
+RSpec.describe SidekiqLifecycle::Configuration do
+  subject(:configuration) { described_class.new(root: "/srv/shop") }
+
+  around do |example|
+    before = ENV.to_h
+    ENV.delete("SIDEKIQ_LIFECYCLE_DIR")
+    example.run
+  ensure
+    ENV.replace(before)
+  end
+
+  it "has tmp/sidekiq below the application's root, ready in there, and an unknown stop timeout" do
+    expect(configuration).to have_attributes(directory: "/srv/shop/tmp/sidekiq", ready_file: nil, stop_timeout: nil)
+  end
+
+  it "takes the working directory for the root where there is no Rails" do
+    expect(described_class.new.directory).to eq(File.join(Dir.pwd, "tmp/sidekiq"))
+  end
+
+  { "/run/sidekiq" => "/run/sidekiq", "run" => "/srv/shop/run", "" => "/srv/shop/tmp/sidekiq" }.each do |value, directory|
+    it "has #{directory} with SIDEKIQ_LIFECYCLE_DIR=#{value.inspect}" do
+      ENV["SIDEKIQ_LIFECYCLE_DIR"] = value
+      expect(configuration.directory).to eq(directory)
+    end
+  end
+
+  it "lets the application's own word go before the environment's" do
+    ENV["SIDEKIQ_LIFECYCLE_DIR"] = "/run/sidekiq"
+    configuration.directory = "tmp/worker"
+    expect(configuration.directory).to eq("/srv/shop/tmp/worker")
+  end
+
+  %w[directory ready_file].each do |name|
+    { "tmp/pids/x" => "/srv/shop/tmp/pids/x", "/run/x" => "/run/x", Pathname("tmp/x") => "/srv/shop/tmp/x",
+      "tmp/../x/" => "/srv/shop/x" }.each do |path, expanded|
+      it "takes #{path.inspect} as #{name}" do
+        configuration.public_send("#{name}=", path)
+        expect(configuration.public_send(name)).to eq(expanded)
+      end
+    end
+
+    ["", "a\0b", 7, :tmp, Object, Pathname("")].each do |wrong|
+      it "refuses #{wrong.inspect} as #{name}, and keeps what it had" do
+        before = configuration.public_send(name)
+        expect { configuration.public_send("#{name}=", wrong) }
+          .to raise_error(ArgumentError, "#{name} is #{wrong.inspect}; set it to a path, such as \"tmp/sidekiq\"")
+        expect(configuration.public_send(name)).to eq(before)
+      end
+    end
+  end
+
+  it "refuses nil as directory, but takes it as ready_file: the directory's own" do
+    expect { configuration.directory = nil }.to raise_error(ArgumentError, /\Adirectory is nil; set it to a path/)
+    configuration.ready_file = "tmp/x"
+    configuration.ready_file = nil
+    expect(configuration.ready_file).to be_nil
+  end
+
+  [30, 0.5, nil].each do |seconds|
+    it "takes #{seconds.inspect} as stop_timeout" do
+      configuration.stop_timeout = seconds
+      expect(configuration.stop_timeout).to eq(seconds)
+    end
+  end
+
+  it "takes a duration of Rails' as stop_timeout" do
+    require "active_support"
+    require "active_support/core_ext/integer/time"
+    configuration.stop_timeout = 2.minutes
+    expect(JSON.generate(configuration.stop_timeout)).to eq("120.0")
+  end
+
+  [0, -1, 0.0, Float::NAN, Float::INFINITY, "30", :never, [30], Rational(1, 2), Complex(1, 1)].each do |wrong|
+    it "refuses #{wrong.inspect} as stop_timeout" do
+      expect { configuration.stop_timeout = wrong }.to raise_error(
+        ArgumentError, "stop_timeout is #{wrong.inspect}; set it to a number of seconds above 0, such as 30"
+      )
+    end
+  end
+end
