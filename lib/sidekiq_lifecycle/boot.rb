@@ -8,8 +8,6 @@ module SidekiqLifecycle
   #
   # @api private
   module Boot
-    @asked = [false, false]
-
     class << self
       # @return [Array<String>] what was inherited and had to be repaired, in words
       attr_reader :repaired
@@ -19,29 +17,42 @@ module SidekiqLifecycle
         return if @held
 
         @held = true
-        @repaired = repair
-        Native.hold_boot
+        take
         Process.singleton_class.prepend(ForkWatch)
         @watch = Thread.new { watch }
         @watch.name = "sidekiq_lifecycle boot"
         @watch.report_on_exception = false
+        # While nobody waits for it, TERM goes to the application's own trap.
+        Thread.pass until @watch.stop?
+      end
+
+      # Ends the guard, in :startup.
+      #
+      # @return [Array(Boolean, Boolean)] whether TERM was to end the boot and has not, and whether TSTP came
+      def release
+        let_go
+        # What it has begun it finishes; a trap of the application's own may take its time.
+        @watch&.join(1)
+        [@stop && !@passed_on, @quiet]
       end
 
       # Ends the guard.
-      #
-      # @return [Array(Boolean, Boolean)] whether TERM came meanwhile, and whether TSTP did
-      def release
+      def let_go
         stop, quiet = Native.release_boot
-        @asked = [@asked[0] || stop, @asked[1] || quiet]
+        @stop ||= stop
+        @quiet ||= quiet
+        nil
       end
 
       private
 
-      # Whoever launched us may have had signals blocked or ignored, and both are inherited (`execve(2)`).
-      def repair
+      # Whoever launched us may have had signals ignored, which is inherited (`execve(2)`). Blocked ones are inherited
+      # as well; Ruby unblocks them when it starts, but a native library may have blocked them again.
+      def take
         ignored = Native.ignored.each { |signal| Signal.trap(signal, "DEFAULT") }
+        Native.hold_boot
         blocked = Native.unblock
-        ignored.map { |signal| "#{signal} was ignored" } + blocked.map { |signal| "#{signal} was blocked" }
+        @repaired = ignored.map { |signal| "#{signal} was ignored" } + blocked.map { |signal| "#{signal} was blocked" }
       end
 
       def watch
@@ -54,23 +65,31 @@ module SidekiqLifecycle
       # The application's own trap has its say, and then the process ends all the same, as it would have by default.
       def stop(signal)
         handler = Signal.trap(signal, "DEFAULT")
-        if Traps.sidekiqs?(handler)
-          Signal.trap(signal, handler)
-          return handler.call
-        end
-        call(handler, Signal.list.fetch(signal.delete_prefix("SIG")))
-        release
-        Thread.main.raise(SignalException, signal)
+        return pass_on(signal, handler) if Traps.sidekiqs?(handler)
+
+        ending = ending_by(handler, signal)
+        let_go
+        Thread.main.raise(*ending)
       end
 
-      def call(handler, number)
-        return unless handler.respond_to?(:call)
+      # The boot is over; Sidekiq starts, and then stops.
+      def pass_on(signal, handler)
+        @passed_on = true
+        Signal.trap(signal, handler)
+        handler.call
+      end
 
-        handler.arity.zero? ? handler.call : handler.call(number)
-      rescue SystemExit => e
-        Thread.main.raise(e)
+      # What the process ends by: the signal, unless the trap ends it in another way (`exit 7`).
+      def ending_by(handler, signal)
+        if handler.respond_to?(:call)
+          handler.arity.zero? ? handler.call : handler.call(Signal.list.fetch(signal.delete_prefix("SIG")))
+        end
+        [SignalException, signal]
       rescue StandardError => e
         warn "sidekiq_lifecycle: the application's trap raised #{e.class}: #{e.message}"
+        [SignalException, signal]
+      rescue Exception => e # rubocop:disable Lint/RescueException
+        [e]
       end
     end
 
@@ -79,9 +98,8 @@ module SidekiqLifecycle
     module ForkWatch
       # Ruby's own place to notice forks (Process._fork, since 3.1).
       def _fork
-        child = super
-        Boot.release if child.positive?
-        child
+        Boot.let_go
+        super
       end
     end
   end

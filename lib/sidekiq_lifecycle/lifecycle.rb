@@ -112,16 +112,26 @@ module SidekiqLifecycle
     def startup
       stop, quiet = Boot.release
       Boot.repaired&.each { |repair| complain("#{repair} in this process when it was launched; repaired") }
-      describe
-      if server?
-        @traps = Traps.new
-        @native.observe
-      end
       # The application, or a library, rescued the exception by which TERM was to end the boot. Nothing has started.
       raise SignalException, "SIGTERM" if stop
 
       @quiet_asked = quiet
       @native.quieted if quiet
+      describe
+      return unless server?
+
+      @traps = Traps.new
+      @native.observe
+    end
+
+    # What came to Sidekiq's traps before the observer was there waits in their pipe, and is left there for Sidekiq.
+    def launching(pipe)
+      waiting = pipe.read_nonblock(4096, exception: false)
+      return unless waiting.is_a?(String)
+
+      pipe.ungetbyte(waiting)
+      signals = waiting.split.map { |name| "SIG#{name}" } & Traps::SIGNALS
+      signals.each { |signal| @native.arrived(signal) }
     end
 
     def started(launcher)
@@ -210,8 +220,8 @@ module SidekiqLifecycle
     def restore(signal)
       theirs = @traps.restore(signal)
       @native.rearm(signal)
-      @config.logger.warn("sidekiq_lifecycle: #{signal} had been taken from Sidekiq by #{theirs || "native code"}; " \
-                          "Sidekiq hears it again")
+      what = theirs ? "had been taken from Sidekiq by #{theirs}" : "could no longer be observed"
+      @config.logger.warn("sidekiq_lifecycle: #{signal} #{what}; repaired")
     end
 
     def tell(event)

@@ -11,6 +11,23 @@ module SidekiqLifecycle
       require "sidekiq/launcher"
       ::Sidekiq::Launcher.prepend(Launcher)
       ::Sidekiq::Manager.prepend(Manager)
+      ::Sidekiq::CLI.prepend(CLI) if defined?(::Sidekiq::CLI)
+    end
+
+    # Sidekiq::CLI
+    module CLI
+      # Sidekiq's traps write to a pipe, and its main loop, which begins here, reads from it.
+      def launch(pipe)
+        SidekiqLifecycle.hear(:launching, pipe.extend(SignalPipe))
+        super
+      end
+    end
+
+    # What Sidekiq reads its signals from.
+    module SignalPipe
+      # Sidekiq 6.4 goes on reading from what this returns. Where several signals came at once Ruby returns true, and
+      # Sidekiq ended with a NoMethodError, its jobs lost.
+      def wait_readable(...) = super && self
     end
 
     # Sidekiq::Launcher

@@ -226,7 +226,7 @@ static FOUND: [(AtomicUsize, AtomicI32); GUARDED.len()] =
 static RETAKING: Mutex<()> = Mutex::new(());
 
 /// How often, in milliseconds, a booting process looks whether an application has set a trap of its own over the guard.
-const RETAKE: u8 = 50;
+const RETAKE: u8 = 5;
 
 /// What was asked of a process while it booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -335,13 +335,14 @@ fn retake() -> nix::Result<()> {
 
 extern "C" fn on_guarded(number: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     if is_guarding() {
-        if number == libc::SIGTSTP {
-            QUIET_ASKED.store(true, SeqCst);
-            return;
-        }
-        STOP_ASKED.store(true, SeqCst);
-        if WAITED_FOR.load(SeqCst) {
+        let asked = if number == libc::SIGTSTP { &QUIET_ASKED } else { &STOP_ASKED };
+        asked.store(true, SeqCst);
+        let is_waited_for = number != libc::SIGTSTP && WAITED_FOR.load(SeqCst);
+        if is_waited_for {
             GUARD.send(number);
+        }
+        // Where another thread has released the guard meanwhile, that may have been too late to be asked of it.
+        if (is_waited_for || number == libc::SIGTSTP) && is_guarding() {
             return;
         }
     }

@@ -15,7 +15,7 @@ use nix::unistd::getpid;
 
 use crate::edges::directory::{Directory, Durability, Error};
 use crate::edges::record::{About, Record};
-use crate::edges::signals::{self, Observer};
+use crate::edges::signals::{self, OBSERVED, Observer};
 use crate::faces::report::Process;
 use crate::rules::probe::Presence;
 use crate::rules::state::{Event, Progress, State};
@@ -97,6 +97,8 @@ impl Lifecycle {
         if self.is_ours() {
             // Ruby's heart has just been seen to beat; Sidekiq's own first beat is about to come.
             self.known(|inner| inner.record.beats());
+            // The observer's thread may not have come to them yet; nothing is ready even for a moment after them.
+            OBSERVED.into_iter().filter(|signal| signals::has_arrived(*signal)).for_each(|signal| self.arrived(signal));
             self.happened(Event::Started, None);
         }
     }

@@ -47,6 +47,11 @@ impl Process {
         guarded(ruby, || this.0.observe().map_err(|error| raise(ruby, error)))
     }
 
+    fn arrived(ruby: &Ruby, this: &Self, signal: String) -> Result<(), Error> {
+        let signal = named(ruby, &signal)?;
+        this.write(ruby, |lifecycle| lifecycle.arrived(signal))
+    }
+
     fn started(ruby: &Ruby, this: &Self) -> Result<(), Error> {
         this.write(ruby, Lifecycle::started)
     }
@@ -76,7 +81,7 @@ impl Process {
     }
 
     fn rearm(ruby: &Ruby, this: &Self, signal: String) -> Result<(), Error> {
-        let signal: Signal = signal.parse().map_err(|_| raise(ruby, format!("{signal} is no signal")))?;
+        let signal = named(ruby, &signal)?;
         this.write(ruby, |lifecycle| lifecycle.rearm(signal))
     }
 
@@ -129,6 +134,10 @@ fn displaced(ruby: &Ruby) -> Result<Vec<String>, Error> {
     guarded(ruby, || Ok(names(signals::displaced())))
 }
 
+fn named(ruby: &Ruby, name: &str) -> Result<Signal, Error> {
+    name.parse().map_err(|_| raise(ruby, format!("{name} is no signal")))
+}
+
 fn names(signals: Vec<Signal>) -> Vec<String> {
     signals.into_iter().map(|signal| signal.to_string()).collect()
 }
@@ -173,6 +182,7 @@ fn init(ruby: &Ruby) -> Result<(), Error> {
     process.define_singleton_method("begin", function!(Process::begin, 4))?;
     process.define_method("describe", method!(Process::describe, 1))?;
     process.define_method("observe", method!(Process::observe, 0))?;
+    process.define_method("arrived", method!(Process::arrived, 1))?;
     process.define_method("started", method!(Process::started, 0))?;
     process.define_method("quieted", method!(Process::quieted, 0))?;
     process.define_method("stopping", method!(Process::stopping, 0))?;
