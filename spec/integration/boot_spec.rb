@@ -1,0 +1,391 @@
+# frozen_string_literal: true
+
+# Until Sidekiq has its traps, nobody else answers for TERM and TSTP.
+RSpec.describe "signals during the boot" do
+  # The application stays in its boot until the example says "go".
+  wait = "sleep 0.01 until File.exist?(\"go\")"
+  hold = "note \"booting\"; #{wait}"
+
+  # An application's own hook at :startup that comes before ours, as its initializer comes first.
+  slow_hook_before = <<~RUBY
+    require "sidekiq"
+    Sidekiq.configure_server { |config| config.on(:startup) { note "starting"; #{wait} } }
+  RUBY
+  slow_hook_after = "note \"starting\"; #{wait}"
+
+  # What makes the process PID 1 in a namespace of its own.
+  in_namespace = %w[unshare --pid --fork --kill-child --mount-proc]
+
+  let(:launcher) { [] }
+
+  def go = FileUtils.touch(file("go"))
+  def wait_for_note(note) = wait_until("the application notes #{note}") { notes.include?(note) }
+  def watch_ready = Watcher.new { File.exist?(ready_file) }
+
+  # Whether a process is stopped (state T) is the third field of its stat, after its name in parentheses.
+  def watch_stopped(pid)
+    Watcher.new { File.read("/proc/#{pid}/stat")[/\) (\S)/, 1] == "T" rescue false } # rubocop:disable Style/RescueModifier
+  end
+
+  # The process itself: the worker's own, or the one that is PID 1 in a namespace of its own.
+  def inner(worker)
+    return worker.pid if launcher.empty?
+
+    wait_until("unshare has forked") { File.read("/proc/#{worker.pid}/task/#{worker.pid}/children")[/\d+/]&.to_i }
+  end
+
+  # The pid the process knows itself by, and its record is named by.
+  def own_pid(worker) = launcher.empty? ? worker.pid : 1
+
+  def expect_ended_by_term(worker)
+    expect(worker.exit_code).to eq(143)
+    expect(record(own_pid(worker))).to include("state" => "stopped", "exit_status" => 143, "why" => "SIGTERM")
+    expect(record(own_pid(worker))["timings"].keys).not_to include("running")
+  end
+
+  it "ends a process at once that has not loaded the gem yet" do
+    worker = start(before: "File.write(\"began\", \"\"); sleep 600")
+    wait_until("the application begins") { File.exist?(file("began")) }
+    worker.signal(:TERM)
+    expect(worker.exit_code).to eq(143)
+    expect(File).not_to exist(file("tmp"))
+  end
+
+  { "in an ordinary process" => [], "as PID 1" => in_namespace }.each do |where, its_launcher|
+    context where do
+      let(:launcher) { its_launcher }
+
+      def start_booting(**options)
+        start(launcher: launcher, **options).tap { wait_for_note("booting") }
+      end
+
+      it "TERM ends the boot with 143" do
+        worker = start_booting(after: "at_exit { note \"at_exit\" }; #{hold}")
+        expect(record(own_pid(worker))).to include("state" => "booting", "exit_status" => nil)
+        Process.kill(:TERM, inner(worker))
+        expect_ended_by_term(worker)
+        # An ordinary process dies of the signal, as its parent expects; PID 1 cannot, and says the same by its status.
+        expect(worker.status.signaled?).to be(launcher.empty?)
+        expect(notes).to eq(%w[booting at_exit])
+      end
+
+      it "TSTP neither stops the process nor is lost: it is quiet as soon as it has started" do
+        worker = start_booting(after: hold)
+        ready = watch_ready
+        stopped = watch_stopped(inner(worker))
+        push("Sleep", 0)
+        Process.kill(:TSTP, inner(worker))
+        go
+        wait_until("quiet") { record(own_pid(worker))["state"] == "quiet" }
+        wait_until("drained") { File.exist?(drained_file) }
+        expect(record(own_pid(worker))).to include("state" => "quiet", "why" => "SIGTSTP while booting")
+        expect(stopped.changes).to eq([false])
+        Process.kill(:TERM, inner(worker))
+        expect(worker.exit_code).to eq(0)
+        expect(ready.changes).to eq([false])
+      end
+
+      it "TERM ends a boot that TSTP had come to before" do
+        worker = start_booting(after: hold)
+        Process.kill(:TSTP, inner(worker))
+        Process.kill(:TERM, inner(worker))
+        expect_ended_by_term(worker)
+      end
+
+      it "TERM is heard by an application that rescues everything around its boot" do
+        worker = start_booting(after: <<~RUBY)
+          begin
+            note "booting"
+            sleep
+          rescue Exception => e
+            note "rescued \#{e.class}"
+          end
+        RUBY
+        ready = watch_ready
+        Process.kill(:TERM, inner(worker))
+        expect_ended_by_term(worker)
+        expect(notes).to eq(["booting", "rescued SignalException"])
+        expect(ready.changes).to eq([false])
+      end
+
+      it "INT ends the boot with 130" do
+        worker = start_booting(before: "trap(\"INT\", \"DEFAULT\")", after: hold)
+        Process.kill(:INT, inner(worker))
+        expect(worker.exit_code).to eq(130)
+        expect(record(own_pid(worker))).to include("state" => "stopped", "exit_status" => 130, "why" => "SIGINT")
+      end
+    end
+  end
+
+  context "with a trap of the application's own" do
+    # Ruby's trap is taken back by a native thread which needs a moment.
+    settle = "sleep 1"
+
+    {
+      "set before the gem is installed" => { before: 'trap("TERM") { note "trapped" }', after: hold },
+      "set after the gem is installed" => { after: "trap(\"TERM\") { note \"trapped\" }; #{settle}; #{hold}" },
+      "that asks for the signal's number" => {
+        after: "trap(\"TERM\") { |number| note \"trapped\" if number == 15 }; #{settle}; #{hold}"
+      },
+      "that raises" => { after: "trap(\"TERM\") { note \"trapped\"; raise \"no\" }; #{settle}; #{hold}" },
+      "that is a lambda" => { after: "trap(\"TERM\", -> (_) { note \"trapped\" }); #{settle}; #{hold}" }
+    }.each do |what, code|
+      it "lets a trap #{what} have its say, once, and ends with 143" do
+        worker = start(**code)
+        wait_for_note("booting")
+        worker.signal(:TERM)
+        expect_ended_by_term(worker)
+        expect(notes).to eq(%w[booting trapped])
+      end
+    end
+
+    it "ends as a trap wants that ends the process by itself" do
+      worker = start(after: "trap(\"TERM\") { note \"trapped\"; exit 7 }; #{settle}; #{hold}")
+      wait_for_note("booting")
+      worker.signal(:TERM)
+      expect(worker.exit_code).to eq(7)
+      expect(notes).to eq(%w[booting trapped])
+      expect(record(worker.pid)).to include("state" => "stopped", "exit_status" => 7)
+    end
+
+    it "ends with what a trap raises to end the process" do
+      worker = start(after: "trap(\"TERM\") { note \"trapped\"; raise Interrupt }; #{settle}; #{hold}")
+      wait_for_note("booting")
+      worker.signal(:TERM)
+      expect(worker.exit_code).to eq(130)
+      expect(notes).to eq(%w[booting trapped])
+      expect(record(worker.pid)).to include("state" => "stopped", "exit_status" => 130)
+    end
+
+    it "ends with 143 where the application ignores TERM" do
+      worker = start(after: "trap(\"TERM\", \"IGNORE\"); #{settle}; #{hold}")
+      wait_for_note("booting")
+      worker.signal(:TERM)
+      expect_ended_by_term(worker)
+    end
+
+    it "remembers TSTP where the application traps it" do
+      worker = start(after: "trap(\"TSTP\") { note \"trapped\" }; #{settle}; #{hold}")
+      wait_for_note("booting")
+      ready = watch_ready
+      worker.signal(:TSTP)
+      go
+      wait_until("quiet") { record(worker.pid)["state"] == "quiet" }
+      worker.signal(:TERM)
+      expect(worker.exit_code).to eq(0)
+      expect(ready.changes).to eq([false])
+    end
+  end
+
+  context "with a slow :startup hook of the application's" do
+    # Both ways in which a signal may come to Sidekiq's traps while nobody of ours stands before them: at once, and
+    # when the guard has taken its place back.
+    { "at once" => "", "later" => "sleep 1;" }.each do |at, settle|
+      %w[TERM INT].each do |signal|
+        it "#{signal} before ours, #{at}, ends as ever with Sidekiq, which starts and stops" do
+          worker = start(before: slow_hook_before.sub("note", "#{settle} note"))
+          wait_for_note("starting")
+          ready = watch_ready
+          worker.signal(signal)
+          go
+          expect(worker.exit_code).to eq(0)
+          expect(ready.changes).to eq([false])
+          expect(record(worker.pid)).to include("state" => "stopped", "exit_status" => 0, "why" => "SIG#{signal}")
+          expect(worker.log).to include("Bye!")
+        end
+      end
+    end
+
+    it "TERM after ours ends as ever with Sidekiq, which starts and stops" do
+      worker = start(startup: slow_hook_after)
+      wait_for_note("starting")
+      ready = watch_ready
+      worker.signal(:TERM)
+      wait_until("stopping") { record(worker.pid)["state"] == "stopping" }
+      go
+      expect(worker.exit_code).to eq(0)
+      expect(ready.changes).to eq([false])
+      expect(record(worker.pid)).to include("state" => "stopped", "exit_status" => 0, "why" => "SIGTERM")
+    end
+
+    {
+      "before ours, at once," => { before: slow_hook_before },
+      "before ours, later," => { before: slow_hook_before.sub("note", "sleep 1; note") },
+      "after ours" => { startup: slow_hook_after }
+    }.each do |where, code|
+      it "TSTP #{where} is heard as soon as Sidekiq has started" do
+        worker = start(**code)
+        wait_for_note("starting")
+        ready = watch_ready
+        worker.signal(:TSTP)
+        go
+        wait_until("quiet") { record(worker.pid)["state"] == "quiet" }
+        wait_until("drained") { File.exist?(drained_file) }
+        worker.signal(:TERM)
+        expect(worker.exit_code).to eq(0)
+        expect(ready.changes).to eq([false])
+      end
+    end
+  end
+
+  context "with signals that are blocked or ignored" do
+    def launched_with(setup)
+      ["python3", "-c", "import os, signal, sys; #{setup}; os.execvp(sys.argv[1], sys.argv[1:])"]
+    end
+
+    def blocked(*names)
+      signals = names.map { |name| "signal.SIG#{name}" }
+      launched_with("signal.pthread_sigmask(signal.SIG_BLOCK, {#{signals.join(", ")}})")
+    end
+
+    def ignored(*names)
+      launched_with(names.map { |name| "signal.signal(signal.SIG#{name}, signal.SIG_IGN)" }.join("; "))
+    end
+
+    # What a native library does that blocks signals around its work, and forgets to unblock them.
+    block = <<~RUBY
+      require "fiddle"
+      set = [%w[TERM TSTP INT].sum { |name| 1 << (Signal.list.fetch(name) - 1) }].pack("Qx120")
+      arguments = [Fiddle::TYPE_INT, Fiddle::TYPE_VOIDP, Fiddle::TYPE_VOIDP]
+      Fiddle::Function.new(Fiddle.dlopen(nil)["pthread_sigmask"], arguments, Fiddle::TYPE_INT).call(0, set, nil)
+    RUBY
+
+    # Which signals the main thread has blocked (SigBlk) or ignored (SigIgn), as the kernel has it.
+    def masked(worker, mask)
+      bits = File.read("/proc/#{worker.pid}/status")[/^#{mask}:\s*(\h+)/, 1].hex
+      %w[TERM TSTP INT].select { |signal| bits[Signal.list.fetch(signal) - 1] == 1 }
+    end
+
+    it "hears TERM, TSTP and INT where a native library has blocked them, and says so" do
+      worker = start(before: "#{block} File.write(\"began\", \"\"); #{wait}")
+      wait_until("the application begins") { File.exist?(file("began")) }
+      expect(masked(worker, "SigBlk")).to eq(%w[TERM TSTP INT])
+      go
+      wait_until("ready") { worker.ready_file? || worker.raise_if_ended }
+      expect(masked(worker, "SigBlk")).to eq([])
+      %w[TERM TSTP INT].each { |signal| expect(worker.log.scan("SIG#{signal} was blocked").size).to eq(1) }
+      worker.signal(:TSTP)
+      wait_until("quiet") { record(worker.pid)["state"] == "quiet" }
+      worker.signal(:TERM)
+      expect(worker.exit_code).to eq(0)
+    end
+
+    it "hears a TERM that came while it was blocked" do
+      worker = start(before: "#{block} File.write(\"began\", \"\"); #{wait}", after: "sleep 600")
+      wait_until("the application begins") { File.exist?(file("began")) }
+      worker.signal(:TERM)
+      go
+      expect(worker.exit_code).to eq(143)
+    end
+
+    it "remembers a TSTP that came while it was blocked" do
+      worker = start(before: "#{block} File.write(\"began\", \"\"); #{wait}")
+      wait_until("the application begins") { File.exist?(file("began")) }
+      ready = watch_ready
+      stopped = watch_stopped(worker.pid)
+      worker.signal(:TSTP)
+      go
+      wait_until("quiet") { record(worker.pid)&.fetch("state") == "quiet" }
+      expect([ready.changes, stopped.changes]).to eq([[false], [false]])
+    end
+
+    # Ruby unblocks them itself when it starts. Without that, these would be what the examples before are.
+    it "hears TERM, TSTP and INT where they were blocked when it was launched" do
+      worker = start(launcher: blocked("TERM", "TSTP", "INT"), after: hold)
+      wait_for_note("booting")
+      worker.signal(:TSTP)
+      worker.signal(:TERM)
+      expect_ended_by_term(worker)
+    end
+
+    it "hears TERM and TSTP where they were ignored, and says so" do
+      worker = start(launcher: ignored("TERM", "TSTP"), before: "File.write(\"began\", \"\"); #{wait}")
+      wait_until("the application begins") { File.exist?(file("began")) }
+      expect(masked(worker, "SigIgn") & %w[TERM TSTP]).to eq(%w[TERM TSTP])
+      go
+      wait_until("ready") { worker.ready_file? || worker.raise_if_ended }
+      %w[TERM TSTP].each { |signal| expect(worker.log.scan("SIG#{signal} was ignored").size).to eq(1) }
+      worker.signal(:TSTP)
+      wait_until("quiet") { record(worker.pid)["state"] == "quiet" }
+      worker.signal(:TERM)
+      expect(worker.exit_code).to eq(0)
+    end
+
+    it "hears an ignored TERM while it boots" do
+      worker = start(launcher: ignored("TERM"), after: hold)
+      wait_for_note("booting")
+      worker.signal(:TERM)
+      expect_ended_by_term(worker)
+    end
+
+    it "remembers an ignored TSTP while it boots" do
+      worker = start(launcher: ignored("TSTP"), after: hold)
+      wait_for_note("booting")
+      worker.signal(:TSTP)
+      go
+      wait_until("quiet") { record(worker.pid)&.fetch("state") == "quiet" }
+    end
+
+    # `sidekiq &` in a script: the shell has INT ignored, so that Ctrl-C ends what is in the foreground only.
+    it "leaves an ignored INT as it is while it boots, and hears it once Sidekiq traps it" do
+      worker = start(launcher: ignored("INT"), after: hold)
+      wait_for_note("booting")
+      worker.signal(:INT)
+      go
+      wait_until("ready") { worker.ready_file? || worker.raise_if_ended }
+      expect(worker.log).not_to include("SIGINT was")
+      worker.signal(:INT)
+      expect(worker.exit_code).to eq(0)
+    end
+
+    it "says nothing where all is well" do
+      worker = start_ready
+      expect(worker.log).not_to match(/was (ignored|blocked)/)
+    end
+  end
+
+  context "after a predecessor that was killed" do
+    look = 'note Dir.glob("tmp/{sidekiq/{ready,drained,processes/*},pids/*}").sort.inspect'
+
+    def kill(worker)
+      worker.signal(:KILL)
+      expect(worker.exit_code).to eq(137)
+    end
+
+    it "clears its ready file and its record before the application is loaded" do
+      predecessor = start_ready
+      kill(predecessor)
+      expect(File).to exist(ready_file)
+      expect(record(predecessor.pid)).to include("state" => "running")
+      worker = start(after: "#{look}; #{hold}", name: "successor")
+      wait_for_note("booting")
+      expect(notes).to eq(["[\"tmp/sidekiq/processes/#{worker.pid}\"]", "booting"])
+      expect(check).to eq([1, "not ready: process #{worker.pid} is booting\n"])
+    end
+
+    it "clears its drained file" do
+      predecessor = start_ready
+      predecessor.signal(:TSTP)
+      wait_until("drained") { File.exist?(drained_file) }
+      kill(predecessor)
+      expect(File).to exist(drained_file)
+      worker = start(after: "#{look}; #{hold}", name: "successor")
+      wait_for_note("booting")
+      expect(notes).to eq(["[\"tmp/sidekiq/processes/#{worker.pid}\"]", "booting"])
+    end
+
+    it "clears a ready file in a place of its own" do
+      elsewhere = 'lifecycle.ready_file = "tmp/pids/sidekiq_started"'
+      predecessor = start(install: elsewhere)
+      started = file("tmp/pids/sidekiq_started")
+      wait_until("ready") { File.exist?(started) || predecessor.raise_if_ended }
+      kill(predecessor)
+      expect(File).to exist(started)
+      worker = start(install: elsewhere, after: "#{look}; #{hold}", name: "successor")
+      wait_for_note("booting")
+      expect(notes).to eq(["[\"tmp/sidekiq/processes/#{worker.pid}\"]", "booting"])
+      go
+      wait_until("ready again") { File.exist?(started) || worker.raise_if_ended }
+    end
+  end
+end
