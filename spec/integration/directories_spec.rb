@@ -1,0 +1,260 @@
+# frozen_string_literal: true
+
+RSpec.describe "the lifecycle directory" do
+  let(:directory) { file("tmp/sidekiq") }
+
+  before { FileUtils.mkdir_p(file("tmp")) }
+
+  after { @mounts&.each { |path| system("umount", "--lazy", path, exception: true) } }
+
+  def mount(path, options = "size=64k")
+    FileUtils.mkdir_p(path)
+    system("mount", "-t", "tmpfs", "-o", options, "tmpfs", path, exception: true)
+    (@mounts ||= []) << path
+  end
+
+  def remount(path, how) = system("mount", "-o", "remount,#{how}", path, exception: true)
+
+  def fill(path)
+    File.open(File.join(path, "filling"), "a") { |filling| loop { filling.syswrite("x" * 4096) } }
+  rescue Errno::ENOSPC
+    nil
+  end
+
+  def make_room(path) = File.unlink(File.join(path, "filling"))
+
+  # What the process says of itself, asked in a job: that it works jobs is shown by that.
+  def problems
+    @asked = (@asked || 0) + 1
+    push("Evaluate", "note \"problems #{@asked} \#{SidekiqLifecycle.status.problems.inspect}\"")
+    wait_until("the job has run") { notes.find { |note| note.start_with?("problems #{@asked} ") } }.split(" ", 3).last
+  end
+
+  # Beats several times, so that a line logged at every beat would be seen.
+  def beat_on
+    push("Sleep", 1, "meanwhile")
+    wait_until("some beats") { notes.include?("meanwhile ends") }
+  end
+
+  def complaints(worker) = worker.log.lines.grep(/sidekiq_lifecycle: /)
+
+  # A trouble: how it is made, what is said of it, how it is ended, and how Sidekiq is launched.
+  troubles = {
+    "is on a read-only file system" => {
+      make: -> { mount(directory, "size=64k,ro") },
+      said: " is on a read-only file system; mount a writable volume there or set another directory",
+      mend: -> { remount(directory, "rw") }
+    },
+    "is on a full file system" => {
+      make: -> { mount(directory) && fill(directory) },
+      said: "/processes is on a full file system; make room there or set another directory",
+      mend: -> { make_room(directory) }
+    },
+    "is a file" => {
+      make: -> { File.write(directory, "precious") },
+      said: " is not a directory; remove it or set another directory",
+      untouched: -> { File.read(directory) == "precious" },
+      mend: -> { File.unlink(directory) }
+    },
+    "lies below a file" => {
+      make: -> { FileUtils.rmdir(file("tmp")) && File.write(file("tmp"), "precious") },
+      path: "tmp",
+      said: " is not a directory; remove it or set another directory",
+      untouched: -> { File.read(file("tmp")) == "precious" },
+      mend: -> { File.unlink(file("tmp")) }
+    },
+    "is a link to elsewhere" => {
+      make: -> { FileUtils.mkdir(file("elsewhere")) && File.symlink(file("elsewhere"), directory) },
+      said: " is a symbolic link, and none is followed here; set the directory to what it points to",
+      untouched: -> { File.symlink?(directory) && Dir.empty?(file("elsewhere")) },
+      mend: -> { File.unlink(directory) }
+    },
+    "is another user's" => {
+      make: -> { File.chmod(0o777, app) && FileUtils.mkdir(directory) },
+      said: " is not accessible to uid 1000 (Permission denied); give that user the right to write there or set " \
+            "another directory",
+      untouched: -> { Dir.empty?(directory) },
+      mend: -> { File.chown(1000, 1000, directory) },
+      launcher: %w[setpriv --reuid 1000 --regid 1000 --clear-groups]
+    }
+  }
+
+  troubles.each do |trouble, how|
+    it "that #{trouble} is one line in the log, and comes right when it is mended" do
+      instance_exec(&how[:make])
+      worker = start(after: QUICK_BEAT, launcher: how.fetch(:launcher, []))
+      said = "#{file(how.fetch(:path, "tmp/sidekiq"))}#{how[:said]}"
+      expect(problems).to eq([said].inspect)
+      beat_on
+      expect(complaints(worker)).to contain_exactly(a_string_ending_with("sidekiq_lifecycle: #{said}\n"))
+      expect(check.first).to eq(1)
+      expect(instance_exec(&how[:untouched])).to be(true) if how[:untouched]
+
+      instance_exec(&how[:mend])
+      wait_until("it has come right") { worker.ready_file? || worker.raise_if_ended }
+      expect(check).to eq([0, "ready\n"])
+      expect(problems).to eq("[]")
+      worker.signal(:TERM)
+      expect(worker.exit_code).to eq(0)
+      expect(complaints(worker).size).to eq(1)
+      expect(Dir.children(directory) - ["filling"]).to eq(["processes"])
+    end
+  end
+
+  it "that is missing is made, with its parents, for all to read" do
+    worker = start(install: 'lifecycle.directory = "var/run/sidekiq"')
+    wait_until("ready") { File.exist?(file("var/run/sidekiq/ready")) || worker.raise_if_ended }
+    modes = %W[var/run/sidekiq var/run/sidekiq/ready var/run/sidekiq/processes/#{worker.pid}].map do |name|
+      File.stat(file(name)).mode.to_s(8)
+    end
+    expect(modes).to eq(%w[40755 100644 100644])
+    expect(File).not_to exist(directory)
+    expect(check("ready", "--dir", "var/run/sidekiq").first).to eq(0)
+  end
+
+  %w[TSTP TERM].each do |signal|
+    it "that fills up while Sidekiq runs never says ready after #{signal}" do
+      mount(directory)
+      worker = start_ready(after: QUICK_BEAT)
+      fill(directory)
+      said = "#{directory}/processes is on a full file system; make room there or set another directory"
+      wait_until("it is noticed") { complaints(worker).any? }
+      expect(problems).to eq([said].inspect)
+      beat = record(worker.pid)["beat_monotonic"]
+      wait_until("its heart still beats on disk") { record(worker.pid)["beat_monotonic"] > beat }
+      expect(check("live")).to eq([0, "live\n"])
+      expect(check).to eq([0, "ready\n"])
+
+      push("Sleep", 1)
+      wait_until("the job begins") { notes.include?("sleep begins") }
+      worker.signal(signal)
+      wait_until("no longer ready") { !worker.ready_file? }
+      wait_until("and the command knows why") { check.last.match?(/is (quiet|stopping)$/) }
+      make_room(directory) if signal == "TSTP"
+      wait_until("drained") { File.exist?(drained_file) } if signal == "TSTP"
+      worker.signal(:TERM)
+      expect(worker.exit_code).to eq(0)
+      expect(check).to eq([1, "not ready: process #{worker.pid} has stopped (exit 0, SIGTERM)\n"])
+      expect(complaints(worker)).to contain_exactly(a_string_ending_with("sidekiq_lifecycle: #{said}\n"))
+    end
+  end
+
+  it "that becomes read-only while Sidekiq runs comes right when it is writable again" do
+    mount(directory)
+    worker = start_ready(after: QUICK_BEAT)
+    remount(directory, "ro")
+    wait_until("it is noticed") { complaints(worker).any? }
+    worker.signal(:TSTP)
+    wait_until("it is quiet") { worker.log.include?("accepting new work") || worker.log.include?("Received TSTP") }
+    remount(directory, "rw")
+    wait_until("no longer ready") { !worker.ready_file? }
+    wait_until("drained") { File.exist?(drained_file) }
+    expect(check).to eq([1, "not ready: process #{worker.pid} is quiet\n"])
+    expect(complaints(worker).size).to be_between(1, 2) # of a record, and of the ready file that cannot be removed
+  end
+
+  it "that is deleted while Sidekiq runs comes back at the next beat" do
+    worker = start_ready(after: QUICK_BEAT)
+    FileUtils.rm_rf(file("tmp"))
+    wait_until("it is back") { worker.ready_file? }
+    expect(check).to eq([0, "ready\n"])
+    worker.signal(:TSTP)
+    wait_until("quiet") { !worker.ready_file? }
+    FileUtils.rm_rf(file("tmp"))
+    wait_until("it is back, and drained") { File.exist?(drained_file) }
+    expect(worker).not_to be_ready_file
+  end
+
+  it "is $SIDEKIQ_LIFECYCLE_DIR, for Sidekiq and for the command" do
+    environment = { "SIDEKIQ_LIFECYCLE_DIR" => "state" }
+    worker = start(environment: environment)
+    wait_until("ready") { File.exist?(file("state/ready")) || worker.raise_if_ended }
+    output, status = Open3.capture2e(environment, Sandbox::COMMAND, "check", chdir: app)
+    expect([output, status.exitstatus]).to eq(["ready\n", 0])
+    expect(check.first).to eq(1)
+    expect(File).not_to exist(directory)
+  end
+
+  describe "and a ready file elsewhere" do
+    def start_with_ready_file(path, **options)
+      start(install: "lifecycle.ready_file = #{path.inspect}", after: QUICK_BEAT, **options)
+    end
+
+    def goes_the_whole_way(worker, path)
+      wait_until("ready") { File.exist?(path) || worker.raise_if_ended }
+      expect(File).not_to exist(ready_file)
+      expect(check).to eq([0, "ready\n"])
+      worker.signal(:TSTP)
+      wait_until("quiet") { !File.exist?(path) }
+      worker.signal(:TERM)
+      expect(worker.exit_code).to eq(0)
+      expect(complaints(worker)).to be_empty
+    end
+
+    it "is relative to the application, and its parents are made" do
+      goes_the_whole_way(start_with_ready_file("tmp/pids/sidekiq_started"), file("tmp/pids/sidekiq_started"))
+      expect(Dir).to be_empty(file("tmp/pids"))
+    end
+
+    it "is absolute" do
+      goes_the_whole_way(start_with_ready_file(file("run/started")), file("run/started"))
+    end
+
+    it "lies behind a link, as Capistrano's linked directories do" do
+      FileUtils.mkdir_p(file("shared/pids"))
+      File.symlink(file("shared/pids"), file("tmp/pids"))
+      goes_the_whole_way(start_with_ready_file("tmp/pids/started"), file("shared/pids/started"))
+    end
+
+    it "takes over the empty file of a home-made touch" do
+      File.write(file("tmp/started"), "")
+      worker = start_with_ready_file("tmp/started", before: "sleep 1")
+      wait_until("registered") { record(worker.pid) || worker.raise_if_ended }
+      goes_the_whole_way(worker, file("tmp/started"))
+    end
+
+    it "leaves a foreign file alone, says so once, and comes right when it is moved away" do
+      foreign = file("tmp/started")
+      File.write(foreign, "precious")
+      worker = start_with_ready_file("tmp/started")
+      said = "#{foreign} is there already and is not a ready file of sidekiq_lifecycle; move it away or set another " \
+             "ready_file"
+      wait_until("it works") { check == [0, "ready\n"] }
+      wait_until("it is noticed") { complaints(worker).any? }
+      expect(problems).to eq([said].inspect)
+      beat_on
+      expect(complaints(worker)).to contain_exactly(a_string_ending_with("sidekiq_lifecycle: #{said}\n"))
+      File.rename(foreign, file("moved"))
+      wait_until("it is put up") { File.exist?(foreign) }
+      File.write(foreign, "precious")
+      worker.signal(:TERM)
+      expect(worker.exit_code).to eq(0)
+      expect([file("moved"), foreign].map { |path| File.read(path) }).to eq(%w[precious precious])
+    end
+
+    it "is cleared after a SIGKILL by the next boot, also where that one has none" do
+      killed = start_with_ready_file("tmp/started")
+      wait_until("ready") { File.exist?(file("tmp/started")) || killed.raise_if_ended }
+      killed.kill
+      expect(check).to eq([1, "not ready: process #{killed.pid} is gone\n"])
+      worker = start(after: 'note "started: #{File.exist?("tmp/started")}"', name: "next")
+      wait_until("ready") { worker.ready_file? || worker.raise_if_ended }
+      expect(notes).to eq(["started: false"])
+      expect(record(killed.pid)).to be_nil
+    end
+
+    it "is not cleared where another user's record names it" do
+      killed = start_ready
+      killed.kill
+      theirs = file("theirs")
+      File.write(theirs, "sidekiq_lifecycle ready\n")
+      named = record(killed.pid).merge("ready_file" => theirs)
+      path = file("tmp/sidekiq/processes", killed.pid.to_s)
+      File.write(path, JSON.generate(named))
+      File.chown(1000, 1000, path)
+      start(name: "next").tap { |worker| wait_until("ready") { check.first.zero? || worker.raise_if_ended } }
+      expect(File).to exist(theirs)
+      expect(record(killed.pid)).to be_nil
+    end
+  end
+end

@@ -1,0 +1,7 @@
+# frozen_string_literal: true
+
+# Ruby for an application: Sidekiq's own heart, but faster, so that an example need not wait 10 s for each beat.
+QUICK_BEAT = <<~RUBY
+  Sidekiq::Launcher.send(:remove_const, :BEAT_PAUSE)
+  Sidekiq::Launcher::BEAT_PAUSE = 0.2
+RUBY
