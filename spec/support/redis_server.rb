@@ -48,7 +48,7 @@ class RedisServer
   end
 
   # Speaks to Redis without a client library: their interfaces differ between Sidekiq's majors.
-  def call(*words, database: 0) = pipelined(words, database: database).last
+  def call(*words, database: 0) = pipelined(words, database:).last
 
   # Sends the commands together: nothing comes in between.
   def pipelined(*commands, database: 0)

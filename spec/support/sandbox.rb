@@ -40,7 +40,7 @@ module Sandbox
   # Starts a Sidekiq. `install` goes into the block of `install`, `before` runs at the top of the application, before
   # the gem is loaded, `after` at its end, `startup` in a hook of the application's at :startup.
   def start(**options)
-    Worker.new(app: app, redis: redis, database: @database, **options).tap { |worker| @workers << worker }
+    Worker.new(app:, redis:, database: @database, **options).tap { |worker| @workers << worker }
   end
 
   # Starts one and waits until it is ready.
@@ -50,7 +50,7 @@ module Sandbox
 
   # Starts a program that the harness has not written: one that embeds or preloads Sidekiq, or a Rails application.
   def start_program(*command, name: "program", **options)
-    Program.new(*command, app: app, name: name, **options).tap { |program| @workers << program }
+    Program.new(*command, app:, name:, **options).tap { |program| @workers << program }
   end
 
   # The command, as a health check would call it: [exit status, what it printed].
@@ -67,7 +67,7 @@ module Sandbox
 
   # `at_once` are further commands for Redis to carry out before anyone else's.
   def push(job, *arguments, queue: "default", at_once: [])
-    payload = { class: job, args: arguments, jid: SecureRandom.hex(12), queue: queue, retry: true,
+    payload = { class: job, args: arguments, jid: SecureRandom.hex(12), queue:, retry: true,
                 created_at: Time.now.to_f, enqueued_at: Time.now.to_f }
     redis.pipelined(["SADD", "queues", queue], ["LPUSH", "queue:#{queue}", JSON.generate(payload)], *at_once,
                     database: @database)

@@ -49,7 +49,7 @@ class Worker
                  concurrency: 2, environment: {}, launcher: [], name: "app", **spawning)
     File.write(File.join(app, "#{name}.rb"), application(redis.url(database), install, before, after, startup, gem))
     command = ["sidekiq", "-r", "./#{name}.rb", "-c", concurrency.to_s, "-t", timeout.to_s]
-    launch(*launcher, *command, app: app, name: name, environment: environment, **spawning)
+    launch(*launcher, *command, app:, name:, environment:, **spawning)
   end
 
   # TERM, INT, TSTP, …

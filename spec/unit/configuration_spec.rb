@@ -21,7 +21,8 @@ RSpec.describe SidekiqLifecycle::Configuration do
     expect(described_class.new.directory).to eq(File.join(Dir.pwd, "tmp/sidekiq"))
   end
 
-  { "/run/sidekiq" => "/run/sidekiq", "run" => "/srv/shop/run", "" => "/srv/shop/tmp/sidekiq" }.each do |value, directory|
+  { "/run/sidekiq" => "/run/sidekiq", "run" => "/srv/shop/run",
+    "" => "/srv/shop/tmp/sidekiq" }.each do |value, directory|
     it "has #{directory} with SIDEKIQ_LIFECYCLE_DIR=#{value.inspect}" do
       ENV["SIDEKIQ_LIFECYCLE_DIR"] = value
       expect(configuration.directory).to eq(directory)

@@ -14,11 +14,12 @@ RSpec.describe SidekiqLifecycle::Status do
   end
   let(:about) { { sidekiq: Sidekiq::VERSION, concurrency: 7, embedded: false } }
   let(:native) do
-    SidekiqLifecycle::Native::Process.begin(configuration.directory, configuration.ready_file, JSON.generate(about), nil)
+    SidekiqLifecycle::Native::Process.begin(configuration.directory, configuration.ready_file, JSON.generate(about),
+                                            nil)
   end
 
   def status(busy: 0)
-    described_class.new(JSON.parse(native.report), configuration, busy: busy)
+    described_class.new(JSON.parse(native.report), configuration, busy:)
   end
 
   it "tells of a life, step by step" do
@@ -61,7 +62,9 @@ RSpec.describe SidekiqLifecycle::Status do
     hash = status(busy: 2).to_h
     expect(hash).to include(state: :booting, busy: 2, pid: Process.pid, ready: false, live: true, quiet: false,
                             drained: false, embedded: false)
-    expect(hash.keys).to match_array(described_class.instance_methods(false).map { |name| name.to_s.chomp("?").to_sym } -
+    expect(hash.keys).to match_array(described_class.instance_methods(false).map do |name|
+                                       name.to_s.chomp("?").to_sym
+                                     end -
                                      %i[to_h inspect])
     expect(JSON.parse(JSON.generate(hash))).to include("state" => "booting", "stop_timeout" => 30.0)
   end

@@ -1,0 +1,107 @@
+# frozen_string_literal: true
+
+RSpec.describe "embedded in another program" do
+  if Sandbox::MAJOR == 6
+    it "is nothing that Sidekiq 6 can do" do
+      expect(Sidekiq).not_to respond_to(:configure_embed)
+    end
+  else
+    # Does what it reads, and notes that it has.
+    def start_host(*arguments)
+      File.write(file("host.rb"), <<~RUBY)
+        require "sidekiq"
+        require "sidekiq_lifecycle"
+        #{Worker::JOBS}
+        trap("TERM") { note "the host's TERM" }
+        SidekiqLifecycle::EVENTS.each { |event| SidekiqLifecycle.on(event) { |status| note "on \#{event} \#{status.state}" } }
+        Sidekiq.configure_server { |config| SidekiqLifecycle.install(config) }
+        instance = Sidekiq.configure_embed do |config|
+          config.redis = { url: #{redis.url(@database).inspect} }
+          config.concurrency = 1
+          SidekiqLifecycle.install(config) { |lifecycle| lifecycle.stop_timeout = 30 }
+        end
+        while (line = $stdin.gets)
+          note(">" + eval(line, binding).inspect)
+        end
+      RUBY
+      input, @input = IO.pipe
+      start_program(RbConfig.ruby, *arguments, "./host.rb", in: input).tap { input.close }
+    end
+
+    # @return [String] what the host got, inspected
+    def ask(host, code)
+      answers = notes.grep(/^>/).size
+      @input.puts(code)
+      wait_until("the host does #{code}") { notes.grep(/^>/).size > answers || host.raise_if_ended }
+      notes.grep(/^>/).last.delete_prefix(">")
+    end
+
+    it "tells of Sidekiq's life, which begins and ends while the program lives on" do
+      host = start_host
+      expect(ask(host, "[SidekiqLifecycle.status, SidekiqLifecycle.ready?]")).to eq("[nil, false]")
+      expect(Dir.exist?(file("tmp"))).to be(false)
+
+      ask(host, "instance.run; nil")
+      expect(check).to eq([0, "ready\n"])
+      expect(record(host.pid)).to include("state" => "running", "embedded" => true, "concurrency" => 1,
+                                          "stop_timeout" => 30.0)
+      expect(ask(host, "s = SidekiqLifecycle.status; [s.state, s.ready?, s.embedded?]")).to eq("[:running, true, true]")
+
+      push("Evaluate", %(note "begins"; sleep 0.05 until File.exist?("go"); note "ends"))
+      wait_until("the job begins") { notes.include?("begins") }
+      ask(host, "instance.quiet; nil")
+      expect(File).not_to exist(ready_file)
+      expect(check("live").first).to eq(0)
+      expect(check("drained")).to eq([1, "not drained: process #{host.pid} is quiet, 1 job still running\n"])
+      expect(File).not_to exist(drained_file)
+
+      FileUtils.touch(file("go"))
+      wait_until("drained") { File.exist?(drained_file) }
+      expect(notes).to include("ends")
+
+      ask(host, "instance.stop; nil")
+      expect(record(host.pid)).to include("state" => "stopped", "exit_status" => nil, "why" => "stop was called")
+      expect(check("live")).to eq([1, "not live: process #{host.pid} has stopped (stop was called)\n"])
+      expect(Dir.children(file("tmp/sidekiq"))).to eq(["processes"])
+      expect(ask(host, "[SidekiqLifecycle.status.state, SidekiqLifecycle.ready?]")).to eq("[:stopped, false]")
+
+      @input.close
+      expect(host.exit_code).to eq(0)
+      expect(notes.grep(/^on /)).to eq(["on running running", "on quiet quiet", "on drained quiet",
+                                        "on stopping stopping", "on stopped stopped"])
+      expect(record(host.pid)).to include("state" => "stopped", "exit_status" => nil)
+    end
+
+    it "leaves the program's own signals alone" do
+      host = start_host
+      handlers = -> { File.read("/proc/#{host.pid}/status")[/^SigCgt:\s*(\h+)/, 1] }
+      ask(host, "0")
+      before = handlers.call
+      ask(host, "instance.run; nil")
+      expect(handlers.call).to eq(before)
+      host.signal(:TERM)
+      wait_until("the host's own trap runs") { notes.include?("the host's TERM") }
+      ask(host, "0")
+      expect(check).to eq([0, "ready\n"])
+      expect(record(host.pid)).to include("state" => "running", "why" => nil)
+    end
+
+    it "is told as ended when the program ends without stopping it" do
+      host = start_host
+      ask(host, "instance.run; nil")
+      @input.puts("exit 3")
+      expect(host.exit_code).to eq(3)
+      expect(File).not_to exist(ready_file)
+      expect(check).to eq([1, "not ready: process #{host.pid} has stopped (exit 3)\n"])
+      expect(notes.grep(/^on /)).to eq(["on running running", "on stopped stopped"])
+    end
+
+    it "is told as gone when the program is killed" do
+      host = start_host
+      ask(host, "instance.run; nil")
+      host.signal(:KILL)
+      host.exit_code
+      expect(check).to eq([1, "not ready: process #{host.pid} is gone\n"])
+    end
+  end
+end

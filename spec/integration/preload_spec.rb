@@ -1,0 +1,108 @@
+# frozen_string_literal: true
+
+RSpec.describe "preloaded, then forked" do
+  # As sidekiqswarm does: the parent loads the application, forks, hands signals on, and replaces a child that died.
+  def start_swarm(size)
+    File.write(file("application.rb"), <<~RUBY)
+      require "sidekiq_lifecycle"
+      Sidekiq.configure_server do |config|
+        config.redis = { url: #{redis.url(@database).inspect} }
+        SidekiqLifecycle.install(config)
+      end
+      #{Worker::JOBS}
+    RUBY
+    File.write(file("swarm.rb"), <<~RUBY)
+      require "sidekiq/cli"
+      Sidekiq::CLI.instance.parse(["-r", "./application.rb", "-c", "1", "-t", "8"])
+      require "./application"
+      note "loaded \#{SidekiqLifecycle.status.state}"
+
+      def child
+        fork do
+          %w[TERM TSTP].each { |signal| trap(signal, "DEFAULT") }
+          Sidekiq::CLI.instance.run(boot_app: false)
+        end
+      end
+
+      children = []
+      stopping = false
+      %w[TERM TSTP].each do |signal|
+        trap(signal) do
+          stopping ||= signal == "TERM"
+          children.each { |pid| Process.kill(signal, pid) }
+          note "parent hears \#{signal}"
+        end
+      end
+      children = Array.new(#{size}) { child }
+      until children.empty?
+        pid, status = Process.wait2
+        children.delete(pid)
+        note "child \#{pid} ends \#{status.exitstatus.inspect}"
+        children << child unless stopping
+      end
+      note "parent ends"
+      exit 7
+    RUBY
+    start_program(RbConfig.ruby, "./swarm.rb").tap do |swarm|
+      wait_until("every child is there", &-> { children_of(swarm).size == size || swarm.raise_if_ended })
+      wait_until("ready", &-> { swarm.ready_file? || swarm.raise_if_ended })
+    end
+  end
+
+  def children_of(swarm) = registered - [swarm.pid]
+
+  def registered
+    Dir.children(file("tmp/sidekiq/processes")).grep(/\A\d+\z/).map(&:to_i).sort
+  rescue Errno::ENOENT
+    []
+  end
+
+  it "has a life for each child, and none for the parent once it has turned out to be one" do
+    swarm = start_swarm(2)
+    expect(notes).to eq(["loaded booting"])
+    children = children_of(swarm)
+    expect(registered).to eq(children)
+    children.each { |pid| expect(record(pid)).to include("state" => "running") }
+    expect(check).to eq([0, "ready\n"])
+
+    2.times { push("Evaluate", %(note "begins in \#{Process.pid}"; sleep 0.05 until File.exist?("go"); note "ends")) }
+    wait_until("each child has a job") { notes.grep(/begins in/).size == 2 }
+    expect(notes.grep(/begins in/)).to match_array(children.map { |pid| "begins in #{pid}" })
+
+    swarm.signal(:TSTP)
+    wait_until("all are quiet") { children.all? { |pid| record(pid)["state"] == "quiet" } }
+    expect(File).not_to exist(ready_file)
+    expect(File).not_to exist(drained_file)
+    expect(File.read("/proc/#{swarm.pid}/stat").split[2]).not_to eq("T")
+
+    FileUtils.touch(file("go"))
+    wait_until("drained") { File.exist?(drained_file) }
+    expect(notes.count("ends")).to eq(2)
+
+    swarm.signal(:TERM)
+    expect(swarm.exit_code).to eq(7)
+    expect(notes.grep(/^parent/)).to eq(["parent hears TSTP", "parent hears TERM", "parent ends"])
+    expect(notes.grep(/^child/)).to match_array(children.map { |pid| "child #{pid} ends 0" })
+    expect(registered).to eq(children)
+    children.each { |pid| expect(record(pid)).to include("state" => "stopped", "why" => "SIGTERM", "exit_status" => 0) }
+    expect(Dir.children(file("tmp/sidekiq"))).to eq(["processes"])
+  end
+
+  it "counts a killed child for nobody, and forgets it when another takes its place" do
+    swarm = start_swarm(2)
+    killed, other = children_of(swarm)
+    Process.kill(:KILL, killed)
+    wait_until("another is there") { children_of(swarm).size == 2 && !children_of(swarm).include?(killed) }
+    wait_until("ready again") { swarm.ready_file? }
+    expect(children_of(swarm)).to include(other)
+    expect(notes).to include("child #{killed} ends nil")
+    expect(check).to eq([0, "ready\n"])
+
+    Process.kill(:TERM, other)
+    wait_until("yet another is there") { children_of(swarm).size == 2 && !children_of(swarm).include?(other) }
+    wait_until("ready once more") { swarm.ready_file? }
+    expect(notes).to include("child #{other} ends 0")
+    swarm.signal(:TERM)
+    expect(swarm.exit_code).to eq(7)
+  end
+end

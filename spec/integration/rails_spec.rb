@@ -1,0 +1,115 @@
+# frozen_string_literal: true
+
+RSpec.describe "in Rails" do
+  before do
+    write("rails/config.ru", "") # by which Rails knows its root
+    write("rails/config/application.rb", <<~RUBY)
+      require "rails"
+      require "sidekiq"
+      require "sidekiq_lifecycle"
+
+      def note(text) = File.open(#{file("notes").inspect}, "a") { |notes| notes.puts(text) }
+
+      module Shop
+        class Application < Rails::Application
+          note "found \#{Dir.glob("tmp/sidekiq/{ready,drained,processes/*}", base: #{file("rails").inspect}).sort}"
+          config.eager_load = false
+          config.secret_key_base = "none"
+          config.logger = Logger.new($stdout)
+        end
+      end
+    RUBY
+    write("rails/config/environment.rb", <<~RUBY)
+      require_relative "application"
+      Rails.application.initialize!
+    RUBY
+    write("rails/config/initializers/sidekiq.rb", <<~RUBY)
+      Sidekiq.configure_server do |config|
+        config.redis = { url: #{redis.url(@database).inspect} }
+        SidekiqLifecycle.install(config)
+      end
+    RUBY
+    FileUtils.mkdir(file("elsewhere"))
+  end
+
+  let(:directory) { file("rails/tmp/sidekiq") }
+  let(:ready) { File.join(directory, "ready") }
+
+  def write(name, text)
+    FileUtils.mkdir_p(File.dirname(file(name)))
+    File.write(file(name), text)
+  end
+
+  # From another working directory than the application's root.
+  def start_rails(*command, **options)
+    command = ["sidekiq", "-r", "../rails", "-c", "1"] if command.empty?
+    start_program(*command, chdir: file("elsewhere"), **options)
+  end
+
+  def start_rails_ready
+    start_rails.tap { |worker| wait_until("ready") { File.exist?(ready) || worker.raise_if_ended } }
+  end
+
+  it "has its directory below Rails.root, whatever the working directory is" do
+    worker = start_rails_ready
+    expect(check("ready", "--dir", directory)).to eq([0, "ready\n"])
+    expect(Dir.children(File.join(directory, "processes"))).to eq([worker.pid.to_s])
+    expect(Dir.children(file("elsewhere"))).to be_empty
+    worker.signal(:TERM)
+    expect(worker.exit_code).to eq(0)
+    expect(File).not_to exist(ready)
+  end
+
+  it "clears what a killed predecessor left, before the application's first line" do
+    predecessor = start_rails_ready
+    expect(notes).to eq(["found []"])
+    predecessor.signal(:KILL)
+    predecessor.exit_code
+    expect(File).to exist(ready)
+    worker = start_rails
+    wait_until("the application's first line") { notes.size == 2 || worker.raise_if_ended }
+    expect(notes).to eq(["found []", "found []"])
+  end
+
+  it "ends with 143 when TERM comes in an early initializer, whose own trap does not keep it from that" do
+    write("rails/config/initializers/early.rb", <<~RUBY)
+      trap("TERM") { note "the application's own trap" }
+      note "initializing"
+      sleep
+    RUBY
+    worker = start_rails
+    wait_until("the initializer runs") { notes.include?("initializing") || worker.raise_if_ended }
+    # More than once: for a moment a trap that has just been set is on top.
+    wait_until("it ends", every: 0.1) { worker.status || !worker.signal(:TERM) }
+    expect(worker.exit_code).to eq(143)
+    expect(notes).to include("the application's own trap")
+    expect(File).not_to exist(ready)
+  end
+
+  # 6.x hands the block to nobody then; 7 and later keep it for an embedded Sidekiq, which does not come here.
+  ["", "Sidekiq.configure_client { |config| SidekiqLifecycle.install(config) }"].each do |mistake|
+    it "leaves other processes of the application alone#{", though one installs by mistake" unless mistake.empty?}" do
+      worker = start_rails_ready
+      before = File.read(File.join(directory, "processes", worker.pid.to_s))
+      write("rails/config/initializers/mistake.rb", mistake)
+      console = start_rails(RbConfig.ruby, "-r", "../rails/config/environment", "-e", <<~RUBY, name: "console")
+        note [SidekiqLifecycle.status, SidekiqLifecycle.ready?, SidekiqLifecycle.drained?,
+              *Thread.list.map(&:name).grep(/lifecycle/)].inspect
+        sleep
+      RUBY
+      wait_until("the console is there") { notes.last.start_with?("[nil") || console.raise_if_ended }
+      expect(notes.last).to eq("[nil, false, false]")
+      expect(check("ready", "--dir", directory)).to eq([0, "ready\n"])
+      console.signal(:TERM)
+      expect(console.exit_code).to eq(143)
+      expect(Dir.glob("**/*", base: directory)).to contain_exactly("ready", "processes", "processes/#{worker.pid}")
+      expect(JSON.parse(File.read(File.join(directory, "processes", worker.pid.to_s))).except("beat", "beat_monotonic"))
+        .to eq(JSON.parse(before).except("beat", "beat_monotonic"))
+    end
+  end
+
+  it "leaves the application's other processes alone where no Sidekiq has ever been" do
+    start_rails(RbConfig.ruby, "-r", "../rails/config/environment", "-e", "SidekiqLifecycle.status").exit_code
+    expect(Dir.exist?(file("rails/tmp"))).to be(false)
+  end
+end
