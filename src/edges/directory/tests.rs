@@ -124,7 +124,8 @@ fn error<T>(result: Result<T, Error>) -> String {
     result.err().map_or_else(|| "no error".to_owned(), |error| error.to_string())
 }
 
-/// Runs the calling test once more, in another process of the shell's making ("$@" is that process). True there: the
+/// Runs the calling test once more, in another process of the shell's making ("$@" is that process; it works in
+/// $TMPDIR). True there: the
 /// test shall do its work. False here, where the other has done it, or cannot be had on this machine.
 fn within(test: &str, needs: &str, shell: &str) -> bool {
     const INSIDE: &str = "SIDEKIQ_LIFECYCLE_TEST_INSIDE";
@@ -136,11 +137,13 @@ fn within(test: &str, needs: &str, shell: &str) -> bool {
         return false;
     }
     let name = format!("edges::directory::tests::{test}");
+    let home = TempDir::new().unwrap();
     let output = Command::new("sh")
         .args(["-c", shell, "sh"])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", &name, "--nocapture"])
         .env(INSIDE, "1")
+        .env("TMPDIR", home.path())
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
@@ -407,9 +410,9 @@ fn a_directory_of_another_users_says_so() {
 
 // ---- a full and a read-only file system ----
 
-const MOUNTS: &str = "unshare --user --map-root-user --mount sh -c 'mount -t tmpfs tmpfs /tmp'";
-const OWN_TMP: &str = "exec unshare --user --map-root-user --mount sh -c 'mount -t tmpfs -o size=64k tmpfs /tmp && \
-                       TMPDIR=/tmp exec \"$@\"' sh \"$@\"";
+const MOUNTS: &str = "unshare --user --map-root-user --mount mount -t tmpfs tmpfs /mnt";
+const SMALL: &str = "exec unshare --user --map-root-user --mount sh -c \
+                     'mount -t tmpfs -o size=64k tmpfs \"$TMPDIR\" && exec \"$@\"' sh \"$@\"";
 
 fn fill(place: &Place) {
     let mut file = OpenOptions::new().create(true).append(true).open(place.path("filling")).unwrap();
@@ -418,7 +421,7 @@ fn fill(place: &Place) {
 
 #[test]
 fn on_a_full_file_system_the_record_stays_true() {
-    if !within("on_a_full_file_system_the_record_stays_true", MOUNTS, OWN_TMP) {
+    if !within("on_a_full_file_system_the_record_stays_true", MOUNTS, SMALL) {
         return;
     }
     let place = Place::new();
@@ -468,14 +471,17 @@ fn on_a_full_file_system_the_record_stays_true() {
 #[test]
 fn a_read_only_file_system_says_so_and_is_readable() {
     const TEST: &str = "a_read_only_file_system_says_so_and_is_readable";
-    if !within(TEST, MOUNTS, OWN_TMP) {
+    if !within(TEST, MOUNTS, SMALL) {
         return;
     }
     let place = Place::with_ready_file(Some("pids/started"));
     let running = own(State::Running);
     place.publish(&running);
-    let remount = |how: &str| assert!(Command::new("mount").args(["-o", how, "/tmp"]).status().unwrap().success());
-    remount("remount,ro");
+    let remount = |how: &str| {
+        let status = Command::new("mount").args(["-o", how]).arg(std::env::temp_dir()).status().unwrap();
+        assert!(status.success());
+    };
+    remount("remount,bind,ro");
     let open = place.open();
     for done in
         [open.publish_record(&running, Durability::Whole), place.settle(&running), open.withdraw_record(1 << 22)]
@@ -486,7 +492,7 @@ fn a_read_only_file_system_says_so_and_is_readable() {
     assert!(error(Directory::new(&place.path("new"), None).open()).contains("is on a read-only file system"));
     assert_eq!(place.directory.read().unwrap().len(), 1);
     assert_eq!(place.open().withdraw_ready().map_err(|error| error.to_string()), Ok(()), "none is there");
-    remount("remount,rw");
+    remount("remount,bind,rw");
 }
 
 // ---- the ready file in a place of the application's choice ----
