@@ -81,9 +81,7 @@ module SidekiqLifecycle
 
       # What the process ends by: the signal, unless the trap ends it in another way (`exit 7`).
       def ending_by(handler, signal)
-        if handler.respond_to?(:call)
-          handler.arity.zero? ? handler.call : handler.call(Signal.list.fetch(signal.delete_prefix("SIG")))
-        end
+        Traps.call(handler, signal)
         [SignalException, signal]
       rescue StandardError => e
         warn "sidekiq_lifecycle: the application's trap raised #{e.class}: #{e.message}"

@@ -29,7 +29,7 @@ module SidekiqLifecycle
 
       theirs = nil
       both = proc do
-        Traps.call(theirs)
+        Traps.call_safely(theirs, signal)
         sidekiqs.call
       end
       theirs = Signal.trap(signal, both)
@@ -41,9 +41,17 @@ module SidekiqLifecycle
       describe(theirs)
     end
 
+    # Runs a trap as Ruby would, with the signal's number if it wants that.
+    def self.call(trap, signal)
+      return unless trap.respond_to?(:call)
+      return trap.call if trap.respond_to?(:arity) && trap.arity.zero?
+
+      trap.call(Signal.list.fetch(signal.delete_prefix("SIG")))
+    end
+
     # Runs another's trap. Nothing it raises may keep the signal from Sidekiq; a trap has no logger.
-    def self.call(trap)
-      trap.call if trap.respond_to?(:call)
+    def self.call_safely(trap, signal)
+      call(trap, signal)
     rescue Exception => e # rubocop:disable Lint/RescueException
       $stdout.puts "sidekiq_lifecycle: a trap raised #{e.class}: #{e.message}"
     end

@@ -278,17 +278,6 @@ RSpec.describe "signals during the boot" do
       expect(worker.exit_code).to eq(143)
     end
 
-    it "remembers a TSTP that came while it was blocked" do
-      worker = start(before: "#{block} File.write(\"began\", \"\"); #{wait}")
-      wait_until("the application begins") { File.exist?(file("began")) }
-      ready = watch_ready
-      stopped = watch_stopped(worker.pid)
-      worker.signal(:TSTP)
-      go
-      wait_until("quiet") { record(worker.pid)&.fetch("state") == "quiet" }
-      expect([ready.changes, stopped.changes]).to eq([[false], [false]])
-    end
-
     # Ruby unblocks them itself when it starts. Without that, these would be what the examples before are.
     it "hears TERM, TSTP and INT where they were blocked when it was launched" do
       worker = start(launcher: blocked("TERM", "TSTP", "INT"), after: hold)

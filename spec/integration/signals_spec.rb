@@ -1,0 +1,366 @@
+# frozen_string_literal: true
+
+RSpec.describe "signals to a Sidekiq that has started" do
+  # A job that holds Ruby's lock in native code until the example lets go of the lock on a file: no trap can run.
+  hold_lock = <<~RUBY
+    require "fiddle"
+    int = Fiddle::TYPE_INT
+    flock = Fiddle::Function.new(Fiddle.dlopen(nil)["flock"], [int, int], int, need_gvl: true)
+    lock = File.open("lock")
+    note "lock wanted"
+    nil until flock.call(lock.fileno, File::LOCK_EX).zero?
+    note "lock released"
+  RUBY
+
+  def watch_ready = Watcher.new { File.exist?(ready_file) }
+  def state(worker) = record(worker.pid)["state"]
+  def wait_for_note(note) = wait_until("a job notes #{note}") { notes.include?(note) }
+
+  # Starts a job that goes on until the example says "go".
+  def start_job(name = "job", goal: "go")
+    push("Evaluate", "note \"#{name} begins\"; sleep 0.01 until File.exist?(\"#{goal}\"); note \"#{name} ends\"")
+    wait_for_note("#{name} begins")
+  end
+
+  def go = FileUtils.touch(file("go"))
+
+  def expect_ended(worker, why, ready)
+    expect(worker.exit_code).to eq(0)
+    expect(record(worker.pid)).to include("state" => "stopped", "exit_status" => 0, "why" => why)
+    expect(ready.changes).to eq([true, false])
+    expect(Dir.children(file("tmp/sidekiq"))).to eq(["processes"])
+  end
+
+  context "with nothing to do" do
+    %w[TERM INT].each do |signal|
+      it "#{signal} stops it, and it is never ready again" do
+        worker = start_ready
+        ready = watch_ready
+        worker.signal(signal)
+        wait_until("no longer ready") { !worker.ready_file? }
+        expect(worker).to be_running
+        expect_ended(worker, "SIG#{signal}", ready)
+        expect(check).to eq([1, "not ready: process #{worker.pid} has stopped (exit 0, SIG#{signal})\n"])
+      end
+    end
+
+    it "TSTP quiets it, twice no more than once, and TERM stops it then" do
+      worker = start_ready
+      ready = watch_ready
+      worker.signal(:TSTP)
+      wait_until("drained") { File.exist?(drained_file) }
+      expect(record(worker.pid)).to include("state" => "quiet", "why" => "SIGTSTP", "drained" => true)
+      quiet_since = record(worker.pid)["since"]
+      worker.signal(:TSTP)
+      wait_until("Sidekiq hears the second") { worker.log.scan("Received TSTP").size == 2 }
+      expect(record(worker.pid)).to include("state" => "quiet", "since" => quiet_since)
+      expect(check("drained")).to eq([0, "drained\n"])
+      expect(check("live")).to eq([0, "live\n"])
+      worker.signal(:TERM)
+      expect_ended(worker, "SIGTERM", ready)
+      expect(queued).to eq(0)
+    end
+
+    it "INT stops one that is quiet" do
+      worker = start_ready
+      ready = watch_ready
+      worker.signal(:TSTP)
+      wait_until("quiet") { state(worker) == "quiet" }
+      worker.signal(:INT)
+      expect_ended(worker, "SIGINT", ready)
+    end
+
+    # Sidekiq 6.4 ended with a NoMethodError if it read the second together with the first.
+    [%w[TSTP TERM], %w[INT TERM], %w[TSTP INT]].each do |signals|
+      it "#{signals.join(" and ")} at once stop it" do
+        worker = start_ready
+        ready = watch_ready
+        # Stopped meanwhile, it finds them all together.
+        worker.signal(:STOP)
+        wait_until("stopped") { File.read("/proc/#{worker.pid}/stat")[/\) (\S)/, 1] == "T" }
+        signals.each { |signal| worker.signal(signal) }
+        worker.signal(:CONT)
+        expect(worker.exit_code).to eq(0)
+        expect(ready.changes).to eq([true, false])
+        expect(record(worker.pid)).to include("state" => "stopped", "exit_status" => 0)
+        expect(worker.log).to include("Bye!")
+      end
+    end
+  end
+
+  context "with a job in hand" do
+    %w[TERM INT].each do |signal|
+      it "#{signal} stops it once the job is done, whatever else comes while it drains" do
+        worker = start_ready(timeout: 60)
+        ready = watch_ready
+        start_job
+        worker.signal(signal)
+        wait_until("no longer ready") { !worker.ready_file? }
+        wait_until("stopping") { state(worker) == "stopping" }
+        wait_until("Sidekiq stops") { worker.log.include?("Pausing to allow") }
+        expect(check).to eq([1, "not ready: process #{worker.pid} is stopping\n"])
+        expect(check("live").first).to eq(0)
+        %w[TSTP TERM INT].each { |further| worker.signal(further) }
+        expect(check("drained")).to eq([1, "not drained: process #{worker.pid} is stopping, 1 job still running\n"])
+        expect(File).not_to exist(drained_file)
+        expect(record(worker.pid)).to include("state" => "stopping", "why" => "SIG#{signal}")
+        go
+        expect_ended(worker, "SIG#{signal}", ready)
+        expect(notes).to eq(["job begins", "job ends"])
+        expect(queued).to eq(0)
+        expect(record(worker.pid)["timings"]).to include("drained")
+        expect(record(worker.pid)["timings"]).not_to include("quiet")
+      end
+    end
+
+    it "TSTP lets the job end, and TERM while it runs stops it then" do
+      worker = start_ready(timeout: 60)
+      ready = watch_ready
+      start_job
+      worker.signal(:TSTP)
+      # The observer says quiet; that a job still runs is known when Sidekiq has heard it as well.
+      one_left = [1, "not drained: process #{worker.pid} is quiet, 1 job still running\n"]
+      wait_until("quiet, with one job") { check("drained") == one_left }
+      push("Sleep", 0)
+      worker.signal(:TERM)
+      wait_until("stopping") { state(worker) == "stopping" }
+      expect(File).not_to exist(drained_file)
+      go
+      expect_ended(worker, "SIGTERM", ready)
+      expect(notes).to eq(["job begins", "job ends"])
+      expect(queued).to eq(1)
+    end
+
+    it "pushes a job back that outlives the timeout, and is never called drained" do
+      worker = start_ready(timeout: 1)
+      ready = watch_ready
+      drained = Watcher.new { File.exist?(drained_file) }
+      start_job
+      worker.signal(:TERM)
+      expect_ended(worker, "SIGTERM, 1 cut off at Sidekiq's timeout", ready)
+      expect(drained.changes).to eq([false])
+      expect(record(worker.pid)).to include("drained" => false)
+      expect(notes).to eq(["job begins"])
+      expect(queued).to eq(1)
+    end
+  end
+
+  context "with a job that holds Ruby's lock in native code" do
+    # The job waits for a lock on this file; the kernel lists who waits.
+    def hold_ruby(worker, code)
+      lock = File.open(file("lock"), File::CREAT | File::RDWR).tap { |file| file.flock(File::LOCK_EX) }
+      push("Evaluate", code)
+      wait_until("the job holds Ruby's lock") { File.read("/proc/locks").match?(/-> FLOCK .* #{worker.pid} /) }
+      lock
+    end
+
+    { "TERM" => "stopping", "INT" => "stopping", "TSTP" => "quiet" }.each do |signal, its_state|
+      it "is no longer ready once #{signal} has arrived, and goes on as ever when Ruby can run again" do
+        worker = start_ready
+        ready = watch_ready
+        lock = hold_ruby(worker, hold_lock)
+        worker.signal(signal)
+        wait_until("no longer ready") { !worker.ready_file? }
+        wait_until(its_state) { state(worker) == its_state }
+        expect(check).to eq([1, "not ready: process #{worker.pid} is #{its_state}\n"])
+        expect(notes).to eq(["lock wanted"])
+        expect(worker.log).not_to match(/Shutting down|Received TSTP/)
+        lock.close
+        wait_until("Sidekiq hears it") { worker.log.match?(/Shutting down|Received TSTP/) }
+        worker.signal(:TERM) if signal == "TSTP"
+        expect_ended(worker, signal == "TSTP" ? "SIGTERM" : "SIG#{signal}", ready)
+        expect(notes).to eq(["lock wanted", "lock released"])
+        expect(queued).to eq(0)
+      end
+    end
+
+    it "hears TERM as quickly after a repair" do
+      worker = start_ready(after: QUICK_BEAT)
+      push("Evaluate", "trap(\"TERM\") { }")
+      wait_until("repaired") { record(worker.pid)["rearmed"] == { "SIGTERM" => 1 } }
+      ready = watch_ready
+      lock = hold_ruby(worker, hold_lock)
+      worker.signal(:TERM)
+      wait_until("no longer ready") { !worker.ready_file? }
+      expect(notes).to eq(["lock wanted"])
+      lock.close
+      expect_ended(worker, "SIGTERM", ready)
+    end
+  end
+
+  context "with a job that traps what Sidekiq traps" do
+    def wait_for_repairs(worker, repairs)
+      wait_until("repaired: #{repairs}") { record(worker.pid)["rearmed"] == repairs }
+    end
+
+    def repairs_in(log) = log.scan(/sidekiq_lifecycle: SIG\w+ had been taken from Sidekiq by .*$/)
+
+    it "hears it again at Sidekiq's own next beat" do
+      worker = start_ready
+      push("Evaluate", "trap(\"TERM\") { note \"taken\" }")
+      wait_for_repairs(worker, "SIGTERM" => 1)
+      ready = watch_ready
+      worker.signal(:TERM)
+      expect_ended(worker, "SIGTERM", ready)
+      expect(notes).to eq(["taken"])
+    end
+
+    {
+      "a block" => ['{ note "taken" }', /by .+:\d+; repaired$/, ["taken"]],
+      "a lambda, called with the number" => [', ->(n) { note "taken" if n == 15 }', /by .+:\d+; repaired$/, ["taken"]],
+      "IGNORE" => [', "IGNORE"', /by "IGNORE"; repaired$/, []],
+      "DEFAULT" => [', "DEFAULT"', /by "DEFAULT"; repaired$/, []],
+      "SYSTEM_DEFAULT" => [', "SYSTEM_DEFAULT"', /by "SYSTEM_DEFAULT"; repaired$/, []],
+      "a block that raises" => ['{ note "taken"; raise "no" }', /repaired$/, ["taken"]],
+      "a block that exits" => ['{ note "taken"; exit 7 }', /repaired$/, ["taken"]]
+    }.each do |what, (trap, message, said)|
+      it "TERM trapped with #{what} stops Sidekiq all the same" do
+        worker = start_ready(after: QUICK_BEAT, timeout: 60)
+        ready = watch_ready
+        push("Evaluate", trap.start_with?("{") ? "trap(\"TERM\") #{trap}" : "trap(\"TERM\"#{trap})")
+        wait_for_repairs(worker, "SIGTERM" => 1)
+        wait_until("logged") { repairs_in(worker.log).any? }
+        expect(repairs_in(worker.log)).to match([message])
+        File.write(file("notes"), "")
+        start_job
+        worker.signal(:TERM)
+        wait_until("no longer ready") { !worker.ready_file? }
+        wait_until("Sidekiq stops") { worker.log.include?("Pausing to allow") }
+        go
+        expect_ended(worker, "SIGTERM", ready)
+        expect(notes.sort).to eq((["job begins", "job ends"] + said).sort)
+      end
+    end
+
+    it "TSTP and INT are repaired as well" do
+      worker = start_ready(after: QUICK_BEAT)
+      ready = watch_ready
+      push("Evaluate", "trap(\"TSTP\", \"IGNORE\"); trap(\"INT\") { note \"taken\" }")
+      wait_for_repairs(worker, "SIGTSTP" => 1, "SIGINT" => 1)
+      worker.signal(:TSTP)
+      wait_until("drained") { File.exist?(drained_file) }
+      worker.signal(:INT)
+      expect_ended(worker, "SIGINT", ready)
+      expect(notes).to eq(["taken"])
+    end
+
+    it "two repairs do not stack up: each handler is called once, and Sidekiq's too" do
+      worker = start_ready(after: QUICK_BEAT)
+      ready = watch_ready
+      %w[first second].each.with_index(1) do |name, count|
+        push("Evaluate", "trap(\"TSTP\") { note \"#{name}\" }")
+        wait_for_repairs(worker, "SIGTSTP" => count)
+      end
+      worker.signal(:TSTP)
+      wait_until("drained") { File.exist?(drained_file) }
+      expect(notes).to eq(["second"])
+      worker.signal(:TERM)
+      expect_ended(worker, "SIGTERM", ready)
+      expect(worker.log.scan("Received TSTP").size).to eq(1)
+    end
+
+    it "stays whole where a job puts back what it had found" do
+      worker = start_ready(after: QUICK_BEAT)
+      ready = watch_ready
+      push("Evaluate", <<~RUBY)
+        theirs = trap("TSTP") { note "taken" }
+        sleep 0.01 until File.exist?("go")
+        trap("TSTP", theirs)
+        note "put back"
+      RUBY
+      wait_for_repairs(worker, "SIGTSTP" => 1)
+      go
+      wait_for_note("put back")
+      wait_for_repairs(worker, "SIGTSTP" => 2)
+      expect(repairs_in(worker.log).size).to eq(1)
+      worker.signal(:TSTP)
+      wait_until("drained") { File.exist?(drained_file) }
+      worker.signal(:TERM)
+      expect_ended(worker, "SIGTERM", ready)
+      expect(notes).to eq(["put back"])
+      expect(worker.log.scan("Received TSTP").size).to eq(1)
+    end
+
+    it "is told in the status" do
+      worker = start_ready(after: QUICK_BEAT)
+      push("Evaluate", "trap(\"TERM\", \"IGNORE\")")
+      wait_for_repairs(worker, "SIGTERM" => 1)
+      push("Evaluate", "note SidekiqLifecycle.status.rearmed.inspect")
+      wait_for_note({ "SIGTERM" => 1 }.inspect)
+    end
+  end
+
+  context "when it is killed" do
+    def kill(worker)
+      worker.signal(:KILL)
+      expect(worker.exit_code).to eq(137)
+    end
+
+    it "is gone for the very next check, were it booting" do
+      worker = start(after: "note \"booting\"; sleep")
+      wait_for_note("booting")
+      expect(check).to eq([1, "not ready: process #{worker.pid} is booting\n"])
+      kill(worker)
+      expect(check).to eq([1, "not ready: process #{worker.pid} is gone\n"])
+    end
+
+    it "is gone for the very next check, were it running" do
+      worker = start_ready
+      expect(check).to eq([0, "ready\n"])
+      kill(worker)
+      expect(check).to eq([1, "not ready: process #{worker.pid} is gone\n"])
+      expect(check("live")).to eq([1, "not live: process #{worker.pid} is gone\n"])
+    end
+
+    it "is gone for the very next check, were it quiet" do
+      worker = start_ready
+      worker.signal(:TSTP)
+      wait_until("drained") { File.exist?(drained_file) }
+      kill(worker)
+      expect(check).to eq([1, "not ready: process #{worker.pid} is gone\n"])
+      expect(check("drained")).to eq([1, "not drained: process #{worker.pid} is gone\n"])
+    end
+
+    it "is gone also while its parent has not noticed" do
+      worker = start_ready
+      worker.signal(:KILL)
+      wait_until("a zombie") { File.read("/proc/#{worker.pid}/stat")[/\) (\S)/, 1] == "Z" }
+      expect(check).to eq([1, "not ready: process #{worker.pid} is gone\n"])
+    end
+
+    context "and another process has its pid" do
+      # The record, as it would be if this process had had the pid.
+      def record_for(pid, **changes)
+        old = record(@worker.pid)
+        File.delete(file("tmp/sidekiq/processes", @worker.pid.to_s))
+        File.write(file("tmp/sidekiq/processes", pid.to_s), JSON.generate(old.merge("pid" => pid, **changes)))
+      end
+
+      before do
+        @worker = start_ready
+        kill(@worker)
+        @other = spawn("sleep", "600")
+      end
+
+      after do
+        Process.kill(:KILL, @other)
+        Process.wait(@other)
+      end
+
+      it "deceives nobody" do
+        record_for(@other)
+        expect(check).to eq([1, "not ready: process #{@other} is gone\n"])
+        worker = start(name: "successor")
+        wait_until("ready") { record(worker.pid)&.fetch("state") == "running" || worker.raise_if_ended }
+        expect(Dir.children(file("tmp/sidekiq/processes"))).to eq([worker.pid.to_s])
+      end
+
+      # What the example before would be if start times were not compared.
+      it "is told by its start time from the process that had it" do
+        fields = File.read("/proc/#{@other}/stat").split(") ").last.split
+        record_for(@other, "start_time" => fields[19].to_i)
+        expect(check).to eq([0, "ready\n"])
+      end
+    end
+  end
+end
