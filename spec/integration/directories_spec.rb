@@ -237,9 +237,9 @@ RSpec.describe "the lifecycle directory" do
       wait_until("ready") { File.exist?(file("tmp/started")) || killed.raise_if_ended }
       killed.kill
       expect(check).to eq([1, "not ready: process #{killed.pid} is gone\n"])
-      worker = start(after: 'note "started: #{File.exist?("tmp/started")}"', name: "next")
+      worker = start(after: 'note File.exist?("tmp/started").to_s', name: "next")
       wait_until("ready") { worker.ready_file? || worker.raise_if_ended }
-      expect(notes).to eq(["started: false"])
+      expect(notes).to eq(["false"])
       expect(record(killed.pid)).to be_nil
     end
 
