@@ -97,6 +97,8 @@ module SidekiqLifecycle
       warn "sidekiq_lifecycle: #{e.message}"
     end
 
+    # For the hooks and {Taps}: something has happened in Sidekiq.
+    #
     # @api private
     def hear(event, *details)
       @lifecycle&.hear(event, *details)

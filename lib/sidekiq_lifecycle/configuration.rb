@@ -3,6 +3,7 @@
 module SidekiqLifecycle
   # What an application may set in the block of {SidekiqLifecycle.install}.
   class Configuration
+    # The lifecycle directory, below the application's root, where nobody says otherwise.
     DEFAULT_DIRECTORY = "tmp/sidekiq"
 
     # @return [String] the lifecycle directory as an absolute path; from `$SIDEKIQ_LIFECYCLE_DIR`, else `tmp/sidekiq`

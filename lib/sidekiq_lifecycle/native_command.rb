@@ -4,6 +4,7 @@ module SidekiqLifecycle
   # Finds the native command, which is installed beside the native extension. Loads nothing else: handing over to it
   # should cost no more than starting Ruby does.
   module NativeCommand
+    # What it is called.
     NAME = "sidekiq-lifecycle"
 
     # @return [String, nil] the path of the native command; nil if the gem's native part was not built

@@ -7,6 +7,6 @@ module SidekiqLifecycle
   class Railtie < ::Rails::Railtie
     config.before_configuration { SidekiqLifecycle.before_boot }
     # An application that has the gem and does not install it keeps its signals.
-    config.after_initialize { Boot.release unless SidekiqLifecycle.status }
+    config.after_initialize { Boot.let_go unless SidekiqLifecycle.status }
   end
 end
