@@ -138,5 +138,9 @@ class Demo
 end
 
 puts "sidekiq_lifecycle #{SidekiqLifecycle::VERSION}, Sidekiq #{Sidekiq::VERSION}, Ruby #{RUBY_VERSION}"
-held = Dir.mktmpdir("demo") { |directory| Demo.new(File.realpath(directory)).run }
+held = Dir.mktmpdir("demo") do |directory|
+  application = File.join(File.realpath(directory), "shop")
+  Dir.mkdir(application)
+  Demo.new(application).run
+end
 exit(held ? 0 : 1)
