@@ -1,0 +1,266 @@
+# frozen_string_literal: true
+
+RSpec.describe "jobs and hooks" do
+  # Runs code in a job and waits for the end of it.
+  def perform(code, queue: "default")
+    ended = "ended #{SecureRandom.hex(4)}"
+    push("Evaluate", "#{code}\nnote #{ended.inspect}", queue:)
+    wait_until("a job ends: #{code}") { notes.include?(ended) }
+  end
+
+  # All that a reader of the directory could notice, but for the heart's beat.
+  def traces(worker)
+    sentinel = File.stat(ready_file)
+    [sentinel.ino, sentinel.ctime, File.exist?(drained_file),
+     record(worker.pid).except("beat", "beat_monotonic", "busy")]
+  end
+
+  describe "a job's child" do
+    it "changes nothing, whatever it does" do
+      worker = start_ready
+      before = traces(worker)
+      {
+        "exits" => "Process.wait(fork { exit })",
+        "exits with a status" => "Process.wait(fork { exit 3 })",
+        "exits without any hook" => "Process.wait(fork { exit! })",
+        "raises" => "Process.wait(fork { $stderr.reopen(File::NULL); raise 'in a child' })",
+        "is killed" => "Process.wait(fork { sleep }.tap { |pid| Process.kill(:KILL, pid) })",
+        "becomes another program" => "Process.wait(fork { exec 'true' })",
+        "forks and exits" => "Process.wait(fork { Process.wait(fork { exit }); exit })",
+        "is waited for with all others" => "2.times { fork { exit } }; Process.waitall",
+        "is a program" => "system('true'); `true`; Process.wait(spawn('true')); IO.popen('true').close",
+        "outlives the job" => "fork { sleep }"
+      }.each do |what, code|
+        perform(code)
+        expect(traces(worker)).to eq(before), "a child that #{what} was noticed"
+      end
+      expect(check).to eq([0, "ready\n"])
+      worker.signal(:TERM)
+      expect(worker.exit_code).to eq(0)
+      expect(record(worker.pid)).to include("state" => "stopped", "why" => "SIGTERM")
+    end
+
+    it "is no Sidekiq" do
+      start_ready
+      perform("Process.wait(fork { note [SidekiqLifecycle.status, SidekiqLifecycle.ready?].inspect; exit! })")
+      expect(notes).to include("[nil, false]")
+    end
+
+    # Sidekiq's own traps are inherited too, and write to a pipe whose other end is read in the parent. The child
+    # closes it, so that nothing but our handler could tell the parent.
+    %w[TERM INT TSTP].each do |signal|
+      it "gets a #{signal} that its parent does not hear of" do
+        worker = start_ready
+        before = traces(worker)
+        perform(<<~RUBY)
+          child = fork do
+            ObjectSpace.each_object(IO) { |io| io.close unless io.closed? || io.fileno < 3 }
+            begin
+              note "child"
+              sleep
+            ensure
+              note "child's end: \#{$!.class}"
+              exit!
+            end
+          end
+          sleep 0.01 until File.exist?("notes") && File.read("notes").include?("child")
+          Process.kill(:#{signal}, child)
+          Process.wait(child)
+        RUBY
+        expect(notes).to include("child's end: IOError")
+        expect(traces(worker)).to eq(before)
+      end
+    end
+
+    # Sidekiq's doing, and no matter of ours; but what is told of it is true.
+    it "that hands a TERM on through Sidekiq's own pipe ends its parent, which says so" do
+      worker = start_ready
+      push("Evaluate", <<~RUBY)
+        child = fork { sleep }
+        Process.kill(:TERM, child)
+        begin
+          Process.wait(child)
+        ensure
+          Process.kill(:KILL, child)
+        end
+      RUBY
+      expect(worker.exit_code).to eq(0)
+      expect(File).not_to exist(ready_file)
+      expect(record(worker.pid)).to include("state" => "stopped", "why" => start_with("stop was called"))
+    end
+  end
+
+  it "can ask for the status, which stays what it was" do
+    start_ready(concurrency: 3)
+    perform(<<~RUBY)
+      status = SidekiqLifecycle.status
+      note [status.state, status.busy, status.concurrency, status.pid == Process.pid, SidekiqLifecycle.ready?,
+            SidekiqLifecycle.quiet?, SidekiqLifecycle.drained?].inspect
+      note [status.frozen?, status.to_h[:state], status.to_h == status.to_h].inspect
+      Process.kill(:TSTP, Process.pid)
+      sleep 0.01 until SidekiqLifecycle.quiet?
+      note [status.state, SidekiqLifecycle.status.state, SidekiqLifecycle.ready?].inspect
+    RUBY
+    expect(notes.first(3)).to eq(["[:running, 1, 3, true, true, false, false]", "[true, :running, true]",
+                                  "[:running, :quiet, false]"])
+  end
+
+  describe "a hook of the application that raises" do
+    it "at :startup ends the process with 1 as ever, and it never was ready" do
+      worker = start(startup: "raise IOError, 'no disk'", after: <<~RUBY)
+        SidekiqLifecycle.on(:running) { note "running" }
+      RUBY
+      expect(worker.exit_code).to eq(1)
+      expect(notes).to be_empty
+      expect(Dir.children(file("tmp/sidekiq"))).to eq(["processes"])
+      expect(record(worker.pid)).to include("state" => "stopped", "exit_status" => 1, "why" => "IOError: no disk")
+      expect(record(worker.pid)["timings"].keys).to contain_exactly("booting", "stopped")
+      expect(check).to eq([1, "not ready: process #{worker.pid} has stopped (exit 1, IOError: no disk)\n"])
+    end
+
+    # Ours are registered before the first and after the second, and Sidekiq runs them in reverse.
+    it "at :quiet or :shutdown disturbs nothing" do
+      worker = start_ready(install: <<~RUBY, startup: "nil", after: <<~AFTER)
+        %i[quiet shutdown].each { |event| config.on(event) { raise "before: \#{event}" } }
+      RUBY
+        Sidekiq.configure_server do |config|
+          %i[quiet shutdown].each { |event| config.on(event) { raise "after: \#{event}" } }
+        end
+      AFTER
+      worker.signal(:TSTP)
+      wait_until("drained") { File.exist?(drained_file) }
+      worker.signal(:TERM)
+      expect(worker.exit_code).to eq(0)
+      expect(worker.log).to include("before: quiet", "after: quiet", "before: shutdown", "after: shutdown")
+      expect(record(worker.pid)["timings"].keys).to match_array(%w[booting running quiet drained stopping stopped])
+    end
+  end
+
+  %w[RuntimeError NotImplementedError].each do |error|
+    it "may listen for transitions and raise a #{error}: it is logged, and the next is called" do
+      worker = start_ready(after: <<~RUBY)
+        SidekiqLifecycle::EVENTS.each do |event|
+          SidekiqLifecycle.on(event) { raise #{error}, "from \#{event}" }
+          SidekiqLifecycle.on(event) { |status| note "\#{event} \#{status.frozen?}" }
+        end
+      RUBY
+      worker.signal(:TSTP)
+      wait_until("drained") { File.exist?(drained_file) }
+      worker.signal(:TERM)
+      expect(worker.exit_code).to eq(0)
+      events = %w[running quiet drained stopping stopped]
+      expect(notes).to eq(events.map { |event| "#{event} true" })
+      expect(worker.log.scan(/sidekiq_lifecycle: on\(:(\w+)\): #{error}: from \1/).flatten).to eq(events)
+      expect(record(worker.pid)).to include("state" => "stopped", "exit_status" => 0, "why" => "SIGTERM")
+    end
+  end
+
+  describe "drained" do
+    let(:wait_for_go) { %(note "begins"; sleep 0.01 until File.exist?("go")) }
+
+    def go = FileUtils.touch(file("go"))
+
+    # Looks as often as it can, and gives what else was true when the file was first seen.
+    def when_drained
+      wait_until("drained", every: 0.001) { File.exist?(drained_file) }
+      yield
+    end
+
+    it "comes when the last of several jobs has ended, and not before; and without waiting for a beat" do
+      worker = start_ready(concurrency: 1)
+      push("Evaluate", "#{wait_for_go}; note 'ends'")
+      push("Evaluate", "note 'never begins'")
+      wait_until("the job begins") { notes.include?("begins") }
+      worker.signal(:TSTP)
+      wait_until("it is quiet") { record(worker.pid)["state"] == "quiet" }
+      beat = record(worker.pid)["beat"]
+      expect(check("drained")).to eq([1, "not drained: process #{worker.pid} is quiet, 1 job still running\n"])
+      expect(File).not_to exist(drained_file)
+      go
+      expect(when_drained { notes }).to eq(%w[begins ends])
+      expect(record(worker.pid)["beat"]).to eq(beat)
+      expect(File.mtime(file("notes"))).to be <= File.mtime(drained_file)
+      expect(queued).to eq(1)
+    end
+
+    # Redis is held up, so that the job has ended long before its retry is pushed.
+    it "comes when a failed job's retry is in Redis" do
+      own_redis
+      worker = start_ready
+      push("Evaluate", "#{wait_for_go}; raise 'no'")
+      wait_until("the job begins") { notes.include?("begins") }
+      worker.signal(:TSTP)
+      wait_until("it is quiet") { record(worker.pid)["state"] == "quiet" }
+      redis.call("CLIENT", "PAUSE", 1500, "WRITE")
+      go
+      expect(when_drained { retries }).to eq(1)
+    end
+
+    # The same for a job that was waited for when the process was quieted: it is fetched, and goes back.
+    it "comes when a job that was fetched too late is back in its queue" do
+      own_redis
+      worker = start_ready(concurrency: 1)
+      worker.signal(:TSTP)
+      wait_until("it is quiet") { record(worker.pid)["state"] == "quiet" }
+      push("Evaluate", "note 'never begins'", at_once: [%w[CLIENT PAUSE 1500 WRITE]])
+      expect(when_drained { queued }).to eq(1)
+      expect(redis.call("INFO", "commandstats")).to match(/^cmdstat_rpush:calls=1,/)
+      expect(notes).to be_empty
+    end
+
+    it "does not come when Sidekiq cuts jobs off at its timeout" do
+      worker = start_ready(timeout: 1, concurrency: 1, after: "SidekiqLifecycle.on(:drained) { note 'drained' }")
+      push("Evaluate", wait_for_go)
+      wait_until("the job begins") { notes.include?("begins") }
+      worker.signal(:TERM)
+      expect(worker.exit_code).to eq(0)
+      expect(queued).to eq(1)
+      expect(notes).to eq(["begins"])
+      expect(record(worker.pid)).to include("state" => "stopped", "drained" => false,
+                                            "why" => "SIGTERM, 1 cut off at Sidekiq's timeout")
+    end
+
+    if Sandbox::MAJOR > 6
+      it "comes when every capsule has finished" do
+        worker = start_ready(concurrency: 1, install: <<~RUBY)
+          config.capsule("slow") { |capsule| capsule.concurrency, capsule.queues = 1, %w[slow] }
+        RUBY
+        push("Evaluate", <<~RUBY, queue: "slow")
+          note "begins"
+          default = Sidekiq::CLI.instance.launcher.managers.find { |manager| manager.capsule.name == "default" }
+          sleep 0.01 until default.workers.empty?
+          note "default has finished"
+          sleep 0.01 until File.exist?("go")
+        RUBY
+        wait_until("the job begins") { notes.include?("begins") }
+        expect(record(worker.pid)["concurrency"]).to eq(2)
+        worker.signal(:TSTP)
+        wait_until("the other capsule has finished") { notes.include?("default has finished") }
+        expect(check("drained")).to eq([1, "not drained: process #{worker.pid} is quiet, 1 job still running\n"])
+        expect(File).not_to exist(drained_file)
+        go
+        wait_until("drained") { File.exist?(drained_file) }
+      end
+    end
+  end
+
+  it "cost no file while the process runs" do
+    worker = start_ready(concurrency: 5)
+    files = lambda do
+      Dir.glob(["tmp/sidekiq", "tmp/sidekiq/**/*"], base: app).to_h do |name|
+        stat = File.stat(file(name))
+        [name, [stat.ino, stat.mtime, stat.ctime]]
+      end
+    end
+    unchanged = 5.times.any? do |round|
+      beat = record(worker.pid)["beat"]
+      before = files.call
+      200.times { push("Evaluate", "note 'round #{round}'") }
+      wait_until("all have run") { notes.count("round #{round}") == 200 }
+      after = files.call
+      # A beat that came in between wrote its record; that round says nothing.
+      record(worker.pid)["beat"] == beat && expect(after).to(eq(before))
+    end
+    expect(unchanged).to be(true)
+  end
+end

@@ -1,0 +1,127 @@
+# frozen_string_literal: true
+
+RSpec.describe "with Redis" do
+  before { own_redis }
+
+  # What must be so after every end: no promise is left, and the record says how it ended.
+  def expect_end_is_told(worker, directory: file("tmp/sidekiq"))
+    status = worker.exit_code
+    expect(Dir.children(directory)).to eq(["processes"])
+    ended = JSON.parse(File.read(File.join(directory, "processes", worker.pid.to_s)))
+    expect(ended).to include("state" => "stopped", "exit_status" => status)
+    expect(command("status", "--dir", directory).last).to match(/^#{worker.pid} +stopped .*exit #{status}/)
+    ended
+  end
+
+  it "gone before the boot, a Sidekiq ends with 1 and the reason, and never was ready" do
+    redis.stop
+    worker = start(after: "SidekiqLifecycle.on(:running) { note 'running' }")
+    expect(expect_end_is_told(worker)["why"]).to match(/Connect.*Error: .*[Cc]onnect/)
+    expect(worker.exit_code).to eq(1)
+    expect(notes).to be_empty
+    expect(record(worker.pid)["timings"].keys).to contain_exactly("booting", "stopped")
+  end
+
+  # In the first 10 to 15 seconds 7 and later then end with 1, and no hook of Sidekiq's is run.
+  it "gone right after the start, TERM and TSTP lead to an end that is told as it was" do
+    stopped, quieted = %w[stopped quieted].map do |name|
+      start(name:, environment: { "SIDEKIQ_LIFECYCLE_DIR" => "life/#{name}" })
+    end
+    [stopped, quieted].zip(%w[stopped quieted]) do |worker, name|
+      wait_until("ready") { File.exist?(file("life", name, "ready")) || worker.raise_if_ended }
+    end
+    redis.stop
+    stopped.signal(:TERM)
+    quieted.signal(:TSTP)
+    wait_until("it is no longer ready") { !File.exist?(file("life/quieted/ready")) }
+    expect(command("check", "ready", "--dir", file("life/quieted")).first).to eq(1)
+    quieted.signal(:TERM) unless Sandbox::MAJOR > 6
+    ended = [expect_end_is_told(stopped, directory: file("life/stopped")),
+             expect_end_is_told(quieted, directory: file("life/quieted"))]
+    expect(ended.map { |record| record["exit_status"] }).to eq(Sandbox::MAJOR > 6 ? [1, 1] : [0, 0])
+    expect(ended.first["why"]).to start_with("SIGTERM")
+    expect(ended.map { |record| record["why"] }).to all(match(/Connect.*Error/)) if Sandbox::MAJOR > 6
+  end
+
+  # Sidekiq beats every 5 s (6.x) or 10 s, and the beats that Redis never hears of count.
+  it "gone for more than a beat and back again, a Sidekiq stays live and ready, and works on" do
+    worker = start_ready
+    started = Time.now
+    sleep 5
+    redis.stop
+    beats = [record(worker.pid)["beat"]]
+    wait_until("two beats") do
+      beat = record(worker.pid)["beat"]
+      beats << beat if beat != beats.last
+      beats.size > 2
+    end
+    sleep [20 - (Time.now - started), 0].max
+    expect(worker.log).to match(/heartbeat: .*[Cc]onnect/)
+    expect(check).to eq([0, "ready\n"])
+    expect(check("live")).to eq([0, "live\n"])
+    expect(File).to exist(ready_file)
+    expect(record(worker.pid)).to include("state" => "running", "problems" => [])
+
+    redis.start
+    push("Sleep", 0)
+    wait_until("a job is done") { notes.include?("sleep ends") }
+    expect(check).to eq([0, "ready\n"])
+    worker.signal(:TERM)
+    expect(expect_end_is_told(worker)["why"]).to start_with("SIGTERM")
+  end
+
+  it "gone when a job is at work, TSTP and TERM lead to an end that is told as it was" do
+    worker = start_ready(timeout: 2)
+    push("Sleep", 60)
+    wait_until("the job begins") { notes.include?("sleep begins") }
+    redis.stop
+    worker.signal(:TERM)
+    wait_until("it is no longer ready") { !worker.ready_file? }
+    expect(expect_end_is_told(worker)).to include("drained" => false)
+  end
+
+  it "full, a drain that lost a job is not called drained, and why is told" do
+    # So that the scheduler has looked at Redis for the first time soon, and not while it is full.
+    interval = "config.average_scheduled_poll_interval = 1"
+    interval = "config[:poll_interval_average] = 1" if Sandbox::MAJOR > 6
+    worker = start_ready(concurrency: 1, install: interval, after: "SidekiqLifecycle.on(:drained) { note 'drained' }")
+    push("Evaluate", %(note "begins"; sleep 0.01 until File.exist?("go"); raise "no"))
+    wait_until("the job begins") { notes.include?("begins") }
+    if Sandbox::MAJOR > 6
+      wait_until("the scheduler begins") { redis.call("EXISTS", "process_cleanup", database: @database) == 1 }
+    end
+    redis.call("CONFIG", "SET", "maxmemory", "1")
+    worker.signal(:TSTP)
+    wait_until("quiet") { record(worker.pid)["state"] == "quiet" }
+    FileUtils.touch(file("go"))
+    lost = /\Aa job could not be pushed back to Redis and is lost \(.*OOM/
+    wait_until("it is told") { record(worker.pid)["problems"].grep(lost).any? || worker.raise_if_ended }
+    wait_until("its thread has ended") { record(worker.pid)["busy"].zero? }
+    expect(retries).to eq(0)
+    expect(worker.log.scan("sidekiq_lifecycle: a job could not be pushed back").size).to eq(1)
+    expect(command("status").last).to include("a job could not be pushed back to Redis")
+    worker.signal(:TERM)
+    worker.exit_code
+    expect(notes).to eq(["begins"])
+    expect(record(worker.pid)).to include("drained" => false)
+  end
+
+  it "there, Sidekiq's own API quiets and stops from afar" do
+    worker = start_ready
+    remote = lambda do |call|
+      code = <<~RUBY
+        Sidekiq.configure_client { |config| config.redis = { url: #{redis.url(@database).inspect} } }
+        sleep 0.05 until (processes = Sidekiq::ProcessSet.new.to_a).any?
+        processes.each(&:#{call})
+      RUBY
+      expect(system(RbConfig.ruby, "-r", "sidekiq", "-r", "sidekiq/api", "-e", code, out: File::NULL)).to be(true)
+    end
+    remote.call("quiet!")
+    wait_until("no longer ready") { !worker.ready_file? }
+    expect(check).to eq([1, "not ready: process #{worker.pid} is quiet\n"])
+    expect(record(worker.pid)["why"]).to eq("SIGTSTP")
+    wait_until("drained") { File.exist?(drained_file) }
+    remote.call("stop!")
+    expect(expect_end_is_told(worker)["why"]).to eq("SIGTERM")
+  end
+end
