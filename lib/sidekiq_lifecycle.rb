@@ -110,9 +110,6 @@ module SidekiqLifecycle
       return unless @lifecycle.ours?
 
       @lifecycle.exiting(error)
-      # Ruby ends by the signal that it was ended by, which does nothing to PID 1 (pid_namespaces(7)); the status
-      # would be 1.
-      exit(128 + error.signo) if error.is_a?(SignalException) && Process.pid == 1
     rescue StandardError => e
       warn "sidekiq_lifecycle: #{e.message}"
     end

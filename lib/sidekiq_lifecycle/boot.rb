@@ -18,6 +18,7 @@ module SidekiqLifecycle
 
         @held = true
         take
+        at_exit { exit_as_pid1($!) }
         Process.singleton_class.prepend(ForkWatch)
         @watch = Thread.new { watch }
         @watch.name = "sidekiq_lifecycle boot"
@@ -60,6 +61,12 @@ module SidekiqLifecycle
           signal = Native.wait_for_stop
           return stop(signal) if signal
         end
+      end
+
+      # Ruby ends by the signal that it was ended by, which does nothing to PID 1 (pid_namespaces(7)); the status would
+      # be 1.
+      def exit_as_pid1(error)
+        exit(128 + error.signo) if error.is_a?(SignalException) && Process.pid == 1
       end
 
       # The application's own trap has its say, and then the process ends all the same, as it would have by default.

@@ -11,13 +11,17 @@ module SidekiqLifecycle
       case error
       when nil then [0, nil]
       when SystemExit then [error.status, (describe(error.cause) unless error.success?)]
-      when SignalException then [128 + error.signo, "SIG#{Signal.signame(error.signo)}"]
+      when SignalException then [128 + error.signo, describe(error)]
       else [1, describe(error)]
       end
     end
 
     def self.describe(error)
-      "#{error.class}: #{error.message.lines.first&.chomp}" if error
+      case error
+      when nil then nil
+      when SignalException then "SIG#{Signal.signame(error.signo)}"
+      else "#{error.class}: #{error.message.lines.first&.chomp}"
+      end
     end
     private_class_method :describe
   end

@@ -56,7 +56,7 @@ RSpec.describe "signals during the boot" do
       let(:launcher) { its_launcher }
 
       def start_booting(**options)
-        start(launcher: launcher, **options).tap { wait_for_note("booting") }
+        start(launcher:, **options).tap { wait_for_note("booting") }
       end
 
       it "TERM ends the boot with 143" do
@@ -106,6 +106,23 @@ RSpec.describe "signals during the boot" do
         expect_ended_by_term(worker)
         expect(notes).to eq(["booting", "rescued SignalException"])
         expect(ready.changes).to eq([false])
+      end
+
+      # What the Railtie does, long before an initializer installs the gem.
+      it "TERM ends the boot of a Rails application that has not come to its initializers" do
+        worker = start(launcher:, before: <<~RUBY)
+          require "sidekiq_lifecycle"
+          SidekiqLifecycle.before_boot
+          trap("TERM") { File.write("trapped", "") }
+          sleep 1
+          File.write("began", "")
+          sleep
+        RUBY
+        wait_until("the application begins") { File.exist?(file("began")) }
+        Process.kill(:TERM, inner(worker))
+        expect(worker.exit_code).to eq(143)
+        expect(File).to exist(file("trapped"))
+        expect(worker.status.signaled?).to be(launcher.empty?)
       end
 
       it "INT ends the boot with 130" do

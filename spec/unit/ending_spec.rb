@@ -30,6 +30,7 @@ RSpec.describe SidekiqLifecycle::Ending do
     ["raise NotImplementedError, 'later'", 1, "NotImplementedError: later"],
     ["Process.kill(:TERM, Process.pid); sleep", 143, "SIGTERM"],
     ["Process.kill(:INT, Process.pid); sleep", 130, "SIGINT"],
+    ["begin; Process.kill(:TERM, Process.pid); sleep; rescue SignalException; exit 143; end", 143, "SIGTERM"],
     ["Process.kill(:HUP, Process.pid); sleep", 129, "SIGHUP"]
   ].each do |code, status, why|
     it "is #{[status, why].compact.join(", ")} after #{code.inspect}" do
