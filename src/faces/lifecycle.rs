@@ -105,12 +105,14 @@ impl Lifecycle {
 
     /// Sidekiq was told to stop fetching.
     pub fn quieted(&self) {
-        self.happened(Event::Quieted, Some(told_by(&[Signal::SIGTSTP], "quiet was called")));
+        let why = arrived(&[Signal::SIGTSTP]).unwrap_or_else(|| "quiet was called".to_owned());
+        self.happened(Event::Quieted, Some(why));
     }
 
     /// Sidekiq was told to stop.
     pub fn stopping(&self) {
-        self.happened(Event::Stopped, Some(told_by(&[Signal::SIGTERM, Signal::SIGINT], "stop was called")));
+        let why = arrived(&STOPPING).unwrap_or_else(|| "stop was called".to_owned());
+        self.happened(Event::Stopped, Some(why));
     }
 
     /// Ruby's heart has beaten, with `busy` jobs in hand.
@@ -169,7 +171,7 @@ impl Lifecycle {
         }
         let why = self.known(|Inner { record, .. }| {
             record.exit_status = status;
-            let told = record.why.clone().filter(|_| state == State::Stopping);
+            let told = record.why.clone().filter(|_| state == State::Stopping).or_else(|| arrived(&STOPPING));
             match (told, why) {
                 (Some(told), Some(why)) if !why.contains(&told) => Some(format!("{told}, {why}")),
                 (told, why) => why.or(told),
@@ -302,10 +304,12 @@ impl Lifecycle {
     }
 }
 
-/// Sidekiq's hooks follow its signals so closely that either may be the first to tell.
-fn told_by(signals: &[Signal], otherwise: &str) -> String {
-    let signal = signals.iter().find(|signal| signals::has_arrived(**signal));
-    signal.map_or_else(|| otherwise.to_owned(), ToString::to_string)
+const STOPPING: [Signal; 2] = [Signal::SIGTERM, Signal::SIGINT];
+
+/// Which of the signals has arrived. Sidekiq's hooks, and even its end, follow a signal so closely that they may be
+/// the first to tell.
+fn arrived(signals: &[Signal]) -> Option<String> {
+    signals.iter().find(|signal| signals::has_arrived(**signal)).map(ToString::to_string)
 }
 
 /// Clears what dead processes left in a directory, before the application boots. A directory that is not there
