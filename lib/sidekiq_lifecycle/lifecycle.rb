@@ -140,7 +140,8 @@ module SidekiqLifecycle
       report_problems
       now = status
       @config.logger.info("sidekiq_lifecycle #{VERSION}: #{now.ready? ? "ready" : now.state} (#{now.directory})")
-      tell(:running) if now.state == :running
+      # It may have been told to stop meanwhile; it was running all the same.
+      tell(:running) if now.timings.key?(:running)
       # Sidekiq had no trap yet when it was told to be quiet.
       Process.kill(:TSTP, Process.pid) if @quiet_asked
     end

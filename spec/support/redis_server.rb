@@ -9,16 +9,23 @@ require_relative "waiting"
 class RedisServer
   include Waiting
 
+  # Between finding a free port and listening on it somebody else may come.
+  class PortTaken < StandardError; end
+
   attr_reader :port, :pid
 
   # The one that most examples share; each has a database of its own (see Sandbox).
   def self.shared = @shared ||= new
   def self.stop_shared = @shared&.stop
 
-  def initialize(port: self.class.free_port)
-    @port = port
+  def initialize
     @directory = Dir.mktmpdir("redis")
-    start
+    begin
+      @port = RedisServer.free_port
+      start
+    rescue PortTaken
+      retry
+    end
   end
 
   def self.free_port
@@ -34,7 +41,7 @@ class RedisServer
     FileUtils.mkdir_p(@directory)
     @pid = spawn("redis-server", "--port", port.to_s, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
                  "--databases", "512", "--dir", @directory, in: File::NULL, out: File::NULL, err: File::NULL)
-    wait_until("Redis answers") { ping }
+    wait_until("Redis answers") { ours? || raise_if_taken }
   end
 
   def stop
@@ -60,10 +67,18 @@ class RedisServer
 
   private
 
-  def ping
-    call("PING") == "PONG"
+  # Not anybody else's, who was quicker to take the port.
+  def ours?
+    File.identical?(call("CONFIG", "GET", "dir").last, @directory)
   rescue SystemCallError
     false
+  end
+
+  def raise_if_taken
+    return unless Process.wait(@pid, Process::WNOHANG)
+
+    @pid = nil
+    raise PortTaken, "port #{port} was taken meanwhile"
   end
 
   def encode(words)

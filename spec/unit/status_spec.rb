@@ -24,7 +24,8 @@ RSpec.describe SidekiqLifecycle::Status do
 
   it "tells of a life, step by step" do
     expect(status).to have_attributes(
-      state: :booting, why: nil, pid: Process.pid, busy: 0, concurrency: 7, beat_age: nil, exit_status: nil, rearmed: {},
+      state: :booting, why: nil, pid: Process.pid, busy: 0, concurrency: 7, beat_age: nil, exit_status: nil,
+      rearmed: {},
       problems: [], directory: File.join(@directory, "life"), ready_file: File.join(@directory, "life/ready"),
       stop_timeout: 30, sidekiq_version: Sidekiq::VERSION, version: SidekiqLifecycle::VERSION,
       ready?: false, live?: true, quiet?: false, drained?: false, embedded?: false

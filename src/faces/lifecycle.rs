@@ -97,22 +97,21 @@ impl Lifecycle {
         if self.is_ours() {
             // Ruby's heart has just been seen to beat; Sidekiq's own first beat is about to come.
             self.known(|inner| inner.record.beats());
-            // The observer's thread may not have come to them yet; nothing is ready even for a moment after them.
-            OBSERVED.into_iter().filter(|signal| signals::has_arrived(*signal)).for_each(|signal| self.arrived(signal));
+            self.catch_up();
             self.happened(Event::Started, None);
         }
     }
 
     /// Sidekiq was told to stop fetching.
     pub fn quieted(&self) {
-        let why = arrived(&[Signal::SIGTSTP]).unwrap_or_else(|| "quiet was called".to_owned());
-        self.happened(Event::Quieted, Some(why));
+        self.catch_up();
+        self.happened(Event::Quieted, Some("quiet was called".to_owned()));
     }
 
     /// Sidekiq was told to stop.
     pub fn stopping(&self) {
-        let why = arrived(&STOPPING).unwrap_or_else(|| "stop was called".to_owned());
-        self.happened(Event::Stopped, Some(why));
+        self.catch_up();
+        self.happened(Event::Stopped, Some("stop was called".to_owned()));
     }
 
     /// Ruby's heart has beaten, with `busy` jobs in hand.
@@ -164,6 +163,7 @@ impl Lifecycle {
         if !self.is_ours() {
             return;
         }
+        self.catch_up();
         let state = self.known(|inner| inner.record.state);
         // A preloading parent whose children have taken its place; it never was a Sidekiq.
         if state == State::Booting && self.was_withdrawn() {
@@ -171,7 +171,7 @@ impl Lifecycle {
         }
         let why = self.known(|Inner { record, .. }| {
             record.exit_status = status;
-            let told = record.why.clone().filter(|_| state == State::Stopping).or_else(|| arrived(&STOPPING));
+            let told = record.why.clone().filter(|_| state == State::Stopping);
             match (told, why) {
                 (Some(told), Some(why)) if !why.contains(&told) => Some(format!("{told}, {why}")),
                 (told, why) => why.or(told),
@@ -238,6 +238,12 @@ impl Lifecycle {
         getpid().as_raw() == self.owner
     }
 
+    /// Sidekiq's hooks, and even its end, follow a signal so closely that they may come before the observer's thread
+    /// has told of it. Those that stop come first: of TERM Sidekiq makes a `:quiet` and a `:shutdown`.
+    fn catch_up(&self) {
+        OBSERVED.into_iter().filter(|signal| signals::has_arrived(*signal)).for_each(|signal| self.arrived(signal));
+    }
+
     fn happened(&self, event: Event, why: Option<String>) {
         if !self.is_ours() {
             return;
@@ -302,14 +308,6 @@ impl Lifecycle {
     fn known<T>(&self, look: impl FnOnce(&mut Inner) -> T) -> T {
         look(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
     }
-}
-
-const STOPPING: [Signal; 2] = [Signal::SIGTERM, Signal::SIGINT];
-
-/// Which of the signals has arrived. Sidekiq's hooks, and even its end, follow a signal so closely that they may be
-/// the first to tell.
-fn arrived(signals: &[Signal]) -> Option<String> {
-    signals.iter().find(|signal| signals::has_arrived(**signal)).map(ToString::to_string)
 }
 
 /// Clears what dead processes left in a directory, before the application boots. A directory that is not there
