@@ -86,7 +86,6 @@ RSpec.describe "in Rails" do
     expect(File).not_to exist(ready)
   end
 
-  # 6.x hands the block to nobody then; 7 and later keep it for an embedded Sidekiq, which does not come here.
   ["", "Sidekiq.configure_client { |config| SidekiqLifecycle.install(config) }"].each do |mistake|
     it "leaves other processes of the application alone#{", though one installs by mistake" unless mistake.empty?}" do
       worker = start_rails_ready
