@@ -48,6 +48,8 @@ module SidekiqLifecycle
       Boot.hold
       @native.retire if ours?
       register
+    rescue StandardError => e
+      complain("#{e.class}: #{e.message} (#{e.backtrace&.first})")
     end
 
     # Runs a hook. Nothing it raises reaches Sidekiq, but for an exception by which the process is to end.
