@@ -13,7 +13,7 @@ module SidekiqLifecycle
     # @return [String, nil] the absolute path of the ready file, where it is not `ready` in the lifecycle directory
     attr_reader :ready_file
 
-    # @return [Numeric, nil] the seconds the platform leaves between SIGTERM and SIGKILL (ECS `stopTimeout`,
+    # @return [Float, nil] the seconds the platform leaves between SIGTERM and SIGKILL (ECS `stopTimeout`,
     #   Kubernetes `terminationGracePeriodSeconds`, systemd `TimeoutStopSec`, `docker stop -t`)
     attr_reader :stop_timeout
 

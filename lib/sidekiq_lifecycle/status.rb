@@ -31,7 +31,7 @@ module SidekiqLifecycle
     attr_reader :directory
     # @return [String] the ready file
     attr_reader :ready_file
-    # @return [Numeric, nil] seconds the platform leaves between SIGTERM and SIGKILL, as configured
+    # @return [Float, nil] seconds the platform leaves between SIGTERM and SIGKILL, as configured
     attr_reader :stop_timeout
     # @return [String] Sidekiq's version
     attr_reader :sidekiq_version

@@ -256,7 +256,7 @@ pub fn hold_boot() -> io::Result<()> {
 static GUARD_OUTPUT: AtomicI32 = AtomicI32::new(-1);
 
 /// Waits until TERM arrives during the boot; `None` once the guard is released or the wait interrupted.
-/// Meanwhile it takes its place back from every trap that is set: [`RETAKE`] is the longest a trap stays on top.
+/// Meanwhile it takes its place back from every trap that is set: `RETAKE` is the longest a trap stays on top.
 pub fn wait_for_stop() -> Option<Signal> {
     let output = GUARD_OUTPUT.load(SeqCst);
     if output < 0 || !GUARD.is_ours() {

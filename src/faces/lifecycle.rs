@@ -209,7 +209,7 @@ impl Lifecycle {
         self.known(|inner| inner.record.clone())
     }
 
-    /// The record and what the probes answer, as JSON (see [`Process`](super::report::Process)).
+    /// The record and what the probes answer, as JSON (see [`Process`]).
     ///
     /// # Errors
     /// What could not be written as JSON.
