@@ -217,6 +217,8 @@ static GUARD: Wire = Wire::new();
 static GUARDING: AtomicBool = AtomicBool::new(false);
 /// Somebody is in [`wait_for_stop`] and will answer for a TERM.
 static WAITED_FOR: AtomicBool = AtomicBool::new(false);
+/// A TERM that nobody has taken yet: not [`wait_for_stop`], and not the handler that was found. One of them takes it.
+static STOP_PENDING: AtomicBool = AtomicBool::new(false);
 static STOP_ASKED: AtomicBool = AtomicBool::new(false);
 static QUIET_ASKED: AtomicBool = AtomicBool::new(false);
 /// The handlers found in place of ours: address and flags.
@@ -246,6 +248,7 @@ pub struct Asked {
 pub fn hold_boot() -> io::Result<()> {
     let output = GUARD.lay()?;
     GUARD_OUTPUT.store(output.into_raw_fd(), SeqCst);
+    STOP_PENDING.store(false, SeqCst);
     STOP_ASKED.store(false, SeqCst);
     QUIET_ASKED.store(false, SeqCst);
     GUARDING.store(true, SeqCst);
@@ -265,24 +268,28 @@ pub fn wait_for_stop() -> Option<Signal> {
     // SAFETY: the descriptor was stored by `hold_boot` and is never closed.
     let output = unsafe { BorrowedFd::borrow_raw(output) };
     WAITED_FOR.store(true, SeqCst);
-    let mut answer = None;
-    while GUARDING.load(SeqCst) {
+    // Woken, it looks; what was pending when the guard was released is answered for as well.
+    let mut is_woken = false;
+    let is_pending = loop {
+        if STOP_PENDING.swap(false, SeqCst) {
+            break true;
+        }
+        if is_woken || !GUARDING.load(SeqCst) {
+            break false;
+        }
         let mut descriptors = [PollFd::new(output, PollFlags::POLLIN)];
         match poll(&mut descriptors, PollTimeout::from(RETAKE)) {
             Ok(0) => drop(retake()),
             Ok(_) => {
-                let mut byte = [0; 1];
-                let _ = nix::unistd::read(output, &mut byte);
-                let [number] = byte;
-                answer = Signal::try_from(libc::c_int::from(number)).ok();
-                break;
+                let _ = nix::unistd::read(output, &mut [0; 1]);
+                is_woken = true;
             }
             Err(Errno::EINTR) => {}
-            Err(_) => break,
+            Err(_) => is_woken = true,
         }
-    }
+    };
     WAITED_FOR.store(false, SeqCst);
-    answer
+    is_pending.then_some(Signal::SIGTERM)
 }
 
 /// Whether the calling process's boot is guarded.
@@ -335,15 +342,21 @@ fn retake() -> nix::Result<()> {
 
 extern "C" fn on_guarded(number: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     if is_guarding() {
-        let asked = if number == libc::SIGTSTP { &QUIET_ASKED } else { &STOP_ASKED };
-        asked.store(true, SeqCst);
-        let is_waited_for = number != libc::SIGTSTP && WAITED_FOR.load(SeqCst);
-        if is_waited_for {
-            GUARD.send(number);
-        }
-        // Where another thread has released the guard meanwhile, that may have been too late to be asked of it.
-        if (is_waited_for || number == libc::SIGTSTP) && is_guarding() {
-            return;
+        // Another thread may release the guard meanwhile; then it may have been too late to be told of there.
+        if number == libc::SIGTSTP {
+            QUIET_ASKED.store(true, SeqCst);
+            if is_guarding() {
+                return;
+            }
+        } else {
+            STOP_ASKED.store(true, SeqCst);
+            if WAITED_FOR.load(SeqCst) {
+                STOP_PENDING.store(true, SeqCst);
+                GUARD.send(number);
+                if is_guarding() || !STOP_PENDING.swap(false, SeqCst) {
+                    return;
+                }
+            }
         }
     }
     hand_on(number, info, context);
