@@ -43,11 +43,7 @@ module SidekiqLifecycle
 
       @settings = settings
       listen(config)
-      return unless server?
-
-      Boot.hold
-      @native.retire if ours?
-      register
+      begin_booting if server?
     rescue StandardError => e
       complain("#{e.class}: #{e.message} (#{e.backtrace&.first})")
     end
@@ -86,6 +82,12 @@ module SidekiqLifecycle
     def ours? = @native&.ours? || false
 
     private
+
+    def begin_booting
+      Boot.hold
+      @native.retire if ours?
+      register
+    end
 
     def mine?(event)
       return true if ours?
