@@ -3,8 +3,8 @@
 # What the gem costs a Sidekiq: job throughput and boot time, with it and without it.
 #
 # Machines are noisy, so nothing is measured alone. A round runs three Sidekiqs one after the other: without the gem,
-# with it, and without it again; what is shown is the median of each round's ratios. The ratio of the two runs
-# without the gem is the noise: a cost that cannot be told from it is none that anybody will notice.
+# with it, and without it again; what is shown is each round's ratios, their median and their middle half. The ratio
+# of the two runs without the gem is the noise.
 
 require "sidekiq"
 require "sidekiq_lifecycle/version"
@@ -52,11 +52,12 @@ class Overhead
   private
 
   def report(what, rounds)
-    cost = median(rounds.map { |round| round[:with][what] / round[:before][what] })
-    noise = median(rounds.map { |round| round[:after][what] / round[:before][what] })
     name = what == :boot ? "boot time" : "jobs a second"
-    puts format("%<name>-14s with the gem %<cost>.3f of without; without, measured twice: %<noise>.3f " \
-                "(medians of %<rounds>d rounds)", name:, cost:, noise:, rounds: rounds.size)
+    { "with / without" => :with, "without / without" => :after }.each do |ratio, other|
+      ratios = rounds.map { |round| round[other][what] / round[:before][what] }.sort
+      puts format("%<name>-14s %<ratio>-18s median %<median>.3f, half of %<size>d rounds from %<low>.3f to %<high>.3f",
+                  name:, ratio:, median: at(ratios, 2), size: ratios.size, low: at(ratios, 1), high: at(ratios, 3))
+    end
   end
 
   def measure(gem:)
@@ -82,7 +83,7 @@ class Overhead
     File.read(file).to_f
   end
 
-  def median(numbers) = numbers.sort[numbers.size / 2]
+  def at(sorted, quarter) = sorted[sorted.size * quarter / 4]
 end
 
 puts "sidekiq_lifecycle #{SidekiqLifecycle::VERSION}, Sidekiq #{Sidekiq::VERSION}, Ruby #{RUBY_VERSION}, " \

@@ -1,15 +1,15 @@
 # frozen_string_literal: true
 
-require "sidekiq_lifecycle/version"
+require_relative "sidekiq_lifecycle/version"
 
 require "sidekiq_lifecycle/native"
-require "sidekiq_lifecycle/boot"
-require "sidekiq_lifecycle/configuration"
-require "sidekiq_lifecycle/ending"
-require "sidekiq_lifecycle/lifecycle"
-require "sidekiq_lifecycle/status"
-require "sidekiq_lifecycle/taps"
-require "sidekiq_lifecycle/traps"
+require_relative "sidekiq_lifecycle/boot"
+require_relative "sidekiq_lifecycle/configuration"
+require_relative "sidekiq_lifecycle/ending"
+require_relative "sidekiq_lifecycle/lifecycle"
+require_relative "sidekiq_lifecycle/status"
+require_relative "sidekiq_lifecycle/taps"
+require_relative "sidekiq_lifecycle/traps"
 
 # Owns a Sidekiq process's life: it says truthfully when it is ready, it always hears SIGTERM, and it can be quieted
 # and drained.
@@ -116,4 +116,4 @@ module SidekiqLifecycle
   end
 end
 
-require "sidekiq_lifecycle/railtie" if defined?(Rails::Railtie)
+require_relative "sidekiq_lifecycle/railtie" if defined?(Rails::Railtie)
