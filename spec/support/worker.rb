@@ -18,24 +18,6 @@ class Worker
       end
     end
 
-    # Holds Ruby's lock in native code, as a badly written extension does.
-    class HoldLock
-      include Sidekiq::Worker
-      def perform(seconds)
-        require "fiddle"
-        sleep = Fiddle::Function.new(Fiddle.dlopen(nil)["sleep"], [Fiddle::TYPE_INT], Fiddle::TYPE_INT, need_gvl: true)
-        note "lock held"
-        # sleep(3) gives back what is left if a signal ends it.
-        seconds = sleep.call(seconds) while seconds.positive?
-        note "lock released"
-      end
-    end
-
-    class Fail
-      include Sidekiq::Worker
-      def perform = raise("this job fails")
-    end
-
     class Evaluate
       include Sidekiq::Worker
       def perform(code) = instance_eval(code)

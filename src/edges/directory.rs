@@ -6,11 +6,11 @@
 //! processes/PID    one status record a process
 //! ```
 //!
-//! A file appears whole or not at all: written aside, flushed, renamed; only where no room is left for that, a record is
-//! written over the old one. The directory may lie where another user can write, so everything in it is reached through a descriptor of the directory
-//! itself, no symbolic link is followed, and nothing outside is touched (`openat(2)`, `O_NOFOLLOW`). One exception is
-//! asked for by name: the ready file, where the application chose a place of its own; it is only ever replaced or
-//! removed if it is ours.
+//! A file appears whole or not at all: written aside, flushed, renamed; only where no room is left for that, a record
+//! is written over the old one. The directory may lie where another user can write, so everything in it is reached
+//! through a descriptor of the directory itself, no symbolic link is followed, and nothing outside is touched
+//! (`openat(2)`, `O_NOFOLLOW`). One exception is asked for by name: the ready file, where the application chose a place
+//! of its own; it is only ever replaced or removed if it is ours.
 
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File};
