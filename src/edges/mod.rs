@@ -4,3 +4,4 @@ pub mod directory;
 pub mod process;
 pub mod record;
 pub mod signals;
+pub mod snapshot;

@@ -30,12 +30,7 @@ impl Identity {
     #[must_use]
     pub fn own() -> Self {
         let pid = Pid::this().as_raw();
-        Self {
-            pid,
-            start_time: stat(pid).map(|stat| stat.start_time),
-            boot_id: boot_id(),
-            pid_namespace: pid_namespace(),
-        }
+        Self { pid, start_time: start_time(pid), boot_id: boot_id(), pid_namespace: own_pid_namespace() }
     }
 
     /// Whether that process is there, asked from the calling one.
@@ -44,7 +39,7 @@ impl Identity {
         if self.boot_id.is_some() && self.boot_id != boot_id() {
             return Presence::Gone;
         }
-        if self.pid_namespace.is_some() && self.pid_namespace != pid_namespace() {
+        if self.pid_namespace.is_some() && self.pid_namespace != own_pid_namespace() {
             return Presence::Elsewhere;
         }
         let here = match (self.start_time, stat(self.pid)) {
@@ -61,6 +56,12 @@ impl Identity {
 #[must_use]
 pub fn exists(pid: i32) -> bool {
     pid > 0 && matches!(kill(Pid::from_raw(pid), None), Ok(()) | Err(Errno::EPERM))
+}
+
+/// When a process started, in clock ticks since the boot; `None` if there is none, or no /proc.
+#[must_use]
+pub fn start_time(pid: i32) -> Option<u64> {
+    stat(pid).map(|stat| stat.start_time)
 }
 
 struct Stat {
@@ -85,8 +86,18 @@ fn boot_id() -> Option<String> {
     Some(fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned())
 }
 
-fn pid_namespace() -> Option<u64> {
-    let link = fs::read_link("/proc/self/ns/pid").ok()?;
+fn own_pid_namespace() -> Option<u64> {
+    namespace_of("self")
+}
+
+/// The inode of a process's PID namespace; `None` without /proc, or of a process of another user.
+#[must_use]
+pub fn pid_namespace(pid: i32) -> Option<u64> {
+    namespace_of(&pid.to_string())
+}
+
+fn namespace_of(process: &str) -> Option<u64> {
+    let link = fs::read_link(format!("/proc/{process}/ns/pid")).ok()?;
     link.to_str()?.strip_prefix("pid:[")?.strip_suffix(']')?.parse().ok()
 }
 
@@ -131,7 +142,7 @@ mod tests {
     fn a_zombie_is_gone() {
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
-        let identity = Identity { pid, start_time: stat(pid).map(|stat| stat.start_time), ..Identity::own() };
+        let identity = Identity { pid, start_time: start_time(pid), ..Identity::own() };
         assert_eq!(identity.presence(), Presence::Here);
         child.kill().unwrap();
         while stat(pid).is_some_and(|stat| !stat.dead) {

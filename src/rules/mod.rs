@@ -1,4 +1,5 @@
 //! The ground floor: pure rules over plain values, each with a table of tests.
 
 pub mod probe;
+pub mod program;
 pub mod state;

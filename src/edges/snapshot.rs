@@ -1,0 +1,181 @@
+//! What /proc tells of a process: who it is, what it does with signals, who its parent and children are.
+//!
+//! `proc_pid_status(5)` has the parent, the user, the tracer and the signal masks, `proc_pid_cmdline(5)` and
+//! `proc_pid_exe(5)` the program, `proc_pid_stat(5)` the start time.
+
+use std::fs;
+use std::path::PathBuf;
+
+use nix::sys::signal::Signal;
+use serde::Serialize;
+
+use super::process;
+use crate::rules::program::Program;
+
+/// One process, as /proc showed it at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Snapshot {
+    /// The process id.
+    pub pid: i32,
+    /// Its parent; 0 for PID 1 of a namespace and for a process whose parent is outside of it.
+    pub parent: i32,
+    /// The command name: at most 15 bytes of the program's name, or what the process calls itself.
+    pub name: String,
+    /// The executable, where the caller may know it (another user's is hidden).
+    pub executable: Option<PathBuf>,
+    /// The command line; empty for a zombie.
+    pub arguments: Vec<String>,
+    /// The state's letter: R, S, D, T (stopped), t (stopped by a tracer), Z, X.
+    pub state: char,
+    /// The effective user id.
+    pub uid: u32,
+    /// How many threads it has.
+    pub threads: u32,
+    /// Who traces it; 0 for nobody.
+    pub tracer: i32,
+    /// Signals it handles (`SigCgt`).
+    pub caught: Mask,
+    /// Signals it ignores (`SigIgn`).
+    pub ignored: Mask,
+    /// Signals its main thread has blocked (`SigBlk`).
+    pub blocked: Mask,
+    /// When it started, in clock ticks since the boot.
+    pub start_time: u64,
+    /// The inode of its PID namespace, where the caller may know it.
+    pub namespace: Option<u64>,
+}
+
+/// A set of signals, as /proc writes it: bit n - 1 for signal n.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Mask(pub u64);
+
+impl Mask {
+    /// Whether the signal is in it.
+    #[must_use]
+    pub fn has(self, signal: Signal) -> bool {
+        self.0 >> (signal as i32 - 1) & 1 == 1
+    }
+}
+
+impl Snapshot {
+    /// The process as it is now; `None` if there is none, or no /proc.
+    #[must_use]
+    pub fn of(pid: i32) -> Option<Self> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let mut snapshot = parse_status(&status)?;
+        snapshot.start_time = process::start_time(pid)?;
+        let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        snapshot.arguments = parse_arguments(&arguments);
+        snapshot.executable = fs::read_link(format!("/proc/{pid}/exe")).ok();
+        snapshot.namespace = process::pid_namespace(pid);
+        Some(snapshot)
+    }
+
+    /// The process, its parent, and so on, up to PID 1 of this namespace or the last one that can be seen.
+    #[must_use]
+    pub fn chain(pid: i32) -> Vec<Self> {
+        let mut chain = Vec::new();
+        let mut next = pid;
+        // A parent may end and its pid be used again meanwhile; no chain is longer than this.
+        while next > 0 && chain.len() < 64 {
+            let Some(snapshot) = Self::of(next) else { break };
+            next = snapshot.parent;
+            chain.push(snapshot);
+        }
+        chain
+    }
+
+    /// Every process that can be seen now.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        let names = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = names.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter_map(Self::of).collect()
+    }
+
+    /// What kind of program it is.
+    #[must_use]
+    pub fn program(&self) -> Program {
+        Program::of(&self.name, self.executable.as_deref(), &self.arguments)
+    }
+
+    /// Whether it has ended and only waits to be reaped.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        matches!(self.state, 'Z' | 'X')
+    }
+}
+
+fn parse_status(text: &str) -> Option<Snapshot> {
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
+    let mask = |name| field(name).and_then(|mask| u64::from_str_radix(mask, 16).ok()).map(Mask);
+    Some(Snapshot {
+        pid: field("Pid")?.parse().ok()?,
+        parent: field("PPid")?.parse().ok()?,
+        name: field("Name")?.to_owned(),
+        state: field("State")?.chars().next()?,
+        uid: field("Uid")?.split_ascii_whitespace().nth(1)?.parse().ok()?,
+        threads: field("Threads")?.parse().ok()?,
+        tracer: field("TracerPid")?.parse().ok()?,
+        caught: mask("SigCgt")?,
+        ignored: mask("SigIgn")?,
+        blocked: mask("SigBlk")?,
+        ..Snapshot::default()
+    })
+}
+
+/// Arguments end with a NUL each; a process that has written over its own (as Sidekiq does, to show how busy it is)
+/// leaves one long text, padded.
+fn parse_arguments(bytes: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(bytes);
+    text.trim_end_matches('\0').split('\0').filter(|_| !bytes.is_empty()).map(str::to_owned).collect()
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    const STATUS: &str = "Name:\tsh (x)\nUmask:\t0022\nState:\tS (sleeping)\nTgid:\t7\nPid:\t7\nPPid:\t1\nTracerPid:\t0\n\
+        Uid:\t0\t1000\t0\t0\nThreads:\t1\nSigPnd:\t0000000000000000\nSigBlk:\t0000000000080000\n\
+        SigIgn:\t0000000000000004\nSigCgt:\t0000000000014002\n";
+
+    #[test]
+    fn status_files() {
+        let snapshot = parse_status(STATUS).unwrap();
+        assert_eq!((snapshot.pid, snapshot.parent, snapshot.uid, snapshot.threads), (7, 1, 1000, 1));
+        assert_eq!((snapshot.name.as_str(), snapshot.state), ("sh (x)", 'S'));
+        assert!(snapshot.caught.has(Signal::SIGTERM) && snapshot.caught.has(Signal::SIGCHLD));
+        assert!(!snapshot.caught.has(Signal::SIGTSTP));
+        assert!(snapshot.ignored.has(Signal::SIGQUIT) && snapshot.blocked.has(Signal::SIGTSTP));
+        assert_eq!(parse_status(&STATUS.replace("SigCgt", "Else")), None);
+        assert_eq!(parse_status(""), None);
+    }
+
+    #[test]
+    fn command_lines() {
+        for (bytes, expected) in [
+            (&b""[..], &[][..]),
+            (b"sh\0-c\0a b\0", &["sh", "-c", "a b"]),
+            (b"sidekiq 8.1.7 app [0 of 5 busy]\0\0\0", &["sidekiq 8.1.7 app [0 of 5 busy]"]),
+            (b"sh\0-c\0\0x\0", &["sh", "-c", "", "x"]),
+        ] {
+            assert_eq!(parse_arguments(bytes), expected);
+        }
+    }
+
+    #[test]
+    fn a_chain_goes_from_a_process_to_its_ancestors() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let chain = Snapshot::chain(pid);
+        assert_eq!(chain[0].pid, pid);
+        assert_eq!(chain[1].pid, nix::unistd::getpid().as_raw());
+        assert_eq!(chain[1].pid, chain[0].parent);
+        assert!(Snapshot::all().iter().any(|snapshot| snapshot.pid == pid));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(Snapshot::of(pid), None);
+    }
+}

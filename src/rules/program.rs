@@ -1,0 +1,146 @@
+//! What kind of program a link of the signal path is, told by its name.
+
+use std::fmt;
+use std::path::Path;
+
+use serde::Serialize;
+
+/// The programs that stand between a platform and a worker, as far as they are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Program {
+    /// sh, dash, bash, busybox ash, zsh, ksh, mksh: waits for its foreground command and passes nothing on by itself.
+    Shell,
+    /// timeout(1) of coreutils or busybox: passes TERM on to its command, and ends with it.
+    Timeout,
+    /// tini, or docker-init, which is tini.
+    Tini,
+    /// dumb-init.
+    DumbInit,
+    /// catatonit.
+    Catatonit,
+    /// This project's own `sidekiq-lifecycle run`.
+    Run,
+    /// An init that brings its services down by itself when it is told to stop: systemd, s6, runit, launchd, sysvinit.
+    Supervisor,
+    /// Anything else.
+    Other,
+}
+
+const SHELLS: [&str; 9] = ["sh", "dash", "bash", "ash", "zsh", "ksh", "ksh93", "mksh", "yash"];
+const SUPERVISORS: [&str; 8] =
+    ["systemd", "s6-svscan", "s6-supervise", "runsvdir", "runsv", "runit", "launchd", "s6-linux-init"];
+
+impl Program {
+    /// Tells by the executable's name, or, where that is hidden (another user's), by the name it was called with and
+    /// the command name.
+    #[must_use]
+    pub fn of(name: &str, executable: Option<&Path>, arguments: &[String]) -> Self {
+        let called = arguments.first().map(String::as_str).unwrap_or_default();
+        // A login shell is called with a dash in front.
+        let called = called.rsplit('/').next().unwrap_or_default().trim_start_matches('-');
+        let executable = executable.and_then(Path::file_name).and_then(|file| file.to_str());
+        // An executable that was replaced by an update has this added to its name (proc_pid_exe(5)).
+        let executable = executable.map(|file| file.trim_end_matches(" (deleted)"));
+        match executable {
+            // One program of many names; which one it is now says the name it was called with.
+            Some("busybox" | "busybox.nosuid" | "toybox") => Self::in_busybox(called, arguments),
+            Some("sidekiq-lifecycle") => Self::ours(arguments),
+            Some("init") if called != "init" => Self::named(called),
+            Some(executable) => Self::named(executable),
+            None if called == "busybox" => Self::in_busybox(called, arguments),
+            None if called == "sidekiq-lifecycle" => Self::ours(arguments),
+            None => match Self::named(called) {
+                Self::Other => Self::named(name),
+                program => program,
+            },
+        }
+    }
+
+    fn named(name: &str) -> Self {
+        match name {
+            "tini" | "tini-static" | "docker-init" => Self::Tini,
+            "dumb-init" => Self::DumbInit,
+            "catatonit" => Self::Catatonit,
+            "timeout" => Self::Timeout,
+            "init" => Self::Supervisor,
+            name if SHELLS.contains(&name) => Self::Shell,
+            name if SUPERVISORS.contains(&name) => Self::Supervisor,
+            _ => Self::Other,
+        }
+    }
+
+    fn in_busybox(called: &str, arguments: &[String]) -> Self {
+        let applet =
+            if called == "busybox" { arguments.get(1).map(String::as_str).unwrap_or_default() } else { called };
+        Self::named(applet)
+    }
+
+    fn ours(arguments: &[String]) -> Self {
+        if arguments.get(1).is_some_and(|word| word == "run") { Self::Run } else { Self::Other }
+    }
+
+    /// Whether it is an init that ends as soon as its first child has: what still runs then is killed by the kernel.
+    #[must_use]
+    pub fn ends_with_first_child(self) -> bool {
+        matches!(self, Self::Tini | Self::DumbInit | Self::Catatonit)
+    }
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(match self {
+            Self::Shell => "a shell",
+            Self::Timeout => "timeout",
+            Self::Tini => "tini",
+            Self::DumbInit => "dumb-init",
+            Self::Catatonit => "catatonit",
+            Self::Run => "sidekiq-lifecycle run",
+            Self::Supervisor => "an init",
+            Self::Other => "a program",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_by_executable_name_and_arguments() {
+        use Program::{Catatonit, DumbInit, Other, Run, Shell, Supervisor, Timeout, Tini};
+        let table: &[(&str, Option<&str>, &[&str], Program)] = &[
+            ("sh", Some("/usr/bin/dash"), &["sh", "-c", "x"], Shell),
+            ("entry.sh", Some("/usr/bin/bash"), &["/bin/bash", "/entry.sh"], Shell),
+            ("bash", Some("/usr/bin/bash (deleted)"), &["-bash"], Shell),
+            ("busybox", Some("/usr/bin/busybox"), &["busybox", "sh", "-c", "x"], Shell),
+            ("sh", Some("/bin/busybox"), &["sh", "/entry.sh"], Shell),
+            ("sh", Some("/bin/busybox"), &["/bin/ash"], Shell),
+            ("timeout", Some("/bin/busybox"), &["timeout", "9", "x"], Timeout),
+            ("timeout", Some("/usr/bin/timeout"), &["timeout", "9", "x"], Timeout),
+            ("busybox", Some("/bin/busybox"), &["busybox"], Other),
+            ("tini", Some("/usr/bin/tini"), &["tini", "--", "x"], Tini),
+            ("docker-init", Some("/sbin/docker-init"), &["/sbin/docker-init", "--", "x"], Tini),
+            ("dumb-init", Some("/usr/bin/dumb-init"), &["dumb-init", "x"], DumbInit),
+            ("catatonit", Some("/usr/bin/catatonit"), &["/init", "x"], Catatonit),
+            ("systemd", Some("/usr/lib/systemd/systemd"), &["/sbin/init"], Supervisor),
+            ("init", Some("/sbin/init"), &["init"], Supervisor),
+            ("runsv", Some("/usr/bin/runsv"), &["runsv", "worker"], Supervisor),
+            ("sidekiq-lifecyc", Some("/x/sidekiq-lifecycle"), &["sidekiq-lifecycle", "run", "--", "x"], Run),
+            ("sidekiq-lifecyc", Some("/x/sidekiq-lifecycle"), &["sidekiq-lifecycle", "relay", "7"], Other),
+            ("ruby", Some("/usr/bin/ruby3.1"), &["sidekiq 6.4.1 app [0 of 5 busy]"], Other),
+            ("node", Some("/usr/bin/node"), &["node", "sh"], Other),
+            // Another user's, whose executable is hidden.
+            ("sh", None, &["/bin/sh", "-c", "x"], Shell),
+            ("systemd", None, &["/sbin/init"], Supervisor),
+            ("busybox", None, &["busybox", "ash"], Shell),
+            ("bash", None, &[], Shell),
+            ("sidekiq", None, &["sidekiq 8"], Other),
+        ];
+        for (name, executable, arguments, expected) in table {
+            let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+            let program = Program::of(name, executable.map(Path::new), &arguments);
+            assert_eq!(program, *expected, "{name} {executable:?} {arguments:?}");
+        }
+    }
+}
