@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use serde::Serialize;
 
 use super::process;
+use crate::rules::path::{Handling, Link, Path};
 use crate::rules::program::Program;
 
 /// One process, as /proc showed it at one moment.
@@ -84,6 +85,45 @@ impl Snapshot {
             chain.push(snapshot);
         }
         chain
+    }
+
+    /// The signal path to a process, as it is now.
+    #[must_use]
+    pub fn path(pid: i32) -> Path {
+        let chain = Self::chain(pid);
+        let below = std::iter::once(None).chain(chain.iter().map(Some));
+        Path::new(chain.iter().zip(below).map(|(snapshot, below)| snapshot.link(below)).collect())
+    }
+
+    fn link(&self, below: Option<&Self>) -> Link {
+        let program = self.program();
+        let cares = |signal| self.handling(signal) != Handling::Default;
+        let is_relay = |tracer: &Self| tracer.program() == Program::Relay;
+        Link {
+            pid: self.pid,
+            program,
+            name: self.name.clone(),
+            arguments: self.arguments.clone(),
+            is_first: self.parent == 0,
+            term: self.handling(Signal::SIGTERM),
+            tstp: self.handling(Signal::SIGTSTP),
+            is_interactive: program == Program::Shell && cares(Signal::SIGTSTP) && cares(Signal::SIGTTOU),
+            is_free: below
+                .is_some_and(|below| below.ignored.has(Signal::SIGQUIT) && !self.ignored.has(Signal::SIGQUIT)),
+            threads: self.threads,
+            is_relayed: self.tracer != 0 && Self::of(self.tracer).as_ref().is_some_and(is_relay),
+        }
+    }
+
+    /// What its main thread does with a signal.
+    #[must_use]
+    pub fn handling(&self, signal: Signal) -> Handling {
+        match signal {
+            signal if self.blocked.has(signal) => Handling::Blocked,
+            signal if self.ignored.has(signal) => Handling::Ignored,
+            signal if self.caught.has(signal) => Handling::Handled,
+            _ => Handling::Default,
+        }
     }
 
     /// Every process that can be seen now.

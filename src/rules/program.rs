@@ -21,6 +21,8 @@ pub enum Program {
     Catatonit,
     /// This project's own `sidekiq-lifecycle run`.
     Run,
+    /// This project's own relay.
+    Relay,
     /// An init that brings its services down by itself when it is told to stop: systemd, s6, runit, launchd, sysvinit.
     Supervisor,
     /// Anything else.
@@ -46,7 +48,6 @@ impl Program {
             // One program of many names; which one it is now says the name it was called with.
             Some("busybox" | "busybox.nosuid" | "toybox") => Self::in_busybox(called, arguments),
             Some("sidekiq-lifecycle") => Self::ours(arguments),
-            Some("init") if called != "init" => Self::named(called),
             Some(executable) => Self::named(executable),
             None if called == "busybox" => Self::in_busybox(called, arguments),
             None if called == "sidekiq-lifecycle" => Self::ours(arguments),
@@ -77,7 +78,11 @@ impl Program {
     }
 
     fn ours(arguments: &[String]) -> Self {
-        if arguments.get(1).is_some_and(|word| word == "run") { Self::Run } else { Self::Other }
+        match arguments.get(1).map(String::as_str) {
+            Some("run") => Self::Run,
+            Some("relay") => Self::Relay,
+            _ => Self::Other,
+        }
     }
 
     /// Whether it is an init that ends as soon as its first child has: what still runs then is killed by the kernel.
@@ -96,6 +101,7 @@ impl fmt::Display for Program {
             Self::DumbInit => "dumb-init",
             Self::Catatonit => "catatonit",
             Self::Run => "sidekiq-lifecycle run",
+            Self::Relay => "the relay",
             Self::Supervisor => "an init",
             Self::Other => "a program",
         })
@@ -108,7 +114,7 @@ mod tests {
 
     #[test]
     fn programs_by_executable_name_and_arguments() {
-        use Program::{Catatonit, DumbInit, Other, Run, Shell, Supervisor, Timeout, Tini};
+        use Program::{Catatonit, DumbInit, Other, Relay, Run, Shell, Supervisor, Timeout, Tini};
         let table: &[(&str, Option<&str>, &[&str], Program)] = &[
             ("sh", Some("/usr/bin/dash"), &["sh", "-c", "x"], Shell),
             ("entry.sh", Some("/usr/bin/bash"), &["/bin/bash", "/entry.sh"], Shell),
@@ -127,7 +133,7 @@ mod tests {
             ("init", Some("/sbin/init"), &["init"], Supervisor),
             ("runsv", Some("/usr/bin/runsv"), &["runsv", "worker"], Supervisor),
             ("sidekiq-lifecyc", Some("/x/sidekiq-lifecycle"), &["sidekiq-lifecycle", "run", "--", "x"], Run),
-            ("sidekiq-lifecyc", Some("/x/sidekiq-lifecycle"), &["sidekiq-lifecycle", "relay", "7"], Other),
+            ("sidekiq-lifecyc", Some("/x/sidekiq-lifecycle"), &["sidekiq-lifecycle", "relay", "7"], Relay),
             ("ruby", Some("/usr/bin/ruby3.1"), &["sidekiq 6.4.1 app [0 of 5 busy]"], Other),
             ("node", Some("/usr/bin/node"), &["node", "sh"], Other),
             // Another user's, whose executable is hidden.

@@ -1,0 +1,568 @@
+//! The signal path: the chain of processes that a signal to the container, or to a service's main process, has to pass
+//! on its way to Sidekiq, and what each link does with it.
+//!
+//! Why a signal is lost: PID 1 of a namespace gets no signal that it has no handler for (`pid_namespaces(7)`); another
+//! shell dies of it, and with it often the container; and a shell with a trap runs it only when its foreground
+//! command has ended (`sh(1)`, POSIX 2.11).
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::program::Program;
+
+/// What a process does with one signal, as its masks in /proc say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Handling {
+    /// The signal's default action.
+    #[default]
+    Default,
+    /// Ignored.
+    Ignored,
+    /// A handler of its own.
+    Handled,
+    /// Blocked: an init takes it with sigwait(3) or signalfd(2); anybody else never.
+    Blocked,
+}
+
+/// One process of the chain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Link {
+    /// Its process id.
+    pub pid: i32,
+    /// What kind of program it is.
+    pub program: Program,
+    /// Its name, for people.
+    pub name: String,
+    /// Its command line.
+    pub arguments: Vec<String>,
+    /// It has no parent in its PID namespace: the container ends with it.
+    pub is_first: bool,
+    /// What it does with TERM.
+    pub term: Handling,
+    /// What it does with TSTP.
+    pub tstp: Handling,
+    /// A shell with job control: a person sits there.
+    pub is_interactive: bool,
+    /// It has started the next link with `&`: that one ignores INT and QUIT (POSIX 2.11), and traps run at once.
+    pub is_free: bool,
+    /// How many threads it has.
+    pub threads: u32,
+    /// The relay carries signals past it.
+    pub is_relayed: bool,
+}
+
+/// The two signals that the path is judged by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Asked {
+    /// TERM.
+    Stop,
+    /// TSTP.
+    Quiet,
+}
+
+/// What a link does with a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Effect {
+    /// This is Sidekiq.
+    Arrives,
+    /// It passes the signal on, and waits for whom it has passed it on to.
+    Forwards,
+    /// It passes the signal on to its whole process group or session.
+    ForwardsToGroup,
+    /// The relay carries the signal past it.
+    Relayed,
+    /// The signal has no effect on it, and none on anybody else.
+    Drops,
+    /// It dies of the signal, and passes nothing on.
+    Dies,
+    /// It is stopped by the signal, and passes nothing on.
+    Stops,
+    /// It stops itself and all below it, with SIGSTOP.
+    Freezes,
+    /// A trap, which runs only when the foreground command has ended.
+    Defers,
+    /// A trap, which runs at once; what it does cannot be seen.
+    Traps,
+    /// A handler, or a supervisor's own way; what it does cannot be seen.
+    Unknown,
+}
+
+/// What becomes of a signal that is sent to the first link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fate {
+    /// It arrives, and Sidekiq is left the time it takes.
+    Arrives,
+    /// It arrives, but a link ends at once, and all that still runs is killed.
+    CutShort,
+    /// It never arrives.
+    Lost,
+    /// It arrives as SIGSTOP: Sidekiq stands still.
+    Freezes,
+    /// It cannot be told from outside.
+    Unknown,
+}
+
+impl Fate {
+    /// Whether jobs are lost.
+    #[must_use]
+    pub fn is_bad(self) -> bool {
+        matches!(self, Self::CutShort | Self::Lost | Self::Freezes)
+    }
+}
+
+impl fmt::Display for Fate {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(match self {
+            Self::Arrives => "arrives",
+            Self::CutShort => "arrives but is cut short",
+            Self::Lost => "is lost",
+            Self::Freezes => "freezes Sidekiq",
+            Self::Unknown => "cannot be followed",
+        })
+    }
+}
+
+/// A chain of links, Sidekiq first and PID 1 last.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Path {
+    links: Vec<Link>,
+}
+
+impl Link {
+    /// What it does with a signal, if it is not Sidekiq itself.
+    #[must_use]
+    pub fn effect(&self, asked: Asked) -> Effect {
+        if self.is_relayed {
+            return Effect::Relayed;
+        }
+        match (self.program, asked) {
+            (Program::Run, _) => return Effect::Forwards,
+            (Program::Supervisor, _) => return Effect::Unknown,
+            (Program::DumbInit, Asked::Quiet) if !self.rewrites_tstp() => return Effect::Freezes,
+            (Program::DumbInit, _) if !self.has_flag('c', Some("--single-child")) => return Effect::ForwardsToGroup,
+            (Program::Tini, _) if self.has_flag('g', None) => return Effect::ForwardsToGroup,
+            (Program::Catatonit, Asked::Quiet) => return Effect::Drops,
+            (Program::Tini | Program::DumbInit | Program::Catatonit, _) => return Effect::Forwards,
+            (Program::Timeout, Asked::Stop) if self.term == Handling::Handled => return Effect::Forwards,
+            _ => {}
+        }
+        let handling = match asked {
+            Asked::Stop => self.term,
+            Asked::Quiet => self.tstp,
+        };
+        match (handling, self.program, asked) {
+            (Handling::Ignored, ..) => Effect::Drops,
+            (Handling::Handled, Program::Shell, _) if self.is_free => Effect::Traps,
+            (Handling::Handled, Program::Shell, _) => Effect::Defers,
+            (Handling::Blocked, Program::Shell | Program::Timeout, _) => Effect::Drops,
+            (Handling::Handled | Handling::Blocked, ..) => Effect::Unknown,
+            (Handling::Default, ..) if self.pid == 1 => Effect::Drops,
+            (Handling::Default, _, Asked::Stop) => Effect::Dies,
+            (Handling::Default, _, Asked::Quiet) => Effect::Stops,
+        }
+    }
+
+    /// Whether the relay may take it: a shell that no person sits at, timeout(1), an init that would freeze or drop TSTP, or
+    /// a program of one thread that does nothing with TERM. Anything else has its own ways.
+    #[must_use]
+    pub fn can_be_relayed(&self) -> bool {
+        match self.program {
+            Program::Shell => !self.is_interactive,
+            Program::Timeout => true,
+            Program::DumbInit | Program::Catatonit => !matches!(self.effect(Asked::Quiet), Effect::ForwardsToGroup),
+            Program::Tini | Program::Run | Program::Relay | Program::Supervisor => false,
+            Program::Other => self.threads == 1 && self.term == Handling::Default,
+        }
+    }
+
+    /// In words: what it does with a signal, and how that is known.
+    #[must_use]
+    pub fn verdict(&self, asked: Asked) -> String {
+        let (signal, number) = match asked {
+            Asked::Stop => ("TERM", 15),
+            Asked::Quiet => ("TSTP", 20),
+        };
+        match self.effect(asked) {
+            Effect::Arrives => "is Sidekiq".to_owned(),
+            Effect::Forwards if self.program == Program::Run => format!("passes {signal} on to Sidekiq itself"),
+            Effect::Forwards => format!("passes {signal} on to its child"),
+            Effect::ForwardsToGroup => format!("passes {signal} on to all of its group"),
+            Effect::Relayed => format!("has {signal} carried past it by the relay"),
+            Effect::Drops if self.program == Program::Catatonit && asked == Asked::Quiet => {
+                format!("drops {signal}, as it always does")
+            }
+            Effect::Drops if self.pid == 1 && self.term == Handling::Default => {
+                format!("drops {signal}: it is PID 1 and has no handler for it (bit {number} of SigCgt is not set)")
+            }
+            Effect::Drops => {
+                format!("drops {signal}: it ignores or blocks it (bit {number} of SigIgn or SigBlk is set)")
+            }
+            Effect::Dies => format!("dies of {signal} and passes nothing on (bit {number} of SigCgt is not set)"),
+            Effect::Stops => {
+                format!("is stopped by {signal} and passes nothing on (bit {number} of SigCgt is not set)")
+            }
+            Effect::Freezes => format!("turns {signal} into SIGSTOP, for itself and for all below it"),
+            Effect::Defers => format!("has a trap for {signal} that runs only when its foreground command has ended"),
+            Effect::Traps => format!("has a trap for {signal} that runs at once; what it does cannot be seen"),
+            Effect::Unknown if self.program == Program::Supervisor => "stops its services in its own way".to_owned(),
+            Effect::Unknown => format!("handles {signal} in a way that cannot be seen"),
+        }
+    }
+
+    /// tini's and dumb-init's own options stand before the command, or before `--`. Theirs that take a value are few.
+    fn own_options(&self) -> impl Iterator<Item = &str> {
+        let mut is_value = false;
+        self.arguments.iter().skip(1).map(String::as_str).take_while(move |word| {
+            let is_option = is_value || (word.starts_with('-') && *word != "--");
+            is_value = !is_value && matches!(*word, "-p" | "-e" | "-r" | "--rewrite");
+            is_option
+        })
+    }
+
+    fn has_flag(&self, short: char, long: Option<&str>) -> bool {
+        self.own_options().any(|word| {
+            Some(word) == long
+                || word.strip_prefix('-').is_some_and(|flags| !flags.starts_with('-') && flags.contains(short))
+        })
+    }
+
+    fn rewrites_tstp(&self) -> bool {
+        self.own_options().any(|word| word.trim_start_matches("--rewrite=").starts_with("20:"))
+    }
+}
+
+impl Path {
+    /// The path from Sidekiq (the first of `links`) upwards. What is above a system's init, or above a shell at which a
+    /// person sits, is no part of it: signals come from there, not from further up.
+    #[must_use]
+    pub fn new(links: Vec<Link>) -> Self {
+        let is_end = |link: &Link| link.program == Program::Supervisor || link.is_interactive;
+        let end = links.iter().skip(1).position(is_end).map_or(links.len(), |position| position + 2);
+        Self { links: links.into_iter().take(end).collect() }
+    }
+
+    /// Sidekiq first.
+    #[must_use]
+    pub fn links(&self) -> &[Link] {
+        &self.links
+    }
+
+    /// What a link of this path does with a signal.
+    #[must_use]
+    pub fn effect(&self, index: usize, asked: Asked) -> Effect {
+        match self.links.get(index) {
+            Some(link) if index > 0 => link.effect(asked),
+            _ => Effect::Arrives,
+        }
+    }
+
+    /// What becomes of a signal, and the index of the link that decides it.
+    #[must_use]
+    pub fn fate(&self, asked: Asked) -> (Fate, usize) {
+        let mut is_grouped = false;
+        let mut unknown = None;
+        for index in (1..self.links.len()).rev() {
+            let Some(link) = self.links.get(index) else { break };
+            // Whoever sits there signals the processes themselves.
+            if link.is_interactive && !link.is_first {
+                continue;
+            }
+            match link.effect(asked) {
+                Effect::Forwards if link.program == Program::Run => return (Fate::Arrives, index),
+                Effect::Arrives | Effect::Forwards | Effect::Relayed => {}
+                Effect::ForwardsToGroup => is_grouped = true,
+                Effect::Freezes => return (Fate::Freezes, index),
+                // Its child is signalled by whatever signals all of the group.
+                Effect::Stops | Effect::Defers | Effect::Drops if is_grouped => {}
+                Effect::Stops | Effect::Defers | Effect::Drops => return (Fate::Lost, index),
+                Effect::Dies if is_grouped => return (Fate::CutShort, index),
+                // systemd may signal all of the service's processes, or only this one.
+                Effect::Dies if self.is_below_supervisor(index) => unknown = Some(index),
+                Effect::Dies => return (Fate::Lost, index),
+                Effect::Traps | Effect::Unknown if link.program == Program::Supervisor => {}
+                Effect::Traps | Effect::Unknown => unknown = Some(index),
+            }
+        }
+        unknown.map_or((Fate::Arrives, 0), |index| (Fate::Unknown, index))
+    }
+
+    /// The pids that the relay should take, and whether it is needed at all.
+    #[must_use]
+    pub fn to_be_relayed(&self) -> Vec<i32> {
+        let is_needed = [Asked::Stop, Asked::Quiet].into_iter().any(|asked| self.fate(asked).0 != Fate::Arrives);
+        let links = self.links.iter().skip(1).filter(|link| is_needed && link.can_be_relayed());
+        links.map(|link| link.pid).collect()
+    }
+
+    /// Whether the container, or what stands for it, ends when this link does, so that whatever still runs is killed.
+    #[must_use]
+    pub fn ends_all(&self, index: usize) -> bool {
+        let is_first = self.links.get(index).is_some_and(|link| link.is_first);
+        is_first || self.links.get(index + 1).is_some_and(|parent| parent.program.ends_with_first_child())
+    }
+
+    /// The shortest way to a sound path, in words to paste; `None` if it is sound.
+    #[must_use]
+    pub fn fix(&self) -> Option<String> {
+        let culprit = |asked| match self.fate(asked) {
+            (Fate::Arrives, _) => None,
+            (_, index) => self.links.get(index).map(|link| (link, asked)),
+        };
+        let (link, asked) = culprit(Asked::Stop).or_else(|| culprit(Asked::Quiet))?;
+        Some(match (link.program, asked) {
+            (Program::Shell, _) => link.fix_shell(),
+            (Program::DumbInit, Asked::Quiet) => {
+                "write dumb-init --rewrite 20:20, or sidekiq-lifecycle run -- in its place".to_owned()
+            }
+            (Program::Tini | Program::DumbInit | Program::Catatonit, _) => {
+                format!("write sidekiq-lifecycle run -- in place of {}", link.name)
+            }
+            (Program::Timeout, _) => "leave timeout out of the command that starts Sidekiq".to_owned(),
+            _ => format!("let {} pass signals on, or start it with sidekiq-lifecycle run -- in front", link.name),
+        })
+    }
+
+    fn is_below_supervisor(&self, index: usize) -> bool {
+        self.links.get(index + 1).is_some_and(|parent| parent.program == Program::Supervisor)
+    }
+}
+
+impl Link {
+    fn fix_shell(&self) -> String {
+        let run = "or put sidekiq-lifecycle run -- in front of it";
+        match self.command() {
+            ShellCommand::Words(words) => {
+                let json = words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", ");
+                format!("write CMD [{json}], {run}")
+            }
+            ShellCommand::Line(line) => format!("put exec before the command that starts Sidekiq in `{line}`, {run}"),
+            ShellCommand::Script(script) => {
+                format!("put exec before the command that starts Sidekiq, the last one of {script}, {run}")
+            }
+            ShellCommand::Hidden => format!("put exec before the command that starts Sidekiq, {run}"),
+        }
+    }
+
+    fn command(&self) -> ShellCommand<'_> {
+        let is_busybox = self.arguments.first().is_some_and(|word| word.ends_with("busybox"));
+        let mut words = self.arguments.iter().map(String::as_str).skip(1 + usize::from(is_busybox));
+        let mut is_line = false;
+        let operand = loop {
+            match words.next() {
+                Some(word) if word.starts_with("--") => {}
+                Some(word) if word.starts_with(['-', '+']) => {
+                    is_line |= word.starts_with('-') && word.contains('c');
+                    // -o pipefail, or -eo pipefail
+                    if word.ends_with('o') {
+                        words.next();
+                    }
+                }
+                operand => break operand,
+            }
+        };
+        match operand {
+            None => ShellCommand::Hidden,
+            Some(script) if !is_line => ShellCommand::Script(script),
+            Some(line) => {
+                let is_plain = |letter: char| letter.is_ascii_alphanumeric() || " ./_-:=,@%+".contains(letter);
+                let words: Vec<&str> = line.trim_start_matches("exec ").split_ascii_whitespace().collect();
+                // VAR=value in front is no command.
+                let is_simple = line.chars().all(is_plain) && words.first().is_some_and(|word| !word.contains('='));
+                if is_simple { ShellCommand::Words(words) } else { ShellCommand::Line(line) }
+            }
+        }
+    }
+}
+
+enum ShellCommand<'a> {
+    /// `sh -c 'a b c'`: needs no shell.
+    Words(Vec<&'a str>),
+    /// `sh -c 'a; b'`.
+    Line(&'a str),
+    /// `sh script`.
+    Script(&'a str),
+    /// A script from the standard input, or another user's.
+    Hidden,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(pid: i32, program: Program, command: &str) -> Link {
+        // A quoted part is one argument.
+        let arguments: Vec<String> = command
+            .split('\'')
+            .enumerate()
+            .flat_map(|(index, part)| match index % 2 {
+                0 => part.split_ascii_whitespace().map(str::to_owned).collect::<Vec<_>>(),
+                _ => vec![part.to_owned()],
+            })
+            .collect();
+        Link {
+            pid,
+            program,
+            name: arguments[0].clone(),
+            arguments,
+            is_first: pid == 1,
+            term: Handling::Default,
+            tstp: Handling::Default,
+            is_interactive: false,
+            is_free: false,
+            threads: 1,
+            is_relayed: false,
+        }
+    }
+
+    fn worker() -> Link {
+        let handled = Handling::Handled;
+        Link { term: handled, tstp: handled, threads: 9, ..link(99, Program::Other, "sidekiq") }
+    }
+
+    fn shell(pid: i32, command: &str) -> Link {
+        link(pid, Program::Shell, command)
+    }
+
+    fn trap(pid: i32) -> Link {
+        Link { term: Handling::Handled, ..shell(pid, "bash /app/entry.sh") }
+    }
+
+    fn init(program: Program, command: &str) -> Link {
+        Link { term: Handling::Blocked, tstp: Handling::Blocked, ..link(1, program, command) }
+    }
+
+    /// Given from PID 1 down, as people think of it.
+    fn path(above: &[Link]) -> Path {
+        Path::new(std::iter::once(worker()).chain(above.iter().rev().cloned()).collect())
+    }
+
+    #[test]
+    fn what_becomes_of_term_and_tstp() {
+        use Fate::{Arrives, CutShort, Freezes, Lost, Unknown};
+        let tini = || init(Program::Tini, "tini -- sh /app/entry.sh");
+        let free = |link| Link { is_free: true, ..link };
+        let systemd = || init(Program::Supervisor, "/sbin/init");
+        let bash = |pid| shell(pid, "bash /app/entry.sh");
+        let relayed = |link| Link { is_relayed: true, ..link };
+        let person = |pid| Link { is_interactive: true, tstp: Handling::Ignored, term: Handling::Ignored, ..bash(pid) };
+        let other = |pid, term| Link { term, ..link(pid, Program::Other, "foreman start") };
+        let table: &[(&str, Vec<Link>, Fate, Fate)] = &[
+            ("PID 1 itself", vec![], Arrives, Arrives),
+            ("sh -c", vec![shell(1, "sh -c 'sidekiq'")], Lost, Lost),
+            ("trap, foreground", vec![trap(1)], Lost, Lost),
+            ("trap, background", vec![free(trap(1))], Unknown, Lost),
+            ("an ignoring shell", vec![Link { term: Handling::Ignored, ..bash(1) }], Lost, Lost),
+            ("tini", vec![tini()], Arrives, Arrives),
+            ("tini and a shell", vec![tini(), bash(7)], Lost, Lost),
+            ("tini and a trap", vec![tini(), trap(7)], Lost, Lost),
+            ("tini -g and a shell", vec![init(Program::Tini, "tini -vg -- sh x"), bash(7)], CutShort, Arrives),
+            ("tini, -g of the child's", vec![init(Program::Tini, "tini sh -g"), bash(7)], Lost, Lost),
+            ("tini -p value", vec![init(Program::Tini, "tini -p SIGTERM -g -- x"), bash(7)], CutShort, Arrives),
+            ("dumb-init", vec![init(Program::DumbInit, "dumb-init sidekiq")], Arrives, Freezes),
+            ("dumb-init and a shell", vec![init(Program::DumbInit, "dumb-init sh x"), bash(7)], CutShort, Freezes),
+            ("dumb-init -c and a shell", vec![init(Program::DumbInit, "dumb-init -c sh x"), bash(7)], Lost, Freezes),
+            ("dumb-init, rewritten", vec![init(Program::DumbInit, "dumb-init -r 20:20 sidekiq")], Arrives, Arrives),
+            ("dumb-init, rewritten", vec![init(Program::DumbInit, "dumb-init --rewrite=20:20 x")], Arrives, Arrives),
+            ("catatonit", vec![init(Program::Catatonit, "catatonit -- sidekiq")], Arrives, Lost),
+            ("sh, tini, sh", vec![bash(1), link(7, Program::Tini, "tini -s -- sh x"), bash(8)], Lost, Lost),
+            (
+                "timeout",
+                vec![tini(), Link { term: Handling::Handled, ..link(7, Program::Timeout, "timeout 9 x") }],
+                Arrives,
+                Lost,
+            ),
+            ("run and a shell", vec![init(Program::Run, "sidekiq-lifecycle run -- sh x"), bash(7)], Arrives, Arrives),
+            ("systemd", vec![systemd()], Arrives, Arrives),
+            ("systemd and a shell", vec![systemd(), bash(7)], Unknown, Lost),
+            ("a terminal", vec![systemd(), other(5, Handling::Handled), person(7)], Arrives, Arrives),
+            ("a shell at a terminal", vec![systemd(), person(7), bash(8)], Lost, Lost),
+            ("a terminal in a container", vec![person(1)], Lost, Lost),
+            ("a program with a handler", vec![other(1, Handling::Handled)], Unknown, Lost),
+            ("a program without", vec![other(1, Handling::Default)], Lost, Lost),
+            ("a program with sigwait", vec![other(1, Handling::Blocked)], Unknown, Lost),
+            ("the relay", vec![relayed(bash(1))], Arrives, Arrives),
+            ("the relay, in part", vec![bash(1), relayed(bash(7))], Lost, Lost),
+            ("tini and the relay", vec![tini(), relayed(bash(7))], Arrives, Arrives),
+            ("dumb-init and the relay", vec![relayed(init(Program::DumbInit, "dumb-init x"))], Arrives, Arrives),
+        ];
+        for (name, links, term, tstp) in table {
+            let path = path(links);
+            assert_eq!((path.fate(Asked::Stop).0, path.fate(Asked::Quiet).0), (*term, *tstp), "{name}");
+        }
+    }
+
+    #[test]
+    fn who_is_taken_by_the_relay() {
+        let person = Link { is_interactive: true, ..shell(5, "bash") };
+        let supervisor = Link { threads: 5, ..link(6, Program::Other, "foreman") };
+        let table: &[(Vec<Link>, &[i32])] = &[
+            (vec![], &[]),
+            (vec![init(Program::Tini, "tini -- x")], &[]),
+            (vec![init(Program::Tini, "tini -- x"), trap(7)], &[7]),
+            (vec![shell(1, "sh x"), init(Program::Tini, "tini -- x"), shell(8, "sh y")], &[8, 1]),
+            (vec![init(Program::DumbInit, "dumb-init x")], &[1]),
+            (vec![init(Program::DumbInit, "dumb-init -r 20:20 x"), shell(8, "sh")], &[8]),
+            (vec![init(Program::Catatonit, "catatonit x")], &[1]),
+            (vec![init(Program::Run, "sidekiq-lifecycle run x"), shell(8, "sh")], &[]),
+            (vec![init(Program::Supervisor, "systemd"), person, supervisor, shell(8, "sh")], &[8]),
+            (vec![link(1, Program::Other, "python3 main.py")], &[1]),
+        ];
+        for (links, expected) in table {
+            assert_eq!(path(links).to_be_relayed(), *expected, "{links:?}");
+        }
+    }
+
+    #[test]
+    fn whose_end_ends_all() {
+        let path = path(&[shell(1, "sh"), link(7, Program::Tini, "tini -s -- x"), shell(8, "sh"), shell(9, "sh")]);
+        let ends_all: Vec<bool> = (1..5).map(|index| path.ends_all(index)).collect();
+        assert_eq!(ends_all, [false, true, false, true]);
+    }
+
+    #[test]
+    fn the_shortest_fix() {
+        let table: &[(Link, &str)] = &[
+            (shell(1, "/bin/sh -c 'bundle exec sidekiq'"), "write CMD [\"bundle\", \"exec\", \"sidekiq\"],"),
+            (
+                shell(1, "busybox sh -c 'cd / && sidekiq'"),
+                "put exec before the command that starts Sidekiq in `cd / && sidekiq`",
+            ),
+            (shell(1, "sh -c 'A=b sidekiq'"), "put exec before the command that starts Sidekiq in `A=b sidekiq`"),
+            (shell(1, "bash -eu -o pipefail /app/entry.sh"), "the last one of /app/entry.sh,"),
+            (shell(1, "bash -eo pipefail -c 'x; y'"), "in `x; y`"),
+            (shell(1, "bash"), "put exec before the command that starts Sidekiq, or"),
+            (init(Program::DumbInit, "dumb-init sidekiq"), "dumb-init --rewrite 20:20"),
+            (init(Program::Catatonit, "catatonit -- sidekiq"), "write sidekiq-lifecycle run -- in place of catatonit"),
+            (link(1, Program::Other, "python3 main.py"), "let python3 pass signals on"),
+        ];
+        for (link, expected) in table {
+            let fix = path(std::slice::from_ref(link)).fix().unwrap();
+            assert!(fix.contains(expected), "{fix}");
+        }
+        assert_eq!(path(&[init(Program::Tini, "tini -- sidekiq")]).fix(), None);
+    }
+
+    #[test]
+    fn every_verdict_is_a_sentence() {
+        for link in [
+            shell(1, "sh"),
+            shell(7, "sh"),
+            trap(7),
+            Link { is_free: true, ..trap(7) },
+            init(Program::Tini, "tini x"),
+            init(Program::DumbInit, "dumb-init x"),
+            init(Program::Catatonit, "catatonit x"),
+            init(Program::Supervisor, "systemd"),
+            link(7, Program::Other, "x"),
+        ] {
+            for (asked, name) in [(Asked::Stop, "TERM"), (Asked::Quiet, "TSTP")] {
+                let verdict = link.verdict(asked);
+                assert!(verdict.contains(name) || link.program == Program::Supervisor, "{verdict}");
+            }
+        }
+    }
+}
