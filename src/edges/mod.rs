@@ -5,3 +5,5 @@ pub mod process;
 pub mod record;
 pub mod signals;
 pub mod snapshot;
+#[cfg(target_os = "linux")]
+pub mod trace;

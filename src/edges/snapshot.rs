@@ -95,7 +95,9 @@ impl Snapshot {
         Path::new(chain.iter().zip(below).map(|(snapshot, below)| snapshot.link(below)).collect())
     }
 
-    fn link(&self, below: Option<&Self>) -> Link {
+    /// The process as a link of a path; `below` is the next one towards Sidekiq.
+    #[must_use]
+    pub fn link(&self, below: Option<&Self>) -> Link {
         let program = self.program();
         let cares = |signal| self.handling(signal) != Handling::Default;
         let is_relay = |tracer: &Self| tracer.program() == Program::Relay;

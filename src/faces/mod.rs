@@ -2,4 +2,6 @@
 
 pub mod command;
 pub mod lifecycle;
+#[cfg(target_os = "linux")]
+pub mod relay;
 pub mod report;

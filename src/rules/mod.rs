@@ -3,4 +3,5 @@
 pub mod path;
 pub mod probe;
 pub mod program;
+pub mod refusal;
 pub mod state;

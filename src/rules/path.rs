@@ -245,6 +245,13 @@ impl Path {
         Self { links: links.into_iter().take(end).collect() }
     }
 
+    /// The path as it would be if there were no relay.
+    #[must_use]
+    pub fn without_relay(mut self) -> Self {
+        self.links.iter_mut().for_each(|link| link.is_relayed = false);
+        self
+    }
+
     /// Sidekiq first.
     #[must_use]
     pub fn links(&self) -> &[Link] {
