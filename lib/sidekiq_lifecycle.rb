@@ -7,6 +7,7 @@ require_relative "sidekiq_lifecycle/boot"
 require_relative "sidekiq_lifecycle/configuration"
 require_relative "sidekiq_lifecycle/ending"
 require_relative "sidekiq_lifecycle/lifecycle"
+require_relative "sidekiq_lifecycle/native_command"
 require_relative "sidekiq_lifecycle/status"
 require_relative "sidekiq_lifecycle/taps"
 require_relative "sidekiq_lifecycle/traps"
@@ -92,7 +93,9 @@ module SidekiqLifecycle
       return unless defined?(::Sidekiq::CLI)
 
       Boot.hold
-      Native.clear(Configuration.new.directory)
+      configuration = Configuration.new
+      Boot.relay(configuration)
+      Native.clear(configuration.directory)
     rescue StandardError => e
       warn "sidekiq_lifecycle: #{e.message}"
     end

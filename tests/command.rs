@@ -333,14 +333,17 @@ fn status_is_json_for_machines() {
         "ruby",
         "schema",
         "sidekiq",
+        "signal_path",
         "since",
         "start_time",
         "state",
         "stop_timeout",
         "tag",
+        "timeout",
         "timings",
         "version",
         "why",
+        "withheld",
     ];
     assert_eq!(keys(&process["record"]), promised);
     let since: &str = process["record"]["since"].as_str().unwrap();

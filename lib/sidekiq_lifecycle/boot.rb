@@ -27,6 +27,16 @@ module SidekiqLifecycle
         Thread.pass until @watch.stop?
       end
 
+      # Starts the relay, if the signal path needs one, or sends it away.
+      #
+      # @param configuration [Configuration]
+      def relay(configuration)
+        return Native.stop_relay if configuration.signal_relay == :off
+
+        command = NativeCommand.path
+        Native.start_relay(command) if command
+      end
+
       # Ends the guard, in :startup.
       #
       # @return [Array(Boolean, Boolean)] whether TERM was to end the boot and has not, and whether TSTP came

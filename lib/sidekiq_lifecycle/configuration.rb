@@ -17,11 +17,22 @@ module SidekiqLifecycle
     #   Kubernetes `terminationGracePeriodSeconds`, systemd `TimeoutStopSec`, `docker stop -t`)
     attr_reader :stop_timeout
 
+    # @return [Symbol] `:auto`: a relay carries signals past the shells that would lose them, if there are any
+    #   (ptrace(2) on those shells); `:off`: none is started. From `$SIDEKIQ_LIFECYCLE_SIGNAL_RELAY`, else `:auto`. With
+    #   Rails the relay is started before the application boots: only the variable keeps it from being started at all.
+    attr_reader :signal_relay
+
+    # @return [Boolean] whether this process is called ready only if a SIGTERM arrives, and leaves it the time it takes
+    attr_reader :require_signal_path
+
     # @param root [String] the application's root; relative paths are meant from there
     def initialize(root: Configuration.root)
       @root = root
       @ready_file = nil
       @stop_timeout = nil
+      @require_signal_path = false
+      relay = ENV.fetch("SIDEKIQ_LIFECYCLE_SIGNAL_RELAY", "")
+      self.signal_relay = relay.empty? ? :auto : relay
       from_environment = ENV.fetch("SIDEKIQ_LIFECYCLE_DIR", "")
       self.directory = from_environment.empty? ? DEFAULT_DIRECTORY : from_environment
     end
@@ -52,6 +63,26 @@ module SidekiqLifecycle
       end
 
       @stop_timeout = seconds&.to_f # which Rails' 30.seconds is as well
+    end
+
+    # @param setting [Symbol, String] `:auto` or `:off`
+    # @raise [ArgumentError] if it is something else
+    def signal_relay=(setting)
+      unless %w[auto off].include?(setting.to_s)
+        raise ArgumentError, "signal_relay is #{setting.inspect}; set it to :auto or :off"
+      end
+
+      @signal_relay = setting.to_sym
+    end
+
+    # @param required [Boolean]
+    # @raise [ArgumentError] if it is neither true nor false
+    def require_signal_path=(required)
+      unless [true, false].include?(required)
+        raise ArgumentError, "require_signal_path is #{required.inspect}; set it to true or false"
+      end
+
+      @require_signal_path = required
     end
 
     private

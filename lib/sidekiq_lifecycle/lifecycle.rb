@@ -38,6 +38,7 @@ module SidekiqLifecycle
     def begin(config)
       @config = config
       settings = [configuration.directory, configuration.ready_file]
+      Boot.relay(configuration) if server?
       return describe if ours? && settings == @settings
       return complain("install cannot set another directory or ready_file now: Sidekiq has started") if @launcher
 
@@ -101,6 +102,7 @@ module SidekiqLifecycle
 
     def register(preloaded_by: nil)
       @native = Native::Process.begin(configuration.directory, configuration.ready_file, about, preloaded_by)
+      @native.require_signal_path(configuration.require_signal_path)
       report_problems
     end
 
@@ -259,13 +261,14 @@ module SidekiqLifecycle
 
     def describe
       @native.describe(about)
+      @native.require_signal_path(configuration.require_signal_path)
     end
 
     def about
       options = @config.respond_to?(:[]) ? @config : @config.options
       concurrency = @config.respond_to?(:total_concurrency) ? @config.total_concurrency : options[:concurrency]
       JSON.generate(sidekiq: ::Sidekiq::VERSION, ruby: RUBY_VERSION, tag: options[:tag], concurrency:,
-                    embedded: !server?, stop_timeout: configuration.stop_timeout)
+                    embedded: !server?, timeout: options[:timeout], stop_timeout: configuration.stop_timeout)
     end
 
     # What the core has found wrong, each once.

@@ -25,6 +25,11 @@ module SidekiqLifecycle
     attr_reader :exit_status
     # @return [Hash{String => Integer}] how often each signal's handler had been replaced and was put back
     attr_reader :rearmed
+    # @return [Symbol, nil] what becomes of a SIGTERM that is sent to the top of the signal path (PID 1 of a container):
+    #   `:arrives`, `:cut_short`, `:lost` or `:unknown`; nil where that cannot be seen
+    attr_reader :signal_path
+    # @return [Integer, nil] the relay's pid, while there is one
+    attr_reader :relay
     # @return [Array<String>] what is wrong, in whole sentences
     attr_reader :problems
     # @return [String] the lifecycle directory
@@ -49,6 +54,8 @@ module SidekiqLifecycle
       @timings = record["timings"].to_h { |name, time| [name.to_sym, Time.iso8601(time)] }
       @why, @pid, @concurrency, @exit_status = record.values_at("why", "pid", "concurrency", "exit_status")
       @rearmed, @problems, @sidekiq_version, @version = record.values_at("rearmed", "problems", "sidekiq", "version")
+      @signal_path, @relay = record["signal_path"]&.values_at("term", "relay")
+      @signal_path &&= @signal_path.tr("-", "_").to_sym
       @embedded = record["embedded"]
       @busy = busy
       @beat_age = report["beat_age"]
@@ -76,8 +83,8 @@ module SidekiqLifecycle
 
     # @return [Hash{Symbol => Object}] all of it, to log or to serialise
     def to_h
-      names = %i[state since why pid busy concurrency timings beat_age exit_status rearmed problems directory ready_file
-                 stop_timeout sidekiq_version version]
+      names = %i[state since why pid busy concurrency timings beat_age exit_status rearmed signal_path relay problems
+                 directory ready_file stop_timeout sidekiq_version version]
       names.to_h { |name| [name, public_send(name)] }
            .merge(ready: ready?, live: live?, quiet: quiet?, drained: drained?, embedded: embedded?)
     end

@@ -143,6 +143,7 @@ impl Entry {
                 busy: 0,
                 beat_age: None,
                 ended: None,
+                withheld: None,
                 unreadable: Some(reason.clone()),
             },
         }

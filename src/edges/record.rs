@@ -8,6 +8,7 @@ use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use super::process::Identity;
+use crate::rules::path::Fate;
 use crate::rules::probe::{Facts, Presence};
 use crate::rules::state::State;
 
@@ -28,6 +29,8 @@ pub struct About {
     pub concurrency: Option<u32>,
     /// Sidekiq runs inside another program (`Sidekiq.configure_embed`).
     pub embedded: bool,
+    /// Seconds Sidekiq leaves its jobs to finish (`-t`).
+    pub timeout: Option<f64>,
     /// Seconds the platform leaves between SIGTERM and SIGKILL, if the application said so.
     pub stop_timeout: Option<f64>,
 }
@@ -40,6 +43,17 @@ impl About {
     pub fn parse(json: &str) -> Result<Self, String> {
         serde_json::from_str(json).map_err(|error| error.to_string())
     }
+}
+
+/// What becomes of signals that are sent to the top of the path to this process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignalPath {
+    /// TERM's fate.
+    pub term: Fate,
+    /// TSTP's fate.
+    pub tstp: Fate,
+    /// The relay's pid, while there is one.
+    pub relay: Option<i32>,
 }
 
 /// One process, as it last said itself.
@@ -70,6 +84,12 @@ pub struct Record {
     pub exit_status: Option<i32>,
     /// How often each signal's handler had been replaced and was put back.
     pub rearmed: BTreeMap<String, u32>,
+    /// The signal path; `None` where it cannot be seen, or does not matter (embedded).
+    #[serde(default)]
+    pub signal_path: Option<SignalPath>,
+    /// Why it is not called ready although it is running.
+    #[serde(default)]
+    pub withheld: Option<String>,
     /// What is wrong, in whole sentences.
     pub problems: Vec<String>,
     /// The ready file, where the application chose another than the directory's own.
@@ -99,6 +119,8 @@ impl Record {
             timings: BTreeMap::from([(State::Booting.to_string(), now)]),
             exit_status: None,
             rearmed: BTreeMap::new(),
+            signal_path: None,
+            withheld: None,
             problems: Vec::new(),
             ready_file,
             about,
@@ -171,6 +193,7 @@ impl Record {
             busy: self.busy,
             beat_age: self.beat_age(),
             ended: (self.state == State::Stopped).then(|| self.ending()),
+            withheld: self.withheld.clone(),
             unreadable: None,
         }
     }

@@ -1,4 +1,4 @@
-//! Signals, as the kernel sees them. All of the core's `unsafe` code is here.
+//! Signals, as the kernel sees them.
 //!
 //! Two things watch signals, one after the other:
 //!
@@ -17,7 +17,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -166,6 +166,7 @@ impl Observer {
                 if OBSERVER.is_ours() {
                     arrived.store(true, SeqCst);
                     OBSERVER.send(number);
+                    tell_relay(number);
                 }
             };
             // SAFETY: `tell` reads atomics, calls getpid and writes to a pipe, and nothing else.
@@ -209,6 +210,35 @@ pub fn displaced() -> Vec<Signal> {
 pub fn rearm(signal: Signal) -> nix::Result<()> {
     let armed = OBSERVED.into_iter().zip(&ARMED).find(|(observed, _)| *observed == signal);
     armed.and_then(|(_, armed)| armed.get()).map_or(Ok(()), |armed| dispose(signal, armed))
+}
+
+// ---- the relay ----
+
+/// A pidfd of the relay, or -1. Never closed: a handler may be using it.
+static RELAY: AtomicI32 = AtomicI32::new(-1);
+
+/// From now on the relay is told of every signal that is heard, so that it need not send it once more.
+#[cfg(target_os = "linux")]
+pub fn set_relay(relay: super::trace::Handle) {
+    RELAY.store(relay.into_raw_fd(), SeqCst);
+}
+
+/// The relay, to tell it something and to see whether it is there.
+#[must_use]
+pub fn relay() -> Option<BorrowedFd<'static>> {
+    let relay = RELAY.load(SeqCst);
+    // SAFETY: the descriptor was stored by `set_relay` and is never closed.
+    (relay >= 0).then(|| unsafe { BorrowedFd::borrow_raw(relay) })
+}
+
+/// Async-signal-safe.
+fn tell_relay(_signal: libc::c_int) {
+    #[cfg(target_os = "linux")]
+    if let Some(relay) = relay() {
+        let saved = Errno::last();
+        let _ = super::trace::tell(relay.as_raw_fd(), super::trace::Message::Heard(_signal));
+        saved.set();
+    }
 }
 
 // ---- the boot guard ----
@@ -342,6 +372,7 @@ fn retake() -> nix::Result<()> {
 
 extern "C" fn on_guarded(number: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     if is_guarding() {
+        tell_relay(number);
         // Another thread may release the guard meanwhile; then it may have been too late to be told of there.
         if number == libc::SIGTSTP {
             QUIET_ASKED.store(true, SeqCst);

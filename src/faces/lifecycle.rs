@@ -17,6 +17,7 @@ use crate::edges::directory::{Directory, Durability, Error};
 use crate::edges::record::{About, Record};
 use crate::edges::signals::{self, OBSERVED, Observer};
 use crate::faces::report::Process;
+use crate::faces::signal_path;
 use crate::rules::probe::Presence;
 use crate::rules::state::{Event, Progress, State};
 
@@ -34,6 +35,8 @@ pub struct Lifecycle {
 #[derive(Debug)]
 struct Inner {
     progress: Progress,
+    /// The application wants to be called ready only if a SIGTERM arrives.
+    requires_path: bool,
     record: Record,
     problems: BTreeMap<String, String>,
 }
@@ -46,11 +49,16 @@ impl Lifecycle {
     #[must_use]
     pub fn begin(directory: Directory, about: About, preloaded_by: Option<i32>) -> Arc<Self> {
         let ready_file = directory.ready_file().map(|file| file.display().to_string());
-        let inner =
-            Inner { progress: Progress::BEGIN, record: Record::begin(about, ready_file), problems: BTreeMap::new() };
+        let inner = Inner {
+            progress: Progress::BEGIN,
+            requires_path: false,
+            record: Record::begin(about, ready_file),
+            problems: BTreeMap::new(),
+        };
         let lifecycle = Self { owner: getpid().as_raw(), directory, inner: Mutex::new(inner), writing: Mutex::new(()) };
         let swept = sweep(&lifecycle.directory, preloaded_by);
         lifecycle.note("directory", swept.err().map(|error| error.to_string()));
+        lifecycle.look_at_path();
         lifecycle.publish(Durability::Flushed);
         Arc::new(lifecycle)
     }
@@ -59,6 +67,14 @@ impl Lifecycle {
     pub fn describe(&self, about: About) {
         if self.is_ours() {
             self.known(|inner| inner.record.about = about);
+        }
+    }
+
+    /// Whether the process may be called ready only if a SIGTERM arrives and Sidekiq is left the time it takes.
+    pub fn require_signal_path(&self, required: bool) {
+        if self.is_ours() {
+            self.known(|inner| inner.requires_path = required);
+            self.look_at_path();
         }
     }
 
@@ -97,6 +113,7 @@ impl Lifecycle {
         if self.is_ours() {
             // Ruby's heart has just been seen to beat; Sidekiq's own first beat is about to come.
             self.known(|inner| inner.record.beats());
+            self.look_at_path();
             self.catch_up();
             self.happened(Event::Started, None);
         }
@@ -124,6 +141,7 @@ impl Lifecycle {
             record.busy = if record.drained { 0 } else { busy };
         });
         self.look_for_strangers();
+        self.look_at_path();
         self.publish(Durability::Whole);
     }
 
@@ -298,6 +316,20 @@ impl Lifecycle {
             )
         });
         self.note("sharing", problem);
+    }
+
+    /// A shell may have become another program or ended, the relay may have been killed.
+    fn look_at_path(&self) {
+        if self.known(|inner| inner.record.about.embedded) {
+            return;
+        }
+        let Some((path, problem)) = signal_path::own() else { return };
+        self.known(|Inner { record, requires_path, .. }| {
+            let is_withheld = *requires_path && path.term.is_bad();
+            record.withheld = problem.clone().filter(|_| is_withheld);
+            record.signal_path = Some(path);
+        });
+        self.note("signal path", problem);
     }
 
     fn was_withdrawn(&self) -> bool {

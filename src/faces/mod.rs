@@ -5,3 +5,4 @@ pub mod lifecycle;
 #[cfg(target_os = "linux")]
 pub mod relay;
 pub mod report;
+pub mod signal_path;

@@ -16,9 +16,10 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -29,6 +30,7 @@ use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, geteuid, getpgid, s
 use serde::{Deserialize, Serialize};
 
 use crate::edges::process;
+use crate::edges::signals;
 use crate::edges::snapshot::Snapshot;
 use crate::edges::trace::{self, Handle, Inbox, Message, Sender, Stop};
 use crate::rules::path::{Handling, Path as SignalPath};
@@ -60,17 +62,46 @@ pub struct Report {
     pub pid: Option<i32>,
     /// The processes that it may not trace, and why.
     pub refused: Vec<(i32, Refusal)>,
+    /// Why it could not be started at all.
+    pub failure: Option<String>,
 }
 
-/// Starts a relay for the calling process, if the signal path to it needs one. `command` is the native command.
-///
-/// # Errors
-/// It could not be started, or did not answer.
-pub fn start(command: &Path) -> io::Result<Report> {
-    let pid = nix::unistd::getpid().as_raw();
-    if Snapshot::path(pid).without_relay().to_be_relayed().is_empty() {
-        return Ok(Report::default());
+static STARTED: OnceLock<Report> = OnceLock::new();
+
+/// Starts a relay for the calling process, once, if the signal path to it needs one. `command` is the native command.
+/// A process that is forked later has its parent's relay, and none of its own.
+pub fn start(command: &Path) -> &'static Report {
+    STARTED.get_or_init(|| {
+        let pid = nix::unistd::getpid().as_raw();
+        if Snapshot::path(pid).without_relay().to_be_relayed().is_empty() {
+            return Report::default();
+        }
+        let report = launch(command, pid);
+        report.unwrap_or_else(|error| Report { failure: Some(error.to_string()), ..Report::default() })
+    })
+}
+
+/// Sends the relay away, if there is one.
+pub fn stop() {
+    if let Some(relay) = signals::relay() {
+        let _ = trace::tell(relay.as_raw_fd(), Message::Leave);
     }
+}
+
+/// What the relay of the calling process said of itself when it was started; `None` if it never was.
+#[must_use]
+pub fn report() -> Option<&'static Report> {
+    STARTED.get()
+}
+
+/// The relay's pid, while it is there.
+#[must_use]
+pub fn alive() -> Option<i32> {
+    let relay = signals::relay().filter(|relay| !has_ended(relay));
+    relay.and(report()).and_then(|report| report.pid)
+}
+
+fn launch(command: &Path, pid: i32) -> io::Result<Report> {
     let start_time = process::start_time(pid).unwrap_or_default();
     // It starts another of itself and ends, so that the other is nobody's child.
     let output = Command::new(command)
@@ -80,7 +111,12 @@ pub fn start(command: &Path) -> io::Result<Report> {
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .output()?;
-    serde_json::from_slice(&output.stdout).map_err(io::Error::other)
+    let report: Report = serde_json::from_slice(&output.stdout)
+        .map_err(|_| io::Error::other(format!("{} gave no answer ({})", command.display(), output.status)))?;
+    if let Some(pid) = report.pid {
+        signals::set_relay(Handle::open(pid)?);
+    }
+    Ok(report)
 }
 
 /// The relay's own process: `relay PID START_TIME [start]`.
@@ -115,7 +151,7 @@ fn relay(pid: i32, start_time: u64) -> io::Result<()> {
     };
     let mut relay = match Handle::open(pid) {
         Ok(worker) => Relay::new(worker, inbox),
-        Err(Errno::ENOSYS) => return report(&Report { pid: None, refused: vec![(pid, Refusal::OldKernel)] }),
+        Err(Errno::ENOSYS) => return report(&Report { refused: vec![(pid, Refusal::OldKernel)], ..Report::default() }),
         Err(errno) => return Err(errno.into()),
     };
     if process::start_time(pid) != Some(start_time) {
@@ -123,7 +159,7 @@ fn relay(pid: i32, start_time: u64) -> io::Result<()> {
     }
     let refused = relay.take();
     let is_of_use = relay.is_of_use();
-    report(&Report { pid: is_of_use.then(|| nix::unistd::getpid().as_raw()), refused })?;
+    report(&Report { pid: is_of_use.then(|| nix::unistd::getpid().as_raw()), refused, failure: None })?;
     if is_of_use {
         let null = fs::File::options().read(true).write(true).open("/dev/null")?;
         dup2_stdin(&null)?;
@@ -403,7 +439,7 @@ fn stops(signal: i32) -> bool {
     matches!(signal, libc::SIGTERM | libc::SIGINT | libc::SIGQUIT)
 }
 
-fn has_ended(handle: &Handle) -> bool {
+fn has_ended(handle: &impl AsFd) -> bool {
     let mut polled = [PollFd::new(handle.as_fd(), PollFlags::POLLIN)];
     poll(&mut polled, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }

@@ -312,6 +312,18 @@ impl Path {
         is_first || self.links.get(index + 1).is_some_and(|parent| parent.program.ends_with_first_child())
     }
 
+    /// What is wrong with the path, in words: TERM first, for of that jobs are lost. `None` if nothing is for sure.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        let top = self.links.last()?;
+        [(Asked::Stop, "SIGTERM"), (Asked::Quiet, "SIGTSTP")].into_iter().find_map(|(asked, signal)| {
+            let (fate, index) = self.fate(asked);
+            let link = self.links.get(index).filter(|_| fate.is_bad())?;
+            let verdict = link.verdict(asked);
+            Some(format!("a {signal} sent to {} {fate}: {} {verdict}", top.title(), link.title()))
+        })
+    }
+
     /// The shortest way to a sound path, in words to paste; `None` if it is sound.
     #[must_use]
     pub fn fix(&self) -> Option<String> {
@@ -339,6 +351,12 @@ impl Path {
 }
 
 impl Link {
+    /// For people: `sh (pid 1)`.
+    #[must_use]
+    pub fn title(&self) -> String {
+        format!("{} (pid {})", self.name, self.pid)
+    }
+
     fn fix_shell(&self) -> String {
         let run = "or put sidekiq-lifecycle run -- in front of it";
         match self.command() {
@@ -551,6 +569,30 @@ mod tests {
             assert!(fix.contains(expected), "{fix}");
         }
         assert_eq!(path(&[init(Program::Tini, "tini -- sidekiq")]).fix(), None);
+    }
+
+    #[test]
+    fn what_is_wrong() {
+        let table: &[(Link, Option<&str>)] = &[
+            (
+                shell(1, "sh -c 'sidekiq'"),
+                Some(
+                    "a SIGTERM sent to sh (pid 1) is lost: sh (pid 1) drops TERM: it is PID 1 and has no handler for it \
+                     (bit 15 of SigCgt is not set)",
+                ),
+            ),
+            (
+                init(Program::DumbInit, "dumb-init sidekiq"),
+                Some(
+                    "a SIGTSTP sent to dumb-init (pid 1) freezes Sidekiq: dumb-init (pid 1) turns TSTP into SIGSTOP, for \
+                     itself and for all below it",
+                ),
+            ),
+            (init(Program::Tini, "tini -- sidekiq"), None),
+        ];
+        for (link, problem) in table {
+            assert_eq!(path(std::slice::from_ref(link)).problem().as_deref(), *problem);
+        }
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub struct Facts {
     pub beat_age: Option<Duration>,
     /// How it ended, if it said so.
     pub ended: Option<String>,
+    /// Why it is not called ready although it is running.
+    pub withheld: Option<String>,
     /// Why its record cannot be read; all else but the pid and the presence is unknown then.
     pub unreadable: Option<String>,
 }
@@ -84,6 +86,9 @@ impl Facts {
             Probe::Ready => {
                 if self.state != State::Running {
                     return Err(format!("process {pid} is {}", self.state));
+                }
+                if let Some(reason) = &self.withheld {
+                    return Err(format!("process {pid} is running, but {reason}"));
                 }
                 self.heart_beats(max_beat_age)
             }
@@ -164,6 +169,7 @@ mod tests {
             busy: 0,
             beat_age: Some(Duration::from_secs(1)),
             ended: None,
+            withheld: None,
             unreadable: None,
         }
     }
@@ -188,6 +194,7 @@ mod tests {
         let unborn = Facts { beat_age: None, ..process(7, State::Booting) };
         let ended = Facts { ended: Some("exit 0 after SIGTERM".to_owned()), ..process(7, State::Stopped) };
         let elsewhere = Facts { presence: Presence::Elsewhere, ..process(7, State::Running) };
+        let withheld = |state| Facts { withheld: Some("a SIGTERM is lost".to_owned()), ..process(7, state) };
         let unreadable = Facts { unreadable: Some("EOF".to_owned()), ..process(7, State::Booting) };
         let table: &[(Facts, Probe, &str)] = &[
             (unborn.clone(), Live, "yes"),
@@ -195,6 +202,9 @@ mod tests {
             (unborn, Drained, "process 7 is booting, it was not told to be quiet"),
             (process(7, State::Running), Live, "yes"),
             (process(7, State::Running), Ready, "yes"),
+            (withheld(State::Running), Live, "yes"),
+            (withheld(State::Running), Ready, "process 7 is running, but a SIGTERM is lost"),
+            (withheld(State::Quiet), Ready, "process 7 is quiet"),
             (process(7, State::Running), Drained, "process 7 is running, it was not told to be quiet"),
             (drained(State::Running), Drained, "process 7 is running, it was not told to be quiet"),
             (process(7, State::Quiet), Live, "yes"),

@@ -16,6 +16,7 @@ use sidekiq_lifecycle::edges::directory::Directory;
 use sidekiq_lifecycle::edges::record::About;
 use sidekiq_lifecycle::edges::signals::{self, Signal};
 use sidekiq_lifecycle::faces::lifecycle::{self, Lifecycle};
+use sidekiq_lifecycle::faces::signal_path;
 
 /// `SidekiqLifecycle::Native::Process`: the calling process's lifecycle.
 #[magnus::wrap(class = "SidekiqLifecycle::Native::Process", free_immediately, size)]
@@ -104,6 +105,10 @@ impl Process {
         this.write(ruby, Lifecycle::retire)
     }
 
+    fn require_signal_path(ruby: &Ruby, this: &Self, required: bool) -> Result<(), Error> {
+        this.write(ruby, |lifecycle| lifecycle.require_signal_path(required))
+    }
+
     fn is_ours(&self) -> bool {
         self.0.is_ours()
     }
@@ -153,6 +158,20 @@ fn wait_for_stop(ruby: &Ruby) -> Result<Option<String>, Error> {
     guarded(ruby, || Ok(gvl::without(signals::wait_for_stop, Some(unblock)).flatten().map(|signal| signal.to_string())))
 }
 
+fn start_relay(ruby: &Ruby, command: String) -> Result<(), Error> {
+    guarded(ruby, || {
+        signal_path::start_relay(Path::new(&command));
+        Ok(())
+    })
+}
+
+fn stop_relay(ruby: &Ruby) -> Result<(), Error> {
+    guarded(ruby, || {
+        signal_path::stop_relay();
+        Ok(())
+    })
+}
+
 fn is_guarding() -> bool {
     signals::is_guarding()
 }
@@ -177,6 +196,8 @@ fn init(ruby: &Ruby) -> Result<(), Error> {
     module.define_singleton_method("wait_for_stop", function!(wait_for_stop, 0))?;
     module.define_singleton_method("guarding?", function!(is_guarding, 0))?;
     module.define_singleton_method("release_boot", function!(release_boot, 0))?;
+    module.define_singleton_method("start_relay", function!(start_relay, 1))?;
+    module.define_singleton_method("stop_relay", function!(stop_relay, 0))?;
 
     let process = module.define_class("Process", ruby.class_object())?;
     process.define_singleton_method("begin", function!(Process::begin, 4))?;
@@ -195,6 +216,7 @@ fn init(ruby: &Ruby) -> Result<(), Error> {
     process.define_method("report", method!(Process::report, 0))?;
     process.define_method("drained?", method!(Process::is_drained, 0))?;
     process.define_method("retire", method!(Process::retire, 0))?;
+    process.define_method("require_signal_path", method!(Process::require_signal_path, 1))?;
     process.define_method("ours?", method!(Process::is_ours, 0))?;
     Ok(())
 }

@@ -1,0 +1,78 @@
+//! What a process says of the signal path to itself.
+
+use std::path::Path as File;
+
+use nix::unistd::getpid;
+
+use crate::edges::record::SignalPath;
+use crate::edges::snapshot::Snapshot;
+#[cfg(target_os = "linux")]
+use crate::faces::relay;
+use crate::rules::path::{Asked, Path};
+
+/// The path as it is now, and what is wrong with it, in one sentence. `None` without /proc.
+#[must_use]
+pub fn own() -> Option<(SignalPath, Option<String>)> {
+    let pid = getpid().as_raw();
+    let mut path = Snapshot::path(pid);
+    if path.links().is_empty() {
+        return None;
+    }
+    let relay = alive();
+    if relay.is_none() {
+        // Another Sidekiq's relay carries nothing to this one.
+        path = path.without_relay();
+    }
+    let fates = SignalPath { term: path.fate(Asked::Stop).0, tstp: path.fate(Asked::Quiet).0, relay };
+    let problem = path.problem().map(|problem| sentence(&problem, &path));
+    Some((fates, problem))
+}
+
+/// Starts the relay, if the path needs one. `command` is the native command.
+pub fn start_relay(command: &File) {
+    #[cfg(target_os = "linux")]
+    relay::start(command);
+    #[cfg(not(target_os = "linux"))]
+    let _ = command;
+}
+
+/// Sends the relay away, if there is one.
+pub fn stop_relay() {
+    #[cfg(target_os = "linux")]
+    relay::stop();
+}
+
+#[cfg(target_os = "linux")]
+use relay::alive;
+#[cfg(not(target_os = "linux"))]
+fn alive() -> Option<i32> {
+    None
+}
+
+fn sentence(problem: &str, path: &Path) -> String {
+    let why = no_relay(path).map(|why| format!("; {why}")).unwrap_or_default();
+    let fix = path.fix().map(|fix| format!("; to mend it, {fix}")).unwrap_or_default();
+    format!("{problem}{why}{fix}")
+}
+
+/// Why the relay does not help, where it was asked to.
+#[cfg(target_os = "linux")]
+fn no_relay(path: &Path) -> Option<String> {
+    let report = relay::report()?;
+    if let Some(failure) = &report.failure {
+        return Some(format!("the relay could not be started ({failure})"));
+    }
+    if let (Some(pid), None) = (report.pid, alive()) {
+        return Some(format!("the relay (pid {pid}) has ended"));
+    }
+    let (pid, refusal) = report.refused.first()?;
+    let link = path.links().iter().find(|link| link.pid == *pid).map_or_else(|| pid.to_string(), |link| link.title());
+    let advice = refusal.advice();
+    let separator = if advice.is_empty() { "" } else { ": " };
+    Some(format!("the relay may not trace {link}, for {refusal}{separator}{advice}"))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn no_relay(_path: &Path) -> Option<String> {
+    None
+}
