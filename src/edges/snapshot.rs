@@ -99,7 +99,10 @@ impl Snapshot {
     #[must_use]
     pub fn link(&self, below: Option<&Self>) -> Link {
         let program = self.program();
-        let cares = |signal| self.handling(signal) != Handling::Default;
+        // With `set -m` a script's shell does as much with the first two.
+        let is_interactive = self.ignored.has(Signal::SIGTSTP)
+            && self.ignored.has(Signal::SIGTTOU)
+            && self.handling(Signal::SIGTERM) != Handling::Default;
         let is_relay = |tracer: &Self| tracer.program() == Program::Relay;
         Link {
             pid: self.pid,
@@ -109,7 +112,7 @@ impl Snapshot {
             is_first: self.parent == 0,
             term: self.handling(Signal::SIGTERM),
             tstp: self.handling(Signal::SIGTSTP),
-            is_interactive: program == Program::Shell && cares(Signal::SIGTSTP) && cares(Signal::SIGTTOU),
+            is_interactive: program == Program::Shell && is_interactive,
             is_free: below
                 .is_some_and(|below| below.ignored.has(Signal::SIGQUIT) && !self.ignored.has(Signal::SIGQUIT)),
             threads: self.threads,

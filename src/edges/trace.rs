@@ -20,8 +20,6 @@ pub enum Stop {
     Signal(i32),
     /// It was stopped by a signal, as a shell's `kill -STOP` does; it wants [`listen`].
     Group,
-    /// It has become another program.
-    Exec,
     /// It is about to end; it does when it is resumed.
     Exit,
     /// Anything else that only wants to be resumed.
@@ -35,7 +33,7 @@ pub enum Stop {
 /// # Errors
 /// EPERM: it may not be traced, or is already. ESRCH: there is no such process.
 pub fn seize(pid: i32) -> nix::Result<()> {
-    request(libc::PTRACE_SEIZE, pid, libc::PTRACE_O_TRACEEXIT | libc::PTRACE_O_TRACEEXEC)
+    request(libc::PTRACE_SEIZE, pid, libc::PTRACE_O_TRACEEXIT)
 }
 
 /// Lets a stopped process run, and delivers a signal to it; 0 is none.
@@ -54,12 +52,12 @@ pub fn listen(pid: i32) -> nix::Result<()> {
     request(libc::PTRACE_LISTEN, pid, 0)
 }
 
-/// Lets a stopped process run, and traces it no more.
+/// Lets a stopped process run, delivers a signal to it (0 is none), and traces it no more.
 ///
 /// # Errors
 /// As [`resume`].
-pub fn release(pid: i32) -> nix::Result<()> {
-    request(libc::PTRACE_DETACH, pid, 0)
+pub fn release(pid: i32, signal: i32) -> nix::Result<()> {
+    request(libc::PTRACE_DETACH, pid, signal)
 }
 
 /// Whether ptrace(2) itself is denied (seccomp), whoever is to be traced: nobody has this pid, and the honest answer is
@@ -121,7 +119,6 @@ pub fn next_stop() -> Option<(i32, Stop)> {
     let stop = match status >> 16 {
         0 => Stop::Signal(signal),
         libc::PTRACE_EVENT_EXIT => Stop::Exit,
-        libc::PTRACE_EVENT_EXEC => Stop::Exec,
         libc::PTRACE_EVENT_STOP if signal != libc::SIGTRAP => Stop::Group,
         _ => Stop::Passing,
     };

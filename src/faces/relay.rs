@@ -291,9 +291,15 @@ impl Relay {
 
     fn stopped(&mut self, pid: i32, stop: Stop) -> nix::Result<()> {
         match stop {
-            Stop::Signal(signal) => {
+            Stop::Signal(signal) if may_be_traced(pid) => {
                 let signal = self.deliver(pid, signal);
                 trace::resume(pid, signal)
+            }
+            // It has become another program, which has ways of its own by now.
+            Stop::Signal(signal) => {
+                self.watch(signal);
+                self.traced.retain(|traced| *traced != pid);
+                trace::release(pid, signal)
             }
             Stop::Exit if self.must_wait(pid) => {
                 self.held.push(pid);
@@ -301,11 +307,7 @@ impl Relay {
                 self.tell_mates(pid, Message::Ending);
                 Ok(())
             }
-            Stop::Exec if !may_be_traced(pid) => {
-                self.traced.retain(|traced| *traced != pid);
-                trace::release(pid)
-            }
-            Stop::Exit | Stop::Exec | Stop::Passing => trace::resume(pid, 0),
+            Stop::Exit | Stop::Passing => trace::resume(pid, 0),
             Stop::Group => trace::listen(pid),
             Stop::Ended => {
                 self.traced.retain(|traced| *traced != pid);
@@ -444,7 +446,6 @@ fn has_ended(handle: &impl AsFd) -> bool {
     poll(&mut polled, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
-/// A shell that has become another program is that program, and has its own ways.
 fn may_be_traced(pid: i32) -> bool {
     let snapshot = Snapshot::of(pid);
     snapshot.is_some_and(|snapshot| {

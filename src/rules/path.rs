@@ -318,7 +318,10 @@ impl Path {
         let top = self.links.last()?;
         [(Asked::Stop, "SIGTERM"), (Asked::Quiet, "SIGTSTP")].into_iter().find_map(|(asked, signal)| {
             let (fate, index) = self.fate(asked);
-            let link = self.links.get(index).filter(|_| fate.is_bad())?;
+            // Below a supervisor with ways of its own nobody expects TSTP to pass.
+            let is_expected =
+                asked == Asked::Stop || fate == Fate::Freezes || self.fate(Asked::Stop).0 == Fate::Arrives;
+            let link = self.links.get(index).filter(|_| fate.is_bad() && is_expected)?;
             let verdict = link.verdict(asked);
             Some(format!("a {signal} sent to {} {fate}: {} {verdict}", top.title(), link.title()))
         })
@@ -589,6 +592,7 @@ mod tests {
                 ),
             ),
             (init(Program::Tini, "tini -- sidekiq"), None),
+            (Link { term: Handling::Handled, ..link(1, Program::Other, "foreman start") }, None),
         ];
         for (link, problem) in table {
             assert_eq!(path(std::slice::from_ref(link)).problem().as_deref(), *problem);

@@ -1,0 +1,244 @@
+# frozen_string_literal: true
+
+# The relay carries signals past the shells between PID 1 and Sidekiq. Each example is a small container: a PID
+# namespace of its own, whose PID 1 is a shell.
+RSpec.describe "the relay" do
+  before { skip "no PID namespaces may be made here" unless system("unshare --pid --fork true", err: File::NULL) }
+
+  # The command line of Sidekiq stands for "$@" in the script.
+  def start_in(shell, script, **options)
+    start(launcher: [*%w[unshare --pid --fork --kill-child --mount-proc], shell, "-c", script, shell], **options)
+  end
+
+  def start_ready_in(shell, script, workers: 1, **options)
+    start_in(shell, script, **options).tap do |worker|
+      wait_until("ready") { (ready_file? && records.size == workers) || worker.raise_if_ended }
+    end
+  end
+
+  def ready_file? = File.exist?(ready_file)
+
+  def records
+    Dir[file("tmp/sidekiq/processes/*")].map { |path| JSON.parse(File.read(path)) }.sort_by { |record| record["pid"] }
+  end
+
+  def the_record = records.fetch(0)
+
+  # The processes below a process, itself included, as we see them: pid => [command line, state].
+  def tree(pid)
+    below = File.read("/proc/#{pid}/task/#{pid}/children").split.map(&:to_i)
+    own = [File.read("/proc/#{pid}/cmdline").tr("\0", " ").strip, File.read("/proc/#{pid}/stat")[/\) (\S)/, 1]]
+    below.map { |child| tree(child) }.reduce({ pid => own }, :merge)
+  rescue Errno::ENOENT, Errno::ESRCH
+    {}
+  end
+
+  def pid1(worker) = wait_until("unshare has forked") { tree(worker.pid).keys[1] }
+
+  def find(worker, pattern)
+    wait_until("there is a #{pattern.inspect}") { tree(worker.pid).find { |_, (command, _)| command.match?(pattern) }&.first }
+  end
+
+  def relay_of(worker) = find(worker, /sidekiq-lifecycle relay/)
+  def tracer_of(pid) = File.read("/proc/#{pid}/status")[/TracerPid:\s*(\d+)/, 1].to_i
+  def job_begun(seconds = 2) = push("Sleep", seconds).tap { wait_until("the job begins") { notes == ["sleep begins"] } }
+
+  def expect_shutdown(worker, code: 0)
+    expect(worker.exit_code).to eq(code)
+    expect(notes).to eq(["sleep begins", "sleep ends"]), worker.log
+    expect(worker.log.scan("Shutting down").size).to eq(1)
+    expect(the_record).to include("state" => "stopped", "exit_status" => 0)
+    expect(ready_file?).to be(false)
+  end
+
+  {
+    "a foreground command" => ['"$@"; echo end', 0],
+    "a pipeline" => ['"$@" | cat', 0],
+    "a trap and a foreground command" => ['trap "echo trapped" TERM; "$@"; exit 0', 0],
+    "a trap that passes TERM on" => ['trap "kill $P; kill \$!" TERM; "$@" & wait; wait', 0],
+    "a trap that ends the shell" => ['trap "exit 7" TERM; "$@" & wait', 7],
+    "a trap that says EXIT" => ['trap "echo bye" EXIT; "$@"; exit 0', 143]
+  }.each do |what, (script, code)|
+    it "carries TERM past a shell with #{what}, once, and all ends well" do
+      worker = start_ready_in("bash", script)
+      expect(the_record["signal_path"]).to include("term" => "arrives", "tstp" => "arrives")
+      expect(the_record["problems"]).to be_empty
+      job_begun
+      Process.kill(:TERM, pid1(worker))
+      wait_until("it is no longer ready") { !ready_file? }
+      expect(notes).to eq(["sleep begins"])
+      expect_shutdown(worker, code:)
+    end
+  end
+
+  it "leaves a careful trap its say: TSTP first, TERM later" do
+    worker = start_ready_in("bash", 'trap "kill -TSTP \$!; sleep 2; kill -TERM \$!" TERM; "$@" & wait; wait; exit 0')
+    job_begun(4)
+    Process.kill(:TERM, pid1(worker))
+    wait_until("it is quiet") { the_record["state"] == "quiet" }
+    expect(the_record["why"]).to eq("SIGTSTP")
+    expect_shutdown(worker)
+  end
+
+  %i[TERM INT].each do |signal|
+    it "carries #{signal} while the application boots" do
+      worker = start_in("dash", '"$@"; exit $?', after: 'note "booting"; sleep 600')
+      wait_until("it boots") { notes == ["booting"] && records.any? }
+      relay_of(worker)
+      Process.kill(signal, pid1(worker))
+      expect(worker.exit_code).to eq(128 + Signal.list.fetch(signal.to_s))
+      expect(the_record).to include("state" => "stopped")
+    end
+  end
+
+  it "carries TSTP and stops nobody" do
+    worker = start_ready_in("dash", '"$@"; exit 0')
+    Process.kill(:TSTP, pid1(worker))
+    wait_until("it is quiet") { the_record["state"] == "quiet" }
+    expect(tree(worker.pid).values.map(&:last)).not_to include("T")
+    Process.kill(:TERM, pid1(worker))
+    expect(worker.exit_code).to eq(0)
+  end
+
+  it "is not there when it is off, and then TERM is lost, as the log and the status say" do
+    worker = start_ready_in("dash", '"$@"; exit 0', install: "lifecycle.signal_relay = :off")
+    expect(tree(worker.pid).values.map(&:first).grep(/relay/)).to be_empty
+    expect(the_record["signal_path"]).to eq("term" => "lost", "tstp" => "lost", "relay" => nil)
+    expect(the_record["problems"]).to contain_exactly(match(/\Aa SIGTERM sent to dash \(pid 1\) is lost.*put exec before/))
+    expect(worker.log.scan("a SIGTERM sent to dash").size).to eq(1)
+    Process.kill(:TERM, pid1(worker))
+    push("Sleep", 1)
+    wait_until("a job is done all the same") { notes.include?("sleep ends") }
+    expect(ready_file?).to be(true)
+  end
+
+  it "lets go when it is killed: all runs on, and the next beat tells" do
+    worker = start_ready_in("dash", '"$@"; exit 0', after: QUICK_BEAT, install: "lifecycle.require_signal_path = true")
+    Process.kill(:KILL, relay_of(worker))
+    wait_until("it is told") { the_record["signal_path"]["term"] == "lost" }
+    expect(the_record["problems"]).to contain_exactly(match(/the relay \(pid \d+\) has ended; to mend it, put exec/))
+    wait_until("strict, it is ready no more") { !ready_file? }
+    expect(check.last).to match(/not ready: process \d+ (is running, but a SIGTERM|belongs to)/)
+    expect(tracer_of(pid1(worker))).to eq(0)
+    push("Sleep", 0)
+    wait_until("it works on") { notes.include?("sleep ends") }
+  end
+
+  it "is never called ready in strict mode while TERM would be lost" do
+    worker = start_in("dash", '"$@"; exit 0', after: QUICK_BEAT, install: <<~RUBY)
+      lifecycle.signal_relay = :off
+      lifecycle.require_signal_path = true
+    RUBY
+    seen = Watcher.new { ready_file? }
+    wait_until("it runs") { (records.any? && the_record["state"] == "running") || worker.raise_if_ended }
+    push("Sleep", 1)
+    wait_until("it works") { notes.include?("sleep ends") }
+    expect(seen.changes).to eq([false])
+    expect(the_record["withheld"]).to include("is lost")
+    expect(worker.log).to include("sidekiq_lifecycle #{SidekiqLifecycle::VERSION}: running")
+  end
+
+  it "follows when a shell between is killed" do
+    worker = start_ready_in("dash", 'sh -c "\"\$@\"; true" inner "$@"; wait; while sleep 1; do :; done')
+    Process.kill(:KILL, find(worker, /\Ash -c/))
+    job_begun
+    Process.kill(:TERM, pid1(worker))
+    wait_until("the job is done") { notes.include?("sleep ends") && the_record["state"] == "stopped" }
+  end
+
+  it "leaves a stopped shell stopped, and a continued one running" do
+    worker = start_ready_in("dash", 'sh -c "\"\$@\"; true" inner "$@"; exit 0')
+    inner = find(worker, /\Ash -c/)
+    state = -> { tree(inner).values.first&.last }
+    Process.kill(:STOP, inner)
+    wait_until("it is stopped") { %w[T t].include?(state.call) }
+    job_begun
+    Process.kill(:CONT, inner)
+    wait_until("it is continued") { state.call == "S" }
+    Process.kill(:TERM, pid1(worker))
+    expect_shutdown(worker)
+  end
+
+  it "goes on with a shell that has become another program without a handler" do
+    worker = start_ready_in("bash", '"$@" & until [ -e tmp/sidekiq/ready ]; do sleep 0.1; done; exec sleep 600')
+    wait_until("it is sleep") { tree(worker.pid).values.any? { |command, _| command == "sleep 600" } }
+    job_begun
+    Process.kill(:TERM, pid1(worker))
+    wait_until("the job is done") { notes.include?("sleep ends") && the_record["state"] == "stopped" }
+    wait_until("the relay is gone") { tree(worker.pid).values.none? { |command, _| command.include?("relay") } }
+  end
+
+  it "lets go of a shell that has become a program with ways of its own" do
+    worker = start_ready_in("bash", '"$@" & until [ -e tmp/sidekiq/ready ]; do sleep 0.1; done; exec ruby -e "sleep"')
+    wait_until("it is Ruby") { tree(worker.pid)[pid1(worker)]&.first == "ruby -e sleep" }
+    # Its ways of its own are there once it has begun.
+    wait_until("it is let go at the next signal") do
+      Process.kill(:CHLD, pid1(worker))
+      tracer_of(pid1(worker)).zero?
+    end
+  end
+
+  it "signals every Sidekiq below one shell, and waits for all" do
+    worker = start_ready_in("bash", 'trap "exit 3" TERM; "$@" & "$@" & wait', workers: 2)
+    2.times { |number| push("Sleep", 3, number.to_s) }
+    wait_until("the jobs begin") { notes.sort == ["0 begins", "1 begins"] }
+    expect(tree(worker.pid).values.map(&:first).grep(/relay/).size).to eq(2)
+    Process.kill(:TERM, pid1(worker))
+    expect(worker.exit_code).to eq(3)
+    expect(notes).to include("0 ends", "1 ends")
+    expect(records.map { |record| record["exit_status"] }).to eq([0, 0])
+  end
+
+  it "is taken over by the next Sidekiq's relay when the first one's is killed" do
+    worker = start_ready_in("bash", '"$@" & "$@" & wait; wait; exit 0', workers: 2)
+    Process.kill(:KILL, first = tracer_of(pid1(worker)))
+    wait_until("another traces") { ![0, first].include?(tracer_of(pid1(worker))) }
+    Process.kill(:TERM, pid1(worker))
+    wait_until("one has stopped") { records.any? { |record| record["state"] == "stopped" } }
+  end
+
+  it "is no child of Sidekiq's, keeps no pipe open, and costs nothing while nothing happens" do
+    worker = start_ready_in("bash", '"$@" | cat; exit 0')
+    push("Evaluate", 'Process.waitall; note "waited for nobody"')
+    wait_until("the job is done") { notes == ["waited for nobody"] }
+    relay = relay_of(worker)
+    descriptors = Dir["/proc/#{relay}/fd/*"].map { |descriptor| File.readlink(descriptor) }
+    expect(descriptors.map { |name| File.basename(name) }.tally)
+      .to eq("null" => 3, "anon_inode:[signalfd]" => 1, "anon_inode:[pidfd]" => 1)
+    expect(File.read("/proc/#{relay}/smaps_rollup")[/Private_Dirty:\s*(\d+)/, 1].to_i).to be < 500
+    switches = -> { File.read("/proc/#{relay}/status").scan(/ctxt_switches:\s*(\d+)/).flatten.map(&:to_i).first }
+    before = switches.call
+    sleep 3
+    expect(switches.call).to eq(before)
+  end
+
+  it "is gone with the worker, without a trace, whatever PID 1 goes on to do" do
+    worker = start_ready_in("dash", '"$@"; sleep 600')
+    relay_of(worker)
+    Process.kill(:TERM, pid1(worker))
+    wait_until("only the script is left") { tree(worker.pid).values.map(&:first).grep(/sidekiq/).size == 2 }
+    expect(tree(worker.pid).values.map { |command, state| [command[/\w+/], state] })
+      .to eq([%w[unshare S], %w[dash S], %w[sleep S]])
+  end
+
+  it "goes too when the worker is killed" do
+    worker = start_ready_in("dash", '"$@"; exit 5')
+    Process.kill(:KILL, find(worker, /busy\]/))
+    expect(worker.exit_code).to eq(5)
+  end
+
+  it "is not started where no shell stands between" do
+    worker = start_ready_in("dash", 'exec "$@"')
+    expect(the_record["signal_path"]).to eq("term" => "arrives", "tstp" => "arrives", "relay" => nil)
+    expect(tree(worker.pid).values.map(&:first).grep(/relay/)).to be_empty
+  end
+
+  it "says why it is of no help where the shell belongs to another user" do
+    FileUtils.chmod(0o777, app)
+    worker = start_ready_in("dash", 'setpriv --reuid 4711 --regid 4711 --clear-groups "$@"; exit 0')
+    expect(the_record["problems"]).to contain_exactly(
+      match(/is lost.*; the relay may not trace dash \(pid 1\), for it belongs to another user \(uid 0\): start both as one/)
+    )
+    expect(worker.log.scan("belongs to another user").size).to eq(1)
+  end
+end
