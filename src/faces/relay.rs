@@ -447,10 +447,9 @@ fn has_ended(handle: &impl AsFd) -> bool {
 }
 
 fn may_be_traced(pid: i32) -> bool {
-    let snapshot = Snapshot::of(pid);
-    snapshot.is_some_and(|snapshot| {
-        SignalPath::new(vec![snapshot.link(None)]).links().iter().all(|link| link.can_be_relayed())
-    })
+    let link = Snapshot::of(pid).map(|snapshot| snapshot.link(None));
+    let path = SignalPath::new(link.into_iter().collect()).without_relay();
+    path.links().iter().all(|link| link.can_be_relayed())
 }
 
 fn refusal(pid: i32) -> Refusal {

@@ -142,8 +142,9 @@ impl Link {
         match (self.program, asked) {
             (Program::Run, _) => return Effect::Forwards,
             (Program::Supervisor, _) => return Effect::Unknown,
+            (Program::DumbInit, _) if self.has_flag('c', Some("--single-child")) => return Effect::Forwards,
             (Program::DumbInit, Asked::Quiet) if !self.rewrites_tstp() => return Effect::Freezes,
-            (Program::DumbInit, _) if !self.has_flag('c', Some("--single-child")) => return Effect::ForwardsToGroup,
+            (Program::DumbInit, _) => return Effect::ForwardsToGroup,
             (Program::Tini, _) if self.has_flag('g', None) => return Effect::ForwardsToGroup,
             (Program::Catatonit, Asked::Quiet) => return Effect::Drops,
             (Program::Tini | Program::DumbInit | Program::Catatonit, _) => return Effect::Forwards,
@@ -173,7 +174,9 @@ impl Link {
         match self.program {
             Program::Shell => !self.is_interactive,
             Program::Timeout => true,
-            Program::DumbInit | Program::Catatonit => !matches!(self.effect(Asked::Quiet), Effect::ForwardsToGroup),
+            Program::DumbInit | Program::Catatonit => {
+                matches!(self.effect(Asked::Quiet), Effect::Freezes | Effect::Drops)
+            }
             Program::Tini | Program::Run | Program::Relay | Program::Supervisor => false,
             Program::Other => self.threads == 1 && self.term == Handling::Default,
         }
@@ -492,7 +495,8 @@ mod tests {
             ("tini -p value", vec![init(Program::Tini, "tini -p SIGTERM -g -- x"), bash(7)], CutShort, Arrives),
             ("dumb-init", vec![init(Program::DumbInit, "dumb-init sidekiq")], Arrives, Freezes),
             ("dumb-init and a shell", vec![init(Program::DumbInit, "dumb-init sh x"), bash(7)], CutShort, Freezes),
-            ("dumb-init -c and a shell", vec![init(Program::DumbInit, "dumb-init -c sh x"), bash(7)], Lost, Freezes),
+            ("dumb-init -c and a shell", vec![init(Program::DumbInit, "dumb-init -c sh x"), bash(7)], Lost, Lost),
+            ("dumb-init -c", vec![init(Program::DumbInit, "dumb-init --single-child sidekiq")], Arrives, Arrives),
             ("dumb-init, rewritten", vec![init(Program::DumbInit, "dumb-init -r 20:20 sidekiq")], Arrives, Arrives),
             ("dumb-init, rewritten", vec![init(Program::DumbInit, "dumb-init --rewrite=20:20 x")], Arrives, Arrives),
             ("catatonit", vec![init(Program::Catatonit, "catatonit -- sidekiq")], Arrives, Lost),
@@ -534,6 +538,7 @@ mod tests {
             (vec![shell(1, "sh x"), init(Program::Tini, "tini -- x"), shell(8, "sh y")], &[8, 1]),
             (vec![init(Program::DumbInit, "dumb-init x")], &[1]),
             (vec![init(Program::DumbInit, "dumb-init -r 20:20 x"), shell(8, "sh")], &[8]),
+            (vec![init(Program::DumbInit, "dumb-init -c x"), shell(8, "sh")], &[8]),
             (vec![init(Program::Catatonit, "catatonit x")], &[1]),
             (vec![init(Program::Run, "sidekiq-lifecycle run x"), shell(8, "sh")], &[]),
             (vec![init(Program::Supervisor, "systemd"), person, supervisor, shell(8, "sh")], &[8]),
