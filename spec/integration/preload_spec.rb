@@ -2,7 +2,7 @@
 
 RSpec.describe "preloaded, then forked" do
   # As sidekiqswarm does: the parent loads the application, forks, hands signals on, and replaces a child that died.
-  def start_swarm(size)
+  def start_swarm(size, launcher: [])
     File.write(file("application.rb"), <<~RUBY)
       require "sidekiq_lifecycle"
       Sidekiq.configure_server do |config|
@@ -43,8 +43,8 @@ RSpec.describe "preloaded, then forked" do
       note "parent ends"
       exit 7
     RUBY
-    start_program(RbConfig.ruby, "./swarm.rb").tap do |swarm|
-      wait_until("every child is there", &-> { children_of(swarm).size == size || swarm.raise_if_ended })
+    start_program(*launcher, RbConfig.ruby, "./swarm.rb").tap do |swarm|
+      wait_until("every child is there", &-> { children_of(swarm).size >= size || swarm.raise_if_ended })
       wait_until("ready", &-> { swarm.ready_file? || swarm.raise_if_ended })
     end
   end
@@ -104,5 +104,19 @@ RSpec.describe "preloaded, then forked" do
     expect(notes).to include("child #{other} ends 0")
     swarm.signal(:TERM)
     expect(swarm.exit_code).to eq(7)
+  end
+
+  it "has one relay, the parent's, where a shell is PID 1: TERM comes to the parent, and by it to each child" do
+    launcher = [*%w[unshare --pid --fork --kill-child --mount-proc dash -c], '"$@"; exit $?', "dash"]
+    swarm = start_swarm(2, launcher:)
+    2.times { |number| push("Sleep", 2, number.to_s) }
+    wait_until("the jobs begin") { notes.grep(/begins/).size == 2 }
+    commands = Dir["/proc/[0-9]*/cmdline"].map { |file| File.read(file).tr("\0", " ") rescue "" } # rubocop:disable Style/RescueModifier
+    expect(commands.grep(%r{sidekiq-lifecycle relay 2 }).size).to be_between(1, 1)
+    pid1 = File.read("/proc/#{swarm.pid}/task/#{swarm.pid}/children").to_i
+    Process.kill(:TERM, pid1)
+    expect(swarm.exit_code).to eq(7)
+    expect(notes).to include("0 ends", "1 ends", "parent ends")
+    expect(notes.count("parent hears TERM")).to eq(1)
   end
 end

@@ -147,7 +147,7 @@ impl Link {
             (Program::DumbInit, _) => return Effect::ForwardsToGroup,
             (Program::Tini, _) if self.has_flag('g', None) => return Effect::ForwardsToGroup,
             (Program::Catatonit, Asked::Quiet) => return Effect::Drops,
-            (Program::Tini | Program::DumbInit | Program::Catatonit, _) => return Effect::Forwards,
+            (Program::Tini | Program::Catatonit, _) => return Effect::Forwards,
             (Program::Timeout, Asked::Stop) if self.term == Handling::Handled => return Effect::Forwards,
             _ => {}
         }
