@@ -6,9 +6,9 @@
 //!
 //! | floor | rooms | knows |
 //! |---|---|---|
-//! | [`faces`] | the command line; the in-process lifecycle the Ruby binding drives | everything below; ties edges and rules together |
-//! | [`edges`] | the lifecycle directory, status records, process identity, signals | the operating system; hands up plain values |
-//! | [`rules`] | states and probes | values only: no clock, no file, no process |
+//! | [`faces`] | the command line; the relay; the in-process lifecycle the Ruby binding drives | everything below; ties edges and rules together |
+//! | [`edges`] | the lifecycle directory, status records, processes, signals, ptrace | the operating system; hands up plain values |
+//! | [`rules`] | states, probes, the signal path | values only: no clock, no file, no process |
 
 pub mod edges;
 pub mod faces;
