@@ -6,6 +6,8 @@
 rust_needed=1.85
 cache=${SIDEKIQ_LIFECYCLE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sidekiq_lifecycle}
 packages=ruby,ruby-dev,ruby-sidekiq,ruby-rspec,ruby-railties,redis-server,libclang-dev,gcc,make,libc6-dev,procps,python3-minimal
+# The inits and shells that a Sidekiq may be launched under.
+packages=$packages,tini,dumb-init,catatonit,busybox,zsh,ksh93u+m,strace
 
 suite_of() {
   case "$1" in 6) echo bookworm ;; 7) echo trixie ;; 8) echo forky ;; esac
@@ -86,6 +88,7 @@ make_root() {
 
 # Runs a command where Sidekiq of a major is: in_root MAJOR COMMAND ARG…
 # /repo is this repository, read-only; /build is kept for the next time; all else is forgotten, and every process ends.
+# Docker's engine, if there is one, can be reached; it knows the system as $ROOT_OUTSIDE and /build as $BUILD_OUTSIDE.
 in_root() {
   local major=$1 root build rust cargo_home
   shift
@@ -109,9 +112,11 @@ in_root() {
     mount --bind "$build" "$root/build"
     mount --bind "$rust" "$root/opt/rust"
     mount --bind "$cargo" "$root/opt/cargo"
+    if [ -S /run/docker.sock ]; then touch "$root/run/docker.sock" && mount --bind /run/docker.sock "$root/run/docker.sock"; fi
     exec chroot "$root" env -i "PATH=/opt/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
       HOME=/tmp LANG=C.UTF-8 CARGO_HOME=/opt/cargo CARGO_NET_OFFLINE=true CARGO_TARGET_DIR=/build/target SPEC_GEMS=/build/gems IN_ROOT=1 \
-      ${CI:+CI=$CI} ${ROUNDS:+ROUNDS=$ROUNDS} ${TERM:+TERM=$TERM} bash -euc "cd /repo && exec \"\$@\"" bash "$@"
+      "ROOT_OUTSIDE=$root" "BUILD_OUTSIDE=$build" \
+      ${CI:+CI=$CI} ${ROUNDS:+ROUNDS=$ROUNDS} ${FULL:+FULL=$FULL} ${AT_ONCE:+AT_ONCE=$AT_ONCE} ${TERM:+TERM=$TERM} bash -euc "cd /repo && exec \"\$@\"" bash "$@"
   ' bash "$root" "$PWD" "$build" "$rust" "$cargo_home" "$@"
 }
 

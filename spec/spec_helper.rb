@@ -14,5 +14,11 @@ RSpec.configure do |config|
   config.include Waiting
   config.include Sandbox, :integration
   config.define_derived_metadata(file_path: %r{/spec/integration/}) { |metadata| metadata[:integration] = true }
+  config.define_derived_metadata(file_path: %r{/spec/containers/}) { |metadata| metadata[:containers] = true }
+  config.filter_run_excluding(full: true) unless ENV["FULL"]
+  if (why = Container.missing)
+    config.filter_run_excluding(containers: true)
+    config.reporter.message("The specs of containers are left out: #{why}")
+  end
   config.after(:suite) { RedisServer.stop_shared }
 end

@@ -1,0 +1,74 @@
+# frozen_string_literal: true
+
+# What becomes of a Sidekiq and its jobs when its container gets a signal, in every form in which it may have been
+# launched. The forms are measured a few at a time; each example waits for its own.
+RSpec.describe "a signal to a container", :containers do
+  # Measures the forms of this group's examples.
+  def self.measure(&block)
+    before(:context) do
+      Launch.prepare
+      forms = self.class.examples_to_run.map { |example| example.metadata[:form] }
+      @outcomes = Pool.new(forms, size: Integer(ENV.fetch("AT_ONCE", "6")), &block)
+    end
+    after(:context) { @outcomes&.stop }
+  end
+
+  def self.examples_to_run = RSpec.world.filtered_examples[self]
+
+  def outcome_of(form) = @outcomes[form]
+
+  context "stopped, without the relay:", full: Sandbox::MAJOR != 8 do
+    measure { |form| Outcome.new(form, :off, expected: form.safe?).stop }
+
+    Form.all.each do |form|
+      it "#{form} #{form.safe? ? "saves" : "loses"} the jobs", form: do
+        outcome = outcome_of(form)
+        expect([outcome.saved?, outcome.exit_code]).to eq([form.safe?, form.untouched]), -> { outcome.story }
+      end
+    end
+
+    it "5 of the fixed set of 27 save them" do
+      expect(Form.matrix.size).to eq(27)
+      expect(Form.matrix.count(&:safe?)).to eq(5)
+    end
+  end
+
+  context "told to quiet, without the relay:", full: true do
+    measure { |form| Outcome.new(form, :off, expected: form.tstp == "quiet").quiet }
+
+    Form.all.each do |form|
+      it "#{form} is #{form.tstp}", form: do
+        outcome = outcome_of(form)
+        expect(outcome.result).to eq(form.tstp), -> { "#{outcome.result}\n#{outcome.story}" }
+      end
+    end
+  end
+
+  next unless SidekiqLifecycle::Configuration.method_defined?(:signal_relay=)
+
+  context "stopped, with the relay:" do
+    measure { |form| Outcome.new(form, :auto, expected: true).stop }
+
+    Form.all.each do |form|
+      it "#{form} saves the jobs", form: do
+        outcome = outcome_of(form)
+        expect(outcome).to be_saved, -> { outcome.story }
+        expect(outcome.exit_code).to eq(form.rescued), -> { outcome.story }
+        expect(outcome.heard).to all(satisfy { |terms| form.terms.cover?(terms) }), -> { outcome.story }
+      end
+    end
+  end
+
+  context "told to quiet, with the relay:" do
+    measure { |form| Outcome.new(form, :auto, expected: true).quiet }
+
+    Form.all.each do |form|
+      it "#{form} is quiet, and ends well when stopped", form: do
+        outcome = outcome_of(form)
+        expect(outcome.result).to eq("quiet"), -> { outcome.story }
+        expect(outcome).to be_saved.and(be_untouched), -> { outcome.story }
+        expect(outcome.exit_code).to eq(form.rescued), -> { outcome.story }
+      end
+    end
+  end
+end

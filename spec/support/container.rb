@@ -1,0 +1,126 @@
+# frozen_string_literal: true
+
+require "json"
+require "net/http"
+require "rubygems/package"
+require "socket"
+require "stringio"
+
+# A real container of the Docker engine, which is spoken to as the command `docker` does: HTTP over its socket.
+#
+# No system is copied for it. The image is a handful of empty directories; /usr is those of the Debian in
+# which the specs run (see bin/lib.sh), read-only.
+class Container
+  SOCKET = "/run/docker.sock"
+  IMAGE = "sidekiq_lifecycle-empty:1"
+  DIRECTORIES = %w[app build dev etc proc run sbin sys tmp usr var].freeze
+
+  class << self
+    # @return [String, nil] why there can be none here, in words
+    def missing
+      return "it needs the system that bin/in-sidekiq makes" unless ENV.key?("ROOT_OUTSIDE")
+
+      call("GET", "/_ping") && nil
+    rescue SystemCallError
+      "Docker is not there (nothing answers at #{SOCKET})"
+    end
+
+    # A path of ours, as the engine knows it.
+    def outside(path) = path.sub(%r{\A/build(?=/)}, ENV.fetch("BUILD_OUTSIDE"))
+
+    # One request, on a connection of its own.
+    # @return [String] the answer's body
+    def call(verb, path, body = nil, type: "application/json")
+      request = Net::HTTPGenericRequest.new(verb, !body.nil?, true, path, "Host" => "docker", "Content-Type" => type)
+      request.body = body
+      response = exchange(request, path)
+      raise "Docker: #{verb} #{path}: #{response.code} #{response.body}" if response.code.to_i >= 400
+
+      response.body
+    end
+
+    # Makes the image. (The same contents are the same image.)
+    def prepare
+      call("POST", "/images/create?fromSrc=-&repo=#{IMAGE.sub(":", "&tag=")}", skeleton, type: "application/x-tar")
+    end
+
+    private
+
+    def exchange(request, path)
+      UNIXSocket.open(SOCKET) do |socket|
+        connection = Net::BufferedIO.new(socket, read_timeout: 300)
+        request.exec(connection, "1.1", path)
+        response = Net::HTTPResponse.read_new(connection)
+        response.reading_body(connection, true) { response.body }
+        response
+      end
+    end
+
+    # As in Debian, but that /sbin is a directory: `docker run --init` puts its init there, and /usr is read-only.
+    def skeleton
+      tar = StringIO.new("".b)
+      Gem::Package::TarWriter.new(tar) do |writer|
+        DIRECTORIES.each { |name| writer.mkdir(name, name == "tmp" ? 0o1777 : 0o755) }
+        %w[bin lib lib64].each { |name| writer.add_symlink(name, "usr/#{name}", 0o777) }
+      end
+      tar.string
+    end
+  end
+
+  # Starts a container, as an ordinary user who may do nothing special.
+  #
+  # @param command [Array<String>]
+  # @param app [String] the directory that is /app in it, writable
+  # @param init [Boolean] as `docker run --init`
+  def initialize(command, app:, init: false)
+    @id = JSON.parse(Container.call("POST", "/containers/create", JSON.generate(description(command, app, init))))["Id"]
+    post("start")
+  rescue StandardError
+    remove if @id
+    raise
+  end
+
+  # As `docker kill -s`.
+  def signal(name) = post("kill?signal=SIG#{name}")
+
+  # As `docker stop -t`: TERM to PID 1, and KILL if it is still there after so many seconds.
+  def stop(seconds) = post("stop?t=#{seconds}")
+
+  def running? = JSON.parse(get("json")).dig("State", "Running")
+
+  # Waits for its end.
+  # @return [Integer] as `docker run` would give it
+  def exit_code = JSON.parse(post("wait"))["StatusCode"]
+
+  # What its processes are, as ps(1) tells it: "Ss", "T", … and the command.
+  def processes
+    JSON.parse(get("top?ps_args=-eo%20pid,stat,args"))["Processes"].map { |_pid, *state_and_command| state_and_command.join(" ") }
+  end
+
+  # What it has printed. Each piece comes behind eight bytes that tell its length.
+  def log
+    stream = StringIO.new(get("logs?stdout=1&stderr=1"))
+    pieces = +""
+    while (header = stream.read(8))
+      pieces << stream.read(header.unpack1("x4N"))
+    end
+    pieces.force_encoding("UTF-8").scrub
+  end
+
+  def remove = Container.call("DELETE", "/containers/#{@id}?force=true")
+
+  private
+
+  def post(action) = Container.call("POST", "/containers/#{@id}/#{action}")
+  def get(what) = Container.call("GET", "/containers/#{@id}/#{what}")
+
+  def description(command, app, init)
+    root = ENV.fetch("ROOT_OUTSIDE")
+    gems = ENV.fetch("GEM_HOME")
+    { Image: IMAGE, Cmd: command, WorkingDir: "/app", User: "1000:1000",
+      Env: ["GEM_HOME=#{gems}", "PATH=#{gems}/bin:/usr/sbin:/usr/bin:/bin", "LANG=C.UTF-8", "HOME=/tmp"],
+      HostConfig: { Binds: ["#{root}/usr:/usr:ro", "#{root}/etc/alternatives:/etc/alternatives:ro", "#{Container.outside(gems)}:#{gems}:ro",
+                            "#{Container.outside(app)}:/app"],
+                    NetworkMode: "host", CapDrop: ["ALL"], SecurityOpt: ["no-new-privileges"], Init: init } }
+  end
+end

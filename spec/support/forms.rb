@@ -1,0 +1,155 @@
+# frozen_string_literal: true
+
+# A way in which a container's command may launch Sidekiq, and what signals to the container come to then.
+#
+# `untouched` is the container's exit code after `docker stop` without the relay. It is 0 where the shutdown runs to its
+# end, and only there: everywhere else the jobs are lost. `rescued` is the exit code with the relay, when none ever is;
+# where it isn't 0 it is the shell's own. `terms` is how many SIGTERMs a Sidekiq may hear with the relay. `tstp` is what
+# becomes of a TSTP without it.
+Form = Struct.new(:group, :name, :command, :script, :init, :sidekiqs, :untouched, :rescued, :terms, :tstp,
+                  keyword_init: true) do
+  def to_s = name
+
+  # @return [Boolean] whether the shutdown runs to its end without the relay
+  def safe? = untouched.zero?
+end
+
+# The table of all forms.
+class Form
+  TARGET = "sidekiq -r ./app.rb -c 2 -t 5"
+  DIRECT = TARGET.split.freeze
+
+  # What `script` may be. (The first `wait` ends when the trap has run, the second with Sidekiq.)
+  SCRIPTS = {
+    "foreground" => TARGET,
+    "trap and wait" => <<~SH,
+      trap 'kill $P' TERM
+      #{TARGET} &
+      P=$!
+      wait $P
+      wait $P
+    SH
+    "trap and foreground" => <<~SH,
+      trap 'kill $P' TERM
+      #{TARGET}
+    SH
+    "trap that sends TSTP, waits, sends TERM" => <<~SH,
+      trap 'kill -TSTP $P; sleep 1; kill -TERM $P' TERM
+      #{TARGET} &
+      P=$!
+      wait $P
+      wait $P
+    SH
+    "trap on EXIT" => <<~SH,
+      trap 'echo bye' EXIT
+      #{TARGET}
+    SH
+    "background and wait -n" => <<~SH,
+      #{TARGET} &
+      wait -n
+    SH
+    "exec" => "exec #{TARGET}",
+    "two in the background and wait" => <<~SH
+      #{TARGET} &
+      #{TARGET} &
+      wait
+    SH
+  }.freeze
+
+  SHELLS = { "dash" => %w[dash], "bash" => %w[bash], "busybox sh" => %w[busybox sh], "zsh" => %w[zsh],
+             "ksh" => %w[ksh93] }.freeze
+
+  # What each does with a TSTP, and what becomes of it when a shell stands between.
+  INITS = { "tini --" => %w[quiet frozen], "tini -g --" => ["quiet", "quiet, frozen"], "dumb-init" => %w[frozen frozen],
+            "dumb-init -c" => %w[quiet lost], "catatonit --" => %w[lost lost],
+            "docker run --init" => %w[quiet frozen] }.freeze
+
+  class << self
+    # @return [Array<Form>] every one
+    def all = @all ||= matrix + group("Further ones", further) + group("No shell stays", direct)
+
+    # @return [Array<Form>] the fixed set of 27
+    def matrix = @matrix ||= group("A shell", shells) + group("An init, and a shell between", inits)
+
+    private
+
+    def group(name, forms) = forms.each { |form| form.group = name }
+
+    def shells
+      %w[dash bash busybox\ sh].flat_map do |shell|
+        [lone(shell), inline(shell, "sidekiq; echo x"), inline(shell, "sidekiq | cat"), script(shell, "foreground"),
+         script(shell, "trap and wait", untouched: 0), script(shell, "trap and foreground")]
+      end
+    end
+
+    def inits
+      [under("tini --", script("dash", "foreground")),
+       under("tini --", inline("bash", "sidekiq; echo x")),
+       under("tini --", inline("bash", "sidekiq | cat")),
+       under("tini -g --", script("dash", "foreground")),
+       under("dumb-init", script("dash", "foreground")),
+       under("dumb-init -c", inline("bash", "sidekiq; echo x")),
+       under("docker run --init", inline("bash", "sidekiq | cat")),
+       under("catatonit --", script("dash", "foreground")),
+       form("dash -c 'tini -s -- dash script; echo x' script: foreground",
+            ["dash", "-c", "tini -s -- dash script; echo x"], script: "foreground")]
+    end
+
+    def further
+      [inline("dash", "cd /app && sidekiq"), inline("dash", "sidekiq || true"),
+       lone("bash", "cd /app && sidekiq"), inline("bash", "sidekiq || true"),
+       script("bash", "trap that sends TSTP, waits, sends TERM", untouched: 0),
+       script("bash", "trap on EXIT", untouched: 143, rescued: 143), script("dash", "trap on EXIT"),
+       under("tini --", script("bash", "trap on EXIT", rescued: 143)),
+       script("bash", "background and wait -n"), inline("dash", "timeout 100 sidekiq; echo x"),
+       under("tini -g --", inline("bash", "sidekiq; echo x")), under("tini -g --", inline("bash", "sidekiq | cat")),
+       under("dumb-init", inline("bash", "sidekiq | cat")),
+       *%w[dash bash].map { |shell| script(shell, "two in the background and wait", sidekiqs: 2) },
+       # Ksh execs the last command of a script as well.
+       *%w[zsh ksh].flat_map do |shell|
+         [lone(shell), inline(shell, "sidekiq; echo x"), inline(shell, "sidekiq | cat"),
+          script(shell, "foreground", **(shell == "ksh" ? SAFE : {})), script(shell, "trap and wait", untouched: 0)]
+       end]
+    end
+
+    def direct
+      [form("sidekiq", DIRECT, **SAFE),
+       *INITS.keys.map { |init| under(init, form("sidekiq", DIRECT, **SAFE)) },
+       inline("dash", "exec sidekiq", **SAFE), script("dash", "exec", **SAFE)]
+    end
+
+    # `shell -c` with a command that is all there is to do: most shells exec it.
+    def lone(shell, text = "sidekiq") = inline(shell, text, **(shell == "dash" ? {} : SAFE))
+
+    # `shell -c`
+    def inline(shell, text, **options)
+      form("#{shell} -c '#{text}'", [*SHELLS.fetch(shell), "-c", text.sub("sidekiq", TARGET)], **options)
+    end
+
+    # `shell script`
+    def script(shell, script, **options)
+      form("#{shell} script: #{script}", [*SHELLS.fetch(shell), "script"], script:, **options)
+    end
+
+    # A form with an init in front. With a shell between, both die of the signal.
+    def under(init, form)
+      alone, with_shell = INITS.fetch(init)
+      everyone = init == "tini -g --" || init == "dumb-init"
+      docker = init == "docker run --init"
+      form.name = "#{init} #{form.name}"
+      form.command = [*init.split, *form.command] unless docker
+      form.init = docker
+      form.tstp = form.safe? ? alone : with_shell
+      form.untouched = 143 unless form.safe?
+      form.terms = 1..2 if everyone
+      form
+    end
+
+    def form(name, command, **options)
+      new(name:, command:, init: false, sidekiqs: 1, untouched: 137, rescued: 0, terms: 1..1, tstp: "lost", **options)
+    end
+  end
+
+  SAFE = { untouched: 0, tstp: "quiet" }.freeze
+  private_constant :SAFE
+end

@@ -1,0 +1,88 @@
+# frozen_string_literal: true
+
+require "json"
+require_relative "launch"
+
+# What became of a Sidekiq and its jobs, launched in one form, when its container got a signal.
+class Outcome
+  # More than a Sidekiq needs to shut down (`-t 5`), however slow the machine; and what is enough to see that it
+  # doesn't.
+  GENEROUS = 25
+  BRIEF = 10
+
+  # What all of them measured, a JSON object a line; bin/launch-forms.rb makes a table of it.
+  MEASURED = File.join(Launch::DIRECTORY, "measured")
+
+  attr_reader :exit_code, :heard, :story
+
+  # @param relay [Symbol] as `lifecycle.signal_relay`
+  # @param expected [Boolean] whether we may wait for the good end
+  def initialize(form, relay, expected:)
+    @form = form
+    @relay = relay
+    @expected = expected
+  end
+
+  # `docker stop`
+  def stop
+    measure("TERM") do |launch|
+      launch.stop(@expected ? GENEROUS : BRIEF)
+      finish(launch)
+      next @exit_code.zero? ? "done" : "done, exit #{exit_code}" if saved?
+
+      "#{@heard.any?(&:positive?) ? "cut short" : "lost"}, exit #{exit_code}"
+    end
+  end
+
+  # `docker kill -s TSTP`, and `docker stop` once it is quiet.
+  def quiet
+    measure("TSTP") do |launch|
+      launch.signal("TSTP")
+      next launch.frozen? ? "frozen" : "lost" unless quieted?(launch)
+
+      launch.push("Late")
+      next "quiet, frozen" if launch.frozen?
+
+      launch.stop(GENEROUS)
+      finish(launch)
+      @untouched = launch.queued.include?("Late")
+      "quiet"
+    end
+  end
+
+  # @return [String] in a word or two
+  attr_reader :result
+
+  # @return [Boolean] whether each job has ended by itself or is back in the queue
+  def saved? = @saved
+
+  # @return [Boolean] whether a job that came once it was quiet stayed in the queue
+  def untouched? = @untouched
+
+  private
+
+  def measure(signal)
+    Launch.open(@form, install:) do |launch|
+      @result = yield launch
+      @story = launch.story
+    end
+    line = { form: @form.name, sidekiq: Sandbox::MAJOR, relay: @relay, signal:, result: }
+    File.write(MEASURED, "#{JSON.generate(line)}\n", mode: "a")
+    self
+  end
+
+  def install = SidekiqLifecycle::Configuration.method_defined?(:signal_relay=) ? "lifecycle.signal_relay = #{@relay.inspect}" : ""
+
+  def quieted?(launch)
+    return launch.await("quiet") { launch.short_ended? } if @expected
+
+    sleep 3
+    launch.short_ended?
+  end
+
+  def finish(launch)
+    @exit_code = launch.exit_code
+    @heard = launch.heard("TERM")
+    @saved = launch.nothing_lost?
+  end
+end
