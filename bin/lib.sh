@@ -116,8 +116,16 @@ in_root() {
     exec chroot "$root" env -i "PATH=/opt/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
       HOME=/tmp LANG=C.UTF-8 CARGO_HOME=/opt/cargo CARGO_NET_OFFLINE=true CARGO_TARGET_DIR=/build/target SPEC_GEMS=/build/gems IN_ROOT=1 \
       "ROOT_OUTSIDE=$root" "BUILD_OUTSIDE=$build" \
-      ${CI:+CI=$CI} ${ROUNDS:+ROUNDS=$ROUNDS} ${FULL:+FULL=$FULL} ${AT_ONCE:+AT_ONCE=$AT_ONCE} ${TERM:+TERM=$TERM} bash -euc "cd /repo && exec \"\$@\"" bash "$@"
+      ${CI:+CI=$CI} ${ROUNDS:+ROUNDS=$ROUNDS} ${FULL:+FULL=$FULL} ${TERM:+TERM=$TERM} bash -euc "cd /repo && exec \"\$@\"" bash "$@"
   ' bash "$root" "$PWD" "$build" "$rust" "$cargo_home" "$@"
+}
+
+# Says why there can be no containers here, and fails; or says nothing.
+docker_missing() {
+  if ! [ -S /run/docker.sock ] || ! command -v docker >/dev/null || ! docker version >/dev/null 2>&1; then
+    echo "Docker is not there"
+    return 1
+  fi
 }
 
 # Builds the gem and installs it as a user would: install_gem REPOSITORY WORK. Sets GEM_HOME and PATH to use it.

@@ -8,7 +8,7 @@ RSpec.describe "a signal to a container", :containers do
     before(:context) do
       Launch.prepare
       forms = self.class.examples_to_run.map { |example| example.metadata[:form] }
-      @outcomes = Pool.new(forms, size: Integer(ENV.fetch("AT_ONCE", "6")), &block)
+      @outcomes = Pool.new(forms, size: 4, &block)
     end
     after(:context) { @outcomes&.stop }
   end
@@ -43,8 +43,6 @@ RSpec.describe "a signal to a container", :containers do
       end
     end
   end
-
-  next unless SidekiqLifecycle::Configuration.method_defined?(:signal_relay=)
 
   context "stopped, with the relay:" do
     measure { |form| Outcome.new(form, :auto, expected: true).stop }

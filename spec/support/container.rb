@@ -92,9 +92,9 @@ class Container
   # @return [Integer] as `docker run` would give it
   def exit_code = JSON.parse(post("wait"))["StatusCode"]
 
-  # What its processes are, as ps(1) tells it: "Ss", "T", … and the command.
+  # @return [Array<String>] its processes: their states (ps(1): "Ss", "T", …) and their commands
   def processes
-    JSON.parse(get("top?ps_args=-eo%20pid,stat,args"))["Processes"].map { |_pid, *state_and_command| state_and_command.join(" ") }
+    JSON.parse(get("top?ps_args=-eo%20pid,stat,args"))["Processes"].map { |_pid, *words| words.join(" ") }
   end
 
   # What it has printed. Each piece comes behind eight bytes that tell its length.
@@ -115,12 +115,11 @@ class Container
   def get(what) = Container.call("GET", "/containers/#{@id}/#{what}")
 
   def description(command, app, init)
-    root = ENV.fetch("ROOT_OUTSIDE")
     gems = ENV.fetch("GEM_HOME")
     { Image: IMAGE, Cmd: command, WorkingDir: "/app", User: "1000:1000",
       Env: ["GEM_HOME=#{gems}", "PATH=#{gems}/bin:/usr/sbin:/usr/bin:/bin", "LANG=C.UTF-8", "HOME=/tmp"],
-      HostConfig: { Binds: ["#{root}/usr:/usr:ro", "#{root}/etc/alternatives:/etc/alternatives:ro", "#{Container.outside(gems)}:#{gems}:ro",
-                            "#{Container.outside(app)}:/app"],
+      HostConfig: { Binds: [*%w[/usr /etc/alternatives].map { |path| "#{ENV.fetch("ROOT_OUTSIDE")}#{path}:#{path}:ro" },
+                            "#{Container.outside(gems)}:#{gems}:ro", "#{Container.outside(app)}:/app"],
                     NetworkMode: "host", CapDrop: ["ALL"], SecurityOpt: ["no-new-privileges"], Init: init } }
   end
 end

@@ -63,6 +63,7 @@ class Form
   INITS = { "tini --" => %w[quiet frozen], "tini -g --" => ["quiet", "quiet, frozen"], "dumb-init" => %w[frozen frozen],
             "dumb-init -c" => %w[quiet lost], "catatonit --" => %w[lost lost],
             "docker run --init" => %w[quiet frozen] }.freeze
+  TELL_EVERYBODY = ["tini -g --", "dumb-init"].freeze
 
   class << self
     # @return [Array<Form>] every one
@@ -76,7 +77,7 @@ class Form
     def group(name, forms) = forms.each { |form| form.group = name }
 
     def shells
-      %w[dash bash busybox\ sh].flat_map do |shell|
+      ["dash", "bash", "busybox sh"].flat_map do |shell|
         [lone(shell), inline(shell, "sidekiq; echo x"), inline(shell, "sidekiq | cat"), script(shell, "foreground"),
          script(shell, "trap and wait", untouched: 0), script(shell, "trap and foreground")]
       end
@@ -102,8 +103,9 @@ class Form
        script("bash", "trap on EXIT", untouched: 143, rescued: 143), script("dash", "trap on EXIT"),
        under("tini --", script("bash", "trap on EXIT", rescued: 143)),
        script("bash", "background and wait -n"), inline("dash", "timeout 100 sidekiq; echo x"),
-       under("tini -g --", inline("bash", "sidekiq; echo x")), under("tini -g --", inline("bash", "sidekiq | cat")),
-       under("dumb-init", inline("bash", "sidekiq | cat")),
+       under("tini -g --", inline("bash", "sidekiq; echo x")),
+       # These tell the cat as well, which dies of it; so ends the pipeline.
+       *TELL_EVERYBODY.map { |init| under(init, inline("bash", "sidekiq | cat", rescued: 143)) },
        *%w[dash bash].map { |shell| script(shell, "two in the background and wait", sidekiqs: 2) },
        # Ksh execs the last command of a script as well.
        *%w[zsh ksh].flat_map do |shell|
@@ -134,14 +136,13 @@ class Form
     # A form with an init in front. With a shell between, both die of the signal.
     def under(init, form)
       alone, with_shell = INITS.fetch(init)
-      everyone = init == "tini -g --" || init == "dumb-init"
       docker = init == "docker run --init"
       form.name = "#{init} #{form.name}"
       form.command = [*init.split, *form.command] unless docker
       form.init = docker
       form.tstp = form.safe? ? alone : with_shell
       form.untouched = 143 unless form.safe?
-      form.terms = 1..2 if everyone
+      form.terms = 1..2 if TELL_EVERYBODY.include?(init)
       form
     end
 

@@ -10,7 +10,7 @@ class Outcome
   GENEROUS = 25
   BRIEF = 10
 
-  # What all of them measured, a JSON object a line; bin/launch-forms.rb makes a table of it.
+  # What all of them measured, a JSON object a line; bin/launch_forms.rb makes a table of it.
   MEASURED = File.join(Launch::DIRECTORY, "measured")
 
   attr_reader :exit_code, :heard, :story
@@ -62,7 +62,7 @@ class Outcome
   private
 
   def measure(signal)
-    Launch.open(@form, install:) do |launch|
+    Launch.open(@form, install: "lifecycle.signal_relay = #{@relay.inspect}") do |launch|
       @result = yield launch
       @story = launch.story
     end
@@ -70,8 +70,6 @@ class Outcome
     File.write(MEASURED, "#{JSON.generate(line)}\n", mode: "a")
     self
   end
-
-  def install = SidekiqLifecycle::Configuration.method_defined?(:signal_relay=) ? "lifecycle.signal_relay = #{@relay.inspect}" : ""
 
   def quieted?(launch)
     return launch.await("quiet") { launch.short_ended? } if @expected

@@ -1,0 +1,77 @@
+# frozen_string_literal: true
+
+# Writes docs/launch-forms.md: ruby bin/launch_forms.rb OLD <MEASURED
+# MEASURED is what the specs of containers noted, a JSON object a line; what it doesn't tell is taken from OLD.
+
+require "json"
+require_relative "../spec/support/forms"
+
+COLUMNS = [%w[TERM off], %w[TERM auto], %w[TSTP off], %w[TSTP auto]].freeze
+MAJORS = [6, 7, 8].freeze
+UNKNOWN = "–"
+
+# Of a cell: what each major came to. "lost", or "6: lost · 7: done" where they differ.
+def parse(cell)
+  return MAJORS.to_h { |major| [major, cell] } unless cell.match?(/\A\d: /)
+
+  cell.split(" · ").to_h { |part| part.split(": ", 2).then { |major, result| [major.to_i, result] } }
+end
+
+def show(results)
+  known = results.reject { |_, result| result == UNKNOWN }
+  return UNKNOWN if known.empty?
+  return known.values.first if known.size == MAJORS.size && known.values.uniq.size == 1
+
+  known.sort.map { |major, result| "#{major}: #{result}" }.join(" · ")
+end
+
+def code(text) = text.include?("`") ? text : "`#{text.gsub("|", "\\|")}`"
+
+cells = Hash.new { |hash, key| hash[key] = {} }
+old = File.exist?(ARGV.fetch(0)) ? File.read(ARGV.fetch(0)) : ""
+old.each_line(chomp: true).grep(/\A\| `/).each do |line|
+  name, *row = line.delete_prefix("| ").delete_suffix(" |").split(/(?<!\\) \| /)
+  COLUMNS.zip(row) { |column, cell| cells[[name, column]] = parse(cell) }
+end
+$stdin.each_line do |line|
+  measured = JSON.parse(line)
+  cells[[code(measured["form"]), measured.values_at("signal", "relay")]][measured["sidekiq"]] = measured["result"]
+end
+
+def table(forms, cells)
+  rows = forms.map do |form|
+    name = code(form.name)
+    "| #{name} | #{COLUMNS.map { |column| show(cells[[name, column]]) }.join(" | ")} |"
+  end
+  <<~MARKDOWN
+    | the container's command | `docker stop`, untouched | with the relay | TSTP, untouched | with the relay |
+    |---|---|---|---|---|
+    #{rows.join("\n")}
+  MARKDOWN
+end
+
+puts <<~MARKDOWN
+  # How a container is launched, and what a signal to it comes to
+
+  This file is written by `bin/test --full`, from what it measured. Each form was launched in a real container, by an ordinary user
+  without any capability, with Sidekiq 6.4, 7.3 and 8.1; where a cell names no major, all three came to the same.
+
+  `sidekiq` stands for `#{Form::TARGET}`. One of its threads had a job that ended a second after the signal, the other one that
+  outlasts any shutdown. The gem was installed in each, *untouched* is with `signal_relay = :off`.
+
+  | `docker stop` | |
+  |---|---|
+  | done | Sidekiq has shut down: the one job has ended, the other is back in Redis; readiness was gone before |
+  | cut short | Sidekiq heard SIGTERM, but was killed before it had shut down; jobs are lost |
+  | lost | Sidekiq never heard SIGTERM and was killed; jobs are lost |
+  | exit | the container's exit code, where it isn't 0 |
+
+  | `docker kill -s TSTP` | |
+  |---|---|
+  | quiet | Sidekiq takes no further jobs, works on, and ends well when it is stopped |
+  | frozen | a process of the container is stopped, as if by SIGSTOP |
+  | lost | Sidekiq never heard it |
+MARKDOWN
+Form.all.group_by(&:group).each { |name, forms| puts "\n## #{name}\n\n#{table(forms, cells)}" }
+puts "\n## The scripts\n"
+Form::SCRIPTS.each { |name, text| puts "\n#{name[0].upcase}#{name[1..]}:\n\n```sh\n#{text.chomp}\n```" }
