@@ -62,8 +62,7 @@ puts <<~MARKDOWN
   | `docker stop` | |
   |---|---|
   | done | Sidekiq has shut down: the one job has ended, the other is back in Redis; readiness was gone before |
-  | cut short | Sidekiq heard SIGTERM, but was killed before it had shut down; jobs are lost |
-  | lost | Sidekiq never heard SIGTERM and was killed; jobs are lost |
+  | lost | Sidekiq was killed, most often without having heard SIGTERM, and its jobs are gone |
   | exit | the container's exit code, where it isn't 0 |
 
   | `docker kill -s TSTP` | |

@@ -128,6 +128,18 @@ docker_missing() {
   fi
 }
 
+# Starts Docker, for as long as this script runs, where it is installed and not there. Containers get no network from it.
+start_docker() {
+  dockerd --iptables=false --bridge=none >"$1" 2>&1 &
+  docker=$!
+  for _ in $(seq 60); do
+    if docker_missing >/dev/null; then return; fi
+    kill -0 "$docker" 2>/dev/null || break
+    sleep 0.5
+  done
+  echo "Docker does not start here:" && tail -n 3 "$1"
+}
+
 # Builds the gem and installs it as a user would: install_gem REPOSITORY WORK. Sets GEM_HOME and PATH to use it.
 # An installed gem is kept for as long as nothing of it changes, where there is a place to keep it ($SPEC_GEMS).
 install_gem() {

@@ -17,6 +17,11 @@ RSpec.describe "a signal to a container", :containers do
 
   def outcome_of(form) = @outcomes[form]
 
+  it "is tried in a fixed set of 27 forms, of which 5 save the jobs by themselves" do
+    expect(Form.matrix.size).to eq(27)
+    expect(Form.matrix.count(&:safe?)).to eq(5)
+  end
+
   context "stopped, without the relay:", full: Sandbox::MAJOR != 8 do
     measure { |form| Outcome.new(form, :off, expected: form.safe?).stop }
 
@@ -25,11 +30,6 @@ RSpec.describe "a signal to a container", :containers do
         outcome = outcome_of(form)
         expect([outcome.saved?, outcome.exit_code]).to eq([form.safe?, form.untouched]), -> { outcome.story }
       end
-    end
-
-    it "5 of the fixed set of 27 save them" do
-      expect(Form.matrix.size).to eq(27)
-      expect(Form.matrix.count(&:safe?)).to eq(5)
     end
   end
 
@@ -58,14 +58,26 @@ RSpec.describe "a signal to a container", :containers do
   end
 
   context "told to quiet, with the relay:" do
-    measure { |form| Outcome.new(form, :auto, expected: true).quiet }
+    measure { |form| Outcome.new(form, :auto, expected: form.tstp_rescued == "quiet").quiet }
 
-    Form.all.each do |form|
-      it "#{form} is quiet, and ends well when stopped", form: do
+    not_rescued, rescued = Form.all.partition { |form| form.tstp_rescued == "lost" }
+
+    rescued.each do |form|
+      why = "tini -g stops the cat as well" if form.name == "tini -g -- bash -c 'sidekiq | cat'"
+
+      it "#{form} is quiet, and ends well when stopped", form:, pending: why do
         outcome = outcome_of(form)
         expect(outcome.result).to eq("quiet"), -> { outcome.story }
         expect(outcome).to be_saved.and(be_untouched), -> { outcome.story }
         expect(outcome.exit_code).to eq(form.rescued), -> { outcome.story }
+      end
+    end
+
+    not_rescued.each do |form|
+      it "#{form} loses the signal, and says so", form:, pending: "it says that the signal arrives" do
+        outcome = outcome_of(form)
+        expect(outcome.result).to eq("lost"), -> { outcome.story }
+        expect(outcome.story).to include('"tstp":"lost"')
       end
     end
   end

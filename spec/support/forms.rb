@@ -5,9 +5,9 @@
 # `untouched` is the container's exit code after `docker stop` without the relay. It is 0 where the shutdown runs to its
 # end, and only there: everywhere else the jobs are lost. `rescued` is the exit code with the relay, when none ever is;
 # where it isn't 0 it is the shell's own. `terms` is how many SIGTERMs a Sidekiq may hear with the relay. `tstp` is what
-# becomes of a TSTP without it.
+# becomes of a TSTP without the relay, `tstp_rescued` with it.
 Form = Struct.new(:group, :name, :command, :script, :init, :sidekiqs, :untouched, :rescued, :terms, :tstp,
-                  keyword_init: true) do
+                  :tstp_rescued, keyword_init: true) do
   def to_s = name
 
   # @return [Boolean] whether the shutdown runs to its end without the relay
@@ -142,12 +142,15 @@ class Form
       form.init = docker
       form.tstp = form.safe? ? alone : with_shell
       form.untouched = 143 unless form.safe?
+      # It takes the signal from a queue, as its own, and throws it away.
+      form.tstp_rescued = "lost" if init == "catatonit --"
       form.terms = 1..2 if TELL_EVERYBODY.include?(init)
       form
     end
 
     def form(name, command, **options)
-      new(name:, command:, init: false, sidekiqs: 1, untouched: 137, rescued: 0, terms: 1..1, tstp: "lost", **options)
+      new(name:, command:, init: false, sidekiqs: 1, untouched: 137, rescued: 0, terms: 1..1, tstp: "lost",
+          tstp_rescued: "quiet", **options)
     end
   end
 

@@ -28,9 +28,8 @@ class Outcome
     measure("TERM") do |launch|
       launch.stop(@expected ? GENEROUS : BRIEF)
       finish(launch)
-      next @exit_code.zero? ? "done" : "done, exit #{exit_code}" if saved?
-
-      "#{@heard.any?(&:positive?) ? "cut short" : "lost"}, exit #{exit_code}"
+      ending = ", exit #{exit_code}" unless exit_code.zero?
+      "#{saved? ? "done" : "lost"}#{ending}"
     end
   end
 
