@@ -91,16 +91,29 @@ pub enum Sender {
 /// Tells the sender.
 #[must_use]
 pub fn sender(pid: i32) -> Sender {
+    match signal_info(pid) {
+        Some(info) if info.si_code == libc::SI_KERNEL => Sender::Terminal,
+        // SAFETY: of a signal that a process has sent, the field is set; of others it is a number without meaning.
+        Some(info) => Sender::Process(unsafe { info.si_pid() }),
+        None => Sender::Process(0),
+    }
+}
+
+fn signal_info(pid: i32) -> Option<libc::siginfo_t> {
     // SAFETY: all zeroes is a valid value of this plain C struct.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     let no_address: *mut libc::c_void = ptr::null_mut();
     // SAFETY: `info` is valid for writes of a siginfo_t, which is what this request writes.
     let asked = unsafe { libc::ptrace(libc::PTRACE_GETSIGINFO, pid, no_address, ptr::from_mut(&mut info)) };
-    if asked == 0 && info.si_code == libc::SI_KERNEL {
-        return Sender::Terminal;
-    }
-    // SAFETY: of a signal that a process has sent, the field is set; of others it is a number without meaning.
-    Sender::Process(if asked == 0 { unsafe { info.si_pid() } } else { 0 })
+    (asked == 0).then_some(info)
+}
+
+/// The child that has just been stopped, if that is what the signal that a stopped process is about to get says.
+#[must_use]
+pub fn stopped_child(pid: i32) -> Option<i32> {
+    let info = signal_info(pid).filter(|info| info.si_signo == libc::SIGCHLD && info.si_code == libc::CLD_STOPPED)?;
+    // SAFETY: of a SIGCHLD the field is set.
+    Some(unsafe { info.si_pid() })
 }
 
 /// What has happened to a child or a traced process since the last call; `None` if nothing has.

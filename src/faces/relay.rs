@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, geteuid, getpgid, setsid};
 use serde::{Deserialize, Serialize};
 
@@ -199,6 +199,8 @@ struct Relay {
     heard: Option<Instant>,
     /// The worker was told to stop.
     is_stopping: bool,
+    /// It was told to be quiet, by a TSTP that this relay carried.
+    was_quieted: bool,
 }
 
 impl Relay {
@@ -213,6 +215,7 @@ impl Relay {
             watched: Vec::new(),
             heard: None,
             is_stopping: false,
+            was_quieted: false,
         }
     }
 
@@ -325,6 +328,9 @@ impl Relay {
         if signal == Signal::SIGSTOP {
             return self.deliver_stop(pid, sender);
         }
+        if signal == Signal::SIGCHLD && self.was_quieted && trace::stopped_child(pid).is_some() {
+            self.continue_siblings();
+        }
         // At a terminal all of the foreground group gets it, the worker too.
         if !CARRIED.contains(&signal) || sender == Sender::Terminal {
             return number;
@@ -391,6 +397,21 @@ impl Relay {
     fn carry(&mut self, signal: i32) {
         self.is_stopping |= stops(signal);
         let _ = self.worker.signal(signal);
+        if signal == libc::SIGTSTP {
+            self.was_quieted = true;
+            self.continue_siblings();
+        }
+    }
+
+    /// A TSTP that is meant for Sidekiq has stopped others of its group: the cat of a pipeline, whose pipe Sidekiq would
+    /// soon wait for.
+    fn continue_siblings(&self) {
+        let is_sibling = |snapshot: &Snapshot| {
+            snapshot.state == 'T' && self.traced.contains(&snapshot.parent) && !self.traced.contains(&snapshot.pid)
+        };
+        for sibling in Snapshot::all().iter().filter(|snapshot| is_sibling(snapshot)) {
+            let _ = kill(Pid::from_raw(sibling.pid), Signal::SIGCONT);
+        }
     }
 
     fn stop_worker(&mut self) {

@@ -167,17 +167,16 @@ impl Link {
         }
     }
 
-    /// Whether the relay may take it: a shell that no person sits at, timeout(1), an init that would freeze or drop TSTP, or
+    /// Whether the relay may take it: a shell that no person sits at, timeout(1), dumb-init where it would freeze, or
     /// a program of one thread that does nothing with TERM. Anything else has its own ways.
     #[must_use]
     pub fn can_be_relayed(&self) -> bool {
         match self.program {
             Program::Shell => !self.is_interactive,
             Program::Timeout => true,
-            Program::DumbInit | Program::Catatonit => {
-                matches!(self.effect(Asked::Quiet), Effect::Freezes | Effect::Drops)
-            }
-            Program::Tini | Program::Run | Program::Relay | Program::Supervisor => false,
+            Program::DumbInit => self.effect(Asked::Quiet) == Effect::Freezes,
+            // These take their signals with sigwait(3) and signalfd(2), which no tracer sees.
+            Program::Tini | Program::Catatonit | Program::Run | Program::Relay | Program::Supervisor => false,
             Program::Other => self.threads == 1 && self.term == Handling::Default,
         }
     }
@@ -539,7 +538,7 @@ mod tests {
             (vec![init(Program::DumbInit, "dumb-init x")], &[1]),
             (vec![init(Program::DumbInit, "dumb-init -r 20:20 x"), shell(8, "sh")], &[8]),
             (vec![init(Program::DumbInit, "dumb-init -c x"), shell(8, "sh")], &[8]),
-            (vec![init(Program::Catatonit, "catatonit x")], &[1]),
+            (vec![init(Program::Catatonit, "catatonit x"), shell(8, "sh")], &[8]),
             (vec![init(Program::Run, "sidekiq-lifecycle run x"), shell(8, "sh")], &[]),
             (vec![init(Program::Supervisor, "systemd"), person, supervisor, shell(8, "sh")], &[8]),
             (vec![link(1, Program::Other, "python3 main.py")], &[1]),
