@@ -110,13 +110,16 @@ pub fn recipients(processes: &[Process], roots: &[i32], signal: Number) -> Recip
     };
     let chosen = found.into_iter().filter(|(process, _)| kind(process, signal));
     let mut workers: Vec<Worker> = chosen
-        .flat_map(|(process, asks_shell)| in_place_of(processes, process, signal).into_iter().map(move |p| (p, asks_shell)))
+        .flat_map(|(process, asks_shell)| {
+            in_place_of(processes, process, signal).into_iter().map(move |p| (p, asks_shell))
+        })
         .map(|(process, asks_shell)| Worker { pid: process.pid, is_told: !(asks_shell && process.is_in_background()) })
         .collect();
     // Nothing but shells, or no /proc: the roots themselves, unless they would only be stopped, and never go on.
     if workers.is_empty() && between.is_empty() {
         let would_stop = |pid: i32| signal.is_in(&STOPPING) && processes.iter().any(|process| process.pid == pid);
-        workers = roots.iter().filter(|pid| !would_stop(**pid)).map(|pid| Worker { pid: *pid, is_told: true }).collect();
+        workers =
+            roots.iter().filter(|pid| !would_stop(**pid)).map(|pid| Worker { pid: *pid, is_told: true }).collect();
     }
     Recipients { between, workers }
 }
@@ -229,7 +232,8 @@ mod tests {
     #[track_caller]
     fn check(processes: &[Process], signal: Signal, (between, told, untold): Expected) {
         let found = recipients(processes, &[2], signal.into());
-        let workers = |is_told| found.workers.iter().filter(move |worker| worker.is_told == is_told).map(|worker| worker.pid);
+        let workers =
+            |is_told| found.workers.iter().filter(move |worker| worker.is_told == is_told).map(|worker| worker.pid);
         assert_eq!(found.between, between, "between");
         assert_eq!(workers(true).collect::<Vec<_>>(), told, "told");
         assert_eq!(workers(false).collect::<Vec<_>>(), untold, "not told");
@@ -251,9 +255,19 @@ mod tests {
                 SIGTERM,
                 (none, &[5], none),
             ),
-            ("below tini", &[process(2, 1, Program::Tini, 0), shell(3, 2, 0), sidekiq(4, 3)], SIGTERM, (none, &[4], none)),
+            (
+                "below tini",
+                &[process(2, 1, Program::Tini, 0), shell(3, 2, 0), sidekiq(4, 3)],
+                SIGTERM,
+                (none, &[4], none),
+            ),
             ("a pipeline", &[shell(2, 1, 0), sidekiq(3, 2), other(4, 2, 0)], SIGTERM, (none, &[3], none)),
-            ("a pipeline, no Sidekiq", &[shell(2, 1, 0), other(3, 2, TERM), other(4, 2, 0)], SIGTERM, (none, &[3], none)),
+            (
+                "a pipeline, no Sidekiq",
+                &[shell(2, 1, 0), other(3, 2, TERM), other(4, 2, 0)],
+                SIGTERM,
+                (none, &[3], none),
+            ),
             ("nobody handles it", &[shell(2, 1, 0), other(3, 2, 0), other(4, 2, 0)], SIGTERM, (none, &[3, 4], none)),
             ("two Sidekiqs", &[shell(2, 1, 0), sidekiq(3, 2), sidekiq(4, 2)], SIGTERM, (none, &[3, 4], none)),
             ("trap, foreground", &[shell(2, 1, TERM), sidekiq(3, 2)], SIGTERM, (&[2], &[3], none)),
@@ -283,8 +297,15 @@ mod tests {
 
     #[test]
     fn what_stands_below() {
-        let processes =
-            [shell(2, 1, 0), sidekiq(3, 2), sidekiq(4, 3), shell(5, 1, 0), sidekiq(6, 5), sidekiq(7, 0), other(8, 8, 0)];
+        let processes = [
+            shell(2, 1, 0),
+            sidekiq(3, 2),
+            sidekiq(4, 3),
+            shell(5, 1, 0),
+            sidekiq(6, 5),
+            sidekiq(7, 0),
+            other(8, 8, 0),
+        ];
         assert_eq!(sidekiqs(&processes, 1), [3, 6]);
         assert_eq!(descendants(&processes, 1), [2, 5, 3, 6, 4]);
         assert_eq!(descendants(&processes, 8), [0; 0]);
