@@ -37,7 +37,8 @@ pub(super) fn run(options: Options) -> u8 {
 
 /// There may be nobody to read it any more; that is no reason to end.
 fn say(line: fmt::Arguments) {
-    let _ = writeln!(io::stderr(), "sidekiq-lifecycle run: {line}");
+    // In one piece: others write there as well.
+    let _ = io::stderr().write_all(format!("sidekiq-lifecycle run: {line}\n").as_bytes());
 }
 
 struct Supervision {
@@ -102,7 +103,9 @@ impl Supervision {
         let (program, arguments) = options.command.split_first().ok_or((2, "there is no command".to_owned()))?;
         let first = children::start(program, arguments).map_err(|error| {
             let (code, why) = match error.kind() {
-                ErrorKind::NotFound | ErrorKind::NotADirectory => (127, "there is no such program, or no interpreter of that name in its first line".to_owned()),
+                ErrorKind::NotFound | ErrorKind::NotADirectory => {
+                    (127, "there is no such program, or no interpreter of that name in its first line".to_owned())
+                }
                 ErrorKind::PermissionDenied => (126, "this user may not execute it".to_owned()),
                 _ => (126, error.to_string()),
             };
@@ -296,7 +299,20 @@ impl Supervision {
         }
         // In the background it may run, but for what it wants of the terminal.
         if is_foreground || signal.is_in(&[Signal::SIGTSTP]) {
-            let _ = children::send(-self.first, Signal::SIGCONT.into());
+            self.go_on();
+        }
+    }
+
+    /// Continues the command and those of its group that have stopped. CONT would take a TSTP away from a worker that has
+    /// not got round to its handler yet (signal(7)), so who handles TSTP, and has not stopped, is left alone.
+    fn go_on(&self) {
+        let is_stopped = |snapshot: &Snapshot| {
+            let group = getpgid(Some(Pid::from_raw(snapshot.pid))).map(Pid::as_raw);
+            let keeps_on = process(snapshot).handles(Signal::SIGTSTP.into()) && snapshot.state != 'T';
+            group == Ok(self.first) && !keeps_on
+        };
+        for snapshot in living().iter().filter(|snapshot| is_stopped(snapshot)) {
+            let _ = children::send(snapshot.pid, Signal::SIGCONT.into());
         }
     }
 
