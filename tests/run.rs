@@ -627,20 +627,15 @@ fn ctrl_c_and_ctrl_z_reach_the_worker_where_no_shell_could_continue_it() {
             // The shell stands before run, or run is the session's leader.
             for exec in ["", "exec "] {
                 let worker = "./sidekiq log 0; exit \\$?";
-                let mut terminal = Terminal::start(place, |init| {
-                    format!("{exec}{init} -r USR1:TERM -- {shell} -c \"{worker}\"; exit $?")
-                });
+                let mut terminal =
+                    Terminal::start(place, |init| format!("{exec}{init} -- {shell} -c \"{worker}\"; exit $?"));
                 terminal.wait_for_note("ready");
                 terminal.press(CTRL_Z);
                 terminal.wait_for_note("20");
                 terminal.press(CTRL_C);
                 terminal.wait_for_note("2");
-                let worker =
-                    Snapshot::all().into_iter().filter(|snapshot| snapshot.arguments.contains(&"./sidekiq".to_owned()));
-                let home = terminal.log().parent().unwrap().to_owned();
-                let worker = worker
-                    .filter(|worker| fs::read_link(format!("/proc/{}/cwd", worker.pid)).is_ok_and(|cwd| cwd == home));
-                let worker = worker.filter(|worker| worker.name == "sidekiq").next().unwrap();
+                let worker = below(terminal.pid()).into_iter().filter_map(Snapshot::of);
+                let worker = worker.filter(|process| process.name == "sidekiq").last().unwrap();
                 send(worker.pid, Signal::SIGTERM.into()).unwrap();
                 // dash dies of Ctrl-C; the worker may go on all the same.
                 let code = if shell == "dash" { 130 } else { 7 };
