@@ -635,7 +635,7 @@ fn ctrl_c_and_ctrl_z_reach_the_worker_where_no_shell_could_continue_it() {
                 terminal.press(CTRL_C);
                 terminal.wait_for_note("2");
                 let worker = below(terminal.pid()).into_iter().filter_map(Snapshot::of);
-                let worker = worker.filter(|process| process.name == "sidekiq").last().unwrap();
+                let worker = worker.filter(|process| process.name == "sidekiq").next_back().unwrap();
                 send(worker.pid, Signal::SIGTERM.into()).unwrap();
                 // dash dies of Ctrl-C; the worker may go on all the same.
                 let code = if shell == "dash" { 130 } else { 7 };
