@@ -634,8 +634,8 @@ fn ctrl_c_and_ctrl_z_reach_the_worker_where_no_shell_could_continue_it() {
                 terminal.wait_for_note("20");
                 terminal.press(CTRL_C);
                 terminal.wait_for_note("2");
-                let worker = below(terminal.pid()).into_iter().filter_map(Snapshot::of);
-                let worker = worker.filter(|process| process.name == "sidekiq").next_back().unwrap();
+                let mut below = below(terminal.pid()).into_iter().filter_map(Snapshot::of);
+                let worker = below.find(|process| process.name == "sidekiq").unwrap();
                 send(worker.pid, Signal::SIGTERM.into()).unwrap();
                 // dash dies of Ctrl-C; the worker may go on all the same.
                 let code = if shell == "dash" { 130 } else { 7 };
