@@ -4,7 +4,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Instant;
@@ -65,7 +65,7 @@ impl Signals {
     }
 
     /// Sleeps until a signal arrives, one of the `ends` has come, or the time has; without a time for ever.
-    pub fn sleep<'a>(&'a self, ends: impl Iterator<Item = &'a OwnedFd>, until: Option<Instant>) {
+    pub fn sleep<'a, E: AsFd + 'a>(&'a self, ends: impl Iterator<Item = &'a E>, until: Option<Instant>) {
         let descriptors = ends.map(AsFd::as_fd).chain([self.0.as_fd()]);
         let mut descriptors: Vec<PollFd> = descriptors.map(|end| PollFd::new(end, PollFlags::POLLIN)).collect();
         // Rounded up: to wake a moment early would be to sleep again.
@@ -109,16 +109,6 @@ pub fn reap() -> Option<Change> {
 pub fn send(pid: i32, signal: Number) -> nix::Result<()> {
     // SAFETY: two integers. nix's kill does not know the real-time signals.
     Errno::result(unsafe { libc::kill(pid, signal.raw()) }).map(drop)
-}
-
-/// A descriptor that becomes readable when the process ends, whoever's child it is (`pidfd_open(2)`, Linux 5.3).
-#[must_use]
-pub fn end_of(pid: i32) -> Option<OwnedFd> {
-    // SAFETY: two integers. The descriptor that comes back is new and nobody else's.
-    let end = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    let end = libc::c_int::try_from(end).ok().filter(|end| *end >= 0)?;
-    // SAFETY: as above.
-    Some(unsafe { OwnedFd::from_raw_fd(end) })
 }
 
 /// Starts a command in a process group of its own, with no signal blocked, and in the terminal's foreground where this

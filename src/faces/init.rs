@@ -29,6 +29,7 @@ Exit codes: the command's (128 + n for signal n), 127 it is not there, 126 it ca
 ///
 /// An init: at home as PID 1 of a container, and anywhere else. The worker is found below shells, timeout
 /// and other inits; there may be several.
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES, after_long_help = EXAMPLES)]
 pub struct Options {

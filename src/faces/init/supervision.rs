@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::OwnedFd;
+use std::iter;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use nix::unistd::{Pid, getpgid, getpgrp};
 use super::Options;
 use crate::edges::children::{self, Change, Signals};
 use crate::edges::snapshot::Snapshot;
+use crate::edges::trace::Handle;
 use crate::rules::recipients::{self, Process, Recipients, STOPPING};
 use crate::rules::rewrite::{self, Number};
 
@@ -63,7 +64,7 @@ struct Worker {
     /// TERM, INT or QUIT was sent to it.
     is_stopping: bool,
     /// Tells when it ends; opened only while it drains.
-    end: Option<OwnedFd>,
+    end: Option<Handle>,
 }
 
 impl Worker {
@@ -196,7 +197,7 @@ impl Supervision {
 
     fn send(&mut self, signal: Number, found: &Recipients) {
         for pid in &found.between {
-            self.tell(format_args!("{signal} to the shell (pid {pid})"));
+            self.tell(format_args!("{signal} to pid {pid}, which stands between"));
             let _ = children::send(*pid, signal);
         }
         for worker in &found.workers {
@@ -274,7 +275,7 @@ impl Supervision {
         let workers = list(&self.workers);
         say(format_args!("the command has ended with {code}; waiting up to {seconds} s until {workers} has drained"));
         for worker in &mut self.workers {
-            worker.end = children::end_of(worker.pid);
+            worker.end = Handle::open(worker.pid).ok();
             if !worker.is_stopping {
                 worker.is_stopping = true;
                 let _ = children::send(worker.pid, Signal::SIGTERM.into());
@@ -343,7 +344,7 @@ impl Supervision {
             }
             // Not every one is our child, so a short sleep it is.
             while self.signals.next().is_some() {}
-            self.signals.sleep([].into_iter(), Instant::now().checked_add(Duration::from_millis(10)));
+            self.signals.sleep(iter::empty::<&Handle>(), Instant::now().checked_add(Duration::from_millis(10)));
             if snapshots.is_empty() {
                 return KILLED;
             }
