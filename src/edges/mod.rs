@@ -1,5 +1,7 @@
 //! The edges: everything that touches the operating system, handing up plain values.
 
+#[cfg(target_os = "linux")]
+pub mod children;
 pub mod directory;
 pub mod process;
 pub mod record;

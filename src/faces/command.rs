@@ -14,6 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::edges::directory::{DEFAULT, Directory, Entry, Error};
 use crate::edges::record::now;
+use crate::faces::init;
 use crate::faces::report::Report;
 use crate::rules::probe::{self, Facts, MAX_BEAT_AGE, Presence, Probe};
 use crate::rules::state::State;
@@ -59,6 +60,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    Run(init::Options),
     /// Print where this native command lies, for a health check that should not start Ruby
     Path,
 }
@@ -129,6 +131,7 @@ fn run(command: Command) -> io::Result<ExitCode> {
             Ok(check(out, probe.into(), &place.directory(), max_age))
         }
         Command::Status { place, json } => status(out, &place.directory(), json),
+        Command::Run(options) => Ok(init::run(options)),
         Command::Path => {
             writeln!(out, "{}", env::current_exe()?.display())?;
             Ok(ExitCode::SUCCESS)

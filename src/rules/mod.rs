@@ -3,5 +3,7 @@
 pub mod path;
 pub mod probe;
 pub mod program;
+pub mod recipients;
 pub mod refusal;
+pub mod rewrite;
 pub mod state;
