@@ -38,7 +38,7 @@ module SidekiqLifecycle
     def begin(config)
       @config = config
       settings = [configuration.directory, configuration.ready_file]
-      Boot.relay(configuration) if server?
+      start_relay
       return describe if ours? && settings == @settings
       return complain("install cannot set another directory or ready_file now: Sidekiq has started") if @launcher
 
@@ -83,6 +83,11 @@ module SidekiqLifecycle
     def ours? = @native&.ours? || false
 
     private
+
+    # What takes its signals from a program around it has no signal path of its own.
+    def start_relay
+      Boot.relay(configuration) if server?
+    end
 
     def begin_booting
       Boot.hold

@@ -107,7 +107,7 @@ RSpec.describe "preloaded, then forked" do
   end
 
   it "has one relay, the parent's, where a shell is PID 1: TERM comes to the parent, and by it to each child" do
-    launcher = [*%w[unshare --pid --fork --kill-child --mount-proc dash -c], '"$@"; exit $?', "dash"]
+    launcher = %w[unshare --pid --fork --kill-child --mount-proc dash -c] + ['"$@"; exit $?', "dash"]
     swarm = start_swarm(2, launcher:)
     2.times { |number| push("Sleep", 2, number.to_s) }
     wait_until("the jobs begin") { notes.grep(/begins/).size == 2 }
