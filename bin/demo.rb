@@ -16,8 +16,10 @@ class Demo
 
   COMMAND = SidekiqLifecycle::NativeCommand.path
   JOBS = %w[first long third fourth last].freeze
+  # The one job of the Sidekiq that a shell has started.
+  BELOW = "below"
   # These run until they are let go: what is shown meanwhile does not depend on how fast this machine is.
-  HELD = %w[long third last].freeze
+  HELD = ["long", "third", "last", BELOW].freeze
   APPLICATION = <<~RUBY.freeze
     class Task
       include Sidekiq::Worker
@@ -42,6 +44,7 @@ class Demo
   def run
     first_generation
     second_generation
+    below_a_shell if RUBY_PLATFORM.include?("linux")
     nothing_lost
     held?
   ensure
@@ -97,6 +100,24 @@ class Demo
     show(ready: false, live: false, drained: false, state: "stopped")
   end
 
+  # In a container this shell would be PID 1.
+  def below_a_shell
+    say "a shell starts the next one, as CMD bundle exec sidekiq does in a Dockerfile: TERM comes to the shell"
+    worker = start(launcher: ["sh", "-c", '"$@"; exit $?', "sh"])
+    push(BELOW)
+    wait_until("its job begins") { notes.include?("#{BELOW} begins") || worker.raise_if_ended }
+    wait_until("ready") { worker.ready_file? }
+    records = Dir[File.join(@app, "tmp/sidekiq/processes/*")].map { |file| JSON.parse(File.read(file)) }
+    path = records.find { |record| record["state"] == "running" }.fetch("signal_path")
+    expect("a relay, process #{path["relay"]}, carries signals past the shell", path["relay"].is_a?(Integer))
+    worker.signal(:TERM)
+    wait_until("no longer ready") { !worker.ready_file? }
+    show(ready: false, live: true, drained: false, state: "stopping")
+    allow(BELOW)
+    expect("the shell has waited, and exits with 0", worker.exit_code.zero?)
+    expect("its job: begun once, ended once", notes.tally.values_at("#{BELOW} begins", "#{BELOW} ends") == [1, 1])
+  end
+
   def nothing_lost
     say "and the jobs?"
     JOBS.each do |name|
@@ -138,8 +159,8 @@ class Demo
     puts format("\n%7.2<time>f s  %<sentence>s", time: Waiting.now - @begun, sentence:)
   end
 
-  def start
-    worker = Worker.new(app: @app, redis: @redis, database: 0, after: APPLICATION, timeout: 60)
+  def start(**options)
+    worker = Worker.new(app: @app, redis: @redis, database: 0, after: APPLICATION, timeout: 60, **options)
     @workers << worker
     worker
   end
