@@ -3,6 +3,7 @@
 #[cfg(target_os = "linux")]
 pub mod children;
 pub mod directory;
+pub mod platform;
 pub mod process;
 pub mod record;
 pub mod signals;

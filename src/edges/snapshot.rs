@@ -18,6 +18,8 @@ use crate::rules::program::Program;
 pub struct Snapshot {
     /// The process id.
     pub pid: i32,
+    /// Its process ids in all PID namespaces that it is in, from that of /proc down to its own (`NSpid`).
+    pub pids: Vec<i32>,
     /// Its parent; 0 for PID 1 of a namespace and for a process whose parent is outside of it.
     pub parent: i32,
     /// The command name: at most 15 bytes of the program's name, or what the process calls itself.
@@ -30,6 +32,10 @@ pub struct Snapshot {
     pub state: char,
     /// The effective user id.
     pub uid: u32,
+    /// The effective group id, and the supplementary ones.
+    pub groups: Vec<u32>,
+    /// It may write where file permissions forbid it (CAP_DAC_OVERRIDE).
+    pub overrides_permissions: bool,
     /// How many threads it has.
     pub threads: u32,
     /// Who traces it; 0 for nobody.
@@ -73,18 +79,29 @@ impl Snapshot {
         Some(snapshot)
     }
 
-    /// The process, its parent, and so on, up to PID 1 of this namespace or the last one that can be seen.
+    /// The process, its parent, and so on, up to PID 1 of its namespace or the last one that can be seen.
     #[must_use]
     pub fn chain(pid: i32) -> Vec<Self> {
-        let mut chain = Vec::new();
+        let mut chain: Vec<Self> = Vec::new();
         let mut next = pid;
         // A parent may end and its pid be used again meanwhile; no chain is longer than this.
         while next > 0 && chain.len() < 64 {
             let Some(snapshot) = Self::of(next) else { break };
+            if let Some(below) = chain.last_mut().filter(|below| below.pids.len() > snapshot.pids.len()) {
+                // What has started a container stands outside of it.
+                below.parent = 0;
+                break;
+            }
             next = snapshot.parent;
             chain.push(snapshot);
         }
         chain
+    }
+
+    /// The process id that it has for itself.
+    #[must_use]
+    pub fn own_pid(&self) -> i32 {
+        self.pids.last().copied().unwrap_or(self.pid)
     }
 
     /// The signal path to a process, as it is now.
@@ -110,6 +127,7 @@ impl Snapshot {
             name: self.name.clone(),
             arguments: self.arguments.clone(),
             is_first: self.parent == 0,
+            is_pid1: self.own_pid() == 1,
             term: self.handling(Signal::SIGTERM),
             tstp: self.handling(Signal::SIGTSTP),
             is_interactive: program == Program::Shell && is_interactive,
@@ -155,7 +173,13 @@ impl Snapshot {
 fn parse_status(text: &str) -> Option<Snapshot> {
     let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
     let mask = |name| field(name).and_then(|mask| u64::from_str_radix(mask, 16).ok()).map(Mask);
+    let numbers = |name| field(name).unwrap_or_default().split_ascii_whitespace();
+    let group = numbers("Gid").nth(1);
     Some(Snapshot {
+        pids: numbers("NSpid").filter_map(|pid| pid.parse().ok()).collect(),
+        groups: group.into_iter().chain(numbers("Groups")).filter_map(|group| group.parse().ok()).collect(),
+        // Bit 1 (capabilities(7)).
+        overrides_permissions: mask("CapEff").is_some_and(|Mask(capabilities)| capabilities >> 1 & 1 == 1),
         pid: field("Pid")?.parse().ok()?,
         parent: field("PPid")?.parse().ok()?,
         name: field("Name")?.to_owned(),
@@ -183,7 +207,7 @@ mod tests {
     use std::process::Command;
 
     const STATUS: &str = "Name:\tsh (x)\nUmask:\t0022\nState:\tS (sleeping)\nTgid:\t7\nPid:\t7\nPPid:\t1\nTracerPid:\t0\n\
-        Uid:\t0\t1000\t0\t0\nThreads:\t1\nSigPnd:\t0000000000000000\nSigBlk:\t0000000000080000\n\
+        Uid:\t0\t1000\t0\t0\nGid:\t0\t50\t0\t0\nGroups:\t4 20 \nNSpid:\t4711\t7\nCapEff:\t0000000000000002\nThreads:\t1\nSigPnd:\t0000000000000000\nSigBlk:\t0000000000080000\n\
         SigIgn:\t0000000000000004\nSigCgt:\t0000000000014002\n";
 
     #[test]
@@ -191,6 +215,8 @@ mod tests {
         let snapshot = parse_status(STATUS).unwrap();
         assert_eq!((snapshot.pid, snapshot.parent, snapshot.uid, snapshot.threads), (7, 1, 1000, 1));
         assert_eq!((snapshot.name.as_str(), snapshot.state), ("sh (x)", 'S'));
+        assert_eq!((snapshot.own_pid(), snapshot.groups.as_slice()), (7, &[50, 4, 20][..]));
+        assert!(snapshot.overrides_permissions);
         assert!(snapshot.caught.has(Signal::SIGTERM) && snapshot.caught.has(Signal::SIGCHLD));
         assert!(!snapshot.caught.has(Signal::SIGTSTP));
         assert!(snapshot.ignored.has(Signal::SIGQUIT) && snapshot.blocked.has(Signal::SIGTSTP));

@@ -14,12 +14,14 @@ use nix::sys::signal::Signal;
 use nix::unistd::getpid;
 
 use crate::edges::directory::{Directory, Durability, Error};
+use crate::edges::platform;
 use crate::edges::record::{About, Record};
 use crate::edges::signals::{self, OBSERVED, Observer};
 use crate::faces::report::Process;
 use crate::faces::signal_path;
 use crate::rules::probe::Presence;
 use crate::rules::state::{Event, Progress, State};
+use crate::rules::time::{self, Source, StopTimeout};
 
 /// One Sidekiq process. Every method does nothing in a forked child: a child owns nothing of its parent's.
 #[derive(Debug)]
@@ -59,6 +61,7 @@ impl Lifecycle {
         let swept = sweep(&lifecycle.directory, preloaded_by);
         lifecycle.note("directory", swept.err().map(|error| error.to_string()));
         lifecycle.look_at_path();
+        lifecycle.look_at_time();
         lifecycle.publish(Durability::Flushed);
         Arc::new(lifecycle)
     }
@@ -67,6 +70,7 @@ impl Lifecycle {
     pub fn describe(&self, about: About) {
         if self.is_ours() {
             self.known(|inner| inner.record.about = about);
+            self.look_at_time();
         }
     }
 
@@ -332,6 +336,17 @@ impl Lifecycle {
         self.note("signal path", problem);
     }
 
+    /// What can be told at once; systemd would have to be asked, and no hook waits for it.
+    fn look_at_time(&self) {
+        let about = self.known(|inner| inner.record.about.clone());
+        let Some(timeout) = about.timeout.filter(|_| !about.embedded) else { return };
+        let problem = match stop_timeout(&about) {
+            Ok(stop) => stop.and_then(|stop| time::problem(timeout, &stop)),
+            Err(problem) => Some(problem),
+        };
+        self.note("stop timeout", problem);
+    }
+
     fn was_withdrawn(&self) -> bool {
         self.directory.open().is_ok_and(|open| open.record(self.owner).is_none())
     }
@@ -340,6 +355,15 @@ impl Lifecycle {
     fn known<T>(&self, look: impl FnOnce(&mut Inner) -> T) -> T {
         look(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// The stop timeout, as far as it can be known without asking anybody.
+///
+/// # Errors
+/// What is wrong with it, in one sentence.
+pub fn stop_timeout(about: &About) -> Result<Option<StopTimeout>, String> {
+    let set = about.stop_timeout.map(|seconds| StopTimeout { seconds, source: Source::Setting });
+    set.map_or_else(platform::stop_timeout_of_environment, |set| Ok(Some(set)))
 }
 
 /// Clears what dead processes left in a directory, before the application boots. A directory that is not there

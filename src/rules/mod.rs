@@ -7,3 +7,4 @@ pub mod recipients;
 pub mod refusal;
 pub mod rewrite;
 pub mod state;
+pub mod time;

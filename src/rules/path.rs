@@ -39,6 +39,8 @@ pub struct Link {
     pub arguments: Vec<String>,
     /// It has no parent in its PID namespace: the container ends with it.
     pub is_first: bool,
+    /// It is PID 1 of its PID namespace, whatever its pid is for whoever looks from outside.
+    pub is_pid1: bool,
     /// What it does with TERM.
     pub term: Handling,
     /// What it does with TSTP.
@@ -126,10 +128,47 @@ impl fmt::Display for Fate {
     }
 }
 
+/// Whom systemd signals when it stops a service (`systemd.kill(5)`, KillMode).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KillMode {
+    /// Every process of the service, and it waits for all of them.
+    ControlGroup,
+    /// The main process; what is left when that has ended is killed.
+    Mixed,
+    /// The main process alone.
+    Process,
+}
+
+impl KillMode {
+    /// By systemd's own name for it; `none` sends nothing, and is none of these.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "control-group" => Some(Self::ControlGroup),
+            "mixed" => Some(Self::Mixed),
+            "process" => Some(Self::Process),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for KillMode {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(match self {
+            Self::ControlGroup => "control-group",
+            Self::Mixed => "mixed",
+            Self::Process => "process",
+        })
+    }
+}
+
 /// A chain of links, Sidekiq first and PID 1 last.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Path {
     links: Vec<Link>,
+    /// How systemd stops the service, where it was asked.
+    kill_mode: Option<KillMode>,
 }
 
 impl Link {
@@ -161,7 +200,7 @@ impl Link {
             (Handling::Handled, Program::Shell, _) => Effect::Defers,
             (Handling::Blocked, Program::Shell | Program::Timeout, _) => Effect::Drops,
             (Handling::Handled | Handling::Blocked, ..) => Effect::Unknown,
-            (Handling::Default, ..) if self.pid == 1 => Effect::Drops,
+            (Handling::Default, ..) if self.is_pid1 => Effect::Drops,
             (Handling::Default, _, Asked::Stop) => Effect::Dies,
             (Handling::Default, _, Asked::Quiet) => Effect::Stops,
         }
@@ -197,8 +236,9 @@ impl Link {
             Effect::Drops if self.program == Program::Catatonit && asked == Asked::Quiet => {
                 format!("drops {signal}, as it always does")
             }
-            Effect::Drops if self.pid == 1 && self.term == Handling::Default => {
-                format!("drops {signal}: it is PID 1 and has no handler for it (bit {number} of SigCgt is not set)")
+            Effect::Drops if self.is_pid1 && self.term == Handling::Default => {
+                let place = if self.pid == 1 { "PID 1" } else { "PID 1 of its container" };
+                format!("drops {signal}: it is {place} and has no handler for it (bit {number} of SigCgt is not set)")
             }
             Effect::Drops => {
                 format!("drops {signal}: it ignores or blocks it (bit {number} of SigIgn or SigBlk is set)")
@@ -244,7 +284,19 @@ impl Path {
     pub fn new(links: Vec<Link>) -> Self {
         let is_end = |link: &Link| link.program == Program::Supervisor || link.is_interactive;
         let end = links.iter().skip(1).position(is_end).map_or(links.len(), |position| position + 2);
-        Self { links: links.into_iter().take(end).collect() }
+        Self { links: links.into_iter().take(end).collect(), kill_mode: None }
+    }
+
+    /// The path of a service that systemd stops in this way.
+    #[must_use]
+    pub fn with_kill_mode(self, kill_mode: Option<KillMode>) -> Self {
+        Self { kill_mode, ..self }
+    }
+
+    /// How systemd stops the service, where it was asked.
+    #[must_use]
+    pub fn kill_mode(&self) -> Option<KillMode> {
+        self.kill_mode
     }
 
     /// The path as it would be if there were no relay.
@@ -272,6 +324,10 @@ impl Path {
     /// What becomes of a signal, and the index of the link that decides it.
     #[must_use]
     pub fn fate(&self, asked: Asked) -> (Fate, usize) {
+        // Sidekiq is signalled itself.
+        if self.kill_mode == Some(KillMode::ControlGroup) {
+            return (Fate::Arrives, 0);
+        }
         let mut is_grouped = false;
         let mut unknown = None;
         for index in (1..self.links.len()).rev() {
@@ -290,7 +346,7 @@ impl Path {
                 Effect::Stops | Effect::Defers | Effect::Drops => return (Fate::Lost, index),
                 Effect::Dies if is_grouped => return (Fate::CutShort, index),
                 // systemd may signal all of the service's processes, or only this one.
-                Effect::Dies if self.is_below_supervisor(index) => unknown = Some(index),
+                Effect::Dies if self.kill_mode.is_none() && self.is_below_supervisor(index) => unknown = Some(index),
                 Effect::Dies => return (Fate::Lost, index),
                 Effect::Traps | Effect::Unknown if link.program == Program::Supervisor => {}
                 Effect::Traps | Effect::Unknown => unknown = Some(index),
@@ -439,6 +495,7 @@ mod tests {
             name: arguments[0].clone(),
             arguments,
             is_first: pid == 1,
+            is_pid1: pid == 1,
             term: Handling::Default,
             tstp: Handling::Default,
             is_interactive: false,
@@ -553,6 +610,28 @@ mod tests {
         let path = path(&[shell(1, "sh"), link(7, Program::Tini, "tini -s -- x"), shell(8, "sh"), shell(9, "sh")]);
         let ends_all: Vec<bool> = (1..5).map(|index| path.ends_all(index)).collect();
         assert_eq!(ends_all, [false, true, false, true]);
+    }
+
+    #[test]
+    fn a_service_of_systemd() {
+        let links = [init(Program::Supervisor, "/sbin/init"), shell(7, "bash /app/entry.sh")];
+        let table = [
+            (None, Fate::Unknown),
+            (KillMode::named("none"), Fate::Unknown),
+            (KillMode::named("control-group"), Fate::Arrives),
+            (KillMode::named("mixed"), Fate::Lost),
+            (KillMode::named("process"), Fate::Lost),
+        ];
+        for (kill_mode, fate) in table {
+            assert_eq!(path(&links).with_kill_mode(kill_mode).fate(Asked::Stop).0, fate, "{kill_mode:?}");
+        }
+    }
+
+    #[test]
+    fn pid_1_of_a_container_seen_from_its_host() {
+        let seen = Link { is_first: true, is_pid1: true, ..shell(4711, "sh -c 'sidekiq'") };
+        assert_eq!(path(std::slice::from_ref(&seen)).fate(Asked::Stop), (Fate::Lost, 1));
+        assert!(seen.verdict(Asked::Stop).starts_with("drops TERM: it is PID 1 of its container and has no handler"));
     }
 
     #[test]

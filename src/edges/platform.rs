@@ -1,0 +1,134 @@
+//! What the platform says of the time that it leaves, and of how it stops a process: ECS in the environment, systemd
+//! when it is asked.
+
+use std::env;
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::rules::path::KillMode;
+use crate::rules::time::{Source, StopTimeout, parse_go, parse_systemd};
+
+const ECS: &str = "ECS_CONTAINER_STOP_TIMEOUT";
+
+/// The stop timeout as the environment tells it.
+///
+/// # Errors
+/// What is wrong with it, in one sentence.
+pub fn stop_timeout_of_environment() -> Result<Option<StopTimeout>, String> {
+    let Some(text) = env::var_os(ECS).filter(|text| !text.is_empty()) else { return Ok(None) };
+    let text = text.to_string_lossy();
+    match parse_go(&text) {
+        Some(seconds) => Ok(Some(StopTimeout { seconds, source: Source::Ecs })),
+        None => Err(format!("${ECS} is {text:?}; write a duration such as 30s or 2m, or a number of seconds above 0")),
+    }
+}
+
+/// How systemd stops the service that a process belongs to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// TimeoutStopSec.
+    pub stop_timeout: Option<StopTimeout>,
+    /// KillMode.
+    pub kill_mode: Option<KillMode>,
+}
+
+/// Asks systemd for the service of a process; `None` if it is in none, or there is no systemd here. That takes a process
+/// and a conversation with systemd, at most 5 s: too long for a hook.
+#[must_use]
+pub fn service(pid: i32) -> Option<Service> {
+    // sd_booted(3): this is how one tells that systemd is the init.
+    if !Path::new("/run/systemd/system").is_dir() {
+        return None;
+    }
+    let unit = unit(&fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?)?;
+    let mut command = Command::new("systemctl");
+    if unit.is_users {
+        command.arg("--user");
+    }
+    command.args(["show", "--property=TimeoutStopUSec", "--property=KillMode", "--", &unit.name]);
+    Some(parse_service(&unit.name, &output(&mut command)?))
+}
+
+struct Unit {
+    name: String,
+    /// Of a user's own systemd.
+    is_users: bool,
+}
+
+/// cgroups(7): lines of `number:controllers:path`; systemd's is the one without controllers, or named after it. A
+/// container is a scope, a login session too.
+fn unit(cgroups: &str) -> Option<Unit> {
+    let is_systemds = |line: &&str| line.starts_with("0::") || line.contains(":name=systemd:");
+    let paths = cgroups.lines().filter(is_systemds).filter_map(|line| line.splitn(3, ':').nth(2));
+    paths.filter_map(|path| path.rsplit_once('/')).find(|(_, name)| name.ends_with(".service")).map(|(above, name)| {
+        let is_users = above.split('/').any(|slice| slice.starts_with("user@"));
+        Unit { name: name.to_owned(), is_users }
+    })
+}
+
+fn parse_service(unit: &str, text: &str) -> Service {
+    let property = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    let seconds = property("TimeoutStopUSec").and_then(parse_systemd);
+    Service {
+        stop_timeout: seconds.map(|seconds| StopTimeout { seconds, source: Source::Systemd(unit.to_owned()) }),
+        kill_mode: property("KillMode").and_then(KillMode::named),
+    }
+}
+
+fn output(command: &mut Command) -> Option<String> {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
+    let since = Instant::now();
+    while child.try_wait().ok()?.is_none() {
+        if since.elapsed() > Duration::from_secs(5) {
+            let _ = child.kill();
+            let _ = child.wait();
+            return None;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    let mut text = String::new();
+    child.stdout?.read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_of_cgroups() {
+        let table: &[(&str, Option<(&str, bool)>)] = &[
+            ("0::/system.slice/shop.service\n", Some(("shop.service", false))),
+            ("9:name=systemd:/system.slice/shop.service\n4:memory:/x.service\n", Some(("shop.service", false))),
+            ("0::/user.slice/user-1000.slice/user@1000.service/app.slice/shop.service\n", Some(("shop.service", true))),
+            ("4:memory:/system.slice/shop.service\n", None),
+            ("0::/user.slice/user-1000.slice/session-3.scope\n", None),
+            ("0::/system.slice/docker-0123.scope\n", None),
+            ("0::/\n", None),
+            ("", None),
+        ];
+        for (text, expected) in table {
+            let unit = unit(text);
+            let unit = unit.as_ref().map(|unit| (unit.name.as_str(), unit.is_users));
+            assert_eq!(unit, *expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_systemctl_shows() {
+        let service = parse_service("shop.service", "KillMode=mixed\nTimeoutStopUSec=1min 30s\n");
+        assert_eq!(service.kill_mode, Some(KillMode::Mixed));
+        assert_eq!(service.stop_timeout.unwrap().seconds, 90.0);
+        assert_eq!(parse_service("x", ""), Service { stop_timeout: None, kill_mode: None });
+    }
+
+    #[test]
+    fn a_command_that_is_not_there_says_nothing() {
+        assert_eq!(output(Command::new("echo").arg("yes")).as_deref(), Some("yes\n"));
+        assert_eq!(output(&mut Command::new("/nonexistent")), None);
+    }
+}
