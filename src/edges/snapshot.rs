@@ -109,7 +109,9 @@ impl Snapshot {
     pub fn path(pid: i32) -> Path {
         let chain = Self::chain(pid);
         let below = std::iter::once(None).chain(chain.iter().map(Some));
-        Path::new(chain.iter().zip(below).map(|(snapshot, below)| snapshot.link(below)).collect())
+        let links = chain.iter().zip(below).map(|(snapshot, below)| snapshot.link(below));
+        let hidden = chain.last().map(|top| top.parent).filter(|parent| *parent > 0).map(hidden_link);
+        Path::new(links.chain(hidden).collect())
     }
 
     /// The process as a link of a path; `below` is the next one towards Sidekiq.
@@ -167,6 +169,24 @@ impl Snapshot {
     #[must_use]
     pub fn has_ended(&self) -> bool {
         matches!(self.state, 'Z' | 'X')
+    }
+}
+
+/// A process that /proc hides (hidepid). What it does with signals cannot be told.
+fn hidden_link(pid: i32) -> Link {
+    Link {
+        pid,
+        program: Program::Other,
+        name: "a hidden process".to_owned(),
+        arguments: Vec::new(),
+        is_first: pid == 1,
+        is_pid1: pid == 1,
+        term: Handling::Handled,
+        tstp: Handling::Handled,
+        is_interactive: false,
+        is_free: false,
+        threads: 0,
+        is_relayed: false,
     }
 }
 
