@@ -54,6 +54,9 @@ pub struct SignalPath {
     pub tstp: Fate,
     /// The relay's pid, while there is one.
     pub relay: Option<i32>,
+    /// Why there is none, or it cannot do all, where one was asked for.
+    #[serde(default)]
+    pub no_relay: Option<String>,
 }
 
 /// One process, as it last said itself.

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::process;
 use crate::rules::path::{Handling, Link, Path};
-use crate::rules::program::Program;
+use crate::rules::program::{Program, Sidekiq};
 
 /// One process, as /proc showed it at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -163,6 +163,12 @@ impl Snapshot {
     #[must_use]
     pub fn program(&self) -> Program {
         Program::of(&self.name, self.executable.as_deref(), &self.arguments)
+    }
+
+    /// Whether it is a Sidekiq, and how far it has come.
+    #[must_use]
+    pub fn sidekiq(&self) -> Option<Sidekiq> {
+        Sidekiq::of(&self.name, self.executable.as_deref(), &self.arguments)
     }
 
     /// Whether it has ended and only waits to be reaped.

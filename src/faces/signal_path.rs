@@ -23,8 +23,9 @@ pub fn own() -> Option<(SignalPath, Option<String>)> {
         // Another Sidekiq's relay carries nothing to this one.
         path = path.without_relay();
     }
-    let fates = SignalPath { term: path.fate(Asked::Stop).0, tstp: path.fate(Asked::Quiet).0, relay };
-    let problem = path.problem().map(|problem| sentence(&problem, &path));
+    let no_relay = no_relay(&path);
+    let problem = path.problem().map(|problem| sentence(&problem, no_relay.as_deref(), &path));
+    let fates = SignalPath { term: path.fate(Asked::Stop).0, tstp: path.fate(Asked::Quiet).0, relay, no_relay };
     Some((fates, problem))
 }
 
@@ -49,8 +50,8 @@ fn alive() -> Option<i32> {
     None
 }
 
-fn sentence(problem: &str, path: &Path) -> String {
-    let why = no_relay(path).map(|why| format!("; {why}")).unwrap_or_default();
+fn sentence(problem: &str, no_relay: Option<&str>, path: &Path) -> String {
+    let why = no_relay.map(|why| format!("; {why}")).unwrap_or_default();
     let fix = path.fix().map(|fix| format!("; to mend it, {fix}")).unwrap_or_default();
     format!("{problem}{why}{fix}")
 }

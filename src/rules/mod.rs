@@ -1,5 +1,6 @@
 //! The ground floor: pure rules over plain values, each with a table of tests.
 
+pub mod diagnosis;
 pub mod path;
 pub mod probe;
 pub mod program;

@@ -92,6 +92,38 @@ impl Program {
     }
 }
 
+/// How far a Sidekiq has come, as its command line shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sidekiq {
+    /// Ruby loads the application.
+    Booting,
+    /// It shows its version and how busy it is (`launcher.rb`, `heartbeat`).
+    Started {
+        /// Sidekiq's version.
+        version: String,
+    },
+}
+
+impl Sidekiq {
+    /// Tells a Sidekiq by its title, `sidekiq 7.3.2 app [0 of 5 busy]`, or a Ruby by the script `sidekiq` among its
+    /// arguments.
+    #[must_use]
+    pub fn of(name: &str, executable: Option<&Path>, arguments: &[String]) -> Option<Self> {
+        let first = arguments.first()?;
+        let mut words = first.split(' ');
+        if let (Some("sidekiq"), Some(version)) = (words.next(), words.next()) {
+            let is_title = version.starts_with(|letter: char| letter.is_ascii_digit()) && first.contains(" busy]");
+            return is_title.then(|| Self::Started { version: version.to_owned() });
+        }
+        let called = Path::new(first);
+        let is_ruby = [executable, Some(called), Some(Path::new(name))].into_iter().flatten().any(|program| {
+            program.file_name().and_then(|file| file.to_str()).is_some_and(|file| file.starts_with("ruby"))
+        });
+        let is_script = |word: &String| Path::new(word).file_name().is_some_and(|file| file == "sidekiq");
+        (is_ruby && arguments.iter().skip(1).any(is_script)).then_some(Self::Booting)
+    }
+}
+
 impl fmt::Display for Program {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.pad(match self {
@@ -111,6 +143,32 @@ impl fmt::Display for Program {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sidekiqs() {
+        let started = |version: &str| Some(Sidekiq::Started { version: version.to_owned() });
+        let table: &[(&str, Option<&str>, &[&str], Option<Sidekiq>)] = &[
+            ("ruby3.1", Some("/usr/bin/ruby3.1"), &["sidekiq 6.4.1 app [0 of 5 busy]"], started("6.4.1")),
+            ("bundle", None, &["sidekiq 8.1.7  [1 of 5 busy] stopping"], started("8.1.7")),
+            (
+                "sidekiq",
+                Some("/usr/bin/ruby3.3"),
+                &["/usr/bin/ruby", "/usr/bin/sidekiq", "-t", "8"],
+                Some(Sidekiq::Booting),
+            ),
+            ("bundle", None, &["ruby", "/usr/bin/bundle", "exec", "sidekiq"], Some(Sidekiq::Booting)),
+            ("sh", Some("/usr/bin/dash"), &["sh", "-c", "sidekiq"], None),
+            ("sh", Some("/usr/bin/dash"), &["sh", "/app/bin/sidekiq"], None),
+            ("vi", Some("/usr/bin/vi"), &["vi", "sidekiq"], None),
+            ("ruby", Some("/usr/bin/ruby"), &["ruby", "/x/sidekiq-lifecycle", "check"], None),
+            ("x", None, &["sidekiq is no number"], None),
+            ("x", None, &[], None),
+        ];
+        for (name, executable, arguments, expected) in table {
+            let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+            assert_eq!(Sidekiq::of(name, executable.map(Path::new), &arguments), *expected, "{arguments:?}");
+        }
+    }
 
     #[test]
     fn programs_by_executable_name_and_arguments() {
