@@ -33,6 +33,7 @@ use super::record::Record;
 use crate::rules::probe::{Facts, MAX_BEAT_AGE, Presence, Probe, sentinel};
 use crate::rules::state::State;
 
+pub mod health;
 #[cfg(test)]
 mod tests;
 

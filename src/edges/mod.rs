@@ -3,6 +3,8 @@
 #[cfg(target_os = "linux")]
 pub mod children;
 pub mod directory;
+#[cfg(target_os = "linux")]
+pub mod namespace;
 pub mod platform;
 pub mod process;
 pub mod record;

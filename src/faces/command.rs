@@ -1,8 +1,9 @@
 //! The command `sidekiq-lifecycle`: what health checks, deploy scripts and people ask.
 //!
-//! Exit codes: 0 yes, 1 no (with the reason), 2 misuse.
+//! Exit codes: 0 yes, 1 no (with the reason), 2 misuse, 3 could not tell.
 
 use std::env;
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{self, PathBuf};
 use std::process::ExitCode;
@@ -14,6 +15,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::edges::directory::{DEFAULT, Directory, Entry, Error};
 use crate::edges::record::now;
+#[cfg(target_os = "linux")]
+use crate::faces::doctor;
 use crate::faces::init;
 use crate::faces::report::Report;
 use crate::rules::probe::{self, Facts, MAX_BEAT_AGE, Presence, Probe};
@@ -26,10 +29,12 @@ Examples:
   sidekiq-lifecycle check drained --dir /app/tmp/sidekiq
   sidekiq-lifecycle status                           a table for people
   sidekiq-lifecycle status --json                    the same for machines
+  sidekiq-lifecycle doctor                           does a SIGTERM reach Sidekiq, with time enough?
+  sidekiq-lifecycle doctor -- sh -c 'sidekiq; true'  the same of a command line, tried
 
   HEALTHCHECK CMD [\"/path/from/sidekiq-lifecycle/path\", \"check\", \"--dir\", \"/app/tmp/sidekiq\"]
 
-Exit codes: 0 yes, 1 no (the reason is printed), 2 misuse.";
+Exit codes: 0 yes, 1 no (the reason is printed), 2 misuse, 3 could not tell (doctor).";
 
 /// Ask a Sidekiq process where it is in its life.
 #[derive(Debug, Parser)]
@@ -61,6 +66,24 @@ enum Command {
         json: bool,
     },
     Run(init::Options),
+    /// Tell whether a SIGTERM reaches Sidekiq and leaves it the time it takes: 0 safe, 1 loses jobs, 3 could not tell
+    ///
+    /// Without a COMMAND it looks at the Sidekiqs that run here. With one it launches that, as PID 1 of a PID namespace
+    /// of its own, waits until a Sidekiq stands, examines it, and sends PID 1 a real SIGTERM. That is a real Sidekiq, which
+    /// takes jobs from the Redis that it is set to.
+    Doctor {
+        #[command(flatten)]
+        place: Place,
+        /// Print JSON for machines
+        #[arg(long)]
+        json: bool,
+        /// How long a Sidekiq may take to stand, in seconds
+        #[arg(long, value_name = "SECONDS", default_value_t = 60.0, value_parser = seconds, requires = "command")]
+        timeout: f64,
+        /// A command line to try before it is deployed
+        #[arg(last = true, value_name = "COMMAND", conflicts_with = "directory")]
+        command: Vec<OsString>,
+    },
     /// Print where this native command lies, for a health check that should not start Ruby
     Path,
 }
@@ -132,11 +155,28 @@ fn run(command: Command) -> io::Result<ExitCode> {
         }
         Command::Status { place, json } => status(out, &place.directory(), json),
         Command::Run(options) => Ok(init::run(options)),
+        Command::Doctor { place, json, timeout, command } => doctor(out, place, json, timeout, &command),
         Command::Path => {
             writeln!(out, "{}", env::current_exe()?.display())?;
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+#[cfg(target_os = "linux")]
+fn doctor(out: &mut impl Write, place: Place, json: bool, timeout: f64, command: &[OsString]) -> io::Result<ExitCode> {
+    let code = if command.is_empty() {
+        doctor::main(out, &place.directory(), json)?
+    } else {
+        doctor::trial::main(out, command, Duration::from_secs_f64(timeout), json)?
+    };
+    Ok(ExitCode::from(code))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn doctor(out: &mut impl Write, _: Place, _: bool, _: f64, _: &[OsString]) -> io::Result<ExitCode> {
+    writeln!(out, "could not tell: the doctor needs Linux")?;
+    Ok(ExitCode::from(3))
 }
 
 fn check(out: &mut impl Write, probe: Probe, directory: &Directory, max_age: Duration) -> ExitCode {
@@ -154,7 +194,7 @@ fn check(out: &mut impl Write, probe: Probe, directory: &Directory, max_age: Dur
 }
 
 /// Records hold what others have written, and a terminal obeys control characters.
-fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
 }
 

@@ -42,6 +42,9 @@ impl fmt::Display for Source {
 impl fmt::Display for StopTimeout {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { seconds, source } = self;
+        if seconds.is_infinite() {
+            return write!(out, "stop timeout, which is infinite ({source})");
+        }
         write!(out, "stop timeout of {seconds} s ({source})")
     }
 }
@@ -159,6 +162,8 @@ mod tests {
     fn who_says_so() {
         let systemd = StopTimeout { seconds: 90.0, source: Source::Systemd("shop.service".to_owned()) };
         assert_eq!(systemd.to_string(), "stop timeout of 90 s (TimeoutStopSec of shop.service)");
+        let never = StopTimeout { seconds: f64::INFINITY, ..systemd };
+        assert_eq!(never.to_string(), "stop timeout, which is infinite (TimeoutStopSec of shop.service)");
         let ecs = StopTimeout { seconds: 30.0, source: Source::Ecs };
         assert_eq!(ecs.to_string(), "stop timeout of 30 s ($ECS_CONTAINER_STOP_TIMEOUT)");
     }

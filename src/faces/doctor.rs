@@ -1,0 +1,155 @@
+//! The doctor: tells of every Sidekiq whether it loses jobs when it is told to stop, and why, from outside.
+//!
+//! It reads /proc and the lifecycle directory, asks systemd where there is one, and changes nothing. [`trial`] does the
+//! same of a command line that it launches itself.
+
+mod examination;
+mod text;
+pub mod trial;
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::edges::directory::Directory;
+use crate::edges::record::Record;
+use crate::edges::snapshot::Snapshot;
+use crate::rules::diagnosis::Verdict;
+use crate::rules::program::Sidekiq;
+use crate::rules::state::State;
+use examination::Examination;
+
+/// The version of the JSON; it grows when a field changes its meaning or goes.
+const SCHEMA: u32 = 1;
+
+/// All that the doctor says.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    schema: u32,
+    verdict: Verdict,
+    /// The verdict and its reasons in one line.
+    summary: String,
+    sidekiqs: Vec<Examination>,
+}
+
+impl Report {
+    /// Looks at the living Sidekiqs of a lifecycle directory, or, where there are none, at those of /proc.
+    #[must_use]
+    pub fn of(directory: &Directory) -> Self {
+        let all = living();
+        let found = find(&all, directory);
+        let whence = format!("neither is one registered in {}, nor is one in /proc", directory.path().display());
+        Self::new(found.iter().map(|found| Examination::of(found, &all)).collect(), &whence)
+    }
+
+    fn new(sidekiqs: Vec<Examination>, whence: &str) -> Self {
+        let verdict = sidekiqs.iter().map(Examination::verdict).max().unwrap_or(Verdict::Unknown);
+        let decisive: Vec<&Examination> = sidekiqs.iter().filter(|sidekiq| sidekiq.verdict() == verdict).collect();
+        let reasons: Vec<String> = match decisive.as_slice() {
+            [] => vec![format!("no Sidekiq is running here: {whence}")],
+            [one] if sidekiqs.len() == 1 => one.reasons().into_iter().collect(),
+            several => several.iter().filter_map(|one| Some(format!("pid {}: {}", one.pid, one.reasons()?))).collect(),
+        };
+        let colon = if reasons.is_empty() { "" } else { ": " };
+        Self { schema: SCHEMA, verdict, summary: format!("{verdict}{colon}{}", reasons.join("; ")), sidekiqs }
+    }
+
+    /// The exit code that says the same.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self.verdict {
+            Verdict::Safe => 0,
+            Verdict::LosesJobs => 1,
+            Verdict::Unknown => 3,
+        }
+    }
+
+    /// Prints it.
+    ///
+    /// # Errors
+    /// Whoever reads it has gone.
+    pub fn print(&self, out: &mut impl Write, json: bool) -> io::Result<()> {
+        if json {
+            serde_json::to_writer_pretty(&mut *out, self)?;
+            return writeln!(out);
+        }
+        text::print(out, self)
+    }
+}
+
+/// A Sidekiq, and what it says of itself.
+#[derive(Clone, Debug)]
+struct Found {
+    snapshot: Snapshot,
+    record: Option<Record>,
+    directory: Directory,
+}
+
+fn living() -> Vec<Snapshot> {
+    Snapshot::all().into_iter().filter(|snapshot| !snapshot.has_ended()).collect()
+}
+
+fn find(all: &[Snapshot], directory: &Directory) -> Vec<Found> {
+    let registered: Vec<Found> =
+        records(directory).into_iter().filter_map(|record| registered(all, record, directory)).collect();
+    if registered.is_empty() {
+        all.iter().filter(|snapshot| is_sidekiq(snapshot, all)).map(unregistered).collect()
+    } else {
+        registered
+    }
+}
+
+fn registered(all: &[Snapshot], record: Record, directory: &Directory) -> Option<Found> {
+    let snapshot = all.iter().find(|snapshot| is_of(&record, snapshot))?.clone();
+    let counts = record.state != State::Stopped;
+    counts.then(|| Found { snapshot, record: Some(record), directory: directory.clone() })
+}
+
+/// The directory is where the gem would put it by itself; its variable cannot be seen, for Ruby writes its title over
+/// the environment that /proc shows.
+fn unregistered(snapshot: &Snapshot) -> Found {
+    let directory = Directory::new(&examination::default_directory(snapshot), None);
+    let record = records(&directory).into_iter().find(|record| is_of(record, snapshot));
+    Found { snapshot: snapshot.clone(), record, directory }
+}
+
+/// A child that a Sidekiq forks has its title, and is none.
+fn is_sidekiq(snapshot: &Snapshot, all: &[Snapshot]) -> bool {
+    let is_one = |snapshot: &Snapshot| snapshot.sidekiq().is_some();
+    let is_child = || all.iter().any(|parent| parent.pid == snapshot.parent && is_one(parent));
+    is_one(snapshot) && !is_child()
+}
+
+fn records(directory: &Directory) -> Vec<Record> {
+    directory.read().unwrap_or_default().into_iter().filter_map(|entry| entry.record.ok()).collect()
+}
+
+/// A record speaks of pids as its own PID namespace has them.
+fn is_of(record: &Record, snapshot: &Snapshot) -> bool {
+    let is_same_place = match (record.identity.pid_namespace, snapshot.namespace) {
+        (Some(recorded), Some(seen)) => recorded == seen,
+        _ => true,
+    };
+    is_same_place
+        && record.identity.pid == snapshot.own_pid()
+        && record.identity.start_time == Some(snapshot.start_time)
+}
+
+fn is_started(snapshot: &Snapshot) -> bool {
+    matches!(snapshot.sidekiq(), Some(Sidekiq::Started { .. }))
+}
+
+/// Examines the Sidekiqs of a lifecycle directory, or of /proc, and prints what was found. Gives back the exit code.
+///
+/// # Errors
+/// Whoever reads it has gone.
+pub fn main(out: &mut impl Write, directory: &Directory, json: bool) -> io::Result<u8> {
+    if !Path::new("/proc/self/status").exists() {
+        writeln!(out, "{}: there is no /proc here", Verdict::Unknown)?;
+        return Ok(3);
+    }
+    let report = Report::of(directory);
+    report.print(out, json)?;
+    Ok(report.exit_code())
+}

@@ -1,0 +1,319 @@
+//! What is found out of one Sidekiq.
+
+use std::fs;
+use std::path::PathBuf;
+
+use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
+use serde::Serialize;
+
+use super::{Found, is_of};
+use crate::edges::directory::health::Health;
+use crate::edges::directory::{DEFAULT, Directory, Entry};
+use crate::edges::platform;
+use crate::edges::snapshot::{Mask, Snapshot};
+use crate::faces::lifecycle::stop_timeout;
+use crate::rules::diagnosis::{Diagnosis, Findings, Verdict, judge};
+use crate::rules::path::{Asked, Effect, Fate, KillMode, Path};
+use crate::rules::probe::{Facts, Presence};
+use crate::rules::program::{Program, Sidekiq};
+use crate::rules::state::State;
+use crate::rules::time::{self, StopTimeout};
+
+/// One Sidekiq.
+#[derive(Debug, Serialize)]
+pub struct Examination {
+    pub pid: i32,
+    /// The pid that it has for itself, where that is another one.
+    pub own_pid: Option<i32>,
+    pub uid: u32,
+    pub sidekiq: Option<String>,
+    pub tag: Option<String>,
+    pub state: Option<State>,
+    /// The gem's version, if it has a record.
+    pub gem: Option<String>,
+    /// Whether the gem is in it; `None` where that cannot be seen.
+    pub has_gem: Option<bool>,
+    pub signal_path: SignalPath,
+    pub relay: Relay,
+    /// Signals that its main thread has blocked.
+    pub blocked: Vec<String>,
+    pub ignored: Vec<String>,
+    pub time: Time,
+    pub directory: PathBuf,
+    pub health: Option<Health>,
+    /// Problems that it tells of itself, but for those that are found here as well.
+    pub problems: Vec<String>,
+    pub not_seen: Vec<String>,
+    pub measured: Option<Measured>,
+    #[serde(flatten)]
+    pub diagnosis: Diagnosis,
+    /// To judge once more when something was measured.
+    #[serde(skip)]
+    path: Path,
+    #[serde(skip)]
+    is_embedded: bool,
+}
+
+/// The signal path, from the top.
+#[derive(Debug, Serialize)]
+pub struct SignalPath {
+    pub term: Fate,
+    pub tstp: Fate,
+    pub kill_mode: Option<KillMode>,
+    pub links: Vec<Link>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Link {
+    pub pid: i32,
+    pub title: String,
+    pub program: Program,
+    pub arguments: Vec<String>,
+    pub term: Effect,
+    pub tstp: Effect,
+    /// In words.
+    pub verdict: String,
+    /// In words, where TSTP fails here and TERM does not.
+    pub tstp_verdict: Option<String>,
+    /// TERM fails here.
+    pub is_culprit: bool,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Relay {
+    pub pid: Option<i32>,
+    /// The links that it carries signals past.
+    pub carries: Vec<String>,
+    /// Why it is not there or cannot do all; `None` where all is well.
+    pub problem: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Time {
+    /// Sidekiq's `-t`.
+    pub timeout: Option<f64>,
+    pub stop_timeout: Option<StopTimeout>,
+    pub problem: Option<String>,
+}
+
+/// What became of a real SIGTERM.
+#[derive(Clone, Debug, Serialize)]
+pub struct Measured {
+    /// `None` where even that could not be seen.
+    pub fate: Option<Fate>,
+    pub words: String,
+}
+
+impl Examination {
+    pub(super) fn of(found: &Found, all: &[Snapshot]) -> Self {
+        let Found { snapshot, record, directory } = found;
+        let service = platform::service(snapshot.pid);
+        let chain = Snapshot::chain(snapshot.pid);
+        let relay = relay(&chain, all);
+        let seen = Snapshot::path(snapshot.pid).with_kill_mode(service.as_ref().and_then(|service| service.kill_mode));
+        // Another Sidekiq's relay carries nothing to this one.
+        let path = if relay.is_some() { seen } else { seen.without_relay() };
+        let has_gem = has_gem(snapshot, record.is_some());
+        let said = record.as_ref().and_then(|record| record.signal_path.as_ref()?.no_relay.clone());
+        let about = record.as_ref().map(|record| record.about.clone()).unwrap_or_default();
+        let stop = stop_timeout(&about);
+        let stop_problem = stop.as_ref().err().cloned();
+        let stop = stop.ok().flatten().or_else(|| service.and_then(|service| service.stop_timeout));
+        let time = Time {
+            timeout: about.timeout,
+            problem: stop_problem.or_else(|| time::problem(about.timeout?, stop.as_ref()?)),
+            stop_timeout: stop,
+        };
+        let version = match snapshot.sidekiq() {
+            Some(Sidekiq::Started { version }) => Some(version),
+            _ => None,
+        };
+        let relay = Relay {
+            pid: relay.map(|relay| relay.pid),
+            carries: path.links().iter().filter(|link| link.is_relayed).map(crate::rules::path::Link::title).collect(),
+            problem: no_relay(&path, relay.is_some(), said, has_gem),
+        };
+        let findings = Findings {
+            path: &path,
+            no_relay: relay.problem.as_deref(),
+            time: time.problem.as_deref(),
+            is_embedded: about.embedded,
+            measured: None,
+        };
+        let diagnosis = judge(&findings);
+        let told =
+            |problem: &&String| !problem.starts_with("a SIG") && Some(problem.as_str()) != time.problem.as_deref();
+        Self {
+            pid: snapshot.pid,
+            own_pid: Some(snapshot.own_pid()).filter(|pid| *pid != snapshot.pid),
+            uid: snapshot.uid,
+            sidekiq: about.sidekiq.clone().or(version),
+            tag: about.tag.clone().filter(|tag| !tag.is_empty()),
+            state: record.as_ref().map(|record| record.state),
+            gem: record.as_ref().map(|record| record.version.clone()),
+            has_gem,
+            signal_path: signal_path(&path),
+            relay,
+            blocked: names(snapshot.blocked),
+            ignored: names(snapshot.ignored),
+            directory: directory.path().to_owned(),
+            health: record.as_ref().map(|record| health(found, all, record.ready_file.as_ref())),
+            problems: record.iter().flat_map(|record| &record.problems).filter(told).cloned().collect(),
+            not_seen: not_seen(snapshot, has_gem),
+            measured: None,
+            time,
+            diagnosis,
+            path,
+            is_embedded: about.embedded,
+        }
+    }
+
+    pub fn verdict(&self) -> Verdict {
+        self.diagnosis.verdict
+    }
+
+    /// Why, and what to change, in one line; `None` if all is well.
+    pub fn reasons(&self) -> Option<String> {
+        let all: Vec<String> = self.diagnosis.reasons.iter().chain(&self.diagnosis.fix).cloned().collect();
+        (!all.is_empty()).then(|| all.join("; "))
+    }
+
+    /// The same once more, with what became of a real SIGTERM.
+    pub fn with(mut self, measured: Measured) -> Self {
+        self.diagnosis = judge(&Findings {
+            path: &self.path,
+            no_relay: self.relay.problem.as_deref(),
+            time: self.time.problem.as_deref(),
+            is_embedded: self.is_embedded,
+            measured: measured.fate,
+        });
+        self.measured = Some(measured);
+        self
+    }
+}
+
+/// The relay of a Sidekiq, or of the process that has preloaded its application. It is called `relay PID START_TIME`.
+fn relay<'a>(chain: &[Snapshot], all: &'a [Snapshot]) -> Option<&'a Snapshot> {
+    all.iter().filter(|process| process.program() == Program::Relay).find(|relay| {
+        let number = |index: usize| relay.arguments.get(index).and_then(|word| word.parse::<u64>().ok());
+        let is_target = |process: &Snapshot| {
+            number(2) == u64::try_from(process.own_pid()).ok() && number(3) == Some(process.start_time)
+        };
+        chain.iter().any(is_target)
+    })
+}
+
+fn no_relay(path: &Path, has_relay: bool, said: Option<String>, has_gem: Option<bool>) -> Option<String> {
+    if path.to_be_relayed().is_empty() {
+        return None;
+    }
+    let is_needed = [Asked::Stop, Asked::Quiet].into_iter().any(|asked| path.fate(asked).0.is_bad());
+    match (said, has_gem) {
+        (Some(said), _) => Some(said),
+        _ if !is_needed || has_relay => None,
+        (None, Some(false)) => Some("this Sidekiq is without sidekiq_lifecycle".to_owned()),
+        (None, _) => Some("none was started; signal_relay may be off".to_owned()),
+    }
+}
+
+fn signal_path(path: &Path) -> SignalPath {
+    let ((term, culprit), (tstp, tstp_culprit)) = (path.fate(Asked::Stop), path.fate(Asked::Quiet));
+    let link = |(index, link): (usize, &crate::rules::path::Link)| {
+        let is_worse = tstp.is_bad() && index == tstp_culprit && !(term.is_bad() && culprit == tstp_culprit);
+        let verdict = match (index, path.kill_mode()) {
+            (0, _) => "is Sidekiq".to_owned(),
+            (_, Some(mode)) if link.program == Program::Supervisor => match mode {
+                KillMode::ControlGroup => "signals every process of the service (KillMode=control-group)".to_owned(),
+                mode => format!("signals the service's main process (KillMode={mode})"),
+            },
+            _ => link.verdict(Asked::Stop),
+        };
+        Link {
+            pid: link.pid,
+            title: link.title(),
+            program: link.program,
+            arguments: link.arguments.clone(),
+            term: path.effect(index, Asked::Stop),
+            tstp: path.effect(index, Asked::Quiet),
+            verdict,
+            tstp_verdict: is_worse.then(|| link.verdict(Asked::Quiet)),
+            is_culprit: term != Fate::Arrives && index == culprit,
+        }
+    };
+    SignalPath {
+        term,
+        tstp,
+        kill_mode: path.kill_mode(),
+        links: path.links().iter().enumerate().rev().map(link).collect(),
+    }
+}
+
+fn names(mask: Mask) -> Vec<String> {
+    Signal::iterator().filter(|signal| mask.has(*signal)).map(|signal| signal.as_str().replacen("SIG", "", 1)).collect()
+}
+
+/// What is mapped tells, where the doctor may see it.
+fn has_gem(snapshot: &Snapshot, has_record: bool) -> Option<bool> {
+    if has_record {
+        return Some(true);
+    }
+    let maps = fs::read_to_string(format!("/proc/{}/maps", snapshot.pid)).ok()?;
+    Some(maps.contains("/sidekiq_lifecycle"))
+}
+
+/// Where the gem puts its directory if nobody says otherwise: below the working directory. A Sidekiq in another mount
+/// namespace is reached through /proc.
+pub(super) fn default_directory(snapshot: &Snapshot) -> PathBuf {
+    let place = format!("/proc/{}", snapshot.pid);
+    match fs::read_link(format!("{place}/cwd")) {
+        Ok(directory) if !is_elsewhere(snapshot) => directory.join(DEFAULT),
+        _ => PathBuf::from(place).join("cwd").join(DEFAULT),
+    }
+}
+
+fn is_elsewhere(snapshot: &Snapshot) -> bool {
+    let mounts = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+    mounts("self").is_some_and(|own| mounts(&snapshot.pid.to_string()).is_some_and(|theirs| theirs != own))
+}
+
+fn health(found: &Found, all: &[Snapshot], ready_file: Option<&String>) -> Health {
+    let Found { snapshot, directory, .. } = found;
+    let facts = |entry: &Entry| -> Facts {
+        let is_here = |record| all.iter().any(|snapshot| is_of(record, snapshot));
+        match &entry.record {
+            Ok(record) if is_here(record) => record.facts_with(Presence::Here),
+            _ => entry.facts(),
+        }
+    };
+    let ready_file = ready_file.map(|file| match is_elsewhere(snapshot) {
+        true => PathBuf::from(format!("/proc/{}/root{file}", snapshot.pid)),
+        false => PathBuf::from(file),
+    });
+    let look = |directory: &Directory| {
+        let facts: Vec<Facts> = directory.read().unwrap_or_default().iter().map(facts).collect();
+        directory.health(snapshot, &facts, ready_file.as_deref())
+    };
+    let first = look(directory);
+    if first.problems.is_empty() {
+        return first;
+    }
+    // A file and the records are not read in one moment.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    look(directory)
+}
+
+fn not_seen(snapshot: &Snapshot, has_gem: Option<bool>) -> Vec<String> {
+    let (own, theirs) = (geteuid().as_raw(), snapshot.uid);
+    let mut things = Vec::new();
+    if has_gem.is_none() {
+        things.push("whether sidekiq_lifecycle is in it");
+    }
+    if snapshot.executable.is_none() {
+        things.push("which programs these really are (their names were believed)");
+    }
+    if things.is_empty() {
+        return Vec::new();
+    }
+    vec![format!("{}, for the doctor is uid {own}; run it as uid {theirs} or as root", things.join(" and "))]
+}

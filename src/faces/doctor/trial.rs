@@ -1,0 +1,304 @@
+//! `doctor -- COMMAND`: launches a command line as PID 1 of a PID namespace of its own, waits until a Sidekiq stands there,
+//! examines it, and sends PID 1 a real SIGTERM.
+//!
+//! What the command says is held back, and shown if no Sidekiq comes of it.
+
+use std::ffi::OsString;
+use std::fs::{self, File, Permissions};
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::process::{Child, ExitStatus};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::examination::{Examination, Measured};
+use super::{Found, Report, find, is_started, living, records};
+use crate::edges::directory::Directory;
+use crate::edges::namespace;
+use crate::edges::record::Record;
+use crate::edges::snapshot::Snapshot;
+use crate::rules::diagnosis::Verdict;
+use crate::rules::path::Fate;
+use crate::rules::state::State;
+use crate::rules::time::EPILOGUE;
+
+/// An idle Sidekiq ends within 3 s of a SIGTERM: it waits for its fetch to come back.
+const IDLE: Duration = Duration::from_secs(10);
+/// Where it is not known: Sidekiq's default `-t`.
+const DEFAULT_TIMEOUT: f64 = 25.0;
+/// Several Sidekiqs of one command do not stand at one moment.
+const SETTLED: Duration = Duration::from_secs(1);
+const LINES_SHOWN: usize = 20;
+
+/// Tries a command line and prints what was found; gives back the exit code.
+///
+/// # Errors
+/// Whoever reads it has gone, or there is no place for temporary files.
+pub fn main(out: &mut impl Write, command: &[OsString], timeout: Duration, json: bool) -> io::Result<u8> {
+    // One that any user of the trial's may write to: the command may change the user.
+    let home = tempfile::Builder::new()
+        .prefix("sidekiq-lifecycle-doctor")
+        .permissions(Permissions::from_mode(0o755))
+        .tempdir()?;
+    let path = home.path().join("sidekiq");
+    fs::create_dir(&path)?;
+    fs::set_permissions(&path, Permissions::from_mode(0o1777))?;
+    let interrupted = Arc::new(AtomicUsize::new(0));
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        let number = usize::try_from(signal).unwrap_or_default();
+        signal_hook::flag::register_usize(signal, Arc::clone(&interrupted), number)?;
+    }
+    let report = match Trial::begin(command, Directory::new(&path, None), interrupted.clone()) {
+        Ok(mut trial) => trial.run(timeout),
+        Err(reason) => Err(reason),
+    };
+    // 128 + n, as a shell would show it.
+    if let Ok(signal @ 1..) = u8::try_from(interrupted.load(SeqCst)) {
+        return Ok(128 + signal);
+    }
+    let report = report.unwrap_or_else(|reason| Report::failed(&reason));
+    report.print(out, json)?;
+    Ok(report.exit_code())
+}
+
+impl Report {
+    fn failed(reason: &str) -> Self {
+        let summary = format!("{}: {reason}", Verdict::Unknown);
+        Self { schema: super::SCHEMA, verdict: Verdict::Unknown, summary, sidekiqs: Vec::new() }
+    }
+}
+
+struct Trial {
+    first: Child,
+    ended: Option<ExitStatus>,
+    output: File,
+    directory: Directory,
+    interrupted: Arc<AtomicUsize>,
+}
+
+impl Trial {
+    fn begin(command: &[OsString], directory: Directory, interrupted: Arc<AtomicUsize>) -> Result<Self, String> {
+        let output = tempfile::tempfile().map_err(|error| error.to_string())?;
+        namespace::enter().map_err(|error| {
+            format!(
+                "a PID namespace of its own is not allowed here ({error}); run the doctor as root outside of a container, or \
+                 in one started with docker run --privileged"
+            )
+        })?;
+        let first =
+            namespace::start(command, ("SIDEKIQ_LIFECYCLE_DIR", directory.path()), &output).map_err(|error| {
+                let program = command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
+                format!("{program} could not be started in a PID namespace of its own ({error})")
+            })?;
+        Ok(Self { first, ended: None, output, directory, interrupted })
+    }
+
+    fn run(&mut self, timeout: Duration) -> Result<Report, String> {
+        let found = self.wait_for_sidekiqs(timeout)?;
+        let all = living();
+        let examined: Vec<Examination> = found.iter().map(|found| Examination::of(found, &all)).collect();
+        let measured = self.measure(&found);
+        let sidekiqs = examined.into_iter().zip(measured).map(|(one, measured)| one.with(measured)).collect();
+        Ok(Report::new(sidekiqs, "none stood in the trial"))
+    }
+
+    /// Until all that are there stand: with the gem they say so, without it their title does.
+    fn wait_for_sidekiqs(&mut self, timeout: Duration) -> Result<Vec<Found>, String> {
+        let began = Instant::now();
+        let progress = Progress("waiting for a Sidekiq to stand");
+        let (mut before, mut since) = (Vec::new(), began);
+        loop {
+            if self.is_interrupted() {
+                return Err("interrupted".to_owned());
+            }
+            if let Some(status) = self.has_ended() {
+                drop(progress);
+                self.show_output();
+                return Err(format!("the command ended before a Sidekiq stood ({status})"));
+            }
+            let found = find(&living(), &self.directory);
+            let standing: Vec<i32> =
+                found.iter().filter(|found| stands(found)).map(|found| found.snapshot.pid).collect();
+            if standing.is_empty() || standing.len() < found.len() || standing != before {
+                since = Instant::now();
+            } else if since.elapsed() > SETTLED {
+                return Ok(found);
+            }
+            before = standing;
+            if began.elapsed() > timeout {
+                drop(progress);
+                self.show_output();
+                return Err(format!(
+                    "no Sidekiq stood within {} s; --timeout SECONDS waits longer",
+                    timeout.as_secs_f64()
+                ));
+            }
+            progress.show(began.elapsed());
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Sends the signal, and looks what becomes of every Sidekiq.
+    fn measure(&mut self, found: &[Found]) -> Vec<Measured> {
+        let sent = Instant::now();
+        let _ = kill(Pid::from_raw(self.first.id().cast_signed()), Signal::SIGTERM);
+        let mut ended: Vec<Option<Duration>> = vec![None; found.len()];
+        let deadline = |found: &Found| {
+            let timeout = found.record.as_ref().and_then(|record| record.about.timeout).unwrap_or(DEFAULT_TIMEOUT);
+            IDLE + Duration::try_from_secs_f64(timeout + EPILOGUE).unwrap_or_default()
+        };
+        let progress = Progress("waiting for Sidekiq to end");
+        while ended.iter().any(Option::is_none) && !self.is_interrupted() {
+            let elapsed = sent.elapsed();
+            for (found, ended) in found.iter().zip(&mut ended) {
+                let is_there = Snapshot::of(found.snapshot.pid)
+                    .is_some_and(|now| now.start_time == found.snapshot.start_time && !now.has_ended());
+                if ended.is_none() && !is_there {
+                    *ended = Some(elapsed);
+                }
+            }
+            let is_hopeless = |found: &Found| !self.has_heard(found) && elapsed > IDLE;
+            let waits = |(found, ended): (&Found, &Option<Duration>)| {
+                ended.is_none() && !is_hopeless(found) && elapsed < deadline(found)
+            };
+            if !found.iter().zip(&ended).any(waits) {
+                break;
+            }
+            progress.show(elapsed);
+            thread::sleep(Duration::from_millis(20));
+        }
+        drop(progress);
+        let is_over = ended.iter().any(Option::is_none) || self.ends_soon();
+        found
+            .iter()
+            .zip(ended)
+            .map(|(found, ended)| {
+                let Measured { fate, mut words } = self.measured(found, ended);
+                if !is_over {
+                    words +=
+                        "; PID 1 goes on without it, so a container would be killed at the end of its stop timeout";
+                }
+                Measured { fate, words }
+            })
+            .collect()
+    }
+
+    fn measured(&self, found: &Found, ended: Option<Duration>) -> Measured {
+        let seconds = ended.map(|ended| format!("{:.1} s", ended.as_secs_f64())).unwrap_or_default();
+        let said = self.said();
+        // Sidekiq's own log, where it comes here (cli.rb, launcher.rb).
+        let is_logged = said.contains("hit Ctrl-C to stop");
+        let is_whole = match record(found) {
+            Some(record) => Some(record.state == State::Stopped),
+            None if said.contains("Bye!") => Some(true),
+            None => is_logged.then_some(false),
+        };
+        let (fate, words) = match (ended, is_whole) {
+            (Some(_), Some(true)) => {
+                (Some(Fate::Arrives), format!("a SIGTERM to PID 1 ended Sidekiq as it should, in {seconds}"))
+            }
+            (Some(_), Some(false)) => (
+                Some(Fate::CutShort),
+                format!("a SIGTERM to PID 1 had Sidekiq killed after {seconds}, before it was done"),
+            ),
+            (Some(_), None) => {
+                (None, format!("a SIGTERM to PID 1 ended Sidekiq in {seconds}; whether it was done cannot be seen"))
+            }
+            (None, _) if self.has_heard(found) => {
+                (None, "a SIGTERM to PID 1 arrived, and Sidekiq has not ended in the time that it has".to_owned())
+            }
+            (None, _) if found.record.is_some() || is_logged => {
+                (Some(Fate::Lost), format!("a SIGTERM to PID 1 did not reach Sidekiq within {} s", IDLE.as_secs()))
+            }
+            (None, _) => (None, format!("a SIGTERM to PID 1 did not end Sidekiq within {} s", IDLE.as_secs())),
+        };
+        Measured { fate, words }
+    }
+
+    fn has_heard(&self, found: &Found) -> bool {
+        match record(found) {
+            Some(record) => record.state >= State::Stopping,
+            None => self.said().contains("Shutting down"),
+        }
+    }
+
+    /// Read without moving: the command writes through descriptors of the same open file.
+    fn said(&self) -> String {
+        let mut bytes = Vec::new();
+        let mut buffer = [0; 65536];
+        while let Ok(count @ 1..) = self.output.read_at(&mut buffer, bytes.len() as u64) {
+            bytes.extend(buffer.iter().take(count));
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    fn show_output(&self) {
+        let said = self.said();
+        let lines: Vec<&str> = said.lines().collect();
+        let from = lines.len().saturating_sub(LINES_SHOWN);
+        for line in lines.iter().skip(from) {
+            eprintln!("{}", crate::faces::command::one_line(line));
+        }
+    }
+
+    fn ends_soon(&mut self) -> bool {
+        let since = Instant::now();
+        while self.has_ended().is_none() && since.elapsed() < IDLE && !self.is_interrupted() {
+            thread::sleep(Duration::from_millis(20));
+        }
+        self.has_ended().is_some()
+    }
+
+    fn has_ended(&mut self) -> Option<ExitStatus> {
+        if self.ended.is_none() {
+            self.ended = self.first.try_wait().ok().flatten();
+        }
+        self.ended
+    }
+
+    fn is_interrupted(&self) -> bool {
+        self.interrupted.load(SeqCst) != 0
+    }
+}
+
+impl Drop for Trial {
+    /// With PID 1 all in its namespace ends.
+    fn drop(&mut self) {
+        let _ = self.first.kill();
+        let _ = self.first.wait();
+    }
+}
+
+fn record(found: &Found) -> Option<Record> {
+    let identity = &found.record.as_ref()?.identity;
+    records(&found.directory).into_iter().find(|record| record.identity == *identity)
+}
+
+fn stands(found: &Found) -> bool {
+    found.record.as_ref().map_or_else(|| is_started(&found.snapshot), |record| record.state >= State::Running)
+}
+
+/// A line on a terminal, which is wiped out when it is dropped.
+struct Progress(&'static str);
+
+impl Progress {
+    fn show(&self, elapsed: Duration) {
+        if io::stderr().is_terminal() {
+            eprint!("\r{}… {} s ", self.0, elapsed.as_secs());
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if io::stderr().is_terminal() {
+            eprint!("\r\x1b[K");
+        }
+    }
+}
