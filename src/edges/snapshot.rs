@@ -133,8 +133,7 @@ impl Snapshot {
             term: self.handling(Signal::SIGTERM),
             tstp: self.handling(Signal::SIGTSTP),
             is_interactive: program == Program::Shell && is_interactive,
-            is_free: below
-                .is_some_and(|below| below.ignored.has(Signal::SIGQUIT) && !self.ignored.has(Signal::SIGQUIT)),
+            is_free: below.is_some_and(|below| below.ignored.has(Signal::SIGQUIT)) && !self.ignores_by_birth(),
             threads: self.threads,
             is_relayed: self.tracer != 0 && Self::of(self.tracer).as_ref().is_some_and(is_relay),
         }
@@ -163,6 +162,11 @@ impl Snapshot {
     #[must_use]
     pub fn program(&self) -> Program {
         Program::of(&self.name, self.executable.as_deref(), &self.arguments)
+    }
+
+    /// Started with `&` itself, and so are all below it. QUIT alone says nothing: bash always ignores it (bash(1), SIGNALS).
+    fn ignores_by_birth(&self) -> bool {
+        self.ignored.has(Signal::SIGQUIT) && self.ignored.has(Signal::SIGINT)
     }
 
     /// Whether it is a Sidekiq, and how far it has come.
@@ -248,6 +252,37 @@ mod tests {
         assert!(snapshot.ignored.has(Signal::SIGQUIT) && snapshot.blocked.has(Signal::SIGTSTP));
         assert_eq!(parse_status(&STATUS.replace("SigCgt", "Else")), None);
         assert_eq!(parse_status(""), None);
+    }
+
+    #[test]
+    fn shells_and_what_they_have_started() {
+        let table = [
+            ("bash", "sleep 60; true", false),
+            ("bash", "sleep 60 & wait", true),
+            ("dash", "sleep 60; true", false),
+            ("dash", "sleep 60 & wait", true),
+            // All below a shell that was started with & ignore both.
+            ("bash", "(trap '' INT QUIT; exec bash -c 'sleep 60; true')", false),
+        ];
+        for (shell, script, is_free) in table {
+            let Ok(mut child) = Command::new(shell).args(["-c", script]).spawn() else { continue };
+            let of = |name: &str| {
+                Snapshot::all().into_iter().find(|process| process.name == name && is_below(process, child.id()))
+            };
+            let sleep = loop {
+                if let Some(sleep) = of("sleep") {
+                    break sleep;
+                }
+            };
+            let parent = Snapshot::of(sleep.parent).unwrap();
+            assert_eq!(parent.link(Some(&sleep)).is_free, is_free, "{shell} {script}");
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(sleep.pid), Signal::SIGKILL).unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    fn is_below(process: &Snapshot, pid: u32) -> bool {
+        Snapshot::chain(process.pid).iter().any(|above| u32::try_from(above.pid) == Ok(pid))
     }
 
     #[test]

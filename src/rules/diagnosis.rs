@@ -100,8 +100,13 @@ pub fn judge(findings: &Findings<'_>) -> Diagnosis {
 }
 
 impl Diagnosis {
+    /// What is known counts for more than what is not.
     fn add(&mut self, verdict: Verdict, reason: String) {
-        self.verdict = self.verdict.max(verdict);
+        if verdict > self.verdict {
+            self.verdict = verdict;
+            self.remarks.append(&mut self.reasons);
+            self.fix = None;
+        }
         self.reasons.push(reason);
     }
 }
@@ -111,7 +116,7 @@ fn tstp(path: &Path) -> Option<String> {
     let (fate, index) = path.fate(Asked::Quiet);
     let link = path.links().get(index).filter(|_| fate.is_bad() && !path.fate(Asked::Stop).0.is_bad())?;
     let top = path.links().last()?;
-    Some(format!("a SIGTSTP sent to {} {fate}: {} {}", top.title(), link.title(), link.verdict(Asked::Quiet)))
+    Some(format!("a SIGTSTP sent to {} {fate}, for {} {}", top.title(), link.title(), link.verdict(Asked::Quiet)))
 }
 
 #[cfg(test)]
@@ -145,7 +150,8 @@ mod tests {
         let worker = |term| link(9, Other, term);
         let lone = || Path::new(vec![worker(Handled)]);
         let below = |program, term| Path::new(vec![worker(Handled), link(1, program, term)]);
-        let table: &[(&str, Path, bool, Option<&str>, Option<Fate>, Verdict, &str)] = &[
+        type Row<'a> = (&'a str, Path, bool, Option<&'a str>, Option<Fate>, Verdict, &'a str);
+        let table: &[Row<'_>] = &[
             ("alone", lone(), false, None, None, Safe, ""),
             ("tini", below(Tini, Blocked), false, None, None, Safe, ""),
             ("sh", below(Shell, Default), false, None, None, LosesJobs, "a SIGTERM sent to a shell (pid 1) is lost"),
@@ -156,6 +162,7 @@ mod tests {
             ("a trap, tried in vain", below(Other, Handled), false, None, Some(Fate::CutShort), LosesJobs, "cut short"),
             ("tini, lies", below(Tini, Blocked), false, None, Some(Fate::Lost), LosesJobs, "is lost"),
             ("sh, lies", below(Shell, Default), false, None, Some(Fate::Arrives), Safe, ""),
+            ("a trap, no time", below(Other, Handled), false, Some("no time"), None, LosesJobs, "no time"),
             ("blocked", Path::new(vec![worker(Blocked)]), false, None, None, LosesJobs, "Sidekiq blocks TERM"),
             ("ignored", Path::new(vec![worker(Ignored)]), false, None, None, LosesJobs, "Sidekiq ignores TERM"),
             ("embedded", lone(), true, None, None, Unknown, "embedded"),

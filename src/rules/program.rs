@@ -147,7 +147,8 @@ mod tests {
     #[test]
     fn sidekiqs() {
         let started = |version: &str| Some(Sidekiq::Started { version: version.to_owned() });
-        let table: &[(&str, Option<&str>, &[&str], Option<Sidekiq>)] = &[
+        type Row<'a> = (&'a str, Option<&'a str>, &'a [&'a str], Option<Sidekiq>);
+        let table: &[Row<'_>] = &[
             ("ruby3.1", Some("/usr/bin/ruby3.1"), &["sidekiq 6.4.1 app [0 of 5 busy]"], started("6.4.1")),
             ("bundle", None, &["sidekiq 8.1.7  [1 of 5 busy] stopping"], started("8.1.7")),
             (

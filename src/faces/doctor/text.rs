@@ -43,7 +43,7 @@ fn red() -> Style {
 fn title(sidekiq: &Examination) -> String {
     let version = sidekiq.sidekiq.as_ref().map(|version| format!(" {version}"));
     let tag = sidekiq.tag.as_ref().map(|tag| format!(" ({tag})"));
-    let own = sidekiq.own_pid.map(|pid| format!(" (for itself {pid})"));
+    let own = sidekiq.own_pid.map(|pid| format!(" ({pid} in its container)"));
     let state = sidekiq.state.map(|state| format!(", {state}"));
     let gem = match (&sidekiq.gem, sidekiq.has_gem) {
         (Some(version), _) => format!(", with sidekiq_lifecycle {version}"),
@@ -83,7 +83,7 @@ fn rows(sidekiq: &Examination) -> Vec<Row> {
     let mut rows = vec![relay(sidekiq), signals(sidekiq), time(sidekiq), directory(sidekiq)];
     let further = sidekiq.health.iter().flat_map(|health| &health.problems).map(|text| ("", text));
     let said = sidekiq.problems.iter().map(|text| ("it says", text));
-    let remarks = sidekiq.diagnosis.remarks.iter().map(|text| ("beside", text));
+    let remarks = sidekiq.diagnosis.remarks.iter().map(|text| ("note", text));
     let not_seen = sidekiq.not_seen.iter().map(|text| ("not seen", text));
     rows.extend(further.chain(said).chain(remarks).chain(not_seen).map(|(name, text)| (name, text.clone(), true)));
     if let Some(measured) = &sidekiq.measured {

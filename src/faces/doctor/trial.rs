@@ -147,7 +147,7 @@ impl Trial {
     /// Sends the signal, and looks what becomes of every Sidekiq.
     fn measure(&mut self, found: &[Found]) -> Vec<Measured> {
         let sent = Instant::now();
-        let _ = kill(Pid::from_raw(self.first.id().cast_signed()), Signal::SIGTERM);
+        let _ = i32::try_from(self.first.id()).map(|pid| kill(Pid::from_raw(pid), Signal::SIGTERM));
         let mut ended: Vec<Option<Duration>> = vec![None; found.len()];
         let deadline = |found: &Found| {
             let timeout = found.record.as_ref().and_then(|record| record.about.timeout).unwrap_or(DEFAULT_TIMEOUT);
@@ -192,8 +192,8 @@ impl Trial {
     fn measured(&self, found: &Found, ended: Option<Duration>) -> Measured {
         let seconds = ended.map(|ended| format!("{:.1} s", ended.as_secs_f64())).unwrap_or_default();
         let said = self.said();
-        // Sidekiq's own log, where it comes here (cli.rb, launcher.rb).
-        let is_logged = said.contains("hit Ctrl-C to stop");
+        // Sidekiq's own log, where it comes here (cli.rb).
+        let is_logged = said.contains("Running in ruby");
         let is_whole = match record(found) {
             Some(record) => Some(record.state == State::Stopped),
             None if said.contains("Bye!") => Some(true),

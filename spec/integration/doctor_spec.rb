@@ -1,0 +1,175 @@
+# frozen_string_literal: true
+
+# Each example is a small container: a PID namespace of its own, whose PID 1 is a shell.
+RSpec.describe "the doctor" do
+  before { skip "no PID namespaces may be made here" unless system("unshare --pid --fork true", err: File::NULL) }
+
+  off = { "SIDEKIQ_LIFECYCLE_SIGNAL_RELAY" => "off" }
+
+  # The command line of Sidekiq stands for "$@" in the script.
+  def start_in(script, **options)
+    start(launcher: [*%w[unshare --pid --fork --kill-child --mount-proc dash -c], script, "dash"], **options)
+  end
+
+  def start_ready_in(script, **options)
+    start_in(script, **options).tap { |worker| wait_until("ready", &-> { worker.ready_file? || worker.raise_if_ended }) }
+  end
+
+  # Launched by the doctor itself. Its application is written by the harness, as any.
+  def try(*launcher, **options)
+    worker = start(launcher: [Sandbox::COMMAND, "doctor", "--", *launcher], **options)
+    [worker.exit_code, worker.log]
+  end
+
+  def pid1(worker) = File.read("/proc/#{worker.pid}/task/#{worker.pid}/children")[/\d+/].to_i
+
+  # As `docker exec` would call it.
+  def command_inside(worker, *arguments, environment: {})
+    enter = ["nsenter", "--target", pid1(worker).to_s, "--pid", "--mount", "--root", "--wd"]
+    output, status = Open3.capture2e(environment, *enter, Sandbox::COMMAND, *arguments)
+    [status.exitstatus, output]
+  end
+
+  def doctor_inside(worker, *arguments, **options) = command_inside(worker, "doctor", *arguments, **options)
+
+  def record_inside = JSON.parse(File.read(Dir[file("tmp/sidekiq/processes/*")].first))
+
+  it "says of a worker that the relay rescues that it is safe, from inside and from outside" do
+    worker = start_ready_in('"$@"; true', install: "lifecycle.stop_timeout = 12")
+    pid, relay = record_inside.then { |record| [record["pid"], record["signal_path"]["relay"]] }
+    tag = record_inside["tag"].then { |tag| " (#{tag})" unless tag.to_s.empty? }
+    expect(doctor_inside(worker)).to eq([0, <<~TEXT])
+      Sidekiq #{Sidekiq::VERSION}#{tag}, pid #{pid}, uid 0, running, with sidekiq_lifecycle #{SidekiqLifecycle::VERSION}
+
+        dash (pid 1)        has TERM carried past it by the relay
+        └─ sidekiq (pid #{pid})  is Sidekiq
+
+        relay      pid #{relay} carries signals past dash (pid 1)
+        signals    blocked: none; ignored: none
+        time       -t 8 and Sidekiq's own 4 s fit into the stop timeout of 12 s (lifecycle.stop_timeout)
+        directory  #{app}/tmp/sidekiq, of uid 0; ready is there, as should be
+
+      safe
+    TEXT
+    code, output = command("doctor", "--json")
+    expect(code).to eq(0)
+    report = JSON.parse(output)
+    expect(report).to include("schema" => 1, "verdict" => "safe")
+    expect(report["sidekiqs"].size).to eq(1)
+    expect(report["sidekiqs"][0]).to include("own_pid" => pid, "has_gem" => true)
+    expect(report["sidekiqs"][0]["signal_path"]["links"].map { |link| link["term"] }).to eq(%w[relayed arrives])
+  end
+
+  it "says of a worker without the relay that it loses jobs, why, and what to write" do
+    worker = start_ready_in('"$@"; true', environment: off)
+    code, output = doctor_inside(worker)
+    expect(code).to eq(1)
+    expect(output).to include("dash (pid 1)        drops TERM: it is PID 1 and has no handler for it",
+                              "relay      none: none was started; signal_relay may be off")
+    expect(output.lines.last).to eq("loses jobs on stop: a SIGTERM sent to dash (pid 1) is lost, and there is no " \
+                                    "relay: none was started; signal_relay may be off; to mend it, put exec before " \
+                                    "the command that starts Sidekiq in `\"$@\"; true`, or put sidekiq-lifecycle " \
+                                    "run -- in front of it\n")
+    code, output = command("doctor")
+    expect([code, output]).to match([1, /dash \(pid #{pid1(worker)}\) +drops TERM: it is PID 1 of its container/])
+  end
+
+  it "agrees with strict mode, which withholds ready" do
+    worker = start_in('"$@"; true', install: "lifecycle.require_signal_path = true", environment: off)
+    wait_until("it runs") { Dir[file("tmp/sidekiq/processes/*")].any? && record_inside["state"] == "running" }
+    expect(doctor_inside(worker)).to match([1, /^loses jobs on stop: a SIGTERM sent to dash \(pid 1\) is lost/])
+    expect(doctor_inside(worker)[1]).to match(/directory .*neither ready nor drained is there, as should be$/)
+    expect(command_inside(worker, "check")[1]).to match(/not ready: process \d+ is running, but a SIGTERM sent to dash \(pid 1\) is lost/)
+  end
+
+  it "finds a worker without the gem in /proc" do
+    worker = start_in('"$@"; true', gem: false)
+    code, output = wait_until("it stands") do
+      doctor_inside(worker).then { |answer| answer if answer[1].match?(/Sidekiq #{Sidekiq::VERSION}/) }
+    end
+    expect(code).to eq(1)
+    expect(output).to include("without sidekiq_lifecycle", "neither -t nor the stop timeout is known")
+    expect(output.lines.last).to include("loses jobs on stop: a SIGTERM sent to dash (pid 1) is lost, and there is " \
+                                         "no relay: this Sidekiq is without sidekiq_lifecycle")
+  end
+
+  it "says that there is no Sidekiq where there is none" do
+    code, output = command("doctor", "--dir", file("none"))
+    expect(code).to eq(3).or eq(0).or eq(1) # other Sidekiqs may run on this machine
+    expect(output).to match(/^could not tell: no Sidekiq is running here: neither/).or match(/^Sidekiq/)
+  end
+
+  {
+    "lifecycle.stop_timeout" => ["lifecycle.stop_timeout = 10", {}],
+    "$ECS_CONTAINER_STOP_TIMEOUT" => ["", { "ECS_CONTAINER_STOP_TIMEOUT" => "10s" }]
+  }.each do |source, (install, environment)|
+    it "warns of timeouts that do not fit (#{source}): in the log, in the status, and as a doctor" do
+      sentence = "-t 25 and Sidekiq's own 4 s do not fit into the stop timeout of 10 s (#{source}): " \
+                 "set -t to at most 6, or the stop timeout to at least 29"
+      worker = start_ready_in('exec "$@"', timeout: 25, install:, environment:)
+      expect(worker.log.scan(sentence).size).to eq(1)
+      expect(record_inside["problems"]).to eq([sentence])
+      code, output = doctor_inside(worker, environment:)
+      expect([code, output.lines.last]).to eq([1, "loses jobs on stop: #{sentence}\n"])
+    end
+  end
+
+  it "says that the variable of ECS is no duration" do
+    worker = start_ready(environment: { "ECS_CONTAINER_STOP_TIMEOUT" => "soon" })
+    expect(record(worker.pid)["problems"]).to eq(["$ECS_CONTAINER_STOP_TIMEOUT is \"soon\"; write a duration such as " \
+                                                  "30s or 2m, or a number of seconds above 0"])
+  end
+
+  it "looks after the directory" do
+    worker = start_ready_in('exec "$@"')
+    expect(doctor_inside(worker)).to match([0, %r{directory  #{app}/tmp/sidekiq, of uid 0; ready is there, as should be$}])
+    FileUtils.mv(ready_file, file("mine"))
+    expect(doctor_inside(worker)).to match([0, /the file ready is not there, but every Sidekiq is ready$/])
+    File.symlink(file("mine"), ready_file)
+    File.write(file("tmp/sidekiq/.99.x.half-written"), "")
+    expect(doctor_inside(worker)[1])
+      .to match(/; 1 leftover of a dead process, which the next start clears$.*the file ready is not there, but/m)
+  end
+
+  describe "that tries a command line" do
+    it "measures that the relay carries a SIGTERM" do
+      code, output = try("dash", "-c", '"$@"; true', "dash")
+      expect([code, output]).to match([0, /^  measured   a SIGTERM to PID 1 ended Sidekiq as it should, in \d+\.\d s$/])
+      expect(output.lines.last).to eq("safe\n")
+    end
+
+    it "measures that it is lost where the relay is off" do
+      code, output = try("dash", "-c", '"$@"; true', "dash", environment: off)
+      expect([code, output]).to match([1, /^  measured   a SIGTERM to PID 1 did not reach Sidekiq within 10 s$/])
+    end
+
+    it "measures that it is cut short, also without the gem" do
+      code, output = try("bash", "-c", 'trap "exit 0" TERM; "$@" & wait', "bash", gem: false)
+      expect([code, output]).to match([1, /^  measured   a SIGTERM to PID 1 had Sidekiq killed after .*before it was done$/])
+    end
+
+    it "measures what could not be told" do
+      code, output = try("bash", "-c", 'trap "kill \$!" TERM; "$@" & wait; wait', "bash", gem: false)
+      expect([code, output]).to match([0, /has a trap for TERM that runs at once; what it does cannot be seen$/])
+      expect(output).to match(/^  measured   a SIGTERM to PID 1 ended Sidekiq as it should, in/)
+      expect(output).to match(/^  note       from outside it looked as if a SIGTERM cannot be followed, but a real one arrives$/)
+    end
+
+    it "shows what the command said where no Sidekiq comes of it" do
+      code, output = try("dash", "-c", 'echo before; "$@"', "dash", after: "raise 'no such thing'")
+      expect(code).to eq(3)
+      expect(output).to match(/no such thing.*could not tell: the command ended before a Sidekiq stood \(exit status: 1\)$/m)
+    end
+
+    it "leaves nothing behind when it is interrupted" do
+      trial = start(launcher: [Sandbox::COMMAND, "doctor", "--", "dash", "-c", 'echo "$$" > pid; "$@"; true', "dash"],
+                    after: 'note "booting"; sleep 600')
+      wait_until("it boots") { notes == ["booting"] }
+      child = File.read("/proc/#{trial.pid}/task/#{trial.pid}/children")[/\d+/].to_i
+      trial.signal(:INT)
+      expect(trial.exit_code).to eq(130)
+      wait_until("all have ended") { !File.exist?("/proc/#{child}") }
+      expect(Dir[File.join(Dir.tmpdir, "sidekiq-lifecycle-doctor*")]).to be_empty
+    end
+  end
+end
