@@ -1,4 +1,4 @@
-//! The doctor, on real process trees. A `sleep` with Sidekiq's title stands for a Sidekiq without the gem; real ones are in
+//! The doctor, on real process trees. A bash with Sidekiq's title, and a handler, stands for a Sidekiq without the gem; real ones are in
 //! spec/integration/doctor_spec.rb.
 
 #![cfg(target_os = "linux")]
@@ -9,11 +9,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use serde_json::Value;
 use tempfile::TempDir;
 
 /// Started by bash: `exec -a` is its own.
-const SIDEKIQ: &str = "exec -a 'sidekiq 7.3.2 app [0 of 5 busy]' sleep 60";
+const SIDEKIQ: &str =
+    "exec -a 'sidekiq 7.3.2 app [0 of 5 busy]' bash -c 'trap : TERM; : > stands; while :; do read line <> pipe; done'";
 
 /// Exit code, standard output, standard error.
 type Said = (i32, String, String);
@@ -34,7 +37,9 @@ impl Surgery {
             return None;
         }
         let home = TempDir::new().unwrap();
-        fs::set_permissions(&home, PermissionsExt::from_mode(0o755)).unwrap();
+        fs::set_permissions(&home, PermissionsExt::from_mode(0o1777)).unwrap();
+        mkfifo(&home.path().join("pipe"), Mode::from_bits_truncate(0o666)).unwrap();
+        fs::set_permissions(home.path().join("pipe"), PermissionsExt::from_mode(0o666)).unwrap();
         let doctor = home.path().join("sidekiq-lifecycle");
         fs::copy(env!("CARGO_BIN_EXE_sidekiq-lifecycle"), &doctor).unwrap();
         Some(Self { home, doctor })
@@ -68,9 +73,9 @@ impl Surgery {
     }
 }
 
-/// A script that starts a Sidekiq in the background, waits until it has its title, and goes on.
+/// A script that starts a Sidekiq in the background, waits until it stands, and goes on.
 fn with_sidekiq(script: &str) -> String {
-    format!("bash -c \"{SIDEKIQ}\" & while ! grep -qs '^sidekiq' /proc/$!/cmdline; do :; done; {script}")
+    format!("rm -f stands; bash -c \"{SIDEKIQ}\" & while ! [ -e stands ]; do :; done; {script}")
 }
 
 #[test]
@@ -78,10 +83,10 @@ fn a_sidekiq_below_a_shell_loses_its_jobs() {
     let Some(surgery) = Surgery::open() else { return };
     let (code, out, _) = surgery.container("dash", &with_sidekiq("$DOCTOR doctor; exit $?"));
     let expected = "\
-Sidekiq 7.3.2, pid 2, uid 0, without sidekiq_lifecycle
+Sidekiq 7.3.2, pid 3, uid 0, without sidekiq_lifecycle
 
-  dash (pid 1)      drops TERM: it is PID 1 and has no handler for it (bit 15 of SigCgt is not set)
-  └─ sleep (pid 2)  is Sidekiq
+  dash (pid 1)     drops TERM: it is PID 1 and has no handler for it (bit 15 of SigCgt is not set)
+  └─ bash (pid 3)  is Sidekiq
 
   relay      none: this Sidekiq is without sidekiq_lifecycle
   signals    blocked: none; ignored: INT QUIT
@@ -97,16 +102,16 @@ sidekiq_lifecycle; to mend it, put exec before the command that starts Sidekiq";
 #[test]
 fn a_container_is_judged_from_its_host_as_from_inside() {
     let Some(surgery) = Surgery::open() else { return };
-    let inner = with_sidekiq("touch stands; wait");
+    let inner = with_sidekiq("touch begun; wait");
     let script = "unshare --pid --mount-proc --fork --kill-child dash -c \"$INNER\" & \
-                  while ! [ -e stands ]; do :; done; $DOCTOR doctor --json; exit $?";
+                  while ! [ -e begun ]; do :; done; $DOCTOR doctor --json; exit $?";
     let mut command = Command::new("unshare");
     command.args(["--pid", "--mount-proc", "--fork", "--kill-child", "dash", "-c", script]).env("INNER", inner);
     let (code, out, _) = surgery.said(&mut command);
     let report: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, &report["schema"], &report["verdict"]), (1, &1.into(), &"loses-jobs".into()), "{out}");
     let sidekiq = &report["sidekiqs"][0];
-    assert_eq!((&sidekiq["own_pid"], &sidekiq["has_gem"]), (&2.into(), &false.into()));
+    assert_eq!((&sidekiq["own_pid"], &sidekiq["has_gem"]), (&3.into(), &false.into()));
     let links = sidekiq["signal_path"]["links"].as_array().unwrap();
     assert_eq!(links.len(), 2, "what is outside of the container is no part of the path: {links:?}");
     assert_ne!(links[0]["pid"], 1);
@@ -121,7 +126,7 @@ fn several_sidekiqs_have_one_answer() {
     let titles: Vec<&str> = out.lines().filter(|line| line.starts_with("Sidekiq 7.3.2")).collect();
     assert_eq!((code, titles.len()), (1, 2), "{out}");
     let last = out.lines().last().unwrap();
-    assert!(last.starts_with("loses jobs on stop: pid 2: a SIGTERM") && last.matches("; pid ").count() == 1, "{last}");
+    assert!(last.starts_with("loses jobs on stop: pid 3: a SIGTERM") && last.matches("; pid ").count() == 1, "{last}");
 }
 
 #[test]
@@ -154,10 +159,9 @@ fn another_user_sees_less_and_says_so() {
 #[test]
 fn what_proc_hides_is_not_taken_for_nothing() {
     let Some(surgery) = Surgery::open() else { return };
-    let script = format!(
-        "mount -o remount,hidepid=2 /proc && setpriv --reuid 65534 --regid 65534 --clear-groups bash -c \"{}\"; exit $?",
-        with_sidekiq("$DOCTOR doctor; exit $?").replace('"', "\\\"").replace('$', "\\$")
-    );
+    let nobody = "setpriv --reuid 65534 --regid 65534 --clear-groups";
+    let script = with_sidekiq(&format!("mount -o remount,hidepid=2 /proc; {nobody} $DOCTOR doctor; exit $?"));
+    let script = script.replacen("bash", &format!("{nobody} bash"), 1);
     let (code, out, error) = surgery.container("dash", &script);
     assert_eq!(code, 3, "{out}{error}");
     assert!(out.contains("a hidden process (pid 1)  handles TERM in a way that cannot be seen\n"), "{out}");
@@ -167,10 +171,10 @@ fn what_proc_hides_is_not_taken_for_nothing() {
 #[test]
 fn a_trial_judges_and_measures() {
     let Some(surgery) = Surgery::open() else { return };
-    // It dies of TERM, which is no end for a Sidekiq; whether it was one cannot be seen of a sleep.
+    // It says nothing of how it ends.
     let (code, out, _) = surgery.doctor(&["--", "bash", "-c", SIDEKIQ]);
     assert_eq!(code, 0, "{out}");
-    assert!(out.contains("  sleep (pid 1)  is Sidekiq\n"), "{out}");
+    assert!(out.contains("  bash (pid 1)  is Sidekiq\n"), "{out}");
     assert!(out.contains("  measured   a SIGTERM to PID 1 did not end Sidekiq within 10 s\n"), "{out}");
 }
 

@@ -13,6 +13,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::edges::directory::Directory;
+use crate::edges::platform;
 use crate::edges::record::Record;
 use crate::edges::snapshot::Snapshot;
 use crate::rules::diagnosis::Verdict;
@@ -39,8 +40,9 @@ impl Report {
     pub fn of(directory: &Directory) -> Self {
         let all = living();
         let found = find(&all, directory);
+        let examine = |found: &Found| Examination::of(found, &all, platform::service(found.snapshot.pid));
         let whence = format!("neither is one registered in {}, nor is one in /proc", directory.path().display());
-        Self::new(found.iter().map(|found| Examination::of(found, &all)).collect(), &whence)
+        Self::new(found.iter().map(examine).collect(), &whence)
     }
 
     fn new(sidekiqs: Vec<Examination>, whence: &str) -> Self {

@@ -69,8 +69,13 @@ pub fn judge(findings: &Findings<'_>) -> Diagnosis {
 
     match (path.links().first(), fate) {
         (None, _) => diagnosis.add(Verdict::Unknown, "the process cannot be seen in /proc".to_owned()),
-        (Some(worker), _) if matches!(worker.term, Handling::Blocked | Handling::Ignored) && measured.is_none() => {
-            let how = if worker.term == Handling::Blocked { "blocks" } else { "ignores" };
+        (Some(worker), _) if worker.term != Handling::Handled && measured.is_none() => {
+            let how = match worker.term {
+                Handling::Blocked => "blocks",
+                Handling::Ignored => "ignores",
+                // Ruby has one from its start on.
+                Handling::Default | Handling::Handled => "has no handler for",
+            };
             diagnosis.add(Verdict::LosesJobs, format!("Sidekiq {how} TERM"));
             diagnosis.fix = Some("find what in the application does so, or starts Sidekiq like that".to_owned());
         }
@@ -165,6 +170,7 @@ mod tests {
             ("a trap, no time", below(Other, Handled), false, Some("no time"), None, LosesJobs, "no time"),
             ("blocked", Path::new(vec![worker(Blocked)]), false, None, None, LosesJobs, "Sidekiq blocks TERM"),
             ("ignored", Path::new(vec![worker(Ignored)]), false, None, None, LosesJobs, "Sidekiq ignores TERM"),
+            ("deaf", Path::new(vec![worker(Default)]), false, None, None, LosesJobs, "Sidekiq has no handler for TERM"),
             ("embedded", lone(), true, None, None, Unknown, "embedded"),
             ("catatonit", below(Catatonit, Blocked), false, None, None, Safe, ""),
             ("nothing seen", Path::new(vec![]), false, None, None, Unknown, "cannot be seen"),

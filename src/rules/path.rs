@@ -287,10 +287,12 @@ impl Path {
         Self { links: links.into_iter().take(end).collect(), kill_mode: None }
     }
 
-    /// The path of a service that systemd stops in this way.
+    /// The path of a service that systemd stops in this way; of no account where it is not systemd that the path begins
+    /// with, but a container's PID 1.
     #[must_use]
     pub fn with_kill_mode(self, kill_mode: Option<KillMode>) -> Self {
-        Self { kill_mode, ..self }
+        let is_service = self.links.last().is_some_and(|top| top.program == Program::Supervisor);
+        Self { kill_mode: kill_mode.filter(|_| is_service), ..self }
     }
 
     /// How systemd stops the service, where it was asked.
@@ -625,6 +627,8 @@ mod tests {
         for (kill_mode, fate) in table {
             assert_eq!(path(&links).with_kill_mode(kill_mode).fate(Asked::Stop).0, fate, "{kill_mode:?}");
         }
+        let container = path(&[shell(1, "sh")]).with_kill_mode(KillMode::named("control-group"));
+        assert_eq!(container.fate(Asked::Stop).0, Fate::Lost);
     }
 
     #[test]

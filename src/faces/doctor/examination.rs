@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{Found, is_of};
 use crate::edges::directory::health::Health;
 use crate::edges::directory::{DEFAULT, Directory, Entry};
-use crate::edges::platform;
+use crate::edges::platform::Service;
 use crate::edges::snapshot::{Mask, Snapshot};
 use crate::faces::lifecycle::stop_timeout;
 use crate::rules::diagnosis::{Diagnosis, Findings, Verdict, judge};
@@ -106,9 +106,9 @@ pub struct Measured {
 }
 
 impl Examination {
-    pub(super) fn of(found: &Found, all: &[Snapshot]) -> Self {
+    /// `service` is the one of systemd that it belongs to.
+    pub(super) fn of(found: &Found, all: &[Snapshot], service: Option<Service>) -> Self {
         let Found { snapshot, record, directory } = found;
-        let service = platform::service(snapshot.pid);
         let chain = Snapshot::chain(snapshot.pid);
         let relay = relay(&chain, all);
         let seen = Snapshot::path(snapshot.pid).with_kill_mode(service.as_ref().and_then(|service| service.kill_mode));
@@ -227,6 +227,7 @@ fn signal_path(path: &Path) -> SignalPath {
                 KillMode::ControlGroup => "signals every process of the service (KillMode=control-group)".to_owned(),
                 mode => format!("signals the service's main process (KillMode={mode})"),
             },
+            _ if link.is_interactive => "is a shell at which a person sits".to_owned(),
             _ => link.verdict(Asked::Stop),
         };
         Link {

@@ -102,7 +102,7 @@ impl Trial {
     fn run(&mut self, timeout: Duration) -> Result<Report, String> {
         let found = self.wait_for_sidekiqs(timeout)?;
         let all = living();
-        let examined: Vec<Examination> = found.iter().map(|found| Examination::of(found, &all)).collect();
+        let examined: Vec<Examination> = found.iter().map(|found| Examination::of(found, &all, None)).collect();
         let measured = self.measure(&found);
         let sidekiqs = examined.into_iter().zip(measured).map(|(one, measured)| one.with(measured)).collect();
         Ok(Report::new(sidekiqs, "none stood in the trial"))
