@@ -423,7 +423,7 @@ fn help_has_examples_that_work_and_the_exit_codes() {
     let app = App::with(&living(State::Running));
     let (code, help, _) = app.call(&["--help"]);
     assert_eq!(code, 0);
-    assert!(help.contains("Exit codes: 0 yes, 1 no (the reason is printed), 2 misuse."));
+    assert!(help.contains("Exit codes: 0 yes, 1 no (the reason is printed), 2 misuse, 3 could not tell (doctor)."));
     let examples: Vec<&str> = help.lines().filter_map(|line| line.strip_prefix("  sidekiq-lifecycle ")).collect();
     assert!(examples.len() >= 4, "{help}");
     for example in examples {

@@ -30,7 +30,7 @@ Examples:
   sidekiq-lifecycle status                           a table for people
   sidekiq-lifecycle status --json                    the same for machines
   sidekiq-lifecycle doctor                           does a SIGTERM reach Sidekiq, with time enough?
-  sidekiq-lifecycle doctor -- sh -c 'sidekiq; true'  the same of a command line, tried
+  sidekiq-lifecycle doctor -- bin/entrypoint         the same of a command line, tried
 
   HEALTHCHECK CMD [\"/path/from/sidekiq-lifecycle/path\", \"check\", \"--dir\", \"/app/tmp/sidekiq\"]
 
