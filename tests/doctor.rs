@@ -41,7 +41,9 @@ impl Surgery {
         mkfifo(&home.path().join("pipe"), Mode::from_bits_truncate(0o666)).unwrap();
         fs::set_permissions(home.path().join("pipe"), PermissionsExt::from_mode(0o666)).unwrap();
         let doctor = home.path().join("sidekiq-lifecycle");
-        fs::copy(env!("CARGO_BIN_EXE_sidekiq-lifecycle"), &doctor).unwrap();
+        // Not copied by ourselves: a child that another test forks meanwhile would have it open to write (ETXTBSY).
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_sidekiq-lifecycle")).arg(&doctor).status().unwrap();
+        assert!(copied.success());
         Some(Self { home, doctor })
     }
 
