@@ -67,9 +67,9 @@ RSpec.describe "the doctor" do
     code, output = doctor_inside(worker)
     expect(code).to eq(1)
     expect(output).to include("dash (pid 1)        drops TERM: it is PID 1 and has no handler for it",
-                              "relay      none: none was started; signal_relay may be off")
+                              "relay      none: signal_relay is off")
     expect(output.lines.last).to eq("loses jobs on stop: a SIGTERM sent to dash (pid 1) is lost, and there is no " \
-                                    "relay: none was started; signal_relay may be off; to mend it, put exec before " \
+                                    "relay: signal_relay is off; to mend it, put exec before " \
                                     "the command that starts Sidekiq in `\"$@\"; true`, or put sidekiq-lifecycle " \
                                     "run -- in front of it\n")
     code, output = command("doctor")

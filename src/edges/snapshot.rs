@@ -79,6 +79,12 @@ impl Snapshot {
         Some(snapshot)
     }
 
+    /// The calling process's pid as /proc has it; `None` without /proc.
+    #[must_use]
+    pub fn caller() -> Option<i32> {
+        fs::read_link("/proc/self").ok()?.to_str()?.parse().ok()
+    }
+
     /// The process, its parent, and so on, up to PID 1 of its namespace or the last one that can be seen.
     #[must_use]
     pub fn chain(pid: i32) -> Vec<Self> {

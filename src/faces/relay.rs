@@ -20,6 +20,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -67,13 +68,15 @@ pub struct Report {
 }
 
 static STARTED: OnceLock<Report> = OnceLock::new();
+static IS_OFF: AtomicBool = AtomicBool::new(false);
 
 /// Starts a relay for the calling process, once, if the signal path to it needs one. `command` is the native command.
 /// A process that is forked later has its parent's relay, and none of its own.
 pub fn start(command: &Path) -> &'static Report {
+    IS_OFF.store(false, SeqCst);
     STARTED.get_or_init(|| {
         let pid = nix::unistd::getpid().as_raw();
-        if Snapshot::path(pid).without_relay().to_be_relayed().is_empty() {
+        if Snapshot::caller() != Some(pid) || Snapshot::path(pid).without_relay().to_be_relayed().is_empty() {
             return Report::default();
         }
         let report = launch(command, pid);
@@ -83,9 +86,16 @@ pub fn start(command: &Path) -> &'static Report {
 
 /// Sends the relay away, if there is one.
 pub fn stop() {
+    IS_OFF.store(true, SeqCst);
     if let Some(relay) = signals::relay() {
         let _ = trace::tell(relay.as_raw_fd(), Message::Leave);
     }
+}
+
+/// Whether the relay was sent away, and none is wanted.
+#[must_use]
+pub fn is_off() -> bool {
+    IS_OFF.load(SeqCst)
 }
 
 /// What the relay of the calling process said of itself when it was started; `None` if it never was.

@@ -14,6 +14,10 @@ use crate::rules::path::{Asked, Path};
 #[must_use]
 pub fn own() -> Option<(SignalPath, Option<String>)> {
     let pid = getpid().as_raw();
+    // In a PID namespace whose /proc is that of another one, the number means another process.
+    if Snapshot::caller() != Some(pid) {
+        return None;
+    }
     let mut path = Snapshot::path(pid);
     if path.links().is_empty() {
         return None;
@@ -23,7 +27,7 @@ pub fn own() -> Option<(SignalPath, Option<String>)> {
         // Another Sidekiq's relay carries nothing to this one.
         path = path.without_relay();
     }
-    let no_relay = no_relay(&path);
+    let no_relay = path.fix().and_then(|_| no_relay(&path));
     let problem = path.problem().map(|problem| sentence(&problem, no_relay.as_deref(), &path));
     let fates = SignalPath { term: path.fate(Asked::Stop).0, tstp: path.fate(Asked::Quiet).0, relay, no_relay };
     Some((fates, problem))
@@ -59,6 +63,9 @@ fn sentence(problem: &str, no_relay: Option<&str>, path: &Path) -> String {
 /// Why the relay does not help, where it was asked to.
 #[cfg(target_os = "linux")]
 fn no_relay(path: &Path) -> Option<String> {
+    if relay::is_off() {
+        return Some("signal_relay is off".to_owned());
+    }
     let report = relay::report()?;
     if let Some(failure) = &report.failure {
         return Some(format!("the relay could not be started ({failure})"));

@@ -213,7 +213,7 @@ fn no_relay(path: &Path, has_relay: bool, said: Option<String>, has_gem: Option<
         (Some(said), _) => Some(said),
         _ if !is_needed || has_relay => None,
         (None, Some(false)) => Some("this Sidekiq is without sidekiq_lifecycle".to_owned()),
-        (None, _) => Some("none was started; signal_relay may be off".to_owned()),
+        (None, _) => Some("none was started".to_owned()),
     }
 }
 
