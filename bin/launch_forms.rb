@@ -6,7 +6,11 @@
 require "json"
 require_relative "../spec/support/forms"
 
-COLUMNS = [%w[TERM off], %w[TERM auto], %w[TSTP off], %w[TSTP auto]].freeze
+HEADINGS = {
+  %w[TERM off] => "`docker stop`, untouched", %w[TERM auto] => "with the relay",
+  %w[TSTP off] => "TSTP, untouched", %w[TSTP auto] => "with the relay"
+}.freeze
+RUN_HEADINGS = { %w[TERM off] => "`docker stop`", %w[TSTP off] => "TSTP" }.freeze
 MAJORS = [6, 7, 8].freeze
 UNKNOWN = "–"
 
@@ -31,23 +35,29 @@ cells = Hash.new { |hash, key| hash[key] = {} }
 old = File.exist?(ARGV.fetch(0)) ? File.read(ARGV.fetch(0)) : ""
 old.each_line(chomp: true).grep(/\A\| `/).each do |line|
   name, *row = line.delete_prefix("| ").delete_suffix(" |").split(/(?<!\\) \| /)
-  COLUMNS.zip(row) { |column, cell| cells[[name, column]] = parse(cell) }
+  # The words' own tables have no such row.
+  headings = [HEADINGS, RUN_HEADINGS].find { |some| some.size == row.size }
+  headings&.keys&.zip(row) { |column, cell| cells[[name, column]] = parse(cell) }
 end
 $stdin.each_line do |line|
   measured = JSON.parse(line)
   cells[[code(measured["form"]), measured.values_at("signal", "relay")]][measured["sidekiq"]] = measured["result"]
 end
 
-def table(forms, cells)
+def table(forms, headings, cells)
   rows = forms.map do |form|
     name = code(form.name)
-    "| #{name} | #{COLUMNS.map { |column| show(cells[[name, column]]) }.join(" | ")} |"
+    "| #{name} | #{headings.keys.map { |column| show(cells[[name, column]]) }.join(" | ")} |"
   end
   <<~MARKDOWN
-    | the container's command | `docker stop`, untouched | with the relay | TSTP, untouched | with the relay |
-    |---|---|---|---|---|
+    | the container's command | #{headings.values.join(" | ")} |
+    |---|#{"---|" * headings.size}
     #{rows.join("\n")}
   MARKDOWN
+end
+
+def chapters(forms, headings, cells)
+  forms.group_by(&:group).each { |name, group| puts "\n## #{name}\n\n#{table(group, headings, cells)}" }
 end
 
 puts <<~MARKDOWN
@@ -57,7 +67,8 @@ puts <<~MARKDOWN
   without any capability, with Sidekiq 6.4, 7.3 and 8.1; where a cell names no major, all three came to the same.
 
   `sidekiq` stands for `#{Form::TARGET}`. One of its threads had a job that ended a second after the signal, the other one that
-  outlasts any shutdown. The gem was installed in each, *untouched* is with `signal_relay = :off`.
+  outlasts any shutdown. The gem was installed in each, *untouched* is with `signal_relay = :off`. So is all of the table
+  of `run`: there it is `run` that saves the jobs.
 
   | `docker stop` | |
   |---|---|
@@ -71,6 +82,7 @@ puts <<~MARKDOWN
   | frozen | a process of the container is stopped, as if by SIGSTOP |
   | lost | Sidekiq never heard it |
 MARKDOWN
-Form.all.group_by(&:group).each { |name, forms| puts "\n## #{name}\n\n#{table(forms, cells)}" }
+chapters(Form.all, HEADINGS, cells)
+chapters(Form.with_run, RUN_HEADINGS, cells)
 puts "\n## The scripts\n"
 Form::SCRIPTS.each { |name, text| puts "\n#{name[0].upcase}#{name[1..]}:\n\n```sh\n#{text.chomp}\n```" }

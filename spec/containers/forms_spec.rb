@@ -79,4 +79,33 @@ RSpec.describe "a signal to a container", :containers do
       end
     end
   end
+
+  # Without the relay, so that it is `run` that saves the jobs.
+  context "stopped, with run in front:", full: Sandbox::MAJOR != 6 do
+    measure { |form| Outcome.new(form, :off, expected: true).stop }
+
+    Form.with_run.each do |form|
+      it "#{form} saves the jobs", form: do
+        outcome = outcome_of(form)
+        expect(outcome).to be_saved, -> { outcome.story }
+        expect(outcome.exit_code).to eq(form.rescued), -> { outcome.story }
+        expect(outcome.heard).to all(eq(1)), -> { outcome.story }
+      end
+    end
+  end
+
+  context "told to quiet, with run in front:", full: Sandbox::MAJOR != 6 do
+    measure { |form| Outcome.new(form, :off, expected: true).quiet }
+
+    Form.with_run.each do |form|
+      it "#{form} is #{form.tstp_rescued}", form: do
+        outcome = outcome_of(form)
+        expect(outcome.result).to eq(form.tstp_rescued), -> { "#{outcome.result}\n#{outcome.story}" }
+        next unless outcome.result == "quiet"
+
+        expect(outcome).to be_saved.and(be_untouched), -> { outcome.story }
+        expect(outcome.exit_code).to eq(form.rescued), -> { outcome.story }
+      end
+    end
+  end
 end

@@ -67,13 +67,20 @@ class Container
     end
   end
 
-  # Starts a container, as an ordinary user who may do nothing special.
+  # Starts a container, as an ordinary user who may do nothing special unless it is said here.
   #
   # @param command [Array<String>]
   # @param app [String] the directory that is /app in it, writable
   # @param init [Boolean] as `docker run --init`
-  def initialize(command, app:, init: false)
-    @id = JSON.parse(Container.call("POST", "/containers/create", JSON.generate(description(command, app, init))))["Id"]
+  # @param user [Integer] whose the command is
+  # @param capabilities [Array<String>] as `docker run --cap-add`
+  # @param denied [Array<String>] system calls that its seccomp profile denies; the default profile if there are none
+  def initialize(command, app:, init: false, user: 1000, capabilities: [], denied: [])
+    host = { NetworkMode: "host", Init: init, CapDrop: ["ALL"], CapAdd: capabilities, Binds: binds(app),
+             SecurityOpt: ["no-new-privileges", *(profile(denied) if denied.any?)] }
+    description = { Image: IMAGE, Cmd: command, WorkingDir: "/app", User: "#{user}:#{user}", Env: environment,
+                    HostConfig: host }
+    @id = JSON.parse(Container.call("POST", "/containers/create", JSON.generate(description)))["Id"]
     post("start")
   rescue StandardError
     remove if @id
@@ -97,9 +104,27 @@ class Container
     JSON.parse(get("top?ps_args=-eo%20pid,stat,args"))["Processes"].map { |_pid, *words| words.join(" ") }
   end
 
-  # What it has printed. Each piece comes behind eight bytes that tell its length.
-  def log
-    stream = StringIO.new(get("logs?stdout=1&stderr=1"))
+  # As `docker exec`.
+  # @return [Array(Integer, String)] the exit code, and what it printed
+  def exec(*command)
+    id = JSON.parse(post("exec", Cmd: command, AttachStdout: true, AttachStderr: true))["Id"]
+    output = text(Container.call("POST", "/exec/#{id}/start", JSON.generate(Detach: false, Tty: false)))
+    [JSON.parse(Container.call("GET", "/exec/#{id}/json"))["ExitCode"], output]
+  end
+
+  # What it has printed.
+  def log = text(get("logs?stdout=1&stderr=1"))
+
+  def remove = Container.call("DELETE", "/containers/#{@id}?force=true")
+
+  private
+
+  def post(action, body = nil) = Container.call("POST", "/containers/#{@id}/#{action}", body && JSON.generate(body))
+  def get(what) = Container.call("GET", "/containers/#{@id}/#{what}")
+
+  # What was printed comes in pieces, each behind eight bytes that tell its length.
+  def text(body)
+    stream = StringIO.new(body)
     pieces = +""
     while (header = stream.read(8))
       pieces << stream.read(header.unpack1("x4N"))
@@ -107,19 +132,21 @@ class Container
     pieces.force_encoding("UTF-8").scrub
   end
 
-  def remove = Container.call("DELETE", "/containers/#{@id}?force=true")
-
-  private
-
-  def post(action) = Container.call("POST", "/containers/#{@id}/#{action}")
-  def get(what) = Container.call("GET", "/containers/#{@id}/#{what}")
-
-  def description(command, app, init)
+  # The native command is found as in a Dockerfile that links it into a directory of PATH.
+  def environment
     gems = ENV.fetch("GEM_HOME")
-    { Image: IMAGE, Cmd: command, WorkingDir: "/app", User: "1000:1000",
-      Env: ["GEM_HOME=#{gems}", "PATH=#{gems}/bin:/usr/sbin:/usr/bin:/bin", "LANG=C.UTF-8", "HOME=/tmp"],
-      HostConfig: { Binds: [*%w[/usr /etc/alternatives].map { |path| "#{ENV.fetch("ROOT_OUTSIDE")}#{path}:#{path}:ro" },
-                            "#{Container.outside(gems)}:#{gems}:ro", "#{Container.outside(app)}:/app"],
-                    NetworkMode: "host", CapDrop: ["ALL"], SecurityOpt: ["no-new-privileges"], Init: init } }
+    path = [File.dirname(SidekiqLifecycle::NativeCommand.path), "#{gems}/bin", "/usr/sbin", "/usr/bin", "/bin"].join(":")
+    ["GEM_HOME=#{gems}", "PATH=#{path}", "LANG=C.UTF-8", "HOME=/tmp"]
+  end
+
+  def binds(app)
+    gems = ENV.fetch("GEM_HOME")
+    [*%w[/usr /etc/alternatives].map { |path| "#{ENV.fetch("ROOT_OUTSIDE")}#{path}:#{path}:ro" },
+     "#{Container.outside(gems)}:#{gems}:ro", "#{Container.outside(app)}:/app"]
+  end
+
+  def profile(denied)
+    rule = { names: denied, action: "SCMP_ACT_ERRNO", errnoRet: 1 }
+    "seccomp=#{JSON.generate(defaultAction: "SCMP_ACT_ALLOW", syscalls: [rule])}"
   end
 end

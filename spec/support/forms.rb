@@ -63,11 +63,19 @@ class Form
   INITS = { "tini --" => %w[quiet frozen], "tini -g --" => ["quiet", "quiet, frozen"], "dumb-init" => %w[frozen frozen],
             "dumb-init -c" => %w[quiet lost], "catatonit --" => %w[lost lost],
             "docker run --init" => %w[quiet frozen] }.freeze
+  RUN = "sidekiq-lifecycle run"
   TELL_EVERYBODY = ["tini -g --", "dumb-init"].freeze
 
   class << self
     # @return [Array<Form>] every one
     def all = @all ||= matrix + group("Further ones", further) + group("No shell stays", direct)
+
+    # @return [Array<Form>] those with `run` in the place of an init, or right before a shell. Here it is `run` that
+    #   rescues: `rescued`, `terms` and `tstp_rescued` are what it comes to without the relay.
+    def with_run = @with_run ||= group("`run`, without the relay", in_place_of_inits + before_shells)
+
+    # @return [Form] one that is in no table: `dash -c` with a line in which `sidekiq` stands for the target
+    def line(text) = inline("dash", text)
 
     # @return [Array<Form>] the fixed set of 27
     def matrix = @matrix ||= group("A shell", shells) + group("An init, and a shell between", inits)
@@ -106,12 +114,34 @@ class Form
        under("tini -g --", inline("bash", "sidekiq; echo x")),
        # These tell the cat as well, which dies of it; so ends the pipeline.
        *TELL_EVERYBODY.map { |init| under(init, inline("bash", "sidekiq | cat", rescued: 143)) },
+       form("dash -c '#{RUN} -- dash script; echo x' script: foreground",
+            ["dash", "-c", "#{RUN} -- dash script; echo x"], script: "foreground"),
        *%w[dash bash].map { |shell| script(shell, "two in the background and wait", sidekiqs: 2) },
        # Ksh execs the last command of a script as well.
        *%w[zsh ksh].flat_map do |shell|
          [lone(shell), inline(shell, "sidekiq; echo x"), inline(shell, "sidekiq | cat"),
           script(shell, "foreground", **(shell == "ksh" ? SAFE : {})), script(shell, "trap and wait", untouched: 0)]
        end]
+    end
+
+    # With -g the shell is told as well, and dies of a TERM. A TSTP stops the cat; `run` continues shells only.
+    def in_place_of_inits
+      [run("--", form("sidekiq", DIRECT)), run("-g --", form("sidekiq", DIRECT)),
+       run("--", script("dash", "foreground")), run("-g --", script("dash", "foreground", rescued: 143)),
+       run("--", inline("bash", "sidekiq; echo x")), run("-g --", inline("bash", "sidekiq; echo x", rescued: 143)),
+       run("--", inline("bash", "sidekiq | cat")),
+       run("-g --", inline("bash", "sidekiq | cat", rescued: 143, tstp_rescued: "quiet, frozen")),
+       run("--", script("bash", "trap on EXIT", rescued: 143)),
+       run("--", form("dash -c 'tini -s -- dash script; echo x' script: foreground",
+                      ["dash", "-c", "tini -s -- dash script; echo x"], script: "foreground"))]
+    end
+
+    def before_shells
+      [inline("dash", "sidekiq"), script("dash", "trap and wait"), script("dash", "trap and foreground"),
+       script("bash", "trap that sends TSTP, waits, sends TERM"), script("bash", "background and wait -n"),
+       script("bash", "two in the background and wait", sidekiqs: 2), inline("dash", "timeout 100 sidekiq; echo x"),
+       inline("busybox sh", "sidekiq || true"), inline("zsh", "sidekiq | cat"), inline("ksh", "sidekiq; echo x")]
+        .map { |form| run("--", form) }
     end
 
     def direct
@@ -145,6 +175,13 @@ class Form
       # It takes the signal from a queue, as its own, and throws it away.
       form.tstp_rescued = "lost" if init == "catatonit --"
       form.terms = 1..2 if TELL_EVERYBODY.include?(init)
+      form
+    end
+
+    # A form with `run` in front.
+    def run(options, form)
+      form.name = "#{RUN} #{options} #{form.name}"
+      form.command = [*RUN.split, *options.split, *form.command]
       form
     end
 

@@ -65,6 +65,16 @@ class Launch
       include Sidekiq::Worker
       def perform = note("late begins")
     end
+
+    class Timed
+      include Sidekiq::Worker
+      def perform(seconds)
+        sleep seconds
+        note "ends \#{jid}"
+      end
+    end
+
+    %<after>s
   RUBY
 
   @databases = Mutex.new
@@ -78,16 +88,26 @@ class Launch
 
     def next_database = @databases.synchronize { Sandbox.next_database }
 
-    # Launches, waits until each thread has its job, hands the launch to the block, and clears up. With what went
-    # wrong everything is told that there is to know.
+    # Launches, waits until each thread has its job, hands the launch to the block, and clears up.
     #
     # @param install [String] what goes into the block of `install`
-    def open(form, install: "")
-      launch = new(form, install)
+    # @param after [String] what goes to the end of the application
+    # @param container [Hash] as {Container#initialize}
+    def open(form, **options)
+      prepared(form, **options) do |launch|
+        launch.boot
+        yield launch.occupy
+      end
+    end
+
+    # Hands a launch that has not begun to the block, and clears up. With what went wrong everything is told that there
+    # is to know.
+    def prepared(form, **options)
+      launch = new(form, **options)
       begin
-        yield launch.begin
-      rescue StandardError => e
-        raise "#{e.message}\n#{launch.story}"
+        yield launch
+      rescue StandardError, RSpec::Expectations::ExpectationNotMetError => e
+        raise e, "#{e.message}\n#{launch.story}"
       end
     ensure
       launch&.clear
@@ -96,24 +116,31 @@ class Launch
 
   attr_reader :form
 
-  def initialize(form, install)
+  def initialize(form, install: "", after: "", **container)
     @form = form
+    @options = container
     @database = Launch.next_database
     @app = File.join(DIRECTORY, SecureRandom.hex(6))
     FileUtils.mkdir_p(@app)
-    File.write(file("app.rb"), format(APPLICATION, redis: redis.url(@database), install:))
+    File.write(file("app.rb"), format(APPLICATION, redis: redis.url(@database), install:, after:))
     File.write(file("script"), Form::SCRIPTS.fetch(form.script)) if form.script
     FileUtils.chown_R(USER, USER, @app)
+    redis.call("FLUSHDB", database: @database)
   end
 
-  def begin
-    redis.call("FLUSHDB", database: @database)
+  def boot
+    @container = Container.new(form.command, app: @app, init: form.init, **@options)
+  end
+
+  # Gives each thread its job, and waits until it has it.
+  #
+  # @param ready [Boolean] whether Sidekiq will be ready
+  def occupy(ready: true)
     form.sidekiqs.times { %w[Short Long].each { |job| push(job) } }
-    @container = Container.new(form.command, app: @app, init: form.init)
     await("each thread has its job") { noted("begins").size == form.sidekiqs * 2 }
-    await("ready") { ready? }
+    await("ready") { ready? } if ready
     FileUtils.touch(file("watch"))
-    await("each short job watches") { noted("short watches").size == form.sidekiqs }
+    await("each short job watches") { noted("short watches").size == form.sidekiqs } if ready
     self
   end
 
@@ -126,17 +153,29 @@ class Launch
   def signal(name) = @container.signal(name)
   def stop(seconds) = @container.stop(seconds)
   def exit_code = @container.exit_code
+  def processes = @container.processes
+  def exec(...) = @container.exec(...)
+  def log = @container.log
 
-  def push(job)
-    payload = { class: job, args: [], jid: SecureRandom.hex(12), queue: "default", retry: true,
+  # @return [String] the job's id
+  def push(job, *arguments)
+    payload = { class: job, args: arguments, jid: SecureRandom.hex(12), queue: "default", retry: true,
                 created_at: Time.now.to_f, enqueued_at: Time.now.to_f }
     redis.pipelined(%w[SADD queues default], ["LPUSH", "queue:default", JSON.generate(payload)], database: @database)
+    payload[:jid]
   end
 
   # @return [Array<String>] the classes of the jobs in the queue
-  def queued
-    redis.call("LRANGE", "queue:default", 0, -1, database: @database).map { |payload| JSON.parse(payload)["class"] }
+  def queued = jobs("LRANGE", "queue:default").map { |job| job["class"] }
+
+  # @return [Array<String>] the ids of the jobs that have ended, or wait in Redis
+  def accounted_for
+    noted("ends").map { |note| note[/ends (\w+)/, 1] } +
+      [*jobs("LRANGE", "queue:default"), *jobs("ZRANGE", "retry")].map { |job| job["jid"] }
   end
+
+  # @return [Array<Hash>] what each Sidekiq says of itself
+  def records = Dir[file("tmp/sidekiq/processes/*")].map { |path| JSON.parse(File.read(path)) }
 
   def ready? = File.exist?(file("tmp/sidekiq/ready"))
 
@@ -155,13 +194,22 @@ class Launch
   def nothing_lost? = short_ended? && queued.count("Long") == form.sidekiqs
 
   # Whether a process is stopped, as by SIGSTOP. (One that its tracer holds shows a small t.)
-  def frozen? = @container.processes.any? { |process| process.start_with?("T") }
+  def frozen? = processes.any? { |process| process.start_with?("T") }
+
+  # @return [Array<String>] the processes that have ended and that nobody has reaped
+  def zombies
+    processes.grep(/\AZ/)
+  rescue RuntimeError
+    raise if running?
+
+    []
+  end
 
   # All there is to know.
   def story
     parts = { "notes" => notes.join("\n"), "queued" => queued.join(" "), "log" => @container&.log }
-    Dir[file("tmp/sidekiq/processes/*")].each { |record| parts["record #{File.basename(record)}"] = File.read(record) }
-    parts["processes"] = @container.processes.join("\n") if @container&.running?
+    records.each { |record| parts["record #{record["pid"]}"] = JSON.generate(record) }
+    parts["processes"] = processes.join("\n") if @container&.running?
     "#{form}: #{form.command.inspect}\n" + parts.map { |name, text| "--- #{name}\n#{text}\n" }.join
   end
 
@@ -172,6 +220,7 @@ class Launch
 
   private
 
+  def jobs(command, key) = redis.call(command, key, 0, -1, database: @database).map { |job| JSON.parse(job) }
   def redis = RedisServer.shared
   def file(name) = File.join(@app, name)
   def notes = File.exist?(file("notes")) ? File.readlines(file("notes"), chomp: true) : []

@@ -264,11 +264,13 @@ impl Relay {
 
     fn run(&mut self) {
         loop {
+            // First, for it takes the news of stops out as well: of those that come from here on it wakes again.
+            let messages = self.inbox.messages();
             while let Some((pid, stop)) = trace::next_stop() {
                 // A process that is gone meanwhile will be told of as ended.
                 let _ = self.stopped(pid, stop);
             }
-            for (sender, message) in self.inbox.messages() {
+            for (sender, message) in messages {
                 if message == Message::Leave && sender == self.worker.pid {
                     return;
                 }

@@ -331,6 +331,7 @@ impl Path {
             return (Fate::Arrives, 0);
         }
         let mut is_grouped = false;
+        let mut is_carried = false;
         let mut unknown = None;
         for index in (1..self.links.len()).rev() {
             let Some(link) = self.links.get(index) else { break };
@@ -340,7 +341,11 @@ impl Path {
             }
             match link.effect(asked) {
                 Effect::Forwards if link.program == Program::Run => return (Fate::Arrives, index),
-                Effect::Arrives | Effect::Forwards | Effect::Relayed => {}
+                // dumb-init takes its signals itself; the relay only keeps it from freezing.
+                Effect::Relayed => is_carried |= link.program != Program::DumbInit,
+                Effect::Arrives | Effect::Forwards => {}
+                // The relay signals Sidekiq itself, or a supervisor of several.
+                Effect::Stops | Effect::Defers | Effect::Drops | Effect::Dies | Effect::Freezes if is_carried => {}
                 Effect::ForwardsToGroup => is_grouped = true,
                 Effect::Freezes => return (Fate::Freezes, index),
                 // Its child is signalled by whatever signals all of the group.
@@ -576,6 +581,13 @@ mod tests {
             ("a program with sigwait", vec![other(1, Handling::Blocked)], Unknown, Lost),
             ("the relay", vec![relayed(bash(1))], Arrives, Arrives),
             ("the relay, in part", vec![bash(1), relayed(bash(7))], Lost, Lost),
+            ("the relay, above", vec![relayed(bash(1)), bash(7)], Arrives, Arrives),
+            (
+                "dumb-init and the relay, above",
+                vec![relayed(init(Program::DumbInit, "dumb-init x")), bash(7)],
+                Lost,
+                Lost,
+            ),
             ("tini and the relay", vec![tini(), relayed(bash(7))], Arrives, Arrives),
             ("dumb-init and the relay", vec![relayed(init(Program::DumbInit, "dumb-init x"))], Arrives, Arrives),
         ];

@@ -280,6 +280,10 @@ impl Supervision {
                 worker.is_stopping = true;
                 let _ = children::send(worker.pid, Signal::SIGTERM.into());
             }
+            // One that a TSTP for the group has stopped would never get round to it.
+            if Snapshot::of(worker.pid).is_some_and(|worker| worker.state == 'T') {
+                let _ = children::send(worker.pid, Signal::SIGCONT.into());
+            }
         }
     }
 

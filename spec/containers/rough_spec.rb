@@ -1,0 +1,120 @@
+# frozen_string_literal: true
+
+# What may befall the processes of a container while jobs run. Nothing breaks: where the relay is alive the jobs are
+# saved when the container is stopped, and where it isn't the status says so.
+RSpec.describe "a container that is handled roughly", :containers, full: Sandbox::MAJOR != 6 do
+  before(:context) { Launch.prepare }
+
+  def launch(text, &) = Launch.open(Form.line(text), after: QUICK_BEAT, &)
+
+  def sidekiq(launch) = launch.records.fetch(0)["pid"]
+  def path(launch) = launch.records.fetch(0)["signal_path"]
+  def shell(launch, pid = sidekiq(launch)) = status(launch, pid)["PPid"].to_i
+
+  # What /proc says of a process.
+  def status(launch, pid)
+    launch.exec("cat", "/proc/#{pid}/status").last.scan(/^(\w+):\t(.*)$/).to_h
+  end
+
+  # From inside, as the container's own user; as a debugger or an operator would.
+  def kill(launch, signal, pid)
+    expect(launch.exec("dash", "-c", "kill -#{signal} #{pid}")).to eq([0, ""])
+  end
+
+  def works?(launch) = launch.await("it works") { launch.short_ended? }
+
+  def expect_jobs_saved_by_stop(launch, code: 0)
+    launch.stop(Outcome::GENEROUS)
+    expect(launch.exit_code).to eq(code)
+    expect(launch).to be_nothing_lost
+    expect(launch.records).to match([include("state" => "stopped", "exit_status" => 0)])
+  end
+
+  it "goes on when the relay is killed, and says at the next beat that a SIGTERM would be lost" do
+    launch("sidekiq; echo x") do |launch|
+      relay = path(launch)["relay"]
+      kill(launch, :KILL, relay)
+      launch.await("it is told") { path(launch) == { "term" => "lost", "tstp" => "lost", "relay" => nil } }
+      expect(launch.records.first["problems"]).to match([include("is lost", "the relay (pid #{relay}) has ended")])
+      expect(status(launch, 1)).to include("State" => "S (sleeping)", "TracerPid" => "0")
+      kill(launch, :TSTP, sidekiq(launch))
+      works?(launch)
+    end
+  end
+
+  it "is held at its end when a shell between is killed: Sidekiq is told to stop, and its jobs are saved" do
+    launch("dash -c 'sidekiq; echo x'; echo y") do |launch|
+      kill(launch, :KILL, shell(launch))
+      expect(launch.exit_code).to eq(0)
+      expect(launch).to be_nothing_lost
+      expect(launch.log).to match(/^y$.*Shutting down.*Bye!/m)
+    end
+  end
+
+  it "is stopped as ever when a shell between has been killed and PID 1 lives on" do
+    launch("dash -c 'sidekiq; echo x'; while [ ! -e end ]; do sleep 1; done") do |launch|
+      kill(launch, :KILL, shell(launch))
+      launch.await("it is PID 1's child") { shell(launch) == 1 }
+      launch.signal("TERM")
+      launch.await("its jobs are saved") { launch.nothing_lost? && launch.records.first["state"] == "stopped" }
+      launch.await("the relay is gone") { launch.processes.grep(/relay/).empty? }
+      expect(launch.zombies).to be_empty
+    end
+  end
+
+  it "is stopped as ever when PID 1 was stopped and continued" do
+    launch("sidekiq; echo x") do |launch|
+      kill(launch, :STOP, 1)
+      expect(status(launch, 1)["State"]).to start_with("S")
+      launch.signal("STOP")
+      launch.await("PID 1 stands still") { status(launch, 1)["State"].start_with?("T", "t") }
+      kill(launch, :TSTP, sidekiq(launch))
+      works?(launch)
+      launch.signal("CONT")
+      launch.await("PID 1 goes on") { status(launch, 1)["State"].start_with?("S") }
+      expect_jobs_saved_by_stop(launch)
+    end
+  end
+
+  it "saves its jobs while a shell between stands still, and ends when that is continued" do
+    launch("dash -c 'sidekiq; echo x'; echo y") do |launch|
+      kill(launch, :STOP, inner = shell(launch))
+      launch.await("the shell stands still") { status(launch, inner)["State"].start_with?("T", "t") }
+      launch.signal("TERM")
+      launch.await("its jobs are saved") { launch.nothing_lost? && launch.records.first["state"] == "stopped" }
+      kill(launch, :CONT, inner)
+      expect(launch.exit_code).to eq(0)
+    end
+  end
+
+  it "refuses a debugger on a traced shell, and is stopped as ever" do
+    launch("sidekiq; echo x") do |launch|
+      code, words = launch.exec("strace", "-p", "1")
+      expect([code, words]).to match([1, include("Operation not permitted")])
+      expect(path(launch)).to include("term" => "arrives", "relay" => status(launch, 1)["TracerPid"].to_i)
+      expect_jobs_saved_by_stop(launch)
+    end
+  end
+
+  # An strace that is there before Sidekiq.
+  STRACE = "strace -qq -o /dev/null -p $$ & until grep -q 'TracerPid:.[1-9]' /proc/$$/status; do sleep 0.1; done"
+
+  it "says who traces the shell already, and works on" do
+    launch("#{STRACE}; sidekiq; echo x") do |launch|
+      tracer = status(launch, 1)["TracerPid"]
+      expect(path(launch)).to eq("term" => "lost", "tstp" => "lost", "relay" => nil)
+      expect(launch.records.first["problems"])
+        .to match([include("may not trace dash (pid 1), for process #{tracer} traces it already: end that tracer")])
+      kill(launch, :TSTP, sidekiq(launch))
+      works?(launch)
+    end
+  end
+
+  it "is stopped as ever when it is a shell further in that somebody else traces" do
+    launch("dash -c '#{STRACE.gsub("'", "\"")}; sidekiq; echo x'; echo y") do |launch|
+      expect(status(launch, shell(launch))["TracerPid"].to_i).not_to eq(path(launch)["relay"])
+      expect(path(launch)["term"]).to eq("arrives")
+      expect_jobs_saved_by_stop(launch)
+    end
+  end
+end
