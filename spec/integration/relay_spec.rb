@@ -102,6 +102,13 @@ RSpec.describe "the relay" do
     expect(worker.exit_code).to eq(0)
   end
 
+  it "does not take the TSTP that it has just carried for the answer to a TERM" do
+    worker = start_ready_in("bash", 'trap "echo trapped" TERM; "$@"; exit 0')
+    %i[TSTP TERM].each { |signal| Process.kill(signal, pid1(worker)) }
+    expect(worker.exit_code).to eq(0)
+    expect(the_record["state"]).to eq("stopped")
+  end
+
   it "is not there when it is off, and then TERM is lost, as the log and the status say" do
     worker = start_ready_in("dash", '"$@"; exit 0', install: "lifecycle.signal_relay = :off")
     expect(tree(worker.pid).values.map(&:first).grep(/relay/)).to be_empty

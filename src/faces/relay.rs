@@ -205,8 +205,10 @@ struct Relay {
     hosts: Vec<(i32, Handle)>,
     /// Signals that shells with handlers have got, and when.
     watched: Vec<(i32, Instant)>,
-    /// When the worker last heard a signal.
+    /// When the worker last heard a signal that this relay has not sent.
     heard: Option<Instant>,
+    /// The signals that it has sent, and the worker has not told of yet.
+    echoes: Vec<i32>,
     /// The worker was told to stop.
     is_stopping: bool,
     /// It was told to be quiet, by a TSTP that this relay carried.
@@ -224,6 +226,7 @@ impl Relay {
             hosts: Vec::new(),
             watched: Vec::new(),
             heard: None,
+            echoes: Vec::new(),
             is_stopping: false,
             was_quieted: false,
         }
@@ -265,16 +268,15 @@ impl Relay {
     fn run(&mut self) {
         loop {
             // First, for it takes the news of stops out as well: of those that come from here on it wakes again.
-            let messages = self.inbox.messages();
-            while let Some((pid, stop)) = trace::next_stop() {
-                // A process that is gone meanwhile will be told of as ended.
-                let _ = self.stopped(pid, stop);
-            }
-            for (sender, message) in messages {
+            for (sender, message) in self.inbox.messages() {
                 if message == Message::Leave && sender == self.worker.pid {
                     return;
                 }
                 self.told(sender, message);
+            }
+            while let Some((pid, stop)) = trace::next_stop() {
+                // A process that is gone meanwhile will be told of as ended.
+                let _ = self.stopped(pid, stop);
             }
             self.pass_on_what_is_due();
             self.mates.retain(|(_, mate)| !has_ended(mate));
@@ -387,8 +389,11 @@ impl Relay {
     fn told(&mut self, sender: i32, message: Message) {
         match message {
             Message::Heard(signal) if sender == self.worker.pid => {
-                self.heard = Some(Instant::now());
                 self.is_stopping |= stops(signal);
+                match self.echoes.iter().position(|echo| *echo == signal) {
+                    Some(echo) => drop(self.echoes.swap_remove(echo)),
+                    None => self.heard = Some(Instant::now()),
+                }
             }
             Message::Join(pid) if self.traced.contains(&pid) => {
                 self.mates.extend(Handle::open(sender).map(|mate| (pid, mate)));
@@ -408,6 +413,9 @@ impl Relay {
 
     fn carry(&mut self, signal: i32) {
         self.is_stopping |= stops(signal);
+        if is_told_of(signal) && !self.echoes.contains(&signal) {
+            self.echoes.push(signal);
+        }
         let _ = self.worker.signal(signal);
         if signal == libc::SIGTSTP {
             self.was_quieted = true;
@@ -434,7 +442,7 @@ impl Relay {
 
     /// Only what the worker tells of when it hears it can be waited for.
     fn watch(&mut self, signal: i32) {
-        if matches!(signal, libc::SIGTERM | libc::SIGINT | libc::SIGTSTP) {
+        if is_told_of(signal) {
             self.watched.push((signal, Instant::now()));
         }
     }
@@ -468,6 +476,11 @@ impl Relay {
         };
         between.filter(speaks).last().and_then(|snapshot| Handle::open(snapshot.pid).ok())
     }
+}
+
+/// Whether the worker tells its relay when it hears the signal.
+fn is_told_of(signal: i32) -> bool {
+    signals::OBSERVED.into_iter().any(|observed| observed as i32 == signal)
 }
 
 fn stops(signal: i32) -> bool {
