@@ -167,7 +167,12 @@ fn relay(pid: i32, start_time: u64) -> io::Result<()> {
     if process::start_time(pid) != Some(start_time) {
         return Err(Errno::ESRCH.into());
     }
+    let stopped: Vec<i32> = Snapshot::chain(pid).iter().filter(|link| link.state == 'T').map(|link| link.pid).collect();
     let refused = relay.take();
+    // A TSTP that came before the relay: a shell that stands still would not see Sidekiq end, nor hear of any signal.
+    for pid in stopped.into_iter().filter(|pid| relay.traced.contains(pid)) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
+    }
     let is_of_use = relay.is_of_use();
     report(&Report { pid: is_of_use.then(|| nix::unistd::getpid().as_raw()), refused, failure: None })?;
     if is_of_use {
