@@ -320,6 +320,24 @@ fn the_whole_group_if_asked() {
 }
 
 #[test]
+fn what_the_group_has_stopped_can_be_told_to_stop() {
+    for place in places() {
+        let home = Home::new();
+        let run = home.start(place, &["--group"], &["bash", "-c", "./sidekiq log 0 | cat; exit 1"]);
+        run.wait_for_note("log", "ready");
+        let child = |name| below(run.pid).into_iter().find(|pid| Snapshot::of(*pid).is_some_and(|it| it.name == name));
+        let cat = wait_for("the cat", || child("cat"));
+        run.send(Signal::SIGTSTP);
+        wait_for("a cat that stands still", || (Snapshot::of(cat)?.state == 'T').then_some(()));
+        send(child("sidekiq").unwrap(), Signal::SIGTERM.into()).unwrap();
+        run.wait_for_note("log", "done");
+        // The shell dies of it, and the cat is all that is left.
+        run.send(Signal::SIGTERM);
+        assert_eq!(run.end().0, 143, "{place:?}");
+    }
+}
+
+#[test]
 fn what_it_inherits_blocked_or_ignored_is_not_handed_on() {
     let home = Home::new();
     let init = env!("CARGO_BIN_EXE_sidekiq-lifecycle");
