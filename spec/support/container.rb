@@ -101,7 +101,8 @@ class Container
 
   # @return [Array<String>] its processes: their states (ps(1): "Ss", "T", …) and their commands
   def processes
-    JSON.parse(get("top?ps_args=-eo%20pid,stat,args"))["Processes"].map { |_pid, *words| words.join(" ") }
+    # There are none if it has just ended.
+    JSON.parse(get("top?ps_args=-eo%20pid,stat,args"))["Processes"].to_a.map { |_pid, *words| words.join(" ") }
   end
 
   # As `docker exec`.
