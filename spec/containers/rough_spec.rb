@@ -21,7 +21,7 @@ RSpec.describe "a container that is handled roughly", :containers, full: Sandbox
     expect(launch.exec("dash", "-c", "kill -#{signal} #{pid}")).to eq([0, ""])
   end
 
-  def works?(launch) = launch.await("it works") { launch.short_ended? }
+  def expect_to_work(launch) = launch.await("it works") { launch.short_ended? }
 
   def expect_jobs_saved_by_stop(launch, code: 0)
     launch.stop(Outcome::GENEROUS)
@@ -38,7 +38,7 @@ RSpec.describe "a container that is handled roughly", :containers, full: Sandbox
       expect(launch.records.first["problems"]).to match([include("is lost", "the relay (pid #{relay}) has ended")])
       expect(status(launch, 1)).to include("State" => "S (sleeping)", "TracerPid" => "0")
       kill(launch, :TSTP, sidekiq(launch))
-      works?(launch)
+      expect_to_work(launch)
     end
   end
 
@@ -69,7 +69,7 @@ RSpec.describe "a container that is handled roughly", :containers, full: Sandbox
       launch.signal("STOP")
       launch.await("PID 1 stands still") { status(launch, 1)["State"].start_with?("T", "t") }
       kill(launch, :TSTP, sidekiq(launch))
-      works?(launch)
+      expect_to_work(launch)
       launch.signal("CONT")
       launch.await("PID 1 goes on") { status(launch, 1)["State"].start_with?("S") }
       expect_jobs_saved_by_stop(launch)
@@ -106,7 +106,7 @@ RSpec.describe "a container that is handled roughly", :containers, full: Sandbox
       expect(launch.records.first["problems"])
         .to match([include("may not trace dash (pid 1), for process #{tracer} traces it already: end that tracer")])
       kill(launch, :TSTP, sidekiq(launch))
-      works?(launch)
+      expect_to_work(launch)
     end
   end
 

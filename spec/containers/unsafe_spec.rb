@@ -26,6 +26,7 @@ RSpec.describe "a signal path that cannot be mended", :containers, full: Sandbox
           .to match([include("a SIGTERM sent to dash (pid 1) is lost", "the relay may not trace dash (pid 1)", *words)])
         expect(launch.log.scan(words.first).size).to eq(1)
         expect(launch.exec("sidekiq-lifecycle", "check")).to eq([0, "ready\n"])
+        expect(launch.exec("sidekiq-lifecycle", "doctor")).to match([1, include("loses jobs on stop")])
       end
     end
 
@@ -48,6 +49,7 @@ RSpec.describe "a signal path that cannot be mended", :containers, full: Sandbox
                                             capabilities: ["SYS_PTRACE"])
     Launch.open(form, **container) do |launch|
       expect(launch.records).to match([include("problems" => [], "signal_path" => include("term" => "arrives"))])
+      expect(launch.exec("sidekiq-lifecycle", "doctor")).to match([0, include("safe")])
       launch.stop(Outcome::GENEROUS)
       expect(launch.exit_code).to eq(0)
       expect(launch).to be_nothing_lost
