@@ -97,10 +97,10 @@ RSpec.describe "a container that is handled roughly", :containers, full: Sandbox
   end
 
   # An strace that is there before Sidekiq.
-  STRACE = "strace -qq -o /dev/null -p $$ & until grep -q 'TracerPid:.[1-9]' /proc/$$/status; do sleep 0.1; done"
+  def strace = "strace -qq -o /dev/null -p $$ & until grep -q 'TracerPid:.[1-9]' /proc/$$/status; do sleep 0.1; done"
 
   it "says who traces the shell already, and works on" do
-    launch("#{STRACE}; sidekiq; echo x") do |launch|
+    launch("#{strace}; sidekiq; echo x") do |launch|
       tracer = status(launch, 1)["TracerPid"]
       expect(path(launch)).to eq("term" => "lost", "tstp" => "lost", "relay" => nil)
       expect(launch.records.first["problems"])
@@ -111,7 +111,7 @@ RSpec.describe "a container that is handled roughly", :containers, full: Sandbox
   end
 
   it "is stopped as ever when it is a shell further in that somebody else traces" do
-    launch("dash -c '#{STRACE.gsub("'", "\"")}; sidekiq; echo x'; echo y") do |launch|
+    launch("dash -c '#{strace.gsub("'", "\"")}; sidekiq; echo x'; echo y") do |launch|
       expect(status(launch, shell(launch))["TracerPid"].to_i).not_to eq(path(launch)["relay"])
       expect(path(launch)["term"]).to eq("arrives")
       expect_jobs_saved_by_stop(launch)

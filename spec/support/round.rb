@@ -33,7 +33,7 @@ class Round
 
   def run
     Launch.prepared(@form) do |launch|
-      @pushed = Array.new(SECONDS.size * @form.sidekiqs) { |index| launch.push("Timed", SECONDS[index / @form.sidekiqs]) }
+      @pushed = (SECONDS * @form.sidekiqs).map { |seconds| launch.push("Timed", seconds) }
       launch.boot
       shoot(launch)
       finish(launch)
