@@ -61,29 +61,27 @@ class Round
   end
 
   # A signal that comes before the relay is there is lost on a shell that is PID 1, and a TSTP stops another one. So
-  # TERM is sent again.
+  # TERM is sent again; not every second, for a trap that takes a second would start anew each time, and never end.
   def finish(launch)
-    zombies = []
     signals = [*("CONT" if @is_early), "TERM"]
+    zombies = []
+    seconds = 0
     wait_until("the end of #{self}", limit: 90, every: 1) do
-      next true unless signals.all? { |name| send_signal(launch, name) }
-
+      signals.each { |name| send_signal(launch, name) } if (seconds % 3).zero?
+      seconds += 1
       before = zombies
       zombies = launch.zombies
       @problems |= (before & zombies).map { |zombie| "a zombie: #{zombie}" }
-      false
+      !launch.running?
     end
     launch.exit_code
   end
 
-  # @return [Boolean] whether the container was still there
+  # It may have ended meanwhile.
   def send_signal(launch, name)
     launch.signal(name)
-    true
   rescue RuntimeError
     raise if launch.running?
-
-    false
   end
 
   def look(launch)
