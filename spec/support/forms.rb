@@ -130,7 +130,7 @@ class Form
        run("--", script("dash", "foreground")), run("-g --", script("dash", "foreground", rescued: 143)),
        run("--", inline("bash", "sidekiq; echo x")), run("-g --", inline("bash", "sidekiq; echo x", rescued: 143)),
        run("--", inline("bash", "sidekiq | cat")),
-       run("-g --", inline("bash", "sidekiq | cat", rescued: 143, tstp_rescued: "quiet, frozen")),
+       run("-g --", inline("bash", "sidekiq | cat", rescued: 143)),
        run("--", script("bash", "trap on EXIT", rescued: 143)),
        run("--", form("dash -c 'tini -s -- dash script; echo x' script: foreground",
                       ["dash", "-c", "tini -s -- dash script; echo x"], script: "foreground"))]

@@ -226,11 +226,12 @@ impl Supervision {
             let group = getpgid(Some(Pid::from_raw(worker.pid))).map(Pid::as_raw);
             worker.is_stopping |= signal.is_in(&STOPS) && group == Ok(self.first);
         }
-        // A shell that has stopped would never see its worker end.
+        // A shell that has stopped would never see its worker end, and a worker whose pipe nobody reads stands still.
         if signal.is_in(&STOPPING) {
             let below = recipients::descendants(processes, Pid::this().as_raw());
-            let between = processes.iter().filter(|process| recipients::stands_between(process.program));
-            for process in between.filter(|process| below.contains(&process.pid) && !process.handles(signal)) {
+            let is_worker = |pid| self.workers.iter().any(|worker| worker.pid == pid);
+            let stopped = processes.iter().filter(|process| below.contains(&process.pid) && !process.handles(signal));
+            for process in stopped.filter(|process| !is_worker(process.pid)) {
                 let _ = children::send(process.pid, Signal::SIGCONT.into());
             }
         }
