@@ -145,7 +145,7 @@ RSpec.describe "jobs and hooks" do
         end
       RUBY
       worker.signal(:TSTP)
-      wait_until("drained") { File.exist?(drained_file) }
+      wait_until("it has told that it has drained") { notes.include?("drained true") }
       worker.signal(:TERM)
       expect(worker.exit_code).to eq(0)
       events = %w[running quiet drained stopping stopped]
