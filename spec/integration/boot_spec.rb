@@ -92,6 +92,14 @@ RSpec.describe "signals during the boot" do
         expect_ended_by_term(worker)
       end
 
+      it "TSTP does not stop a process whose boot TERM is ending" do
+        worker = start_booting(after: "at_exit { note \"ending\"; sleep 0.5 }; #{hold}")
+        Process.kill(:TERM, inner(worker))
+        wait_for_note("ending")
+        Process.kill(:TSTP, inner(worker))
+        expect_ended_by_term(worker)
+      end
+
       it "TERM is heard by an application that rescues everything around its boot" do
         worker = start_booting(after: <<~RUBY)
           begin

@@ -346,13 +346,20 @@ pub fn release_boot() -> Asked {
     let retaking = RETAKING.lock().unwrap_or_else(PoisonError::into_inner);
     GUARDING.store(false, SeqCst);
     for (signal, (found, flags)) in GUARDED.into_iter().zip(&FOUND) {
-        if disposition(signal).is_ok_and(|now| now.sa_sigaction == guard()) {
+        // A process that is ending would be stopped by a TSTP before it is done.
+        let keeps = is_ending(signal as libc::c_int) && found.load(SeqCst) == libc::SIG_DFL;
+        if !keeps && disposition(signal).is_ok_and(|now| now.sa_sigaction == guard()) {
             let _ = dispose(signal, &action(found.load(SeqCst), flags.load(SeqCst)));
         }
     }
     drop(retaking);
     interrupt_wait();
     Asked { stop: STOP_ASKED.load(SeqCst), quiet: QUIET_ASKED.load(SeqCst) }
+}
+
+/// Whether this is a TSTP, for a process whose boot TERM is ending.
+fn is_ending(number: libc::c_int) -> bool {
+    number == libc::SIGTSTP && GUARD.is_ours() && STOP_ASKED.load(SeqCst)
 }
 
 fn guard() -> libc::sighandler_t {
@@ -401,6 +408,8 @@ fn hand_on(number: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::
     let Some((signal, (handler, flags))) = found else { return };
     match handler.load(SeqCst) {
         libc::SIG_IGN => {}
+        // It may have come before the guard was released, and its handler run after.
+        libc::SIG_DFL if is_ending(number) => {}
         libc::SIG_DFL => {
             // Raised again, it takes effect when this handler returns and the signal is unblocked.
             let _ = dispose(*signal, &action(libc::SIG_DFL, 0));
