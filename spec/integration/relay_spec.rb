@@ -226,8 +226,9 @@ RSpec.describe "the relay" do
     worker = start_ready_in("dash", '"$@"; sleep 600')
     relay_of(worker)
     Process.kill(:TERM, pid1(worker))
+    left = [%w[unshare S], %w[dash S], %w[sleep S]]
     wait_until("only the script is left") do
-      tree(worker.pid).values.map { |command, state| [command[/\w+/], state] } == [%w[unshare S], %w[dash S], %w[sleep S]]
+      tree(worker.pid).values.map { |command, state| [command[/\w+/], state] } == left
     end
   end
 
