@@ -36,6 +36,8 @@ pub struct Snapshot {
     pub groups: Vec<u32>,
     /// It may write where file permissions forbid it (CAP_DAC_OVERRIDE).
     pub overrides_permissions: bool,
+    /// It may trace whom it likes, as far as Yama lets anybody (CAP_SYS_PTRACE).
+    pub may_trace_all: bool,
     /// How many threads it has.
     pub threads: u32,
     /// Who traces it; 0 for nobody.
@@ -164,6 +166,12 @@ impl Snapshot {
         pids.filter_map(Self::of).collect()
     }
 
+    /// Every process that can be seen now and has not ended.
+    #[must_use]
+    pub fn living() -> Vec<Self> {
+        Self::all().into_iter().filter(|snapshot| !snapshot.has_ended()).collect()
+    }
+
     /// What kind of program it is.
     #[must_use]
     pub fn program(&self) -> Program {
@@ -211,11 +219,13 @@ fn parse_status(text: &str) -> Option<Snapshot> {
     let mask = |name| field(name).and_then(|mask| u64::from_str_radix(mask, 16).ok()).map(Mask);
     let numbers = |name| field(name).unwrap_or_default().split_ascii_whitespace();
     let group = numbers("Gid").nth(1);
+    // By its number (capabilities(7)).
+    let is_capable = |number: u32| mask("CapEff").is_some_and(|Mask(capabilities)| capabilities >> number & 1 == 1);
     Some(Snapshot {
         pids: numbers("NSpid").filter_map(|pid| pid.parse().ok()).collect(),
         groups: group.into_iter().chain(numbers("Groups")).filter_map(|group| group.parse().ok()).collect(),
-        // Bit 1 (capabilities(7)).
-        overrides_permissions: mask("CapEff").is_some_and(|Mask(capabilities)| capabilities >> 1 & 1 == 1),
+        overrides_permissions: is_capable(1),
+        may_trace_all: is_capable(19),
         pid: field("Pid")?.parse().ok()?,
         parent: field("PPid")?.parse().ok()?,
         name: field("Name")?.to_owned(),

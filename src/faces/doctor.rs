@@ -38,7 +38,7 @@ impl Report {
     /// Looks at the living Sidekiqs of a lifecycle directory, or, where there are none, at those of /proc.
     #[must_use]
     pub fn of(directory: &Directory) -> Self {
-        let all = living();
+        let all = Snapshot::living();
         let found = find(&all, directory);
         let examine = |found: &Found| Examination::of(found, &all, platform::service(found.snapshot.pid));
         let whence = format!("neither is one registered in {}, nor is one in /proc", directory.path().display());
@@ -86,10 +86,6 @@ struct Found {
     snapshot: Snapshot,
     record: Option<Record>,
     directory: Directory,
-}
-
-fn living() -> Vec<Snapshot> {
-    Snapshot::all().into_iter().filter(|snapshot| !snapshot.has_ended()).collect()
 }
 
 fn find(all: &[Snapshot], directory: &Directory) -> Vec<Found> {

@@ -27,7 +27,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, geteuid, getpgid, setsid};
+use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, getpgid, setsid};
 use serde::{Deserialize, Serialize};
 
 use crate::edges::process;
@@ -466,10 +466,8 @@ impl Relay {
 
     /// Whether the worker would be killed if this process ended now.
     fn must_wait(&self, pid: i32) -> bool {
-        let Some(snapshot) = Snapshot::of(pid) else { return false };
-        let ends_all = snapshot.parent == 0
-            || Snapshot::of(snapshot.parent).is_some_and(|parent| parent.program().ends_with_first_child());
-        ends_all && (!has_ended(&self.worker) || self.mates.iter().any(|(traced, _)| *traced == pid))
+        let is_awaited = !has_ended(&self.worker) || self.mates.iter().any(|(traced, _)| *traced == pid);
+        is_awaited && Snapshot::path(pid).ends_all(0)
     }
 
     /// A program with a handler of its own between `pid` and the worker: a supervisor of several workers, most likely.
@@ -505,17 +503,13 @@ fn may_be_traced(pid: i32) -> bool {
 
 fn refusal(pid: i32) -> Refusal {
     let target = Snapshot::of(pid).unwrap_or_default();
-    let own = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = own.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let effective = effective.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
+    let own = Snapshot::caller().and_then(Snapshot::of).unwrap_or_default();
     let yama = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok();
     Refusal::of(Evidence {
         is_denied: trace::is_denied(),
-        is_old: false,
-        other_user: (target.uid != geteuid().as_raw()).then_some(target.uid),
+        other_user: (target.uid != own.uid).then_some(target.uid),
         tracer: target.tracer,
         yama: yama.and_then(|scope| scope.trim().parse().ok()),
-        // CAP_SYS_PTRACE is bit 19 (capabilities(7)).
-        is_capable: effective >> 19 & 1 == 1,
+        is_capable: own.may_trace_all,
     })
 }

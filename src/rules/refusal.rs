@@ -9,8 +9,6 @@ use serde::{Deserialize, Serialize};
 pub struct Evidence {
     /// ptrace(2) fails even where no process is asked for.
     pub is_denied: bool,
-    /// The kernel has no pidfd_open(2).
-    pub is_old: bool,
     /// The user of the process that was to be traced, where it is another one.
     pub other_user: Option<u32>,
     /// Who traces it already.
@@ -25,8 +23,6 @@ pub struct Evidence {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Refusal {
-    /// There is no ptrace here at all.
-    NotLinux,
     /// pidfd_open(2) came with Linux 5.3.
     OldKernel,
     /// A seccomp profile denies ptrace(2).
@@ -46,7 +42,6 @@ impl Refusal {
     #[must_use]
     pub fn of(evidence: Evidence) -> Self {
         match evidence {
-            Evidence { is_old: true, .. } => Self::OldKernel,
             Evidence { is_denied: true, .. } => Self::Seccomp,
             Evidence { tracer, .. } if tracer != 0 => Self::Traced(tracer),
             Evidence { yama: Some(scope @ 3..), .. } => Self::Yama(scope),
@@ -62,7 +57,7 @@ impl Refusal {
         let capability = "add the capability SYS_PTRACE (docker run --cap-add SYS_PTRACE; on ECS \
                           linuxParameters.capabilities.add; in Kubernetes securityContext.capabilities.add)";
         match self {
-            Self::NotLinux | Self::OldKernel | Self::Yama(3..) | Self::Unknown => String::new(),
+            Self::OldKernel | Self::Yama(3..) | Self::Unknown => String::new(),
             Self::Seccomp => format!("{capability}, or use the default seccomp profile of Docker 20 or later"),
             Self::Traced(_) => "end that tracer and start Sidekiq anew".to_owned(),
             Self::OtherUser(_) => format!("start both as one user, or {capability}"),
@@ -74,7 +69,6 @@ impl Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotLinux => write!(out, "the relay needs Linux"),
             Self::OldKernel => write!(out, "the kernel is older than 5.3 and has no pidfd_open"),
             Self::Seccomp => write!(out, "a seccomp profile denies ptrace"),
             Self::Traced(pid) => write!(out, "process {pid} traces it already"),
@@ -94,7 +88,6 @@ mod tests {
         let none = Evidence::default();
         let table: &[(Evidence, Refusal, &str)] = &[
             (none, Refusal::Unknown, ""),
-            (Evidence { is_old: true, is_denied: true, ..none }, Refusal::OldKernel, ""),
             (Evidence { is_denied: true, yama: Some(1), ..none }, Refusal::Seccomp, "--cap-add SYS_PTRACE"),
             (Evidence { tracer: 9, ..none }, Refusal::Traced(9), "end that tracer"),
             (Evidence { other_user: Some(0), yama: Some(1), ..none }, Refusal::OtherUser(0), "as one user"),
@@ -109,5 +102,6 @@ mod tests {
             assert!(refusal.advice().contains(advice), "{refusal:?}");
             assert!(!refusal.to_string().is_empty());
         }
+        assert!(Refusal::OldKernel.to_string().contains("older than 5.3") && Refusal::OldKernel.advice().is_empty());
     }
 }

@@ -18,7 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::examination::{Examination, Measured};
-use super::{Found, Report, find, is_started, living, records};
+use super::{Found, Report, find, is_started, records};
 use crate::edges::directory::Directory;
 use crate::edges::namespace;
 use crate::edges::record::Record;
@@ -101,7 +101,7 @@ impl Trial {
 
     fn run(&mut self, timeout: Duration) -> Result<Report, String> {
         let found = self.wait_for_sidekiqs(timeout)?;
-        let all = living();
+        let all = Snapshot::living();
         let examined: Vec<Examination> = found.iter().map(|found| Examination::of(found, &all, None)).collect();
         let measured = self.measure(&found);
         let sidekiqs = examined.into_iter().zip(measured).map(|(one, measured)| one.with(measured)).collect();
@@ -122,7 +122,7 @@ impl Trial {
                 self.show_output();
                 return Err(format!("the command ended before a Sidekiq stood ({status})"));
             }
-            let found = find(&living(), &self.directory);
+            let found = find(&Snapshot::living(), &self.directory);
             let standing: Vec<i32> =
                 found.iter().filter(|found| stands(found)).map(|found| found.snapshot.pid).collect();
             if standing.is_empty() || standing.len() < found.len() || standing != before {

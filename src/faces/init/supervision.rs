@@ -179,7 +179,7 @@ impl Supervision {
             let first = process(first);
             !by_group && self.code.is_none() && !recipients::stands_between(first.program) && first.handles(signal)
         });
-        alone.map_or_else(living, |first| vec![first])
+        alone.map_or_else(Snapshot::living, |first| vec![first])
     }
 
     fn remember(&mut self, found: &Recipients, snapshots: &[Snapshot]) {
@@ -262,7 +262,7 @@ impl Supervision {
             self.workers.clear();
             return;
         }
-        let snapshots = living();
+        let snapshots = Snapshot::living();
         let processes: Vec<Process> = snapshots.iter().map(process).collect();
         let workers = recipients::sidekiqs(&processes, Pid::this().as_raw()).into_iter();
         let workers = workers.map(|pid| recipients::Worker { pid, is_told: false }).collect();
@@ -317,7 +317,7 @@ impl Supervision {
             let keeps_on = process(snapshot).handles(Signal::SIGTSTP.into()) && snapshot.state != 'T';
             group == Ok(self.first) && !keeps_on
         };
-        for snapshot in living().iter().filter(|snapshot| is_stopped(snapshot)) {
+        for snapshot in Snapshot::living().iter().filter(|snapshot| is_stopped(snapshot)) {
             let _ = children::send(snapshot.pid, Signal::SIGCONT.into());
         }
     }
@@ -328,7 +328,7 @@ impl Supervision {
         let mut is_said = false;
         loop {
             while children::reap().is_some() {}
-            let snapshots = living();
+            let snapshots = Snapshot::living();
             let processes: Vec<Process> = snapshots.iter().map(process).collect();
             let mut left = recipients::descendants(&processes, Pid::this().as_raw());
             if snapshots.is_empty() && self.code.is_none() {
@@ -359,10 +359,6 @@ impl Supervision {
 
 fn has_come(time: Instant) -> bool {
     time <= Instant::now()
-}
-
-fn living() -> Vec<Snapshot> {
-    Snapshot::all().into_iter().filter(|snapshot| !snapshot.has_ended()).collect()
 }
 
 fn process(snapshot: &Snapshot) -> Process {
