@@ -420,10 +420,13 @@ fn misuse_is_exit_2_and_says_what_would_be_right() {
 
 #[test]
 fn help_has_examples_that_work_and_the_exit_codes() {
-    let app = App::with(&living(State::Running));
+    // Of one that has ended: the examples tell Sidekiqs to stop, and one that lives would be this test.
+    let app = App::with(&gone(State::Stopped));
     let (code, help, _) = app.call(&["--help"]);
     assert_eq!(code, 0);
-    assert!(help.contains("Exit codes: 0 yes, 1 no (the reason is printed), 2 misuse, 3 could not tell (doctor)."));
+    assert!(help.contains(
+        "Exit codes: 0 yes, 1 no (the reason is printed), 2 misuse, 3 could not tell (doctor), 124 timed out"
+    ));
     let examples: Vec<&str> = help.lines().filter_map(|line| line.strip_prefix("  sidekiq-lifecycle ")).collect();
     assert!(examples.len() >= 4, "{help}");
     for example in examples {
@@ -431,7 +434,7 @@ fn help_has_examples_that_work_and_the_exit_codes() {
         let arguments: Vec<&str> = words.collect();
         assert_ne!(app.call(&arguments).0, 2, "{example}");
     }
-    for subcommand in ["check", "status", "path"] {
+    for subcommand in ["check", "status", "quiet", "stop", "wait", "path", "completions", "man"] {
         let (code, help, _) = app.call(&[subcommand, "--help"]);
         assert!(code == 0 && help.contains(&format!("Usage: sidekiq-lifecycle {subcommand}")), "{help}");
     }

@@ -9,6 +9,7 @@ RSpec.describe SidekiqLifecycle::Ending do
     script = <<~RUBY
       require "json"
       require "sidekiq_lifecycle"
+      %w[HUP INT TERM].each { |signal| trap(signal, "DEFAULT") } # nohup, for one, has had HUP ignored
       at_exit { puts JSON.generate(SidekiqLifecycle::Ending.of($!)) }
       #{code}
     RUBY

@@ -15,7 +15,7 @@
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -136,17 +136,10 @@ impl Entry {
     pub fn facts(&self) -> Facts {
         match &self.record {
             Ok(record) => record.facts(),
-            Err(reason) => Facts {
-                pid: self.pid,
-                presence: if self.may_be_of_the_living() { Presence::Here } else { Presence::Gone },
-                state: State::Booting,
-                drained: false,
-                busy: 0,
-                beat_age: None,
-                ended: None,
-                withheld: None,
-                unreadable: Some(reason.clone()),
-            },
+            Err(reason) => {
+                let presence = if self.may_be_of_the_living() { Presence::Here } else { Presence::Gone };
+                Facts::unknown(self.pid, presence, reason.clone())
+            }
         }
     }
 
@@ -203,6 +196,24 @@ impl Directory {
         }
     }
 
+    /// What one process has registered; `None` if nothing is there.
+    ///
+    /// # Errors
+    /// As [`Directory::read`].
+    pub fn entry(&self, pid: i32) -> Result<Option<Entry>, Error> {
+        Ok(self.processes()?.entry(pid))
+    }
+
+    /// Opens `processes` to read.
+    ///
+    /// # Errors
+    /// As [`Directory::read`].
+    pub fn processes(&self) -> Result<Processes, Error> {
+        let descriptor = self.open_processes(&open_directory(&self.path)?)?;
+        let stat = fstat(&descriptor).map_err(|errno| Error::new(&self.path, errno))?;
+        Ok(Processes { place: place(&stat), descriptor })
+    }
+
     /// Opens the directory, made if need be (mode 0755 less the umask).
     ///
     /// # Errors
@@ -232,13 +243,32 @@ impl Directory {
         let mut entries: Vec<Entry> = names
             .iter()
             .filter_map(|name| name.parse::<i32>().ok().filter(|pid| *pid > 0 && pid.to_string() == *name))
-            .filter_map(|pid| {
-                let record = read_record(processes, pid).transpose()?;
-                Some(Entry { pid, record, written: written(processes, pid) })
-            })
+            .filter_map(|pid| entry(processes, pid))
             .collect();
         entries.sort_by_key(|entry| (entry.record.as_ref().ok().map(|record| record.since), entry.pid));
         Ok(entries)
+    }
+}
+
+/// A descriptor of `processes`. A process that is registered there keeps one, by which an observer finds its record
+/// ([`super::finder`]); an observer keeps one to read what a process has said last, when the way there is gone with it.
+#[derive(Debug)]
+pub struct Processes {
+    descriptor: OwnedFd,
+    /// Device and inode.
+    place: (u64, u64),
+}
+
+impl Processes {
+    /// What one process has registered; `None` if nothing is there.
+    #[must_use]
+    pub fn entry(&self, pid: i32) -> Option<Entry> {
+        entry(&self.descriptor, pid)
+    }
+
+    /// Whether the descriptor still is what it was: in somebody else's process, others may close what is not theirs.
+    fn is_sound(&self) -> bool {
+        fstat(&self.descriptor).is_ok_and(|stat| place(&stat) == self.place)
     }
 }
 
@@ -269,6 +299,20 @@ impl Open<'_> {
             std::thread::sleep(Duration::from_millis(5));
         }
         None
+    }
+
+    /// A descriptor of `processes` to keep: the one that is `held`, unless the directory was made anew since.
+    #[must_use]
+    pub fn keep(&self, held: Option<Processes>) -> Option<Processes> {
+        let place = fstat(&self.processes).ok().map(|stat| place(&stat))?;
+        match held {
+            Some(held) if held.is_sound() && held.place == place => return Some(held),
+            Some(held) if held.is_sound() => drop(held),
+            // The number is somebody else's by now, and not ours to close.
+            Some(held) => drop(held.descriptor.into_raw_fd()),
+            None => {}
+        }
+        Some(Processes { descriptor: self.processes.try_clone().ok()?, place })
     }
 
     /// Writes a process's record. Where there is no room the old one is written over, for a health check must not take
@@ -609,6 +653,16 @@ fn names(directory: &OwnedFd) -> nix::Result<Vec<String>> {
     listing.iter().map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
 }
 
+fn entry(processes: &OwnedFd, pid: i32) -> Option<Entry> {
+    let record = read_record(processes, pid).transpose()?;
+    Some(Entry { pid, record, written: written(processes, pid) })
+}
+
+#[allow(clippy::useless_conversion)] // of types that differ between systems
+fn place(stat: &FileStat) -> (u64, u64) {
+    (u64::try_from(stat.st_dev).unwrap_or_default(), u64::try_from(stat.st_ino).unwrap_or_default())
+}
+
 /// `Ok(None)`: it has gone meanwhile.
 fn read_record(processes: &impl AsFd, pid: i32) -> Result<Option<Record>, String> {
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
@@ -618,10 +672,10 @@ fn read_record(processes: &impl AsFd, pid: i32) -> Result<Option<Record>, String
         Err(Errno::ELOOP) => return Err("it is a symbolic link".to_owned()),
         Err(errno) => return Err(errno.desc().to_owned()),
     };
-    if !fstat(&file).is_ok_and(|stat| is_regular(&stat)) {
-        return Err("it is not a file".to_owned());
-    }
-    let mut json = Vec::new();
+    let Some(stat) = fstat(&file).ok().filter(is_regular) else { return Err("it is not a file".to_owned()) };
+    // With room for one byte more it is read at once, and its end is seen.
+    let size = u64::try_from(stat.st_size).unwrap_or_default().min(RECORD_LIMIT) + 1;
+    let mut json = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
     File::from(file).take(RECORD_LIMIT).read_to_end(&mut json).map_err(|error| error.to_string())?;
     let record = Record::parse(&json)?;
     if record.identity.pid != pid {

@@ -3,8 +3,10 @@
 #[cfg(target_os = "linux")]
 pub mod children;
 pub mod directory;
+pub mod finder;
 #[cfg(target_os = "linux")]
 pub mod namespace;
+pub mod notify;
 pub mod platform;
 pub mod process;
 pub mod record;
@@ -12,3 +14,5 @@ pub mod signals;
 pub mod snapshot;
 #[cfg(target_os = "linux")]
 pub mod trace;
+#[cfg(target_os = "linux")]
+pub mod watch;

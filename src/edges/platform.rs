@@ -34,6 +34,8 @@ pub struct Service {
     pub stop_timeout: Option<StopTimeout>,
     /// KillMode.
     pub kill_mode: Option<KillMode>,
+    /// The process is its main one, and systemd listens to what it says (NotifyAccess): it may ask for more time.
+    pub is_heard: bool,
 }
 
 /// Asks systemd for the service of a process; `None` if it is in none, or there is no systemd here. That takes a process
@@ -49,8 +51,10 @@ pub fn service(pid: i32) -> Option<Service> {
     if unit.is_users {
         command.arg("--user");
     }
-    command.args(["show", "--property=TimeoutStopUSec", "--property=KillMode", "--", &unit.name]);
-    Some(parse_service(&unit.name, &output(&mut command)?))
+    let properties =
+        ["TimeoutStopUSec", "KillMode", "NotifyAccess", "MainPID"].map(|name| format!("--property={name}"));
+    command.arg("show").args(properties).args(["--", &unit.name]);
+    Some(parse_service(pid, &unit.name, &output(&mut command)?))
 }
 
 struct Unit {
@@ -70,12 +74,14 @@ fn unit(cgroups: &str) -> Option<Unit> {
     })
 }
 
-fn parse_service(unit: &str, text: &str) -> Service {
+fn parse_service(pid: i32, unit: &str, text: &str) -> Service {
     let property = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
     let seconds = property("TimeoutStopUSec").and_then(parse_systemd);
     Service {
         stop_timeout: seconds.map(|seconds| StopTimeout { seconds, source: Source::Systemd(unit.to_owned()) }),
         kill_mode: property("KillMode").and_then(KillMode::named),
+        is_heard: property("MainPID") == Some(&pid.to_string())
+            && property("NotifyAccess").is_some_and(|access| access != "none"),
     }
 }
 
@@ -120,10 +126,19 @@ mod tests {
 
     #[test]
     fn what_systemctl_shows() {
-        let service = parse_service("shop.service", "KillMode=mixed\nTimeoutStopUSec=1min 30s\n");
+        let service = parse_service(7, "shop.service", "KillMode=mixed\nTimeoutStopUSec=1min 30s\n");
         assert_eq!(service.kill_mode, Some(KillMode::Mixed));
         assert_eq!(service.stop_timeout.unwrap().seconds, 90.0);
-        assert_eq!(parse_service("x", ""), Service { stop_timeout: None, kill_mode: None });
+        assert_eq!(parse_service(7, "x", ""), Service { stop_timeout: None, kill_mode: None, is_heard: false });
+        for (text, is_heard) in [
+            ("NotifyAccess=main\nMainPID=7\n", true),
+            ("NotifyAccess=all\nMainPID=7\n", true),
+            ("NotifyAccess=all\nMainPID=77\n", false),
+            ("NotifyAccess=none\nMainPID=7\n", false),
+            ("MainPID=7\n", false),
+        ] {
+            assert_eq!(parse_service(7, "x", text).is_heard, is_heard, "{text}");
+        }
     }
 
     #[test]

@@ -234,14 +234,17 @@ pub fn relay() -> Option<BorrowedFd<'static>> {
 }
 
 /// Async-signal-safe.
-fn tell_relay(_signal: libc::c_int) {
-    #[cfg(target_os = "linux")]
+#[cfg(target_os = "linux")]
+fn tell_relay(signal: libc::c_int) {
     if let Some(relay) = relay() {
         let saved = Errno::last();
-        let _ = super::trace::tell(relay.as_raw_fd(), super::trace::Message::Heard(_signal));
+        let _ = super::trace::tell(relay.as_raw_fd(), super::trace::Message::Heard(signal));
         saved.set();
     }
 }
+
+#[cfg(not(target_os = "linux"))]
+fn tell_relay(_: libc::c_int) {}
 
 // ---- the boot guard ----
 

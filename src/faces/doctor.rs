@@ -13,12 +13,11 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::edges::directory::Directory;
+use crate::edges::finder::{self, Found};
 use crate::edges::platform;
-use crate::edges::record::Record;
 use crate::edges::snapshot::Snapshot;
 use crate::rules::diagnosis::Verdict;
 use crate::rules::program::Sidekiq;
-use crate::rules::state::State;
 use examination::Examination;
 
 /// The version of the JSON; it grows when a field changes its meaning or goes.
@@ -80,58 +79,10 @@ impl Report {
     }
 }
 
-/// A Sidekiq, and what it says of itself.
-#[derive(Clone, Debug)]
-struct Found {
-    snapshot: Snapshot,
-    record: Option<Record>,
-    directory: Directory,
-}
-
+/// The living Sidekiqs of a lifecycle directory, or, where there are none, those of /proc.
 fn find(all: &[Snapshot], directory: &Directory) -> Vec<Found> {
-    let registered: Vec<Found> =
-        records(directory).into_iter().filter_map(|record| registered(all, record, directory)).collect();
-    if registered.is_empty() {
-        all.iter().filter(|snapshot| is_sidekiq(snapshot, all)).map(unregistered).collect()
-    } else {
-        registered
-    }
-}
-
-fn registered(all: &[Snapshot], record: Record, directory: &Directory) -> Option<Found> {
-    let snapshot = all.iter().find(|snapshot| is_of(&record, snapshot))?.clone();
-    let counts = record.state != State::Stopped;
-    counts.then(|| Found { snapshot, record: Some(record), directory: directory.clone() })
-}
-
-/// The directory is where the gem would put it by itself; its variable cannot be seen, for Ruby writes its title over
-/// the environment that /proc shows.
-fn unregistered(snapshot: &Snapshot) -> Found {
-    let directory = Directory::new(&examination::default_directory(snapshot), None);
-    let record = records(&directory).into_iter().find(|record| is_of(record, snapshot));
-    Found { snapshot: snapshot.clone(), record, directory }
-}
-
-/// A child that a Sidekiq forks has its title, and is none.
-fn is_sidekiq(snapshot: &Snapshot, all: &[Snapshot]) -> bool {
-    let is_one = |snapshot: &Snapshot| snapshot.sidekiq().is_some();
-    let is_child = || all.iter().any(|parent| parent.pid == snapshot.parent && is_one(parent));
-    is_one(snapshot) && !is_child()
-}
-
-fn records(directory: &Directory) -> Vec<Record> {
-    directory.read().unwrap_or_default().into_iter().filter_map(|entry| entry.record.ok()).collect()
-}
-
-/// A record speaks of pids as its own PID namespace has them.
-fn is_of(record: &Record, snapshot: &Snapshot) -> bool {
-    let is_same_place = match (record.identity.pid_namespace, snapshot.namespace) {
-        (Some(recorded), Some(seen)) => recorded == seen,
-        _ => true,
-    };
-    is_same_place
-        && record.identity.pid == snapshot.own_pid()
-        && record.identity.start_time == Some(snapshot.start_time)
+    let registered = finder::registered(directory).unwrap_or_default().living;
+    if registered.is_empty() { finder::among(all) } else { registered }
 }
 
 fn is_started(snapshot: &Snapshot) -> bool {

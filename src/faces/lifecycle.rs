@@ -9,16 +9,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 use nix::unistd::getpid;
 
-use crate::edges::directory::{Directory, Durability, Error};
+use crate::edges::directory::{Directory, Durability, Error, Processes};
+use crate::edges::notify::Socket;
 use crate::edges::platform;
 use crate::edges::record::{About, Record};
 use crate::edges::signals::{self, OBSERVED, Observer};
 use crate::faces::report::Process;
 use crate::faces::signal_path;
+use crate::rules::notice::{self, Situation, Told, Watchdog};
 use crate::rules::probe::Presence;
 use crate::rules::state::{Event, Progress, State};
 use crate::rules::time::{self, Source, StopTimeout};
@@ -30,8 +33,30 @@ pub struct Lifecycle {
     directory: Directory,
     inner: Mutex<Inner>,
     /// Held while the disk is written, so that what is written last is what is true last. `inner` is not held
-    /// meanwhile: a status never waits for a disk.
-    writing: Mutex<()>,
+    /// meanwhile: a status never waits for a disk. In it is what the record is found by.
+    writing: Mutex<Option<Processes>>,
+    /// Held while the service manager is told, for the same reason; `inner` is not.
+    manager: Mutex<Option<Manager>>,
+}
+
+/// The service manager that has launched the process, and what it has been told.
+#[derive(Debug)]
+struct Manager {
+    socket: Socket,
+    told: Told,
+    /// Ruby's heart feeds its watchdog.
+    is_fed: bool,
+    /// Since when Sidekiq's own timeout may be running.
+    stopping_since: Option<Instant>,
+}
+
+/// What is told to a service manager from now on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Speaks {
+    /// When the process is ready, and when it stops.
+    pub of_state: bool,
+    /// That Ruby's heart beats, for the watchdog.
+    pub of_heart: bool,
 }
 
 #[derive(Debug)]
@@ -57,7 +82,13 @@ impl Lifecycle {
             record: Record::begin(about, ready_file),
             problems: BTreeMap::new(),
         };
-        let lifecycle = Self { owner: getpid().as_raw(), directory, inner: Mutex::new(inner), writing: Mutex::new(()) };
+        let lifecycle = Self {
+            owner: getpid().as_raw(),
+            directory,
+            inner: Mutex::new(inner),
+            writing: Mutex::new(None),
+            manager: Mutex::new(None),
+        };
         let swept = sweep(&lifecycle.directory, preloaded_by);
         lifecycle.note("directory", swept.err().map(|error| error.to_string()));
         lifecycle.look_at_path();
@@ -80,6 +111,27 @@ impl Lifecycle {
             self.known(|inner| inner.requires_path = required);
             self.look_at_path();
         }
+    }
+
+    /// Begins to speak to the service manager, if one has launched this process (`$NOTIFY_SOCKET`). Ruby's heart beats
+    /// every `pause` seconds.
+    pub fn notify(&self, pause: f64) -> Speaks {
+        if !self.is_ours() {
+            return Speaks::default();
+        }
+        let socket = Socket::of_environment();
+        self.note("systemd", socket.as_ref().err().cloned());
+        let Ok(Some(socket)) = socket else { return Speaks::default() };
+        let of_environment = |name| std::env::var(name).ok();
+        let (usec, pid) = (of_environment("WATCHDOG_USEC"), of_environment("WATCHDOG_PID"));
+        let watchdog = notice::watchdog(usec.as_deref(), pid.as_deref(), self.owner, pause);
+        let is_fed = watchdog == Watchdog::Heart;
+        let problem = if let Watchdog::Sidekiqs(problem) = watchdog { Some(problem) } else { None };
+        self.note("watchdog", problem);
+        *self.manager.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Manager { socket, told: Told::default(), is_fed, stopping_since: None });
+        self.tell_manager(false);
+        Speaks { of_state: true, of_heart: is_fed }
     }
 
     /// Begins to hear of TERM, INT and TSTP the moment they arrive, on a thread of its own. Call it once Sidekiq has
@@ -133,6 +185,13 @@ impl Lifecycle {
     pub fn stopping(&self) {
         self.catch_up();
         self.happened(Event::Stopped, Some("stop was called".to_owned()));
+        // Ruby may have come to it long after the signal, and its own timeout has only just begun.
+        if self.is_ours() {
+            if let Some(manager) = self.manager.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+                manager.stopping_since = None;
+            }
+            self.tell_manager(false);
+        }
     }
 
     /// Ruby's heart has beaten, with `busy` jobs in hand.
@@ -146,6 +205,7 @@ impl Lifecycle {
         });
         self.look_for_strangers();
         self.look_at_path();
+        self.tell_manager(true);
         self.publish(Durability::Whole);
     }
 
@@ -159,6 +219,7 @@ impl Lifecycle {
             is_news
         };
         if self.is_ours() && self.known(is_news) {
+            self.tell_manager(false);
             self.publish(Durability::Whole);
         }
     }
@@ -174,6 +235,7 @@ impl Lifecycle {
         };
         let is_news = self.is_ours() && self.known(is_news);
         if is_news {
+            self.tell_manager(false);
             self.publish(Durability::Flushed);
         }
         is_news
@@ -244,7 +306,8 @@ impl Lifecycle {
     /// Withdraws the record and leaves the directory to others: the application has chosen another one.
     pub fn retire(&self) {
         if self.is_ours() {
-            let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut held = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+            *held = None;
             let retired = self.directory.open().and_then(|open| {
                 let _lock = open.lock();
                 open.withdraw_record(self.owner)?;
@@ -287,15 +350,44 @@ impl Lifecycle {
             let withdrawn = self.directory.open().and_then(|open| open.withdraw_ready());
             self.note("directory", withdrawn.err().map(|error| error.to_string()));
         }
+        self.tell_manager(false);
         self.publish(Durability::Flushed);
     }
 
+    /// Tells the service manager how it stands. What did not reach it is said again at the next beat.
+    fn tell_manager(&self, heart_has_beaten: bool) {
+        let mut manager = self.manager.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Manager { socket, told, is_fed, stopping_since }) = manager.as_mut() else { return };
+        let record = self.record();
+        let time = record.about.timeout.filter(|_| record.state == State::Stopping);
+        let left = time.map(|timeout| {
+            let since = stopping_since.get_or_insert_with(Instant::now);
+            timeout + time::EPILOGUE - since.elapsed().as_secs_f64()
+        });
+        let now = Situation {
+            state: record.state,
+            drained: record.drained,
+            withheld: record.withheld.as_deref(),
+            busy: record.busy,
+            concurrency: record.about.concurrency,
+            left: left.unwrap_or_default(),
+            exit_status: record.exit_status,
+            why: record.why.as_deref(),
+        };
+        let sent = socket.send(&notice::notice(*told, &now, heart_has_beaten && *is_fed));
+        if sent.is_ok() {
+            *told = told.with(&now);
+        }
+        self.note("systemd", sent.err());
+    }
+
     fn publish(&self, durability: Durability) {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let record = self.record();
         let published = self.directory.open().and_then(|open| {
             // Before the lock: what is true of this process waits for nobody, and whoever settles last has read it.
             let written = open.publish_record(&record, durability);
+            *held = open.keep(held.take());
             let _lock = open.lock();
             // Whatever became of the record, the sentinels must not lie.
             let settled = open.settle(|| Some(self.record()));

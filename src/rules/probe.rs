@@ -68,6 +68,22 @@ pub struct Facts {
 pub type Answer = Result<(), String>;
 
 impl Facts {
+    /// Of a process of which no more is known than whether it is there, and why.
+    #[must_use]
+    pub fn unknown(pid: i32, presence: Presence, reason: String) -> Self {
+        Self {
+            pid,
+            presence,
+            state: State::Booting,
+            drained: false,
+            busy: 0,
+            beat_age: None,
+            ended: None,
+            withheld: None,
+            unreadable: Some(reason),
+        }
+    }
+
     /// Whether the process counts when a directory is asked: it is there and has not said that it ended.
     #[must_use]
     pub fn counts(&self) -> bool {

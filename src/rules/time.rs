@@ -72,6 +72,20 @@ pub fn problem(timeout: f64, stop: &StopTimeout) -> Option<String> {
     })
 }
 
+/// A stretch of time for people, in its two largest units.
+#[must_use]
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // `as` saturates, which is what is wanted here
+pub fn stretch(seconds: f64) -> String {
+    let seconds = seconds as u64;
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, minutes) => format!("{minutes} min {} s", seconds % 60),
+        (0, hours, minutes) => format!("{hours} h {} min", minutes % 60),
+        (days, hours, _) => format!("{days} d {} h", hours % 24),
+    }
+}
+
 /// Reads `$ECS_CONTAINER_STOP_TIMEOUT`: a duration as Go writes it ("30s", "1m30s"), or plain seconds.
 #[must_use]
 pub fn parse_go(text: &str) -> Option<f64> {
@@ -120,6 +134,21 @@ fn parse(text: &str, units: &[(&str, f64)]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stretches_of_time() {
+        for (seconds, text) in [
+            (0.0, "0 s"),
+            (59.9, "59 s"),
+            (60.0, "1 min 0 s"),
+            (3599.0, "59 min 59 s"),
+            (3661.0, "1 h 1 min"),
+            (90061.0, "1 d 1 h"),
+            (-1.0, "0 s"),
+        ] {
+            assert_eq!(stretch(seconds), text);
+        }
+    }
 
     fn stop(seconds: f64) -> StopTimeout {
         StopTimeout { seconds, source: Source::Setting }

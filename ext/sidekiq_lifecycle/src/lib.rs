@@ -44,6 +44,14 @@ impl Process {
         })
     }
 
+    /// Whether the service manager is told of its state, and whether of Ruby's heart.
+    fn notify(ruby: &Ruby, this: &Self, pause: f64) -> Result<(bool, bool), Error> {
+        this.write(ruby, |lifecycle| {
+            let speaks = lifecycle.notify(pause);
+            (speaks.of_state, speaks.of_heart)
+        })
+    }
+
     fn observe(ruby: &Ruby, this: &Self) -> Result<(), Error> {
         guarded(ruby, || this.0.observe().map_err(|error| raise(ruby, error)))
     }
@@ -202,6 +210,7 @@ fn init(ruby: &Ruby) -> Result<(), Error> {
     let process = module.define_class("Process", ruby.class_object())?;
     process.define_singleton_method("begin", function!(Process::begin, 4))?;
     process.define_method("describe", method!(Process::describe, 1))?;
+    process.define_method("notify", method!(Process::notify, 1))?;
     process.define_method("observe", method!(Process::observe, 0))?;
     process.define_method("arrived", method!(Process::arrived, 1))?;
     process.define_method("started", method!(Process::started, 0))?;

@@ -7,9 +7,9 @@ use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 use serde::Serialize;
 
-use super::{Found, is_of};
 use crate::edges::directory::health::Health;
-use crate::edges::directory::{DEFAULT, Directory, Entry};
+use crate::edges::directory::{Directory, Entry};
+use crate::edges::finder::{Found, is_elsewhere, is_of};
 use crate::edges::platform::Service;
 use crate::edges::snapshot::{Mask, Snapshot};
 use crate::faces::lifecycle::stop_timeout;
@@ -18,7 +18,7 @@ use crate::rules::path::{Asked, Effect, Fate, KillMode, Path};
 use crate::rules::probe::{Facts, Presence};
 use crate::rules::program::{Program, Sidekiq};
 use crate::rules::state::State;
-use crate::rules::time::{self, StopTimeout};
+use crate::rules::time::{self, Source, StopTimeout};
 
 /// One Sidekiq.
 #[derive(Debug, Serialize)]
@@ -94,6 +94,8 @@ pub struct Time {
     /// Sidekiq's `-t`.
     pub timeout: Option<f64>,
     pub stop_timeout: Option<StopTimeout>,
+    /// It asks systemd for the time that it needs when it is told to stop.
+    pub is_extended: bool,
     pub problem: Option<String>,
 }
 
@@ -119,11 +121,17 @@ impl Examination {
         let about = record.as_ref().map(|record| record.about.clone()).unwrap_or_default();
         let stop = stop_timeout(&about);
         let stop_problem = stop.as_ref().err().cloned();
+        let is_heard = service.as_ref().is_some_and(|service| service.is_heard);
         let stop = stop.ok().flatten().or_else(|| service.and_then(|service| service.stop_timeout));
+        let is_systemds = matches!(&stop, Some(StopTimeout { source: Source::Systemd(_), .. }));
+        // One without the gem says when it stops, but asks for nothing.
+        let is_extended = is_systemds && is_heard && record.is_some() && !about.embedded;
+        let too_short = about.timeout.zip(stop.as_ref()).and_then(|(timeout, stop)| time::problem(timeout, stop));
         let time = Time {
             timeout: about.timeout,
-            problem: stop_problem.or_else(|| time::problem(about.timeout?, stop.as_ref()?)),
+            problem: stop_problem.or(too_short.filter(|_| !is_extended)),
             stop_timeout: stop,
+            is_extended,
         };
         let version = match snapshot.sidekiq() {
             Some(Sidekiq::Started { version }) => Some(version),
@@ -261,21 +269,6 @@ fn has_gem(snapshot: &Snapshot, has_record: bool) -> Option<bool> {
     }
     let maps = fs::read_to_string(format!("/proc/{}/maps", snapshot.pid)).ok()?;
     Some(maps.contains("/sidekiq_lifecycle"))
-}
-
-/// Where the gem puts its directory if nobody says otherwise: below the working directory. A Sidekiq in another mount
-/// namespace is reached through /proc.
-pub(super) fn default_directory(snapshot: &Snapshot) -> PathBuf {
-    let place = format!("/proc/{}", snapshot.pid);
-    match fs::read_link(format!("{place}/cwd")) {
-        Ok(directory) if !is_elsewhere(snapshot) => directory.join(DEFAULT),
-        _ => PathBuf::from(place).join("cwd").join(DEFAULT),
-    }
-}
-
-fn is_elsewhere(snapshot: &Snapshot) -> bool {
-    let mounts = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
-    mounts("self").is_some_and(|own| mounts(&snapshot.pid.to_string()).is_some_and(|theirs| theirs != own))
 }
 
 fn health(found: &Found, all: &[Snapshot], ready_file: Option<&String>) -> Health {

@@ -116,6 +116,12 @@ fn time(sidekiq: &Examination) -> Row {
     let time = &sidekiq.time;
     let (text, is_bad) = match (&time.problem, time.timeout, &time.stop_timeout) {
         (Some(problem), ..) => (problem.clone(), true),
+        (None, Some(timeout), Some(stop)) if timeout + EPILOGUE > stop.seconds => {
+            let text = format!(
+                "-t {timeout} and Sidekiq's own {EPILOGUE} s are asked of systemd when it stops, as the {stop} is too short"
+            );
+            (text, false)
+        }
         (None, Some(timeout), Some(stop)) => {
             (format!("-t {timeout} and Sidekiq's own {EPILOGUE} s fit into the {stop}"), false)
         }

@@ -18,8 +18,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::examination::{Examination, Measured};
-use super::{Found, Report, find, is_started, records};
+use super::{Report, find, is_started};
 use crate::edges::directory::Directory;
+use crate::edges::finder::Found;
 use crate::edges::namespace;
 use crate::edges::record::Record;
 use crate::edges::snapshot::Snapshot;
@@ -277,7 +278,8 @@ impl Drop for Trial {
 
 fn record(found: &Found) -> Option<Record> {
     let identity = &found.record.as_ref()?.identity;
-    records(&found.directory).into_iter().find(|record| record.identity == *identity)
+    let record = found.directory.entry(identity.pid).ok()??.record.ok()?;
+    Some(record).filter(|record| record.identity == *identity)
 }
 
 fn stands(found: &Found) -> bool {

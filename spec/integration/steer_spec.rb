@@ -1,0 +1,480 @@
+# frozen_string_literal: true
+
+require "io/console"
+require "pty"
+
+RSpec.describe "quiet, stop, wait and status, on this machine" do
+  def names(worker) = "process #{worker.pid}"
+
+  # What the command says to machines: [exit status, the JSON].
+  def ask(*arguments)
+    json, _, status = Open3.capture3(Sandbox::COMMAND, *arguments.map(&:to_s), "--json", chdir: app)
+    [status.exitstatus, JSON.parse(json)]
+  end
+
+  # The command, going on in the background once it has said its first line.
+  def begin_command(*arguments)
+    first = Queue.new
+    thread = Thread.new do
+      Open3.popen2e(Sandbox::COMMAND, *arguments.map(&:to_s), chdir: app) do |_, out, ended|
+        said = out.gets
+        first << true
+        said += out.read
+        [ended.value.exitstatus, said]
+      end
+    end
+    thread.tap { first.pop }
+  end
+
+  # Starts a job that goes on until {#release}.
+  def occupy(jobs: 1)
+    jobs.times { |n| push("Evaluate", %(note "#{n} begins"; sleep 0.02 until File.exist?("go"); note "#{n} ends")) }
+    wait_until("the jobs begin") { notes.grep(/begins/).size == jobs }
+  end
+
+  def release = FileUtils.touch(file("go"))
+  def state(worker) = record(worker.pid)&.values_at("state", "drained")
+
+  # The command at a terminal of its own: yields it, what was shown so far, and its pid; returns the exit status and all
+  # that was shown.
+  def at_terminal(*arguments)
+    shown = +""
+    PTY.spawn({ "TERM" => "xterm" }, Sandbox::COMMAND, *arguments, chdir: app) do |terminal, keys, pid|
+      terminal.winsize = [24, 100]
+      reader = Thread.new do
+        loop { shown << terminal.readpartial(4096).force_encoding("UTF-8") }
+      rescue EOFError, Errno::EIO
+        nil
+      end
+      yield terminal, keys, shown
+      status = nil
+      wait_until("the command ends: #{shown}") { status ||= Process.wait2(pid, Process::WNOHANG)&.last }
+      reader.join
+      return [status.exitstatus, shown]
+    end
+  end
+
+  describe "quiet" do
+    it "tells, and returns" do
+      worker = start_ready
+      occupy
+      expect(command("quiet")).to eq([0, "told to be quiet: #{names(worker)}\n"])
+      wait_until("quiet") { state(worker) == ["quiet", false] }
+      expect(command("wait", "quiet").first).to eq(0)
+      expect(check("ready").first).to eq(1)
+    end
+
+    it "waits until it has drained, says how far it is, and leaves one that is quiet alone" do
+      worker = start_ready
+      occupy(jobs: 2)
+      waiting = begin_command("quiet", "--wait", "--timeout", "10m")
+      wait_until("quiet") { state(worker) == ["quiet", false] }
+      expect(waiting).to be_alive
+      release
+      code, said = waiting.value
+      expect(code).to eq(0)
+      expect(said.lines.first).to match(/\A0 of 1 drained(, 2 jobs running)?\n\z/)
+      expect(said.lines.last).to match(/\Adrained after \d+ s: #{names(worker)}\n\z/)
+      expect([state(worker), notes.grep(/ends/).size]).to eq([["quiet", true], 2])
+      expect(command("quiet", "--wait")).to eq([0, "drained after 0 s: #{names(worker)}\n"])
+    end
+
+    it "ends with 124 when the time is over, and says what stays and what to do" do
+      worker = start_ready
+      occupy
+      code, said = command("quiet", "--wait", "--timeout", "1s")
+      expect(code).to eq(124)
+      expect(said.lines.last).to start_with("timed out after 1 s, not drained: #{names(worker)} is quiet, ")
+      expect(said).to end_with("; #{names(worker)} told to be quiet, and stays so: sidekiq-lifecycle wait drained " \
+                               "waits on, sidekiq-lifecycle stop ends it\n")
+      expect(state(worker)).to eq(["quiet", false])
+    end
+  end
+
+  describe "stop" do
+    it "stops, and waits until all have ended; a second time it has nothing to do" do
+      workers = %w[one two].map { |name| start(name:) }
+      workers.each { |worker| wait_until("ready") { record(worker.pid)&.fetch("state") == "running" } }
+      code, said = command("stop")
+      expect([code, said.lines.last]).to match([0, /\Astopped after \d+ s: 2 processes \(\d+, \d+\)\n\z/])
+      expect(workers.map(&:exit_code)).to eq([0, 0])
+      code, said = command("stop")
+      expect([code, said]).to match([0, /\Astopped already: process \d+ has stopped \(exit 0, SIGTERM\)\n\z/])
+      expect(command("quiet")).to match([1, /\Anot quiet: process \d+ has stopped/])
+    end
+
+    it "drains first" do
+      worker = start_ready
+      occupy
+      stopping = begin_command("stop", "--drain-first", "--timeout", "10m")
+      wait_until("quiet") { state(worker) == ["quiet", false] }
+      release
+      expect(stopping.value).to match([0, /^stopped after \d+ s: #{names(worker)}\n\z/])
+      expect([worker.exit_code, notes.last, queued]).to eq([0, "0 ends", 0])
+    end
+
+    it "does not go on to TERM when the drain takes too long" do
+      worker = start_ready
+      occupy
+      code, said = command("stop", "--drain-first", "--timeout", "1s")
+      expect([code, said]).to match([124, /stays so: sidekiq-lifecycle wait drained waits on/])
+      expect(state(worker)).to eq(["quiet", false])
+    end
+
+    it "kills what does not end, and says that its jobs are lost" do
+      worker = start_ready(timeout: 60)
+      occupy
+      code, said = command("stop", "--kill-after", "1s")
+      expect(code).to eq(1)
+      expect(said).to include("#{names(worker)} has not ended within 1 s of SIGTERM: killed\n")
+      expect(said.lines.last).to eq("#{names(worker)} killed; the jobs it had are lost\n")
+      expect(worker.exit_code).to eq(137)
+    end
+
+    it "says of a frozen process that it is, and what to do" do
+      worker = start_ready
+      worker.signal(:STOP)
+      code, said = command("stop", "--timeout", "1s")
+      expect(code).to eq(124)
+      frozen = "it is frozen by a SIGSTOP or Ctrl-Z, and hears nothing: kill -CONT #{worker.pid};"
+      expect(said.lines.last).to include(frozen, "told to stop, and will: sidekiq-lifecycle wait stopped waits on")
+      worker.signal(:CONT)
+      expect(command("wait", "stopped", "--pid", worker.pid).first).to eq(0).or eq(1)
+      expect(worker.exit_code).to eq(0)
+    end
+  end
+
+  describe "wait" do
+    it "waits for ready through a directory that is not there yet, and a process that dies" do
+      waiting = begin_command("wait", "ready", "--timeout", "5m")
+      doomed = start(startup: "sleep")
+      wait_until("booting") { record(doomed.pid) || doomed.raise_if_ended }
+      doomed.kill
+      expect(waiting).to be_alive
+      worker = start(name: "next")
+      expect(waiting.value).to match([0, /^ready after \d+ s: #{names(worker)}\n\z/])
+    end
+
+    it "does not wait for ready of one process that has ended, or will never be" do
+      worker = start(startup: "sleep")
+      wait_until("booting") { record(worker.pid) || worker.raise_if_ended }
+      waiting = begin_command("wait", "ready", "--pid", worker.pid)
+      worker.kill
+      expect(waiting.value).to match([1, /^not ready: #{names(worker)} is gone\n\z/])
+      quiet = start_ready(name: "quiet")
+      command("quiet", "--pid", quiet.pid)
+      wait_until("quiet") { record(quiet.pid)["state"] == "quiet" }
+      expect(command("wait", "ready", "--pid", quiet.pid))
+        .to eq([1, "not ready: #{names(quiet)} is quiet, and will not be ready again\n"])
+    end
+
+    it "says so when a process ends without having drained" do
+      worker = start_ready(timeout: 1)
+      occupy
+      command("quiet")
+      waiting = begin_command("wait", "drained")
+      worker.signal(:TERM)
+      ending = /^not drained: #{names(worker)} has stopped \(exit 0, SIGTERM, .*cut off.*\)\n\z/
+      expect(waiting.value).to match([1, ending])
+    end
+
+    it "knows that nobody is nothing to wait for" do
+      missing = "#{file("tmp/sidekiq")} does not exist: no Sidekiq has registered there\n"
+      expect(command("wait", "drained")).to eq([1, missing])
+      FileUtils.mkdir_p(file("tmp/sidekiq/processes"))
+      expect(command("stop")).to eq([1, "no Sidekiq has registered in #{file("tmp/sidekiq")}\n"])
+      expect(command("wait", "ready", "--timeout", "1s"))
+        .to match([124, /^timed out after 1 s: no Sidekiq has registered here\n\z/])
+    end
+
+    it "prints JSON for machines" do
+      worker = start_ready
+      expect(ask("wait", "ready")).to match(
+        [0, { "schema" => 1, "outcome" => "reached", "reason" => /\Aready after/,
+              "processes" => [a_hash_including("pid" => worker.pid, "ready" => true)] }]
+      )
+      expect(ask("stop")).to match(
+        [0, a_hash_including("outcome" => "reached", "processes" => [
+                               a_hash_including("exists" => false, "record" => a_hash_including("exit_status" => 0))
+                             ])]
+      )
+    end
+  end
+
+  describe "identity" do
+    it "signals nobody who has another's pid by now" do
+      worker = start_ready
+      innocent = spawn("sleep", "3600", in: File::NULL)
+      path = file("tmp/sidekiq/processes", innocent.to_s)
+      planted = JSON.generate(record(worker.pid).merge("pid" => innocent, "start_time" => 1))
+      File.write(path, planted)
+      expect(command("quiet", "--wait")).to match([0, /^drained after \d+ s: #{names(worker)}\n\z/])
+      File.write(path, planted)
+      expect(command("stop").first).to eq(0)
+      worker.exit_code
+      File.write(path, planted)
+      expect(command("stop", "--kill-after", "1s").first).to eq(0)
+      expect(command("stop", "--pid", innocent)).to eq([1, "process #{innocent} (sleep) is no Sidekiq\n"])
+      expect(Process.wait(innocent, Process::WNOHANG)).to be_nil
+      expect(File.read("/proc/#{innocent}/stat")).to match(/\) S /)
+    ensure
+      Process.kill(:KILL, innocent)
+      Process.wait(innocent)
+    end
+
+    it "tells nobody anything where one process is another user's" do
+      skip "needs root" unless Process.uid.zero?
+      worker = start_ready
+      File.chmod(0o755, app)
+      native = file("sidekiq-lifecycle")
+      FileUtils.cp(Sandbox::COMMAND, native)
+      said, status = Open3.capture2e("setpriv", "--reuid", "65534", "--clear-groups", native, "stop", chdir: app)
+      expect(said).to eq("process #{worker.pid} belongs to uid 0; run this as that user or as root; " \
+                         "nobody was told anything\n")
+      expect([status.exitstatus, state(worker)]).to eq([1, ["running", false]])
+    end
+  end
+
+  describe "one process, or all" do
+    it "finds a directory wherever it is, by the descriptor that its process keeps" do
+      Dir.mktmpdir do |elsewhere|
+        worker = start(install: "lifecycle.directory = #{elsewhere.inspect}")
+        expect(command("wait", "ready", "--dir", elsewhere).first).to eq(0)
+        expect(command("status", "--pid", worker.pid)).to match([0, /^#{worker.pid} +running/])
+        report = ask("status", "--all").last
+        expect(report["directory"]).to be_nil
+        expect(report["processes"]).to include(
+          a_hash_including("pid" => worker.pid, "ready" => true, "directory" => File.realpath(elsewhere))
+        )
+        expect(check("ready", "--pid", worker.pid)).to eq([0, "ready\n"])
+        expect(command("stop", "--pid", worker.pid).first).to eq(0)
+        expect(worker.exit_code).to eq(0)
+      end
+    end
+
+    it "finds it again where it was made anew" do
+      worker = start_ready(after: QUICK_BEAT)
+      FileUtils.rm_rf(file("tmp"))
+      wait_until("it is made anew") { record(worker.pid) }
+      wait_until("found") { check("ready", "--pid", worker.pid) == [0, "ready\n"] }
+    end
+
+    it "reaches into containers" do
+      skip "needs root" unless Process.uid.zero?
+      start(launcher: %w[unshare --mount --pid --mount-proc --fork --kill-child])
+      wait_until("ready") { File.exist?(ready_file) }
+      inside = ask("status", "--all").last["processes"].find do |process|
+        File.identical?(process["directory"].to_s, file("tmp/sidekiq"))
+      end
+      pid = inside["pid"]
+      expect(inside["record"]["pid"]).to eq(1)
+      expect(pid).not_to eq(1)
+      expect(command("quiet", "--wait", "--pid", pid).last).to match(/^drained after \d+ s: process #{pid}\n\z/)
+      # A directory that is seen from outside will do as well.
+      expect(command("stop")).to match([0, /^stopped after \d+ s: process #{pid}\n\z/])
+    end
+
+    it "does without the gem what can be done without it, and refuses the rest before it tells anybody anything" do
+      worker = start(gem: false)
+      wait_until("started") { File.read("/proc/#{worker.pid}/cmdline").start_with?("sidekiq #{Sidekiq::VERSION}") }
+      refused = /needs the record of process #{worker.pid}, and none was found: .*; nobody was told anything\n\z/
+      [%w[wait drained], %w[wait ready], %w[quiet --wait], %w[stop --drain-first]].each do |words|
+        expect(command(*words, "--pid", worker.pid)).to match([1, refused])
+      end
+      expect(worker.log).not_to match(/TSTP|quiet/i)
+      expect(command("quiet", "--pid", worker.pid)).to eq([0, "told to be quiet: #{names(worker)}\n"])
+      wait_until("it hears") { worker.log.match?(/TSTP|no longer accepting/i) }
+      expect(command("stop", "--pid", worker.pid)).to match([0, /^stopped after/])
+      expect(command("stop", "--pid", worker.pid)).to match([1, /\Athere is no process #{worker.pid}\n|is no Sidekiq/])
+      expect(worker.exit_code).to eq(0)
+    end
+
+    it "stops every one" do
+      skip "would stop the Sidekiqs of this machine" unless ENV["IN_ROOT"]
+      with = start_ready(name: "with")
+      without = start(gem: false, name: "without")
+      wait_until("started") { File.read("/proc/#{without.pid}/cmdline").start_with?("sidekiq #{Sidekiq::VERSION}") }
+      expect(command("stop", "--all")).to match([0, /^stopped after \d+ s: 2 processes/])
+      expect([with, without].map(&:exit_code)).to eq([0, 0])
+      expect(command("stop", "--all")).to eq([1, "no Sidekiq runs here\n"])
+    end
+  end
+
+  describe "at a terminal" do
+    it "draws how far it is, through a change of the terminal's size" do
+      worker = start_ready
+      occupy
+      code, shown = at_terminal("quiet", "--wait", "--timeout", "10m") do |terminal, _, drawn|
+        wait_until("a job is seen") { drawn.include?("0 of 1 drained, 1 job running") && drawn.include?(" min ") }
+        expect(drawn).to match(/\[ {20}\].* 0 of 1 drained.*\d s, 9 min \d+ s left/)
+        terminal.winsize = [24, 30]
+        from = drawn.size
+        wait_until("it is drawn narrower") { drawn[from..].include?("…") }
+        lines = drawn[from..].split(/\r\n|\e\[\d*[A-Z]/).map { |line| line.gsub(/\e\[[\d;]*m/, "").delete("\r") }
+        expect(lines.map(&:size).max).to be < 30
+        terminal.winsize = [24, 100]
+        release
+      end
+      expect([code, shown.lines.last]).to match([0, /drained after \d+ s: #{names(worker)}\r\n\z/])
+    end
+
+    it "takes a Ctrl-C for an end of the waiting, and says what stays" do
+      worker = start_ready
+      occupy
+      code, shown = at_terminal("quiet", "--wait") do |_, keys, drawn|
+        wait_until("it waits") { drawn.include?("0 of 1 drained") }
+        keys.write("\x03")
+      end
+      expect(code).to eq(130)
+      expect(shown.lines.last).to match(/interrupted after .* told to be quiet, and stays so: /)
+      wait_until("quiet") { state(worker) == ["quiet", false] }
+    end
+
+    it "shows the status on a screen of its own until Ctrl-C, in any size" do
+      worker = start_ready(after: QUICK_BEAT)
+      code, shown = at_terminal("status", "--watch") do |terminal, keys, drawn|
+        wait_until("a table") { drawn.match?(/#{worker.pid} +running/) }
+        terminal.winsize = [2, 20]
+        wait_until("it is drawn narrower") { drawn.include?("…") }
+        terminal.winsize = [24, 100]
+        worker.signal(:TSTP)
+        wait_until("it is drawn anew") { drawn.match?(/#{worker.pid} +quiet/) }
+        keys.write("\x03")
+      end
+      expect([code, shown]).to match([0, /\A\e\[\?1049h.*\e\[\?1049l\z/m])
+    end
+  end
+
+  it "prints the status anew whenever it changes, and only then" do
+    worker = start_ready(after: QUICK_BEAT)
+    lines = []
+    Open3.popen2(Sandbox::COMMAND, "status", "--watch", "--json", chdir: app) do |_, out, watching|
+      reader = Thread.new { out.each_line { |line| lines << JSON.parse(line) } }
+      wait_until("a line") { lines.any? }
+      beat = record(worker.pid)["beat_monotonic"]
+      wait_until("beats") { record(worker.pid)["beat_monotonic"] > beat + 1 }
+      worker.signal(:TSTP)
+      wait_until("drained") { lines.last["drained"] }
+      Process.kill(:INT, watching.pid)
+      expect(watching.value.exitstatus).to eq(0)
+      reader.join
+    ensure
+      Process.kill(:KILL, watching.pid) if watching.alive?
+    end
+    expect(lines.map { |line| line.dig("processes", 0, "record", "state") }.uniq).to eq(%w[running quiet])
+    # Beats are no news.
+    news = lines.map { |line| without_beat(line["processes"].first) }
+    expect(news.each_cons(2).select { |before, after| before == after }).to be_empty
+  end
+
+  def without_beat(process)
+    process.except("beat_age").merge("record" => process["record"].except("beat", "beat_monotonic"))
+  end
+
+  describe "what the documentation says" do
+    let(:docs) { File.expand_path("../../docs", __dir__) }
+
+    # The tables of docs/json.md: the types by the fields, by the headings.
+    def tables
+      File.read(File.join(docs, "json.md")).split(/^## /).drop(1).to_h do |chapter|
+        [chapter.lines.first.chomp, chapter.scan(/^\| `(\w+)` \| ([^|]+) \|/).to_h]
+      end
+    end
+
+    def type?(value, type)
+      case type
+      when / or null\z/ then value.nil? || type?(value, type.delete_suffix(" or null"))
+      when "string" then value.is_a?(String)
+      when "integer" then value.is_a?(Integer)
+      when "number" then value.is_a?(Numeric)
+      when "boolean" then [true, false].include?(value)
+      when "time" then Time.iso8601(value).utc?
+      when "object" then value.is_a?(Hash)
+      when "list of strings" then value.all?(String)
+      when "list of objects" then value.all?(Hash)
+      else raise "docs/json.md has a type of its own: #{type}"
+      end
+    end
+
+    def compare(object, table, but: [])
+      expect(object.keys).to match_array(table.keys - but)
+      wrong = object.reject { |field, value| type?(value, table.fetch(field)) }
+      expect(wrong).to be_empty
+    end
+
+    it "is what machines are told" do
+      worker = start_ready
+      report, one, kept, path, ending = tables.values_at("The report", "A process", "The record", "The signal path",
+                                                         "The end of quiet, stop and wait")
+      status = ask("status").last
+      compare(status, report)
+      compare(ask("status", "--pid", worker.pid).last["processes"][0], one, but: ["unreadable"])
+      ended = ask("stop").last
+      compare(ended, ending)
+      compare(ended["processes"][0], one, but: ["unreadable"])
+      [status, ended].each { |said| compare(said["processes"][0]["record"], kept) }
+      compare(status["processes"][0]["record"]["signal_path"], path)
+      File.write(file("tmp/sidekiq/processes", "1"), "{")
+      compare(ask("status").last["processes"].find { |process| process["unreadable"] }, one, but: ["directory"])
+    end
+
+    # What is done before a command of docs/commands.md.
+    def prepare(command, worker)
+      case command
+      when /status/
+        push("Evaluate", %(note "begins"; sleep 0.02 until File.exist?("go")))
+        wait_until("the job is told") { record(worker.pid)["busy"] == 1 }
+      when /kill-after/
+        FileUtils.rm(file("go"))
+        @worker = start_ready(after: QUICK_BEAT, name: "next", timeout: 60)
+        push("Evaluate", %(note "begins"; sleep))
+        wait_until("the job is told") { record(@worker.pid)["busy"] == 1 }
+      end
+    end
+
+    # Without what differs from one time to the next.
+    def timeless(said)
+      said = said.gsub(/\b#{@worker.pid}\b/, "4711").gsub(/\b\d+ s\b/, "3 s").gsub(/ {2,}/, "  ")
+      # The tag is the name of the directory, which Sidekiq 7 does not tell at once.
+      said = said.gsub(/  #{Regexp.escape(Sidekiq::VERSION)}  \S+/, "  8.1.7  shop")
+      # How often it comes to say how far it is depends on the machine.
+      said.lines.chunk_while { |*lines| lines.all?(/\A\d+ of \d+/) }.map(&:first).join
+    end
+
+    it "is what people are told" do
+      @worker = start_ready(after: QUICK_BEAT)
+      told = File.read(File.join(docs, "commands.md")).scan(/^```console\n(.*?)^```/m).join
+      commands = told.split(/^(?=\$ )/).map { |block| block.split("\n", 2) }
+      commands.each do |line, expected|
+        prepare(line, @worker)
+        words = line.delete_prefix("$ sidekiq-lifecycle ").split("; echo")
+        going = begin_command(*words.first.split)
+        release if line.include?("wait drained")
+        code, said = going.value
+        said += "#{code}\n" if words.size > 1
+        expect("#{line}\n#{timeless(said)}").to eq("#{line}\n#{timeless(expected)}")
+      end
+    end
+  end
+
+  # What the two would be without an end of the drain that is told at once: up to a beat later.
+  it "quiets and stops twenty, whose jobs are done once each, and waits no longer than that takes" do
+    workers = Array.new(20) { |n| start(name: "worker#{n}", concurrency: 2) }
+    running = ->(worker) { record(worker.pid)&.fetch("state") == "running" || worker.raise_if_ended }
+    workers.each { |worker| wait_until("ready") { running.call(worker) } }
+    now = "Process.clock_gettime(Process::CLOCK_MONOTONIC)"
+    60.times { |n| push("Evaluate", %(note "#{n} begins"; sleep #{3 + (n % 7)}; note "#{n} ends \#{#{now}}")) }
+    wait_until("every thread has a job") { notes.grep(/begins/).size >= 40 }
+    code, said = command("quiet", "--wait", "--timeout", "10m")
+    ended = Waiting.now
+    expect([code, said.lines.last]).to match([0, /\Adrained after .* 20 processes/])
+    last = notes.grep(/ends/).map { |note| note.split.last.to_f }.max
+    require "sidekiq/launcher"
+    expect(ended - last).to be < Sidekiq::Launcher::BEAT_PAUSE
+    begun, done = [/begins/, /ends/].map { |words| notes.grep(words).map(&:to_i) }
+    expect(command("stop")).to match([0, /^stopped after .* 20 processes/])
+    expect(workers.map(&:exit_code)).to all(eq(0))
+    expect([done.uniq, done.sort]).to eq([done, begun.sort])
+    expect([done.size + queued, retries, notes.size]).to eq([60, 0, done.size * 2])
+  end
+end

@@ -1,0 +1,120 @@
+//! The service manager's socket: a datagram to `$NOTIFY_SOCKET` (sd_notify(3)).
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+const SOCKET: &str = "NOTIFY_SOCKET";
+
+/// Where the service manager listens.
+#[derive(Clone, Debug)]
+pub struct Socket {
+    name: OsString,
+    address: SocketAddr,
+}
+
+impl Socket {
+    /// The one that the environment names, if a service manager has launched this process and wants to hear of it.
+    ///
+    /// # Errors
+    /// What is wrong with its name, in one sentence.
+    pub fn of_environment() -> Result<Option<Self>, String> {
+        env::var_os(SOCKET).filter(|name| !name.is_empty()).map(Self::named).transpose()
+    }
+
+    fn named(name: OsString) -> Result<Self, String> {
+        match address(&name) {
+            Ok(address) => Ok(Self { name, address }),
+            Err(error) => Err(format!("${SOCKET} is {name:?}, so systemd is told nothing: {error}")),
+        }
+    }
+
+    /// Sends a message, or fails at once: it never waits for the service manager.
+    ///
+    /// Each message has a socket of its own. None is held meanwhile that a forked child would inherit, and a service
+    /// manager that has begun to listen anew is heard again.
+    ///
+    /// # Errors
+    /// What the system says, in one sentence.
+    pub fn send(&self, message: &str) -> Result<(), String> {
+        let send = || {
+            let socket = UnixDatagram::unbound()?;
+            socket.set_nonblocking(true)?;
+            socket.send_to_addr(message.as_bytes(), &self.address).map(drop)
+        };
+        send().map_err(|error: io::Error| {
+            format!("systemd is not told of this process, through {:?}: {error}", self.name)
+        })
+    }
+}
+
+/// A path, or a name in Linux's abstract namespace, which an `@` stands before (unix(7)).
+fn address(name: &OsStr) -> io::Result<SocketAddr> {
+    match name.as_bytes() {
+        [b'/', ..] => SocketAddr::from_pathname(name),
+        #[cfg(target_os = "linux")]
+        [b'@', name @ ..] if !name.is_empty() => {
+            <SocketAddr as std::os::linux::net::SocketAddrExt>::from_abstract_name(name)
+        }
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is neither a path from / on nor an abstract name after @",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_comes_and_goes() {
+        let home = tempfile::TempDir::new().unwrap();
+        let path = home.path().join("notify");
+        let socket = Socket::named(path.clone().into()).unwrap();
+        assert!(socket.send("READY=1").unwrap_err().contains("No such file or directory"));
+        for message in ["READY=1\nSTATUS=running", "STOPPING=1"] {
+            let listener = UnixDatagram::bind(&path).unwrap();
+            socket.send(message).unwrap();
+            let mut buffer = [0; 100];
+            let length = listener.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..length], message.as_bytes());
+            std::fs::remove_file(&path).unwrap();
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn an_abstract_name() {
+        let name = format!("sidekiq_lifecycle-{}", std::process::id());
+        let address = <SocketAddr as std::os::linux::net::SocketAddrExt>::from_abstract_name(&name).unwrap();
+        let listener = UnixDatagram::bind_addr(&address).unwrap();
+        Socket::named(format!("@{name}").into()).unwrap().send("WATCHDOG=1").unwrap();
+        let mut buffer = [0; 100];
+        let length = listener.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"WATCHDOG=1");
+    }
+
+    #[test]
+    fn one_that_does_not_read_is_not_waited_for() {
+        let home = tempfile::TempDir::new().unwrap();
+        let path = home.path().join("notify");
+        let _listener = UnixDatagram::bind(&path).unwrap();
+        let socket = Socket::named(path.into()).unwrap();
+        let error = (0..100_000).find_map(|_| socket.send("STATUS=running").err()).unwrap();
+        assert!(error.contains("temporarily unavailable"), "{error}");
+    }
+
+    #[test]
+    fn names_that_are_none() {
+        for name in ["@", "run/notify", "vsock:2:1234", &format!("/{}", "x".repeat(200))] {
+            let problem = Socket::named(name.into()).unwrap_err();
+            assert!(
+                problem.starts_with(&format!("$NOTIFY_SOCKET is {name:?}, so systemd is told nothing: ")),
+                "{problem}"
+            );
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! `status --watch`: on a terminal a screen of its own, drawn anew when something changes, each second for the ages, and when
+//! the terminal changes its size; elsewhere what has changed is printed anew.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anstream::AutoStream;
+use console::{Term, truncate_str};
+
+use crate::edges::watch::{SLOW, Watch};
+use crate::faces::progress::TICK;
+use crate::faces::report::Report;
+use crate::faces::status::text;
+use crate::faces::who::{Sight, Who};
+use crate::rules::probe::{MAX_BEAT_AGE, Probe};
+
+/// The screen that full-screen programs have to themselves, and back (xterm's private mode 1049, which all terminals know).
+const ENTER: &str = "\x1b[?1049h\x1b[?25l";
+const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
+const HOME: &str = "\x1b[H";
+const REST_OF_LINE: &str = "\x1b[K";
+const REST_OF_SCREEN: &str = "\x1b[J";
+
+/// Shows the status until somebody ends it: 0, for nothing else was to come.
+pub(super) fn watched(out: &mut impl Write, who: &Who, json: bool) -> io::Result<ExitCode> {
+    let watch = Watch::open()?;
+    let term = Term::stdout();
+    let mut screen = (term.is_term() && !json).then(|| Screen::enter(&term)).transpose()?;
+    let mut shown = None;
+    loop {
+        // Before it is read: what changes later is told.
+        who.directory().map(|directory| watch.directory(directory));
+        let sights = match who.sights(false) {
+            Ok(sights) => sights,
+            Err(reason) => {
+                drop(screen);
+                eprintln!("sidekiq-lifecycle: {reason}");
+                return Ok(ExitCode::FAILURE);
+            }
+        };
+        for directory in sights.iter().filter_map(|sight| sight.directory.as_ref()) {
+            watch.directory(directory);
+        }
+        if let Some(screen) = &mut screen {
+            screen.draw(who, &sights)?;
+        } else if shown.as_ref() != Some(&news(&sights)) {
+            shown = Some(news(&sights));
+            if json {
+                serde_json::to_writer(&mut *out, &Report::new(who.directory(), &sights))?;
+                writeln!(out)?;
+            } else {
+                text(out, who, &sights)?;
+            }
+            out.flush()?;
+        }
+        let woken = watch.wait(&[], if screen.is_some() { TICK } else { SLOW })?;
+        if woken.signal.is_some() {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+}
+
+/// All that counts as a change: everything but what only says that time passes.
+fn news(sights: &[Sight]) -> Vec<String> {
+    let still = |sight: &Sight| {
+        let record = sight.record.clone().map(|mut record| {
+            (record.beat, record.beat_monotonic) = (None, None);
+            record
+        });
+        let is_live = sight.facts.answer(Probe::Live, MAX_BEAT_AGE).is_ok();
+        format!("{} {:?} {is_live} {record:?}", sight.facts.pid, sight.facts.presence)
+    };
+    sights.iter().map(still).collect()
+}
+
+struct Screen<'a> {
+    term: &'a Term,
+}
+
+impl<'a> Screen<'a> {
+    fn enter(term: &'a Term) -> io::Result<Self> {
+        term.write_str(ENTER)?;
+        Ok(Self { term })
+    }
+
+    /// Each line is cut to the width that the terminal has now: nothing ever wraps.
+    fn draw(&mut self, who: &Who, sights: &[Sight]) -> io::Result<()> {
+        let mut table = AutoStream::new(Vec::new(), AutoStream::choice(&io::stdout()));
+        text(&mut table, who, sights)?;
+        let (height, width) = self.term.size();
+        let table = String::from_utf8_lossy(&table.into_inner()).into_owned();
+        let lines = table.lines().take(usize::from(height)).map(|line| truncate_str(line, usize::from(width), "…"));
+        let lines: Vec<String> = lines.map(|line| format!("{line}{REST_OF_LINE}")).collect();
+        self.term.write_str(&format!("{HOME}{}{REST_OF_SCREEN}", lines.join("\r\n")))
+    }
+}
+
+impl Drop for Screen<'_> {
+    fn drop(&mut self) {
+        let _ = self.term.write_str(LEAVE);
+    }
+}

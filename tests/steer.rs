@@ -1,0 +1,302 @@
+//! `quiet`, `stop`, `wait` and what else the command does to processes, with processes that are no Sidekiqs but have
+//! the records of such.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::fs;
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use sidekiq_lifecycle::edges::directory::{Directory, Durability};
+use sidekiq_lifecycle::edges::process;
+use sidekiq_lifecycle::edges::record::{About, Record};
+use sidekiq_lifecycle::edges::snapshot::Snapshot;
+use sidekiq_lifecycle::rules::path::Handling;
+use sidekiq_lifecycle::rules::state::State;
+use tempfile::TempDir;
+
+struct App {
+    home: TempDir,
+    workers: Vec<Child>,
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        for worker in &mut self.workers {
+            let _ = worker.kill();
+            let _ = worker.wait();
+        }
+    }
+}
+
+/// Ends at TERM, and is not stopped by TSTP.
+const WORKER: &str = "trap 'exit 0' TERM; trap : TSTP; while :; do sleep 0.02; done";
+/// Ends at nothing.
+const STUBBORN: &str = "trap '' TERM; trap : TSTP; while :; do sleep 0.02; done";
+
+impl App {
+    fn new() -> Self {
+        Self { home: TempDir::new().unwrap(), workers: Vec::new() }
+    }
+
+    fn directory(&self) -> Directory {
+        Directory::new(&self.home.path().join("tmp/sidekiq"), None)
+    }
+
+    /// Starts a process and waits until it has its traps, and registers it.
+    fn start(&mut self, script: &str, state: State) -> Record {
+        let child = Command::new("sh").args(["-c", script]).stdin(Stdio::null()).spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        self.workers.push(child);
+        wait_until(|| Snapshot::of(pid).unwrap().handling(Signal::SIGTSTP) == Handling::Handled);
+        let mut record = Record::begin(About::default(), None);
+        record.identity.pid = pid;
+        record.identity.start_time = process::start_time(pid);
+        record.beats();
+        record.enter(state, None);
+        self.publish(&record);
+        record
+    }
+
+    fn publish(&self, record: &Record) {
+        self.directory().open().unwrap().publish_record(record, Durability::Whole).unwrap();
+    }
+
+    fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sidekiq-lifecycle"));
+        command.args(line.split_whitespace()).current_dir(&self.home).env_remove("SIDEKIQ_LIFECYCLE_DIR");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Exit code, and the last line.
+    fn call(&self, line: &str) -> (i32, String) {
+        ended(self.command(line).output().unwrap())
+    }
+}
+
+fn ended(output: Output) -> (i32, String) {
+    let text = String::from_utf8(output.stdout).unwrap();
+    (output.status.code().unwrap(), text.trim_end().to_owned())
+}
+
+fn wait_until(mut what: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !what() {
+        assert!(began.elapsed() < Duration::from_secs(60), "waited in vain");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Without the times.
+fn timeless(line: &str) -> String {
+    line.split(" after ").next().unwrap().to_owned()
+}
+
+#[test]
+fn one_that_drains_is_noticed_by_its_record_alone() {
+    let mut app = App::new();
+    let mut record = app.start(WORKER, State::Running);
+    let mut waiting = app.command("wait drained --timeout 5m").spawn().unwrap();
+    // Each line is another message: it has read each record.
+    let mut said = Vec::new();
+    let mut error = waiting.stderr.take().unwrap();
+    let mut byte = [0; 1];
+    while !said.ends_with(b"0 of 1 drained\n") {
+        error.read_exact(&mut byte).unwrap();
+        said.extend(byte);
+    }
+    record.enter(State::Quiet, None);
+    record.busy = 2;
+    app.publish(&record);
+    while !said.ends_with(b"0 of 1 drained, 2 jobs running\n") {
+        error.read_exact(&mut byte).unwrap();
+        said.extend(byte);
+    }
+    record.drains();
+    app.publish(&record);
+    let (code, line) = ended(waiting.wait_with_output().unwrap());
+    assert_eq!((code, timeless(&line).as_str()), (0, "drained"));
+}
+
+#[test]
+fn what_has_been_killed_is_said() {
+    let mut app = App::new();
+    let record = app.start(STUBBORN, State::Running);
+    let pid = record.identity.pid;
+    assert_eq!(
+        app.call("stop --timeout 0.3s --kill-after 5m"),
+        (
+            124,
+            format!(
+                "timed out after 0 s, not stopped: process {pid} is running; process {pid} told to stop, and will: sidekiq-lifecycle wait stopped waits on"
+            )
+        )
+    );
+    let output = app.command("stop --kill-after 0.2s").output().unwrap();
+    let error = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(ended(output), (1, format!("process {pid} killed; the jobs it had are lost")));
+    assert!(error.contains(&format!("process {pid} has not ended within 0 s of SIGTERM: killed\n")), "{error}");
+}
+
+#[test]
+fn a_pid_that_is_anothers_by_now_is_told_nothing() {
+    let mut app = App::new();
+    let mut record = app.start(WORKER, State::Running);
+    let pid = record.identity.pid;
+    record.identity.start_time = record.identity.start_time.map(|ticks| ticks - 1);
+    app.publish(&record);
+    assert_eq!(app.call("quiet"), (1, format!("not quiet: process {pid} is gone")));
+    assert_eq!(app.call("stop --kill-after 0.1s"), (0, format!("stopped already: process {pid} is gone")));
+    assert_eq!(app.call(&format!("stop --pid {pid}")), (1, format!("process {pid} (sh) is no Sidekiq")));
+    assert!(app.workers[0].try_wait().unwrap().is_none());
+}
+
+#[test]
+fn a_process_that_a_tstp_would_freeze_is_not_sent_one_nor_is_any_other() {
+    let mut app = App::new();
+    let other = app.start(WORKER, State::Running);
+    for embedded in [true, false] {
+        let deaf = Command::new("sleep").arg("3600").spawn().unwrap();
+        let mut record = other.clone();
+        record.identity.pid = i32::try_from(deaf.id()).unwrap();
+        record.identity.start_time = process::start_time(record.identity.pid);
+        record.about.embedded = embedded;
+        app.workers.push(deaf);
+        app.publish(&record);
+        let pid = record.identity.pid;
+        let why = match embedded {
+            true => "it is embedded in a program whose signals are its own; quiet it there",
+            false => "it has not come so far in its boot; wait until it is ready",
+        };
+        let refusal = format!("process {pid} would be frozen by a TSTP, for {why}; nobody was told anything");
+        assert_eq!(app.call("quiet"), (1, refusal.clone()));
+        assert_eq!(app.call("stop --drain-first"), (1, refusal));
+        assert_eq!(Snapshot::of(pid).unwrap().state, 'S');
+        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        app.workers.last_mut().unwrap().wait().unwrap();
+    }
+    assert!(app.workers[0].try_wait().unwrap().is_none());
+}
+
+#[test]
+fn a_record_that_cannot_be_read_is_no_reason_to_guess() {
+    let mut app = App::new();
+    let pid = app.start(WORKER, State::Running).identity.pid;
+    fs::write(app.home.path().join("tmp/sidekiq/processes").join(pid.to_string()), "{").unwrap();
+    let (code, line) = app.call("stop");
+    assert_eq!(code, 1);
+    assert!(line.starts_with(&format!("the record of process {pid} cannot be read: EOF")), "{line}");
+    assert!(line.ends_with(&format!("; --pid {pid} tells that process all the same")), "{line}");
+    assert!(app.workers[0].try_wait().unwrap().is_none());
+}
+
+#[test]
+fn a_signal_ends_the_waiting_only() {
+    for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143), (Signal::SIGHUP, 129)] {
+        let mut app = App::new();
+        let pid = app.start(STUBBORN, State::Running).identity.pid;
+        let mut waiting = app.command("stop --json").spawn().unwrap();
+        let mut first = [0; 1];
+        waiting.stderr.as_mut().unwrap().read_exact(&mut first).unwrap();
+        kill(Pid::from_raw(i32::try_from(waiting.id()).unwrap()), signal).unwrap();
+        let (ended_with, json) = ended(waiting.wait_with_output().unwrap());
+        let report: Value = serde_json::from_str(&json).unwrap();
+        assert_eq!((ended_with, report["outcome"].as_str()), (code, Some("interrupted")));
+        let reason = report["reason"].as_str().unwrap();
+        assert!(
+            reason.ends_with(&format!("process {pid} told to stop, and will: sidekiq-lifecycle wait stopped waits on"))
+        );
+        assert_eq!(report["processes"][0]["pid"], pid);
+    }
+}
+
+#[test]
+fn a_hundred_are_waited_for_at_once() {
+    let mut app = App::new();
+    let records: Vec<Record> = (0..100).map(|_| app.start(WORKER, State::Running)).collect();
+    let (code, line) = app.call("stop");
+    assert_eq!((code, timeless(&line).as_str()), (0, "stopped"));
+    assert!(line.contains("100 processes ("), "{line}");
+    for record in records {
+        assert!(!process::exists(record.identity.pid) || Snapshot::of(record.identity.pid).unwrap().has_ended());
+    }
+}
+
+// ---- what Ruby shows ----
+
+#[test]
+fn progress_prints_what_it_is_told_and_ends_with_its_input() {
+    let app = App::new();
+    let mut progress = app.command("progress").stdin(Stdio::piped()).spawn().unwrap();
+    let mut input = progress.stdin.take().unwrap();
+    writeln!(input, r#"{{"done":1,"total":2,"message":"1 of 2 drained","notes":["a"],"timeout":10,"begun":1}}"#)
+        .unwrap();
+    writeln!(input, r#"{{"done":1,"total":2,"message":"1 of 2 drained","notes":["b"],"timeout":null,"begun":2}}"#)
+        .unwrap();
+    writeln!(input, "what is this").unwrap();
+    writeln!(input, r#"{{"line":"worker-3 does not answer"}}"#).unwrap();
+    kill(Pid::from_raw(i32::try_from(progress.id()).unwrap()), Signal::SIGWINCH).unwrap();
+    drop(input);
+    let output = progress.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "1 of 2 drained\nworker-3 does not answer\n");
+    assert_eq!((output.status.code(), output.stdout), (Some(0), Vec::new()));
+}
+
+// ---- made of the command's own definition ----
+
+#[test]
+fn the_manual_has_every_subcommand_as_a_section_and_completions_know_them() {
+    let app = App::new();
+    let (code, page) = app.call("man");
+    assert_eq!(code, 0);
+    assert!(page.contains(".TH sidekiq-lifecycle 1"));
+    let sections: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix(".SH ")).collect();
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, script) = app.call(&format!("completions {shell}"));
+        assert_eq!(code, 0);
+        for subcommand in ["check", "status", "quiet", "stop", "wait", "run", "doctor", "path", "completions", "man"] {
+            assert!(sections.contains(&subcommand.to_uppercase().as_str()), "{subcommand}: {sections:?}");
+            assert!(script.contains(subcommand), "{shell} {subcommand}");
+        }
+        // What only Ruby calls is shown to nobody.
+        assert!(!sections.contains(&"PROGRESS"));
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        let script: PathBuf = app.home.path().join(shell);
+        fs::write(&script, app.call(&format!("completions {shell}")).1).unwrap();
+        if let Ok(checked) = Command::new(shell).arg("-n").arg(&script).status() {
+            assert!(checked.success(), "{shell} reads it");
+        }
+    }
+}
+
+// ---- misuse ----
+
+#[test]
+fn misuse_is_exit_2() {
+    let app = App::new();
+    for (line, hint) in [
+        ("wait", "<GOAL>"),
+        ("wait done", "ready, quiet, drained, stopped"),
+        ("quiet --timeout 10m", "--wait"),
+        ("stop --timeout soon", "write a time, such as 90s, 10m, 1h30m, or plain seconds"),
+        ("stop --kill-after 0", "write a time"),
+        ("stop --pid 0", "0 is not in 1.."),
+        ("stop --pid 7 --all", "cannot be used with"),
+        ("quiet --dir x --all", "cannot be used with"),
+        ("status --pid 7 --dir x", "cannot be used with"),
+        ("completions powershell", "bash, zsh, fish"),
+    ] {
+        let output = app.command(line).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{line}");
+        assert!(error.contains(hint), "{line}: {error}");
+    }
+}
