@@ -3,6 +3,7 @@
 require_relative "sidekiq_lifecycle/version"
 
 require "sidekiq_lifecycle/native"
+require_relative "sidekiq_lifecycle/announcement"
 require_relative "sidekiq_lifecycle/boot"
 require_relative "sidekiq_lifecycle/configuration"
 require_relative "sidekiq_lifecycle/ending"
@@ -24,6 +25,8 @@ module SidekiqLifecycle
 
   # The transitions that {on} can wait for.
   EVENTS = %i[running quiet stopping drained stopped].freeze
+
+  autoload :Fleet, "sidekiq_lifecycle/fleet"
 
   @listeners = []
 

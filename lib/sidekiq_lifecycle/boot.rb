@@ -47,6 +47,15 @@ module SidekiqLifecycle
         [@stop && !@passed_on, @quiet]
       end
 
+      # @return [Boolean] the process, or the one that it was forked from, has forked while it booted
+      def forked? = @forked || false
+
+      # The process is about to fork.
+      def forking
+        @forked ||= Native.guarding?
+        let_go
+      end
+
       # Ends the guard.
       def let_go
         stop, quiet = Native.release_boot
@@ -113,7 +122,7 @@ module SidekiqLifecycle
     module ForkWatch
       # Ruby's own place to notice forks (Process._fork, since 3.1).
       def _fork
-        Boot.let_go
+        Boot.forking
         super
       end
     end

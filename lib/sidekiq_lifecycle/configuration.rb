@@ -25,12 +25,16 @@ module SidekiqLifecycle
     # @return [Boolean] whether this process is called ready only if a SIGTERM arrives, and leaves it the time it takes
     attr_reader :require_signal_path
 
+    # @return [Boolean] whether the ECS task is protected from scale-in and deploys while jobs run
+    attr_reader :ecs_task_protection
+
     # @param root [String] the application's root; relative paths are meant from there
     def initialize(root: Configuration.root)
       @root = root
       @ready_file = nil
       @stop_timeout = nil
       @require_signal_path = false
+      @ecs_task_protection = false
       relay = ENV.fetch("SIDEKIQ_LIFECYCLE_SIGNAL_RELAY", "")
       self.signal_relay = relay.empty? ? :auto : relay
       from_environment = ENV.fetch("SIDEKIQ_LIFECYCLE_DIR", "")
@@ -83,6 +87,16 @@ module SidekiqLifecycle
       end
 
       @require_signal_path = required
+    end
+
+    # @param wanted [Boolean]
+    # @raise [ArgumentError] if it is neither true nor false
+    def ecs_task_protection=(wanted)
+      unless [true, false].include?(wanted)
+        raise ArgumentError, "ecs_task_protection is #{wanted.inspect}; set it to true or false"
+      end
+
+      @ecs_task_protection = wanted
     end
 
     private

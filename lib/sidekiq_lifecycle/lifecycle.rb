@@ -1,6 +1,8 @@
 # frozen_string_literal: true
 
 require "json"
+require_relative "systemd"
+require_relative "task_protection"
 
 module SidekiqLifecycle
   # The life of this process: Sidekiq's events and {Taps} on one side, the core on the other.
@@ -108,6 +110,8 @@ module SidekiqLifecycle
     def register(preloaded_by: nil)
       @native = Native::Process.begin(configuration.directory, configuration.ready_file, about, preloaded_by)
       @native.require_signal_path(configuration.require_signal_path)
+      # The program around an embedded Sidekiq, or the parent of preloaded ones, is the one that systemd knows.
+      Systemd.begin(@native) if server? && !preloaded_by
       report_problems
     end
 
@@ -129,6 +133,7 @@ module SidekiqLifecycle
       @quiet_asked = quiet
       @native.quieted if quiet
       describe
+      TaskProtection.begin(configuration, method(:busy)) { |problem| @native.note("ECS task protection", problem) }
       return unless server?
 
       @traps = Traps.new
@@ -213,6 +218,15 @@ module SidekiqLifecycle
       Native.displaced.each { |signal| restore(signal) } if @traps
       report_problems
     end
+
+    # Sidekiq has told Redis of itself, on its heartbeat's thread.
+    def beaten(identity)
+      @announcement ||= Announcement.new(@config)
+      @announcement.publish(identity, status, @cut_off.sum)
+    end
+
+    # The next beat may be too late. Where the last one did not reach Redis, the end is not kept waiting for it.
+    def last_word(identity) = @announcement&.arrived? && beaten(identity)
 
     # Sidekiq has ended inside a program that goes on.
     def ended

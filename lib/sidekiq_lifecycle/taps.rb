@@ -54,7 +54,12 @@ module SidekiqLifecycle
       # 6.4 has no such event at all.
       def ❤(...) # rubocop:disable Naming/AsciiIdentifiers, Naming/MethodName
         SidekiqLifecycle.hear(:beat)
-        super
+        super.tap { SidekiqLifecycle.hear(:beaten, identity) }
+      end
+
+      # Sidekiq's last word to Redis.
+      def clear_heartbeat(...)
+        super.tap { SidekiqLifecycle.hear(:last_word, identity) }
       end
     end
 

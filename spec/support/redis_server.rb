@@ -1,11 +1,14 @@
 # frozen_string_literal: true
 
 require "fileutils"
+require "openssl"
 require "socket"
 require "tmpdir"
+require_relative "certificates"
 require_relative "waiting"
 
-# A real Redis of our own, on a free port of the loopback interface.
+# A real Redis of our own, on a free port of the loopback interface; also one with a password, one that speaks TLS, or
+# a Sentinel of another one.
 class RedisServer
   include Waiting
 
@@ -18,7 +21,13 @@ class RedisServer
   def self.shared = @shared ||= new
   def self.stop_shared = @shared&.stop
 
-  def initialize
+  # @param password [String, nil]
+  # @param certificates [Certificates, nil] with them it speaks TLS, and nothing else
+  # @param watches [RedisServer, nil] with that it is a Sentinel, which calls the other one "main"
+  def initialize(password: nil, certificates: nil, watches: nil)
+    @password = password
+    @certificates = certificates
+    @watches = watches
     @directory = Dir.mktmpdir("redis")
     begin
       @port = RedisServer.free_port
@@ -35,12 +44,11 @@ class RedisServer
     server&.close
   end
 
-  def url(database = 0) = "redis://127.0.0.1:#{port}/#{database}"
+  def url(database = 0) = "#{@certificates ? "rediss" : "redis"}://127.0.0.1:#{port}/#{database}"
 
   def start
     FileUtils.mkdir_p(@directory)
-    @pid = spawn("redis-server", "--port", port.to_s, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
-                 "--databases", "512", "--dir", @directory, in: File::NULL, out: File::NULL, err: File::NULL)
+    @pid = spawn(*command, in: File::NULL, out: File::NULL, err: File::NULL)
     wait_until("Redis answers") { ours? || raise_if_taken }
   end
 
@@ -59,18 +67,58 @@ class RedisServer
 
   # Sends the commands together: nothing comes in between.
   def pipelined(*commands, database: 0)
-    TCPSocket.open("127.0.0.1", port) do |socket|
-      socket.write([["SELECT", database], *commands].map { |words| encode(words) }.join)
-      [nil, *commands].map { read_reply(socket) }.drop(1)
+    before = []
+    before << ["AUTH", @password] if @password
+    before << ["SELECT", database] if database.positive?
+    connected do |socket|
+      socket.write([*before, *commands].map { |words| encode(words) }.join)
+      [*before, *commands].map { read_reply(socket) }.drop(before.size)
     end
   end
 
   private
 
+  def command
+    return ["redis-server", sentinel_file, "--sentinel"] if @watches
+
+    command = ["redis-server", "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--databases", "512",
+               "--dir", @directory]
+    command += ["--requirepass", @password] if @password
+    return [*command, "--port", port.to_s] unless @certificates
+
+    [*command, "--port", "0", "--tls-port", port.to_s, "--tls-auth-clients", "no",
+     "--tls-cert-file", @certificates.certificate, "--tls-key-file", @certificates.key,
+     "--tls-ca-cert-file", @certificates.authority]
+  end
+
+  # A Sentinel keeps what it knows in its file.
+  def sentinel_file
+    File.join(@directory, "sentinel.conf").tap do |file|
+      File.write(file, <<~CONF)
+        bind 127.0.0.1
+        port #{port}
+        dir #{@directory}
+        sentinel monitor main 127.0.0.1 #{@watches.port} 1
+      CONF
+    end
+  end
+
+  def connected
+    TCPSocket.open("127.0.0.1", port) do |socket|
+      return yield socket unless @certificates
+
+      context = OpenSSL::SSL::SSLContext.new
+      context.set_params(ca_file: @certificates.authority)
+      encrypted = OpenSSL::SSL::SSLSocket.new(socket, context)
+      encrypted.hostname = "127.0.0.1"
+      yield encrypted.connect
+    end
+  end
+
   # Not anybody else's, who was quicker to take the port.
   def ours?
-    File.identical?(call("CONFIG", "GET", "dir").last, @directory)
-  rescue SystemCallError
+    call("INFO", "server")[/^process_id:(\d+)/, 1].to_i == @pid
+  rescue SystemCallError, OpenSSL::SSL::SSLError, RuntimeError
     false
   end
 

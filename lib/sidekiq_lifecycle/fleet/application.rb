@@ -1,0 +1,67 @@
+# frozen_string_literal: true
+
+module SidekiqLifecycle
+  class Fleet
+    # Loads an application as Sidekiq does (`cli.rb`, `boot_application`), to reach Redis as its workers do: with its
+    # TLS, Sentinels and password. Nothing of a Sidekiq is started.
+    #
+    # @api private
+    module Application
+      # The application cannot be loaded.
+      class Error < SidekiqLifecycle::Error; end
+
+      # This process only looks for Redis where a Sidekiq would, and is none: no lifecycle begins here.
+      module Bystander
+        # The application's own call.
+        def install(*) = nil
+
+        # The Railtie's.
+        def before_boot = nil
+      end
+
+      # @param path [String, nil] a Rails application's directory or a Ruby file; nil: the Rails application here, or
+      #   none
+      # @param environment [String, nil] as for `sidekiq -e`
+      # @return [Object] what answers `redis`
+      # @raise [Error]
+      def self.load(path, environment)
+        path ||= "." if rails?(".")
+        SidekiqLifecycle.singleton_class.prepend(Bystander)
+        choose_environment(environment)
+        # Sidekiq takes a process that has loaded this for a server's: `configure_server` is what counts for workers.
+        require "sidekiq"
+        require "sidekiq/cli"
+        ::Sidekiq.logger.level = ::Logger::WARN
+        load_application(path) if path
+        ::Sidekiq
+      end
+
+      def self.choose_environment(environment)
+        environment ||= %w[APP_ENV RAILS_ENV RACK_ENV].filter_map { |name| ENV.fetch(name, nil) }.first || "development"
+        ENV["RACK_ENV"] = ENV["RAILS_ENV"] = environment
+      end
+      private_class_method :choose_environment
+
+      def self.load_application(path)
+        raise Error, "#{path} does not exist; point -r to a Rails application or a Ruby file" unless File.exist?(path)
+        return require_file(path) unless File.directory?(path)
+        raise Error, "#{path} is no Rails application: there is no config/application.rb in it" unless rails?(path)
+
+        require "rails"
+        require "sidekiq/rails"
+        require_file(File.join(path, "config/environment.rb"))
+      end
+      private_class_method :load_application
+
+      def self.require_file(path)
+        require File.expand_path(path)
+      rescue ScriptError, StandardError => e
+        raise Error, "#{path} cannot be loaded: #{e.class}: #{e.message.lines.first&.chomp} (#{e.backtrace.first})"
+      end
+      private_class_method :require_file
+
+      def self.rails?(path) = File.exist?(File.join(path, "config/application.rb"))
+      private_class_method :rails?
+    end
+  end
+end

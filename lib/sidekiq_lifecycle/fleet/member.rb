@@ -1,0 +1,149 @@
+# frozen_string_literal: true
+
+require "json"
+
+module SidekiqLifecycle
+  class Fleet
+    # One process of the fleet, as Redis showed it at one moment: Sidekiq's own fields (`launcher.rb`, `❤`), and what
+    # this gem publishes beside them, where the process has it. An immutable value.
+    class Member
+      # What the gem's own word has to say. Where some of it is missing another version has written it, in another form,
+      # and Sidekiq's fields have to do.
+      PUBLISHED = %w[state ready drained].freeze
+      private_constant :PUBLISHED
+
+      # @return [String] Sidekiq's name for the process: hostname, pid and a random part
+      attr_reader :identity
+      # @return [String]
+      attr_reader :hostname
+      # @return [Integer, nil] in its own PID namespace
+      attr_reader :pid
+      # @return [String, nil] usually the application's name
+      attr_reader :tag
+      # @return [Array<String>]
+      attr_reader :labels
+      # @return [Array<String>]
+      attr_reader :queues
+      # @return [String, nil] Sidekiq's version; 6.x without this gem does not tell
+      attr_reader :version
+      # @return [Integer, nil] jobs it can run at once
+      attr_reader :concurrency
+      # @return [Integer] jobs in hand at its last beat
+      attr_reader :busy
+      # @return [Float, nil] when its heart last beat, on its own clock; nil: Redis has forgotten it
+      attr_reader :beat
+      # @return [Float, nil] seconds since then, on Redis's clock
+      attr_reader :beat_age
+      # @return [Hash, nil] what the gem published at that beat; nil if the process does not have it
+      attr_reader :published
+
+      # @api private
+      # @param identity [String]
+      # @param listed [Boolean] it is in Sidekiq's set of processes
+      # @param fields [Hash{String => String, nil}] what Sidekiq published
+      # @param beat_age [Float, nil]
+      # @param published [String, nil] what this gem published
+      def initialize(identity, listed:, fields: {}, beat_age: nil, published: nil)
+        @identity = identity
+        @listed = listed
+        @beat_age = beat_age
+        @published = understood(parse(published) || {})
+        info = parse(fields["info"]) || {}
+        place(info)
+        describe(info)
+        @concurrency = fields["concurrency"]&.to_i || info["concurrency"]
+        @busy = fields["busy"].to_i
+        @beat = fields["beat"]&.to_f
+        @said_quiet = fields["quiet"] == "true"
+        Ractor.make_shareable(self) # frozen, and all in it
+      end
+
+      # @return [Boolean] it is in Sidekiq's set of processes, though it may be a ghost
+      def listed? = @listed
+
+      # @return [Boolean] it is listed, but has not beaten for so long (60 s) that Redis has forgotten all else: it was
+      #   killed, or its machine is gone
+      def ghost? = listed? && beat.nil?
+
+      # @return [Boolean] it has left Sidekiq's set of processes, or is a ghost
+      def gone? = !listed? || ghost?
+
+      # @return [Boolean] it runs inside another program, which alone may quiet and stop it
+      def embedded? = @embedded
+
+      # @return [Symbol] `:running`, `:quiet`, `:stopping`, `:stopped`, or `:ghost`
+      def state
+        return :ghost if ghost?
+        return :stopped unless listed?
+
+        @published ? @published.fetch("state").to_sym : said_state
+      end
+
+      # @return [Boolean] it fetches jobs; what has this gem may have more to say (`require_signal_path`)
+      def ready?
+        return false if gone?
+
+        @published ? @published.fetch("ready") : !quiet?
+      end
+
+      # @return [Boolean] it was told to fetch no more, or has gone
+      def quiet? = gone? || @said_quiet || %w[quiet stopping stopped].include?(@published&.fetch("state"))
+
+      # @return [Boolean, nil] it has finished with every job; nil: it does not have this gem, so one look cannot tell
+      def drained? = @published&.fetch("drained")
+
+      # @return [Time, nil] when it had finished with every job, on its own clock (UTC)
+      def drained_at
+        time = @published&.dig("drained_at")
+        Time.iso8601(time) if time
+      end
+
+      # @return [Integer] how many jobs it said that it cut off at its timeout and pushed back
+      def cut_off = @published&.dig("cut_off") || 0
+
+      # @return [String, nil] what becomes of a SIGTERM sent to its container: "arrives", "lost", …
+      def signal_path = @published&.dig("signal_path")
+
+      # @return [String] for people: its host and pid; without control characters, which a terminal would obey
+      def name = (pid ? "#{hostname}:#{pid}" : identity).gsub(/[[:cntrl:]]/, " ")
+
+      # @return [Hash{Symbol => Object}] all of it, to log or to serialise
+      def to_h
+        { identity: identity.scrub, hostname:, pid:, tag:, labels:, queues:, version:, concurrency:, busy:, state:,
+          ready: ready?, quiet: quiet?, drained: drained?, drained_at: drained_at&.iso8601(3), beat_age:,
+          ghost: ghost?, embedded: embedded?, signal_path:, lifecycle: @published&.dig("version") }
+      end
+
+      # @return [String]
+      def inspect = "#<#{self.class} #{identity} #{state} busy=#{busy}>"
+
+      private
+
+      # The identity is made of hostname, pid and a random part; the hostname may have colons of its own.
+      def place(info)
+        hostname, pid = identity.match(/\A(.*):(\d+):[^:]*\z/)&.captures
+        @hostname = info["hostname"] || hostname || identity
+        @pid = (info["pid"] || pid)&.to_i
+      end
+
+      def describe(info)
+        @tag = info["tag"] unless info["tag"].to_s.empty?
+        @labels = info["labels"] || []
+        @queues = info["queues"] || []
+        @version = info["version"] || @published&.dig("sidekiq")
+        @embedded = info["embedded"] ? true : false
+      end
+
+      def understood(published) = PUBLISHED.all? { |field| published.key?(field) } ? published : nil
+
+      def said_state = @said_quiet ? :quiet : :running
+
+      def parse(json)
+        value = JSON.parse(json) if json
+        value if value.is_a?(Hash)
+      rescue JSON::ParserError
+        nil
+      end
+    end
+  end
+end

@@ -1,0 +1,103 @@
+# frozen_string_literal: true
+
+require "json"
+require_relative "../announcement"
+require_relative "member"
+
+module SidekiqLifecycle
+  class Fleet
+    # Sidekiq's own registry in Redis: the set of its processes, what each published at its last beat, and the list
+    # through which each is told something (`api.rb`, `launcher.rb`). Everything of many processes is asked and told in
+    # pipelines of {SLICE}, so the round trips hardly grow with the fleet; no key is searched for.
+    #
+    # @api private
+    class Registry
+      # Commands in one pipeline.
+      SLICE = 1000
+      # One job that is being run.
+      Job = Struct.new(:member, :job_class, :jid, :since, keyword_init: true) do
+        # @return [Float] seconds since it began
+        def age = [Time.now.to_f - since, 0].max
+
+        # @return [Hash{Symbol => Object}] to serialise
+        def to_h = { class: job_class, jid:, process: member.identity, running_for: age.round(1) }
+      end
+
+      # @param config [Object] what answers `redis`: the module `Sidekiq`, or a `Sidekiq::Config`
+      def initialize(config)
+        @config = config
+      end
+
+      # @param also [Enumerable<String>] identities to read even if they are no longer listed
+      # @return [Hash{String => Member}] by identity
+      def members(also = [])
+        listed = @config.redis { |redis| redis.smembers("processes") }.sort
+        identities = listed | also.to_a
+        replies = in_slices(identities, 3) do |redis, identity|
+          redis.hmget(identity, "info", "busy", "beat", "quiet", "concurrency")
+          redis.pttl(identity)
+          redis.get(Announcement.key(identity))
+        end
+        listed = listed.to_h { |identity| [identity, true] }
+        identities.zip(replies).to_h { |identity, reply| [identity, member(identity, listed.key?(identity), *reply)] }
+      end
+
+      # Tells processes something. Redis keeps it until their next beat, and forgets it after a minute.
+      #
+      # @param members [Array<Member>]
+      # @param signal [String] "TSTP" or "TERM"
+      # @yield [members] those that have been told, a pipeline at a time
+      def tell(members, signal)
+        members.each_slice(SLICE / 2) do |slice|
+          pipelined(slice.map { |member| "#{member.identity}-signals" }) do |redis, key|
+            redis.lpush(key, signal)
+            redis.expire(key, Announcement::EXPIRY)
+          end
+          yield slice
+        end
+      end
+
+      # @param members [Array<Member>]
+      # @return [Array<Job>] what they have in hand, the longest running first
+      def jobs(members)
+        # 6.4.1 has the first, all others the second (`launcher.rb`).
+        replies = in_slices(members, 2) do |redis, member|
+          redis.hvals("#{member.identity}:workers")
+          redis.hvals("#{member.identity}:work")
+        end
+        jobs = members.zip(replies).flat_map { |member, works| works.flatten.filter_map { |work| job(member, work) } }
+        jobs.sort_by(&:since)
+      end
+
+      private
+
+      def in_slices(things, commands, &ask)
+        replies = things.each_slice(SLICE / commands).flat_map { |slice| pipelined(slice, &ask) }
+        replies.each_slice(commands)
+      end
+
+      def pipelined(things)
+        @config.redis do |redis|
+          redis.pipelined { |pipeline| things.each { |thing| yield pipeline, thing } }
+        end
+      end
+
+      # Redis counts the time since the last beat: what the process calls now may be another time.
+      def member(identity, listed, fields, ttl, published)
+        fields = %w[info busy beat quiet concurrency].zip(fields).to_h
+        beat_age = [Announcement::EXPIRY - (ttl / 1000.0), 0].max if ttl.positive?
+        Member.new(identity, listed:, fields:, beat_age:, published:)
+      end
+
+      # In 6.x the payload is an object, later the text of one. ActiveJob hides the class.
+      def job(member, work)
+        work = JSON.parse(work)
+        payload = work["payload"].is_a?(String) ? JSON.parse(work["payload"]) : work["payload"]
+        job_class = payload["wrapped"] || payload["class"]
+        Job.new(member:, job_class:, jid: payload["jid"], since: work["run_at"].to_f)
+      rescue JSON::ParserError, NoMethodError, TypeError
+        nil # not what any Sidekiq writes
+      end
+    end
+  end
+end

@@ -1,0 +1,64 @@
+# frozen_string_literal: true
+
+module SidekiqLifecycle
+  class Fleet
+    # Which processes are meant: those that match one of the patterns (or all, without any) and none of the exceptions.
+    #
+    # A pattern is a shell glob, compared with the hostname, the tag, each label, each queue and Sidekiq's version of a
+    # process; `FIELD=GLOB` with one of them. Where several are joined with commas, all have to match.
+    class Selection
+      # The fields that a pattern may name.
+      FIELDS = {
+        "hostname" => ->(member) { [member.hostname] },
+        "tag" => ->(member) { [member.tag] },
+        "label" => lambda(&:labels),
+        "queue" => lambda(&:queues),
+        "version" => ->(member) { [member.version] }
+      }.freeze
+
+      # @param matching [String, Array<String>, nil] patterns
+      # @param except [String, Array<String>, nil] patterns
+      # @raise [ArgumentError] if there is no such field, or a pattern is empty
+      def initialize(matching: nil, except: nil)
+        @patterns = Array(matching).map { |pattern| parse(pattern) }
+        @exceptions = Array(except).map { |pattern| parse(pattern) }
+        @words = [*Array(matching), *Array(except).map { |pattern| "not #{pattern}" }].join(" or ")
+      end
+
+      # @param member [Member]
+      # @return [Boolean]
+      def include?(member)
+        (@patterns.empty? || any?(@patterns, member)) && !any?(@exceptions, member)
+      end
+
+      # @return [Boolean] every process is meant
+      def all? = @words.empty?
+
+      # @return [String]
+      def to_s = @words
+
+      private
+
+      def parse(pattern)
+        "#{pattern},".split(",", -1)[..-2].map do |part|
+          field, glob = part.include?("=") ? part.split("=", 2) : [nil, part]
+          raise ArgumentError, "#{pattern.inspect} is no pattern; write one such as worker-* or tag=shop" if glob.empty?
+
+          [field ? [field_named(field)] : FIELDS.values, glob]
+        end
+      end
+
+      def field_named(name)
+        FIELDS.fetch(name) { raise ArgumentError, "there is no field #{name}; use one of #{FIELDS.keys.join(", ")}" }
+      end
+
+      def any?(patterns, member)
+        patterns.any? do |parts|
+          parts.all? do |fields, glob|
+            fields.any? { |field| field.call(member).compact.any? { |value| File.fnmatch?(glob, value.to_s) } }
+          end
+        end
+      end
+    end
+  end
+end

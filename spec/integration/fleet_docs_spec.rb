@@ -1,0 +1,135 @@
+# frozen_string_literal: true
+
+require "shellwords"
+
+# The page tells one story from top to bottom; here it is played.
+RSpec.describe "docs/fleet.md" do
+  include FleetCommand
+
+  let(:page) { File.read(File.expand_path("../../docs/fleet.md", __dir__)) }
+
+  # [arguments, what is printed, the exit code] of every command on the page
+  let(:commands) do
+    page.scan(/^```console\n\$ bundle exec sidekiq-lifecycle fleet (.*?)\n(.*?)(?:\$ echo \$\?\n(\d+)\n)?```$/m)
+        .map { |arguments, output, code| [arguments, output, code.to_i] }
+  end
+
+  # What has to be so before a command, by its beginning.
+  let(:stage) do
+    { "status" => -> { raise_curtain },
+      "wait drained --match 'worker-*' --timeout 2s" => -> { await_drain("worker-2") },
+      "wait drained --match 'worker-*' --timeout 2h" => -> { FileUtils.touch(file("go")) },
+      "wake" => -> { supervise },
+      "stop --match 'mailer-*'" => -> { @supervisor.kill.join } }
+  end
+
+  after { [@supervisor, @haunting].compact.each(&:kill).each(&:join) }
+
+  def raise_curtain
+    @haunting = Thread.new { loop { haunt && sleep(0.005) } }
+    write("shop.rb", gem: true)
+    write("mail.rb", gem: false)
+    @cast = [["worker-1", "shop.rb", "default"], ["worker-2", "shop.rb", "reports"], ["mailer-1", "mail.rb", "mailers"]]
+            .to_h { |host, *part| [host, [part, enter(host, *part)]] }
+    push("Evaluate", 'sleep 0.01 until File.exist?("go")')
+    wait_until("all are there, and the job is seen") do
+      running = processes.select { |process| process["state"] == "running" }
+      running.size == 3 && running.sum { |process| process["busy"] } == 1
+    end
+  end
+
+  def write(name, gem:)
+    File.write(file(name), <<~RUBY)
+      require "sidekiq"
+      #{'require "sidekiq_lifecycle"' if gem}
+      Sidekiq.configure_server do |config|
+        config.redis = { url: #{redis.url(@database).inspect} }
+        #{"SidekiqLifecycle.install(config)" if gem}
+      end
+      #{Worker::JOBS}
+      #{QUICK_BEAT}
+    RUBY
+  end
+
+  # As in a container of its own; Sidekiq takes $DYNO for the hostname.
+  def enter(host, application, queue)
+    command = %W[sidekiq -r ./#{application} -c 2 -q #{queue} -g shop]
+    container = %w[unshare --pid --fork --kill-child --mount-proc]
+    environment = { "DYNO" => host, "SIDEKIQ_LIFECYCLE_DIR" => "life/#{host}" }
+    start_program(*container, *command, name: host, environment:)
+  end
+
+  # A Sidekiq that boots clears the list of ghosts, so it has to be done again and again.
+  def haunt = redis.call("SADD", "processes", "worker-3:1:f00", database: @database)
+
+  # Whoever leaves comes in again.
+  def supervise
+    @supervisor = Thread.new do
+      loop do
+        @cast.each { |host, (part, process)| @cast[host] = [part, enter(host, *part)] unless process.running? }
+        sleep 0.05
+      end
+    end
+  end
+
+  def processes = fleet_json("status")["processes"]
+
+  def await_drain(host)
+    wait_until("#{host} has drained") { processes.any? { |process| process["hostname"] == host && process["drained"] } }
+  end
+
+  # Without what differs each time: times and versions, and with that the width of columns.
+  def normal(text)
+    text.gsub(/\b(\d+ (h|min|s) ?)+(?=\W|$|ago)/, "TIME ").gsub(/\b\d+\.\d+\.\d+\b/, "VERSION")
+        .lines.map { |line| line.squeeze(" ").strip }.join("\n")
+  end
+
+  # Sidekiq 6 does not tell its version; the gem does.
+  def here(text) = Sandbox::MAJOR > 6 ? text : text.sub(/^(mailer-.* ago) VERSION/, '\1 -')
+
+  # Of JSON the keys, and the kinds of values.
+  def shape(value)
+    case value
+    when Hash then value.transform_values { |inner| shape(inner) }
+    when Array then value.map { |inner| shape(inner) }
+    when true, false then :boolean
+    else value.class
+    end
+  end
+
+  def fields(heading)
+    rows = page[/^\| #{Regexp.escape(heading)} \|.*?\n(?=\n)/m].lines.drop(2)
+    rows.flat_map { |row| row.split("|")[1].scan(/`(\w+)`/).flatten }
+  end
+
+  it "shows what the commands print" do
+    expect(commands.size).to be > 8
+    commands.each do |arguments, output, code|
+      stage.each { |beginning, prepare| prepare.call if arguments.start_with?(beginning) && stage.delete(beginning) }
+      status, out, err = fleet(*Shellwords.split(arguments))
+      what = "fleet #{arguments}\n#{err}"
+      expect([what, status]).to eq([what, code])
+      next expect(shape(JSON.parse(out))).to eq(shape(JSON.parse(output))), what if arguments.end_with?("--json")
+
+      expect([what, normal(out)]).to eq([what, here(normal(output))])
+    end
+    expect(stage).to be_empty
+  end
+
+  it "knows every field of the JSON" do
+    haunt
+    expect(processes.first.keys).to match_array(fields("field of a process"))
+    SimulatedFleet.new(redis, 1, database: @database)
+    report = fleet_json("wait", "drained", "--timeout", "1s")
+    expect(report.keys).to match_array(fields("field of an operation"))
+    expect(report["progress"].keys).to match_array(fields("field of `progress`"))
+    expect(report["progress"]["pending"].first.keys).to match_array(fields("field of a process"))
+  end
+
+  it "knows the schema and the exit codes" do
+    codes = page[/^## Exit codes.*?(?=^##)/m].scan(/^\| (\d+) \|/).flatten.map(&:to_i)
+    require "sidekiq_lifecycle/fleet/command"
+    expect(codes).to match_array([*SidekiqLifecycle::Fleet::Command::OUTCOMES.values, 2])
+    expect(page).to include("`schema` (#{SidekiqLifecycle::Fleet::Command::SCHEMA})")
+  end
+end

@@ -1,0 +1,73 @@
+# frozen_string_literal: true
+
+RSpec.describe "the fleet, when something is not as usual" do
+  include FleetCommand
+
+  def simulate(size) = @simulate ||= SimulatedFleet.new(redis, size, database: @database)
+
+  def tell_redis(*words) = redis.call(*words, database: @database)
+
+  it "goes on where some of a later batch have gone by themselves meanwhile" do
+    first, second, third = simulate(3).identities
+    stopping = fleet_in_background("stop", "--batch", "1", "--timeout", "10m")
+    told = ->(identity) { tell_redis("EXISTS", "#{identity}-signals") == 1 }
+    wait_until("the first is told") { told.call(first) || stopping.raise_if_ended }
+    tell_redis("SREM", "processes", first, second)
+    tell_redis("DEL", second, "#{second}:lifecycle") # a minute later
+    wait_until("it waits for a new one") { stopping.log.include?("waiting for new") || stopping.raise_if_ended }
+    %w[new:1:a new:2:b].each do |identity|
+      tell_redis("HSET", identity, "info", '{"hostname":"new"}', "busy", 0, "beat", 1.0, "quiet", "false")
+      tell_redis("SADD", "processes", identity)
+    end
+    wait_until("the third is told") { told.call(third) || stopping.raise_if_ended }
+    tell_redis("SREM", "processes", third)
+    expect(stopping.exit_code).to eq(0)
+    expect(stopping.log).to match(/^2 of 2 ready, batch 3 of 3; waiting for new processes after/)
+    expect(told.call(second)).to be(false)
+  end
+
+  it "works for a user without a name, as in a container" do
+    simulate(1).beat(quiet: true)
+    out, status = Open3.capture2e(surroundings, "setpriv", "--reuid", "12345", "--clear-groups", *line(%w[quiet]))
+    expect([out, status.exitstatus]).to match([/^1 of 1 quiet after/, 0])
+  end
+
+  it "goes by Sidekiq's own fields where the gem's are in a form that it does not know" do
+    identity = simulate(1).identities.first
+    tell_redis("SET", "#{identity}:lifecycle", '{"schema":9,"state":"napping"}')
+    expect(fleet_json("status")["processes"]).to match([a_hash_including("state" => "running", "lifecycle" => nil)])
+  end
+
+  it "is silent where nobody reads on" do
+    simulate(2000)
+    reading = "#{line(%w[status]).join(" ")} | head -n 1"
+    out, status = Open3.capture2e(surroundings, "bash", "-o", "pipefail", "-c", reading)
+    expect([out.lines.size, status.exitstatus]).to eq([1, 1])
+  end
+
+  it "shows names that a terminal does not obey" do
+    tell_redis("SADD", "processes", "evil\e[2J:1:f00")
+    expect(fleet("stop", "--dry-run")[1]).to eq("evil [2J:1  is a ghost, and would be left out\n")
+  end
+
+  describe "a webhook" do
+    after { @webhook&.stop }
+
+    it "that hangs does not keep the answer from whoever interrupts that" do
+      simulate(1).beat(quiet: true)
+      @webhook = Webhook.new(status: nil)
+      quieting = fleet_in_background("quiet", "--webhook", @webhook.url)
+      wait_until("it is told") { tell_redis("EXISTS", "#{simulate(1).identities.first}-signals") == 1 }
+      wait_until("it is interrupted", every: 0.2) { quieting.status || (quieting.signal(:INT) && nil) }
+      expect(quieting.log).to match(/^(1 of 1 quiet after|not reached: interrupted)/)
+      expect(quieting.log).not_to include("Interrupt")
+    end
+
+    it "is told in brief, however large the fleet is" do
+      simulate(500)
+      @webhook = Webhook.new
+      expect(fleet("wait", "drained", "--timeout", "1s", "--webhook", @webhook.url).first).to eq(124)
+      expect(@webhook.messages.map { |message| message["progress"].key?("pending") }).to eq([false, false])
+    end
+  end
+end

@@ -1,0 +1,367 @@
+# frozen_string_literal: true
+
+require "etc"
+require "io/console"
+require "pty"
+require "socket"
+
+RSpec.describe "the command fleet" do
+  # The gem's own command, as a user calls it: [exit status, standard output, standard error].
+  def fleet(*arguments, environment: {})
+    out, err, status = Open3.capture3(surroundings.merge(environment), *line(arguments), chdir: app)
+    [status.exitstatus, out, err]
+  end
+
+  # The same in the background, its output in a file.
+  def fleet_in_background(*arguments, environment: {})
+    start_program(*line(arguments), name: "fleet", environment: surroundings.merge(environment))
+  end
+
+  def line(arguments) = ["sidekiq-lifecycle", "fleet", *arguments.map(&:to_s)]
+  def surroundings = { "REDIS_URL" => redis.url(@database), "NO_COLOR" => "1", "SUDO_USER" => nil }
+
+  # A Sidekiq with the heart of a bird: what it is told it hears soon.
+  def start_listed(**options)
+    worker = start(**options, after: "#{QUICK_BEAT}#{options[:after]}")
+    wait_until("it is listed") { lists?(worker) || worker.raise_if_ended }
+    worker
+  end
+
+  def lists?(worker) = listed.any? { |identity| identity.include?(":#{worker.pid}:") }
+
+  def listed = redis.call("SMEMBERS", "processes", database: @database)
+  def host = Socket.gethostname
+  def named(worker) = "#{host}:#{worker.pid}"
+  def json(*arguments) = JSON.parse(fleet(*arguments, "--json")[1])
+  def members = json("status").fetch("processes").to_h { |member| [member["pid"], member] }
+
+  # A process that was killed a while ago: Sidekiq still lists it, and Redis has forgotten all else.
+  def haunt = redis.call("SADD", "processes", "#{host}:1:f00", database: @database)
+
+  # A job that runs until it is told to end.
+  def hold
+    push("Evaluate", 'note "held"; sleep 0.01 until File.exist?("go"); note "let go"')
+    wait_until("the job begins") { notes.include?("held") }
+  end
+
+  def let_go = FileUtils.touch(file("go"))
+
+  # Keeps as many running as there are, as a supervisor would.
+  def supervise(workers)
+    Thread.new do
+      Thread.current.report_on_exception = true
+      loop do
+        workers.map! { |worker| worker.running? ? worker : start(after: QUICK_BEAT) }
+        sleep 0.05
+      end
+    end
+  end
+
+  describe "status" do
+    it "shows what has the gem, what has not, and ghosts" do
+      with = start_listed
+      without = start_listed(name: "plain", gem: false)
+      haunt
+      code, out, = fleet("status")
+      expect(code).to eq(0)
+      expect(out).to match(/^PROCESS +STATE +BUSY +BEAT +SIDEKIQ +TAG +QUEUES +SIGTERM$/)
+      expect(out).to match(%r{^#{named(with)} +running +0/2 +0 s ago +#{Sidekiq::VERSION} })
+      expect(out).to match(%r{^#{named(without)} +running +0/2 +0 s ago })
+      expect(out).to match(/^#{host}:1 +ghost +- +- +- /)
+      expect(out).to end_with("\n\n3 in all: 1 ghost, 2 running; 0 of 4 threads busy\n")
+
+      expect(members[with.pid]).to include("ready" => true, "drained" => false, "lifecycle" => SidekiqLifecycle::VERSION,
+                                           "version" => Sidekiq::VERSION, "concurrency" => 2, "queues" => ["default"])
+      expect(members[without.pid]).to include("ready" => true, "drained" => nil, "lifecycle" => nil, "concurrency" => 2)
+      expect(members[1]).to include("state" => "ghost", "ready" => false, "busy" => 0)
+    end
+
+    it "is an error where there is nobody" do
+      expect(fleet("status")).to eq([1, "", "sidekiq-lifecycle: no Sidekiq is registered in this Redis\n"])
+      start_listed
+      expect(fleet("status", "--match", "nix")).to eq([1, "", "sidekiq-lifecycle: no process matches\n"])
+    end
+  end
+
+  it "publishes beside the heartbeat, and for no longer" do
+    worker = start_listed
+    key = -> { "#{listed.first}:lifecycle" }
+    published = JSON.parse(wait_until("it is published") { redis.call("GET", key.call, database: @database) })
+    expect(published).to include("schema" => 1, "state" => "running", "ready" => true, "drained" => false,
+                                 "drained_at" => nil, "version" => SidekiqLifecycle::VERSION)
+    expect(redis.call("TTL", key.call, database: @database)).to be_between(1, 60)
+    worker.signal(:TSTP)
+    wait_until("its drain is published") { members[worker.pid]["drained_at"] }
+    identity = listed.first
+    worker.signal(:TERM)
+    worker.exit_code
+    last = JSON.parse(redis.call("GET", "#{identity}:lifecycle", database: @database))
+    expect(last).to include("state" => "stopping", "drained" => true, "cut_off" => 0)
+  end
+
+  it "quiets, waits for and stops what has the gem and what has not" do
+    workers = [start_listed, start_listed(name: "plain", gem: false)]
+    hold
+    waiting = fleet_in_background("quiet", "--wait")
+    wait_until("both are quiet") { members.values.all? { |member| member["quiet"] } }
+    expect(waiting).to be_running
+    let_go
+    expect(waiting.exit_code).to eq(0)
+    expect(waiting.log).to match(/^\d of 2 drained, 1 job running$/).and match(/^2 of 2 drained after \d+ s$/)
+    expect(notes).to include("let go")
+
+    push("Sleep", 0)
+    expect(fleet("wait", "quiet").first).to eq(0)
+    expect(queued).to eq(1)
+    code, out, = fleet("stop")
+    expect([code, out]).to match([0, /\A2 of 2 stopped after \d+ s\n\z/])
+    expect(workers.map(&:exit_code)).to eq([0, 0])
+    expect(queued).to eq(1)
+  end
+
+  it "steers only what is meant, and nobody in a dry run" do
+    worker = start_listed(environment: { "DYNO" => "worker-1" }) # which Sidekiq takes for the hostname
+    mailer = start_listed(environment: { "DYNO" => "mailer-1" }, name: "mailer")
+    haunt
+    expect(fleet("quiet", "--dry-run", "--match", "worker-*"))
+      .to eq([0, "worker-1:#{worker.pid}  would be told to be quiet (running, 0 jobs)\n", ""])
+    expect(fleet("stop", "--dry-run")[1]).to match(/^#{host}:1 +is a ghost, and would be left out$/)
+    expect(json("stop", "--dry-run", "--match", "mailer-*")["processes"])
+      .to match([a_hash_including("pid" => mailer.pid, "would" => "would be told to stop (running, 0 jobs)")])
+    states = -> { members.values_at(worker.pid, mailer.pid).map { |member| member["state"] } }
+    expect(states.call).to eq(%w[running running])
+
+    expect(fleet("quiet", "--match", "nix")[0..1])
+      .to eq([1, "not reached: no process matches nix; there are 3, see them with: sidekiq-lifecycle fleet status\n"])
+    expect(fleet("quiet", "--match", "colour=red").first).to eq(2)
+    expect(fleet("quiet", "--except", "mailer-*")[0..1])
+      .to match([0, /\A1 of 1 quiet, 1 ghost left out after \d+ s\n\z/])
+    expect(states.call).to eq(%w[quiet running])
+  end
+
+  it "says so where only ghosts match" do
+    haunt
+    expect(fleet("stop")).to match([1, /\Anot reached: only ghosts: processes that were killed, whom Sidekiq/, ""])
+  end
+
+  it "wakes what has drained, and leaves alone what is busy" do
+    both = [start_listed, start_listed(name: "other")]
+    hold
+    wait_until("it is seen") { members.values.sum { |member| member["busy"] } == 1 }
+    idle, busy = both.sort_by { |worker| members[worker.pid]["busy"] } # whoever has taken the job
+    expect(fleet("wake")[0..1]).to eq([1, "not reached: no process is quiet, so there is nobody to wake\n"])
+    expect(fleet("quiet").first).to eq(0)
+    workers = [idle]
+    supervisor = supervise(workers)
+    code, out, = fleet("wake")
+    expect(code).to eq(1)
+    expect(out).to start_with("not reached: 1 of 2 woken; still busy and left alone: #{named(busy)} (1 job)\n")
+    expect(out).to end_with("1 process told to stop; that stands.\n")
+    expect(idle.exit_code).to eq(0)
+    expect(busy).to be_running
+    expect(members.values.map { |member| member["state"] }).to contain_exactly("quiet", "running")
+
+    let_go
+    workers << busy
+    expect(fleet("wake")[0..1]).to match([0, /\A1 of 1 ready, waiting for new processes after \d+ s\n\z/])
+    expect(notes).to include("let go")
+  ensure
+    supervisor&.kill
+  end
+
+  it "stops in batches, the next only when as many new ones are ready" do
+    4.times { |number| start_listed(name: "worker#{number}") }
+    old = @workers.map(&:pid)
+    running = @workers.dup
+    supervisor = supervise(running)
+    at_work = Watcher.new { running.count { |worker| record(worker.pid)&.fetch("state") == "running" } }
+    code, out, err = fleet("stop", "--batch", "25%", "--timeout", "5m")
+    expect([code, out]).to match([0, /\A4 of 4 ready, batch 4 of 4; waiting for new processes after/])
+    expect(err).to match(/^1 of 4 stopped, batch 2 of 4$/)
+    expect(at_work.changes.min).to eq(3)
+    expect(members.keys & old).to be_empty
+  ensure
+    supervisor&.kill
+  end
+
+  it "drains before it stops, if it is told to" do
+    worker = start_listed
+    hold
+    stopping = fleet_in_background("stop", "--drain-first")
+    wait_until("it is quiet") { members[worker.pid]["quiet"] }
+    expect(worker).to be_running
+    let_go
+    expect([stopping.exit_code, worker.exit_code]).to eq([0, 0])
+    expect(notes).to include("let go")
+    expect(record(worker.pid)["timings"]["drained"]).to be < record(worker.pid)["timings"]["stopping"]
+  end
+
+  it "waits until new ones are ready" do
+    start_listed
+    expect(fleet("wait", "ready")[0..1]).to match([0, /\A1 of 1 ready after/])
+  end
+
+  describe "an end that is clear" do
+    it "when the time is over" do
+      worker = start_listed
+      hold
+      code, out, = fleet("quiet", "--wait", "--timeout", "2s")
+      expect(code).to eq(124)
+      expect(out).to eq("not reached: timed out after 2 s: 0 of 1 drained, 1 job running\n" \
+                        "1 process told to be quiet; that stands.\n")
+      expect(members[worker.pid]["state"]).to eq("quiet")
+      report = json("wait", "drained", "--timeout", "1s")
+      expect(report).to include("schema" => 1, "action" => "wait", "outcome" => "timed-out")
+      expect(report["progress"]["jobs"]).to match([a_hash_including("class" => "Evaluate", "process" => listed.first)])
+    end
+
+    it "when a process is killed that was waited for" do
+      worker = start_listed
+      hold
+      waiting = fleet_in_background("quiet", "--wait")
+      wait_until("it is quiet") { members[worker.pid]["quiet"] }
+      worker.kill
+      redis.call("DEL", listed.first, database: @database) # a minute later
+      expect(waiting.exit_code).to eq(1)
+      expect(waiting.log).to include("not reached: 1 of 1 not drained: #{named(worker)} fell silent")
+    end
+
+    it "when Ctrl-C is pressed" do
+      start_listed
+      hold
+      waiting = fleet_in_background("quiet", "--wait")
+      wait_until("it waits") { waiting.log.include?("0 of 1 drained, 1 job running") }
+      waiting.signal(:INT)
+      expect(waiting.exit_code).to eq(130)
+      expect(waiting.log).to end_with("not reached: interrupted: 0 of 1 drained, 1 job running\n" \
+                                      "1 process told to be quiet; that stands.\n")
+    end
+
+    it "when Redis goes, and none when it comes back" do
+      own_redis
+      worker = start_listed
+      hold
+      waiting = fleet_in_background("quiet", "--wait")
+      wait_until("it waits") { waiting.log.include?("0 of 1 drained, 1 job running") }
+      own_redis.stop
+      wait_until("it says so") { waiting.log.include?("Redis does not answer") }
+      own_redis.start # with nothing in it
+      wait_until("it is listed anew") { lists?(worker) }
+      let_go
+      expect([waiting.exit_code, waiting.log]).to match([0, /^1 of 1 drained after/])
+
+      waiting = fleet_in_background("wait", "stopped")
+      wait_until("it waits") { waiting.log.include?("0 of 1 stopped") }
+      own_redis.stop
+      expect(waiting.exit_code).to eq(1)
+      expect(waiting.log)
+        .to match(/^not reached: Redis has not answered for 30 s: .*; when it was seen last: 0 of 1 stopped$/)
+      expect(fleet("status")).to match([1, "", /\Asidekiq-lifecycle: Redis does not answer: /])
+      expect(worker).to be_running
+    end
+  end
+
+  describe "webhooks" do
+    after { @webhooks&.each(&:stop) }
+
+    def webhook(...) = Webhook.new(...).tap { |webhook| (@webhooks ||= []) << webhook }
+
+    it "are told when it begins, how it ends, and who asked" do
+      start_listed
+      slack = webhook
+      plain = webhook
+      code, = fleet("quiet", "--match", host, "--by", "Ann <ann>", "--timeout", "90s", "--webhook", plain.url,
+                    environment: { "SIDEKIQ_LIFECYCLE_SLACK_WEBHOOK" => slack.url })
+      expect(code).to eq(0)
+      expect(slack.messages).to match(
+        [{ "text" => "Ann &lt;ann&gt; asks 1 Sidekiq process to be quiet (#{host}), for 1 min 30 s at most" },
+         { "text" => /\A1 of 1 quiet after \d+ s \(#{host}\) \(asked by Ann &lt;ann&gt;\)\z/ }]
+      )
+      expect(plain.messages.map { |message| message["event"] }).to eq(%w[started reached])
+      expect(plain.messages.last).to include("by" => "Ann <ann>", "action" => "quiet", "outcome" => "reached",
+                                             "progress" => a_hash_including("done" => 1, "total" => 1))
+    end
+
+    it "are told of a failure, also of one at once" do
+      plain = webhook
+      expect(fleet("stop", "--webhook", plain.url).first).to eq(1)
+      expect(plain.messages).to match([a_hash_including("event" => "failed", "outcome" => "not-reached",
+                                                        "by" => "#{Etc.getpwuid.name}@#{host}")])
+    end
+
+    it "that fail or hang never fail the command" do
+      start_listed
+      { webhook(status: "500 Oops").url => /^the webhook answered 500$/,
+        webhook(status: nil).url => /^the webhook (has not answered for 5 s|was not told: Net::ReadTimeout)/,
+        "http://127.0.0.1:1/" => /^the webhook was not told: Errno::ECONNREFUSED$/ }.each do |url, complaint|
+        code, out, err = fleet("quiet", "--webhook", url)
+        expect([code, out]).to match([0, /\A1 of 1 quiet/])
+        expect(err).to match(complaint)
+        expect(err).not_to include("secret")
+      end
+    end
+  end
+
+  it "draws a bar on a terminal, whatever its size, and names the slowest jobs" do
+    start_listed
+    hold
+    PTY.spawn(surroundings, *line(["quiet", "--wait"]), chdir: app) do |screen, _, pid|
+      screen.winsize = [24, 120]
+      shown = +""
+      look = -> { shown << screen.read_nonblock(4096, exception: false).to_s.delete_prefix("wait_readable") }
+      wait_until("it is drawn\n#{shown}") { look.call.include?("Evaluate") }
+      expect(shown).to match(/\[ +\] 0 of 1 drained, 1 job running  \d+ s/)
+      expect(shown).to match(/Evaluate \h{24} on #{host}:\d+, running for \d+ s/)
+      screen.winsize = [24, 40]
+      shown.clear
+      wait_until("it is drawn anew") { look.call.scan("0 of 1 drained").size > 2 }
+      lines = shown.dup.force_encoding("UTF-8").scrub.lines.last(2)
+      lines.map! { |line| line.gsub(/\e\[[0-9;?]*[A-Za-z]/, "").strip }
+      expect(lines.map(&:size).max).to be < 40
+      let_go
+      wait_until("it ends") { look.call.match?(/1 of 1 drained after \d+ s/) }
+      expect(Process.wait2(pid).last.exitstatus).to eq(0)
+    rescue Errno::EIO
+      expect(shown).to match(/1 of 1 drained after/)
+    end
+  end
+
+  it "loses nothing when twenty are quieted, waited for and stopped" do
+    workers = Array.new(20) { |number| start(after: QUICK_BEAT, name: "app#{number}", timeout: 60) }
+    wait_until("all are listed") { listed.size == 20 }
+    60.times { |number| push("Sleep", (number % 7) * 0.5, "job #{number}") }
+    wait_until("some work") { notes.grep(/begins/).size >= 20 }
+    code, = fleet("quiet", "--wait", "--timeout", "10m")
+    ended = Time.now
+    expect(code).to eq(0)
+    begun = notes.grep(/begins/).size
+    expect(notes.grep(/ends/).size).to eq(begun)
+    # Two beats here are less than a second. Anything near a minute would be Redis's forgetting.
+    expect(ended - File.mtime(file("notes"))).to be < 30
+    expect(fleet("stop").first).to eq(0)
+    expect(workers.map(&:exit_code)).to all(eq(0))
+    expect(queued + begun).to eq(60)
+    expect(notes.uniq.size).to eq(notes.size)
+  end
+
+  it "is there for Ruby" do
+    worker = start_listed
+    hold
+    script = <<~RUBY
+      require "sidekiq"
+      require "sidekiq_lifecycle"
+      fleet = SidekiqLifecycle::Fleet.new
+      begin
+        fleet.quiet(match: "#{host}", timeout: 1) { |progress| puts progress }
+      rescue SidekiqLifecycle::Fleet::TimedOut => e
+        puts e.message, e.progress.jobs.map(&:job_class).inspect
+      end
+      puts fleet.members.map { |member| [member.pid, member.state, member.busy] }.inspect
+    RUBY
+    out, status = Open3.capture2(surroundings, "ruby", "-e", script)
+    expect(status).to be_success
+    expect(out.lines(chomp: true)).to include("0 of 1 drained, 1 job running", '["Evaluate"]',
+                                              "timed out after 1 s: 0 of 1 drained, 1 job running",
+                                              "[[#{worker.pid}, :quiet, 1]]")
+  end
+end

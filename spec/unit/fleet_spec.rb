@@ -1,0 +1,208 @@
+# frozen_string_literal: true
+
+RSpec.describe SidekiqLifecycle::Fleet do
+  # What a process publishes; `published` is what this gem adds.
+  def member(identity = "worker-1:7:abc", listed: true, info: {}, busy: 0, beat: 100.0, quiet: false, published: nil)
+    info = { "hostname" => identity.split(":").first, "pid" => 7, "queues" => ["default"] }.merge(info)
+    fields = { "info" => JSON.generate(info), "busy" => busy.to_s, "beat" => beat.to_s, "quiet" => quiet.to_s }
+    published = JSON.generate(said(**published)) if published.is_a?(Hash)
+    SidekiqLifecycle::Fleet::Member.new(identity, listed:, fields:, beat_age: 1.0, published:)
+  end
+
+  def said(state: "running", ready: false, drained: false, **more)
+    { "state" => state, "ready" => ready, "drained" => drained, "cut_off" => 0, "version" => "0.1.0" }
+      .merge(more.transform_keys(&:to_s))
+  end
+
+  # One that Sidekiq lists and of which Redis has forgotten all else.
+  def ghost(identity = "worker-1:7:abc") = SidekiqLifecycle::Fleet::Member.new(identity, listed: true)
+
+  # One that has left: Sidekiq's own fields stay for up to a minute.
+  def gone(identity = "worker-1:7:abc", **more) = member(identity, listed: false, **more)
+
+  describe SidekiqLifecycle::Fleet::Member do
+    it "has the state that it published, or that Sidekiq's fields show" do
+      { member => :running, member(quiet: true) => :quiet, ghost => :ghost, gone => :stopped,
+        member(quiet: true, published: { state: "stopping" }) => :stopping,
+        member(published: { state: "quiet" }) => :quiet }.each do |one, state|
+        expect(one.state).to eq(state)
+      end
+    end
+
+    it "is ready if it says so, or else fetches" do
+      expect(member).to be_ready
+      expect(member(quiet: true)).not_to be_ready
+      expect(member(published: { ready: true })).to be_ready
+      expect(member(published: { ready: false })).not_to be_ready
+      expect([ghost, gone].map(&:ready?)).to eq([false, false])
+    end
+
+    it "tells whether it has drained only if it has the gem" do
+      expect(member(quiet: true).drained?).to be_nil
+      expect(member(quiet: true, published: { state: "quiet", drained: true }).drained?).to be(true)
+    end
+
+    it "is named by its identity where nothing else is left, also with colons in the hostname" do
+      expect(ghost("fe80::1:42:abcdef").name).to eq("fe80::1:42")
+      expect(ghost("odd").name).to eq("odd")
+    end
+
+    it "passes over what is no JSON" do
+      fields = { "info" => "{", "busy" => "1", "beat" => "1.5" }
+      odd = described_class.new("worker:7:abc", listed: true, fields:, published: "[]")
+      expect([odd.name, odd.busy, odd.state, odd.published]).to eq(["worker:7", 1, :running, nil])
+    end
+
+    it "is frozen" do
+      expect(member(published: {})).to be_frozen
+    end
+  end
+
+  describe SidekiqLifecycle::Fleet::Selection do
+    def chosen(matching: nil, except: nil)
+      selection = described_class.new(matching:, except:)
+      members.select { |one| selection.include?(one) }.map(&:hostname)
+    end
+
+    let(:members) do
+      [member("worker-1:1:a", info: { "tag" => "shop", "queues" => %w[default mail], "version" => "8.1.7" }),
+       member("worker-2:2:b", info: { "tag" => "shop", "queues" => %w[reports], "labels" => %w[canary] }),
+       member("mailer-1:3:c", info: { "tag" => "post", "queues" => %w[mail], "version" => "7.3.2" })]
+    end
+
+    it "compares with every field, or with the one that is named" do
+      { nil => %w[worker-1 worker-2 mailer-1], "worker-*" => %w[worker-1 worker-2], "mail" => %w[worker-1 mailer-1],
+        "tag=shop" => %w[worker-1 worker-2], "tag=shop,queue=mail" => %w[worker-1], "label=can*" => %w[worker-2],
+        "version=8.*" => %w[worker-1], "hostname=mail" => [], "worker-[13]" => %w[worker-1],
+        %w[canary version=7.*] => %w[worker-2 mailer-1] }.each do |matching, hosts|
+        expect(chosen(matching:)).to eq(hosts), matching.inspect
+      end
+      expect(chosen(matching: "worker-*", except: "queue=reports")).to eq(%w[worker-1])
+      expect(chosen(except: %w[canary post])).to eq(%w[worker-1])
+    end
+
+    it "says what is wrong with a pattern" do
+      expect { described_class.new(matching: "colour=red") }
+        .to raise_error(ArgumentError, "there is no field colour; use one of hostname, tag, label, queue, version")
+      ["", "tag=", "a,,b"].each do |wrong|
+        expect { described_class.new(except: wrong) }.to raise_error(ArgumentError, /is no pattern; write one such as/)
+      end
+    end
+  end
+
+  describe SidekiqLifecycle::Fleet::Pursuit do
+    def pursuit(goal, *members) = described_class.new(goal, members)
+
+    # A look at Redis, a second after the last one.
+    def see(pursuit, *members, elapsed: 1)
+      pursuit.tap { pursuit.see(members.to_h { |one| [one.identity, one] }, elapsed) }
+    end
+
+    it "takes a process's own word that it has drained" do
+      quiet = pursuit(:drained, member(quiet: true, published: { state: "quiet" }))
+      expect(quiet).not_to be_over
+      # Nobody is busy at any beat; what it says itself counts all the same.
+      expect(see(quiet, member(quiet: true, beat: 110.0, published: { state: "quiet" }))).not_to be_over
+      drained = member(quiet: true, beat: 120.0, published: { state: "quiet", drained: true })
+      expect(see(quiet, drained).reached).to eq([drained])
+      # And it stays drained when it goes.
+      expect(see(quiet, ghost).failed).to be_empty
+      expect(quiet).to be_over
+    end
+
+    it "believes a count only if it is newer than the quiet, where a process does not have the gem" do
+      quiet = pursuit(:drained, member(busy: 0))
+      expect(see(quiet, member(quiet: true, beat: 110.0, busy: 0))).not_to be_over
+      expect(quiet.undecided?(quiet.members.first)).to be(true)
+      expect(see(quiet, member(quiet: true, beat: 110.0, busy: 0))).not_to be_over # the same beat
+      expect(see(quiet, member(quiet: true, beat: 120.0, busy: 1))).not_to be_over # it was just fetching
+      expect(see(quiet, member(quiet: true, beat: 130.0, busy: 0))).to be_over
+      expect(quiet.failed).to be_empty
+    end
+
+    it "does not fall back on counts where a process has the gem and its word is missing once" do
+      quiet = pursuit(:drained, member(quiet: true, published: { state: "quiet" }))
+      see(quiet, member(quiet: true, beat: 110.0))
+      expect(see(quiet, member(quiet: true, beat: 120.0))).not_to be_over
+    end
+
+    it "says why a process will never have drained" do
+      left = pursuit(:drained, member)
+      expect(see(left, gone).failed.values).to eq(["ended before it was seen to have drained"])
+      cut = pursuit(:drained, member(published: {}))
+      see(cut, gone(published: { state: "stopping", cut_off: 2 }))
+      expect(cut.failed.values)
+        .to eq(["ended before it was seen to have drained (2 cut off at its timeout and pushed back)"])
+      killed = pursuit(:drained, member)
+      expect(see(killed, ghost).failed.values)
+        .to eq(["fell silent, as if it had been killed: the jobs it had may be lost"])
+      expect(killed).to be_over
+    end
+
+    it "gives a process time to come back that is missing without a trace: Redis may have been started anew" do
+      %i[quiet drained stopped].each do |goal|
+        missing = SidekiqLifecycle::Fleet::Member.new("worker-1:7:abc", listed: false)
+        told = pursuit(goal, member)
+        60.times { expect(see(told, missing)).not_to be_over, goal.to_s }
+        expect(see(told, member)).not_to be_over
+        expect(see(told, missing, elapsed: 61)).to be_over
+        reasons = goal == :quiet ? [] : ["has gone without a trace: nobody can tell whether it had drained"]
+        expect(told.failed.values).to eq(reasons)
+      end
+    end
+
+    it "takes back what it said of one that comes back" do
+      silent = see(pursuit(:drained, member, member("b:2:y")), ghost, member("b:2:y"))
+      expect(silent.failed.keys).to eq(["worker-1:7:abc"])
+      expect(see(silent, member, member("b:2:y")).failed).to be_empty
+    end
+
+    it "knows of whom a few more beats will tell" do
+      quiet = pursuit(:drained, member(quiet: true, published: { state: "quiet" }))
+      undecided = -> { quiet.undecided?(quiet.members.first) }
+      expect(undecided.call).to be(true)
+      see(quiet, member(quiet: true, beat: 110.0, busy: 1, published: { state: "quiet" }))
+      expect(undecided.call).to be(false), "it is busy"
+      told = [120.0, 130.0, 140.0].map do |beat|
+        see(quiet, member(quiet: true, beat:, published: { state: "quiet" }))
+        undecided.call
+      end
+      expect(told).to eq([true, true, false])
+    end
+
+    it "takes a last word" do
+      quiet = pursuit(:drained, member(published: {}))
+      expect(see(quiet, gone(published: { state: "stopping", drained: true })).failed).to be_empty
+      expect(quiet.reached.size).to eq(1)
+    end
+
+    it "tells who has stopped from who was killed" do
+      stopped = pursuit(:stopped, member("a:1:x"), member("b:2:y"))
+      see(stopped, gone("a:1:x"), ghost("b:2:y"))
+      expect(stopped.reached.map(&:identity)).to eq(["a:1:x"])
+      expect(stopped.failed.keys).to eq(["b:2:y"])
+    end
+
+    it "takes whoever has gone for quiet" do
+      expect(see(pursuit(:quiet, member), gone)).to be_over
+      expect(pursuit(:quiet, member(quiet: true))).to be_over
+      expect(pursuit(:quiet, member)).not_to be_over
+    end
+  end
+
+  describe "what is asked of it" do
+    it "has to make sense" do
+      fleet = described_class.new
+      expect { fleet.wait(:busy) }.to raise_error(ArgumentError, /no :busy to wait for; use one of :ready, :quiet/)
+      expect { fleet.quiet(timeout: 0) }.to raise_error(ArgumentError, /timeout is 0; set it/)
+      [0, -1, 0.0, 1.5, "10%"].each do |batch|
+        expect { fleet.stop(batch:) }.to raise_error(ArgumentError, /batch is #{Regexp.escape(batch.inspect)}; set it/)
+      end
+    end
+  end
+
+  it "says stretches of time" do
+    { 0.4 => "0 s", 59 => "59 s", 60 => "1 min", 61 => "1 min 1 s", 3600 => "1 h", 7260 => "2 h 1 min" }
+      .each { |seconds, words| expect(SidekiqLifecycle::Fleet::Words.span(seconds)).to eq(words) }
+  end
+end
