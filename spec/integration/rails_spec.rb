@@ -111,4 +111,41 @@ RSpec.describe "in Rails" do
     start_rails(RbConfig.ruby, "-r", "../rails/config/environment", "-e", "SidekiqLifecycle.status").exit_code
     expect(Dir.exist?(file("rails/tmp"))).to be(false)
   end
+
+  describe "rails generate sidekiq_lifecycle:install" do
+    # As bin/rails does: [exit status, what it printed].
+    def install(*arguments)
+      write("rails/generate.rb", <<~RUBY)
+        require_relative "config/environment"
+        require "rails/generators"
+        Rails::Generators.invoke("sidekiq_lifecycle:install", ARGV, behavior: :invoke, destination_root: __dir__)
+      RUBY
+      out, status = Open3.capture2e(RbConfig.ruby, "generate.rb", *arguments, chdir: file("rails"))
+      [status.exitstatus, out]
+    end
+
+    let(:initializer) { file("rails/config/initializers/sidekiq_lifecycle.rb") }
+
+    it "writes an initializer that is all an application needs" do
+      write("rails/config/initializers/sidekiq.rb", <<~RUBY)
+        Sidekiq.configure_server { |config| config.redis = { url: #{redis.url(@database).inspect} } }
+      RUBY
+      expect(install).to match([0, %r{create.* config/initializers/sidekiq_lifecycle.rb}])
+      worker = start_rails_ready
+      expect(check("ready", "--dir", directory)).to eq([0, "ready\n"])
+      worker.signal(:TERM)
+      expect(worker.exit_code).to eq(0)
+      expect(install).to match([0, %r{identical.* config/initializers/sidekiq_lifecycle.rb}])
+    end
+
+    it "replaces one that differs only when it is told to" do
+      install
+      wanted = File.read(initializer)
+      File.write(initializer, "# mine\n")
+      expect(install("--skip")).to match([0, /skip/])
+      expect(File.read(initializer)).to eq("# mine\n")
+      expect(install("--force")).to match([0, /force/])
+      expect(File.read(initializer)).to eq(wanted)
+    end
+  end
 end

@@ -1,0 +1,18 @@
+# frozen_string_literal: true
+
+# A small application without Rails, which the examples beside it deploy.
+
+require_relative "config/initializers/sidekiq"
+
+# Sends what was bought.
+class Parcel
+  include Sidekiq::Job
+
+  sidekiq_options queue: "critical"
+
+  def perform(order, seconds = 1)
+    logger.info("packing order #{order}")
+    sleep seconds
+    logger.info("order #{order} is on its way")
+  end
+end

@@ -1,0 +1,23 @@
+# frozen_string_literal: true
+
+require "rails/generators/base"
+
+module SidekiqLifecycle
+  # Where Rails looks for what `rails generate` can do.
+  #
+  # @api private
+  module Generators
+    # `rails generate sidekiq_lifecycle:install`: writes the initializer that installs the lifecycle into Sidekiq.
+    #
+    # @api private
+    class InstallGenerator < ::Rails::Generators::Base
+      desc "Writes an initializer that installs sidekiq_lifecycle into this application's Sidekiq."
+      source_root File.expand_path("templates", __dir__)
+
+      # A file of its own: it works beside a `configure_server` that is there, in whatever order they come.
+      def write_initializer
+        copy_file "sidekiq_lifecycle.rb.tt", "config/initializers/sidekiq_lifecycle.rb"
+      end
+    end
+  end
+end

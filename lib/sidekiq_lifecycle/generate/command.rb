@@ -1,0 +1,35 @@
+# frozen_string_literal: true
+
+require_relative "../native_command"
+require_relative "application"
+require_relative "error"
+require_relative "target"
+require_relative "writer"
+
+module SidekiqLifecycle
+  # The files with which an application's Sidekiq is deployed.
+  #
+  # @api private
+  module Generate
+    # The command `sidekiq-lifecycle generate`: carries out what the native command has read and checked.
+    #
+    # @api private
+    module Command
+      # Reads the arguments, does what they ask, and ends the process.
+      #
+      # @param arguments [Array<String>] of the whole command, with `generate`
+      def self.main(arguments)
+        options = NativeCommand.read(arguments)
+        root = options.fetch("root")
+        files = Target.new(options.fetch("target"), Application.new(root, options)).files
+        Writer.new(root, force: options.fetch("force"), dry_run: options.fetch("dry_run")).write(files)
+        exit
+      rescue Error => e
+        warn "sidekiq-lifecycle: #{e.message}"
+        exit 1
+      rescue Interrupt
+        exit 130
+      end
+    end
+  end
+end

@@ -1,0 +1,93 @@
+# frozen_string_literal: true
+
+require "erb"
+require "json"
+require_relative "plan"
+
+module SidekiqLifecycle
+  module Generate
+    # The files of one way to deploy. Below `templates/TARGET` a file lies where it will lie in the application.
+    #
+    # @api private
+    class Target
+      # Where the templates are.
+      TEMPLATES = File.join(__dir__, "templates")
+      # What is deployed as a container needs the native command and the signal in its image.
+      ON_DOCKER = %w[compose ecs kubernetes].freeze
+
+      # @param name [String]
+      # @param application [Application]
+      def initialize(name, application)
+        @name = name
+        @view = View.new(application)
+      end
+
+      # @return [Hash{String => String}] what to write: the path below the application's root => the contents
+      # @raise [Error] if the application does not fit the platform
+      def files
+        names = [*("docker" if ON_DOCKER.include?(@name)), @name]
+        names.map { |name| render_all(File.join(TEMPLATES, name)) }.reduce(:merge)
+      end
+
+      private
+
+      def render_all(directory)
+        names = Dir.glob("**/*.erb", base: directory).reject { |file| File.basename(file).start_with?("_") }
+        names.sort.to_h { |file| [file.delete_suffix(".erb"), @view.render(File.join(directory, file))] }
+      end
+
+      # What a template can say.
+      class View
+        # @param application [Application]
+        def initialize(application)
+          @application = application
+          @plan = Plan.new(application.timeout)
+        end
+
+        # @param file [String] a template
+        # @param locals [Hash{Symbol => Object}] what only this template is told
+        # @return [String]
+        def render(file, **locals)
+          scope = binding
+          locals.each { |name, value| scope.local_variable_set(name, value) }
+          ERB.new(File.read(file), trim_mode: "-").tap { |erb| erb.filename = file }.result(scope)
+        end
+
+        private
+
+        attr_reader :application, :plan
+
+        def name = application.name
+
+        # Where releases run on a host, and the one lifecycle directory of all of them.
+        def current = File.join(application.deploy_to, "current")
+
+        def directory_on_host
+          application.lifecycle_directory || File.join(application.deploy_to, "shared/tmp/sidekiq")
+        end
+
+        # A list on one line, as JSON, YAML and Dockerfiles have it.
+        def list(items) = "[#{items.map { |item| JSON.generate(item) }.join(", ")}]"
+
+        # What several templates have in common.
+        def partial(name, **locals) = render(File.join(TEMPLATES, "#{name}.erb"), **locals)
+
+        # A word of a systemd unit's command.
+        def unit_word(word)
+          escaped = word.gsub(/["\\]/) { |letter| "\\#{letter}" }.gsub("%", "%%").gsub("$", "$$")
+          word.match?(%r{\A[\w./,:=@%+-]+\z}) ? escaped : %("#{escaped}")
+        end
+
+        # What the worker works on, for people.
+        def work
+          jobs = application.concurrency
+          "#{"#{jobs} jobs at a time, " if jobs}queues #{application.queues.join(", ")}"
+        end
+
+        # Where the seconds of `-t` are from.
+        def timeout = "-t #{plan.timeout} (#{application.timeout_source})"
+      end
+      private_constant :View
+    end
+  end
+end

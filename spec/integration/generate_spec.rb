@@ -1,0 +1,135 @@
+# frozen_string_literal: true
+
+require "sidekiq_lifecycle/generate/target"
+require "yaml"
+
+RSpec.describe "the command generate" do
+  examples = File.expand_path("../../examples", __dir__)
+
+  before { FileUtils.cp_r(File.join(examples, "shop"), file("shop")) }
+
+  # The gem's own command, as a user calls it: [exit status, standard output, standard error].
+  def generate(*arguments)
+    out, err, status = Open3.capture3("sidekiq-lifecycle", "generate", *arguments, chdir: app, stdin_data: "")
+    [status.exitstatus, out, err]
+  end
+
+  # What lies below a directory: path => contents.
+  def tree(directory)
+    names = Dir.glob("**/*", base: directory).select { |name| File.file?(File.join(directory, name)) }
+    names.to_h { |name| [name, File.read(File.join(directory, name))] }
+  end
+
+  def generated(name) = YAML.safe_load_file(file("shop", name))
+
+  targets = Dir.children(SidekiqLifecycle::Generate::Target::TEMPLATES).sort
+
+  targets.each do |target|
+    it "writes examples/#{target}, and does nothing the second time" do
+      before = tree(file("shop"))
+      expect(generate(target, "--dir", "shop")).to match([0, /\A(wrote +\S+\n)+\z/, ""])
+      # examples/systemd has the units that are run under a real systemd.
+      example = target == "systemd" ? "systemd-generated" : target
+      expect(tree(file("shop")).except(*before.keys)).to eq(tree(File.join(examples, example)))
+      expect(generate(target, "--dir", "shop")).to match([0, /\A(unchanged +\S+\n)+\z/, ""])
+    end
+  end
+
+  it "knows no other targets" do
+    help = command("generate", "--help").last[/^Arguments:.*?^Options:/m]
+    expect(help.scan(/^ +- (\w+):/).flatten).to match_array(targets)
+  end
+
+  it "tells misuse, what is missing and what differs" do
+    expect(generate("heroku")).to match([2, "", /invalid value 'heroku'/])
+    expect(generate("docker", "--dir", "nowhere")).to eq(
+      [1, "", "sidekiq-lifecycle: nowhere is no directory; point --dir to the application's root\n"]
+    )
+    expect(generate("ecs", "--dir", "shop", "-t", "200")).to match([1, "", /: -t 200 and Sidekiq's own 4 s do not fit/])
+    File.write(file("shop/Dockerfile.sidekiq"), "FROM mine\n")
+    expect(generate("docker", "--dir", "shop")).to match(
+      [1, /^-FROM mine$/, /: Dockerfile.sidekiq would change, and there is no terminal to ask at; nothing was written/]
+    )
+    expect(command("generate", "docker")).to match([2, /call it as: bundle exec sidekiq-lifecycle generate …/])
+  end
+
+  describe "the sample application" do
+    # The image has the native command on its PATH.
+    def surroundings
+      { "REDIS_URL" => redis.url(@database), "PATH" => "#{File.dirname(Sandbox::COMMAND)}:#{ENV.fetch("PATH")}" }
+    end
+
+    def directory = file("shop/tmp/sidekiq")
+
+    # As the image's CMD has it, but for bundler, which has no Gemfile.lock here.
+    def start_shop
+      generate("docker", "--dir", "shop")
+      words = JSON.parse(File.read(file("shop/Dockerfile.sidekiq"))[/^CMD (.*)$/, 1])
+      start_program(*words.drop(2), chdir: file("shop"), environment: surroundings)
+    end
+
+    # As a platform runs it inside the container: [exit status, what it printed].
+    def inside(*words)
+      out, status = Open3.capture2e(surroundings, *words, chdir: file("shop"))
+      [status.exitstatus, out]
+    end
+
+    def wait_ready(worker)
+      wait_until("ready") { File.exist?(File.join(directory, "ready")) || worker.raise_if_ended }
+    end
+
+    def begin_parcel(worker)
+      push("Parcel", 7, 3, queue: "critical")
+      wait_until("the parcel is being packed") { worker.log.include?("packing order 7") }
+    end
+
+    it "is healthy to ECS when it is ready, and stays so while it is quiet with a job" do
+      generate("ecs", "--dir", "shop")
+      kind, line = generated("deploy/ecs/task-definition.yaml").dig("containerDefinitions", 0, "healthCheck", "command")
+      expect(kind).to eq("CMD-SHELL")
+      healthy = -> { inside("sh", "-c", line).first.zero? }
+      expect(healthy.call).to be(false)
+      worker = start_shop
+      wait_ready(worker)
+      expect(healthy.call).to be(true)
+      worker.signal(:TSTP)
+      wait_until("quiet") { !File.exist?(File.join(directory, "ready")) }
+      expect(inside("sidekiq-lifecycle", "check", "ready").first).to eq(1)
+      expect(healthy.call).to be(true)
+      worker.signal(:KILL)
+      worker.exit_code
+      expect(healthy.call).to be(false)
+    end
+
+    it "answers Kubernetes' probes, and its preStop waits for the job" do
+      generate("kubernetes", "--dir", "shop")
+      container = generated("deploy/kubernetes/sidekiq.yaml").dig("spec", "template", "spec", "containers", 0)
+      probe = ->(name) { inside(*container.dig("#{name}Probe", "exec", "command")).first }
+      expect(probe.call("startup")).to eq(1)
+      worker = start_shop
+      wait_ready(worker)
+      expect(%w[startup liveness readiness].map(&probe)).to eq([0, 0, 0])
+      begin_parcel(worker)
+      code, said = inside(*container.dig("lifecycle", "preStop", "exec", "command"))
+      expect([code, said.lines.last]).to match([0, /\Adrained after /])
+      expect(worker.log).to include("order 7 is on its way")
+      expect(%w[liveness readiness].map(&probe)).to eq([0, 1])
+      worker.signal(:TERM)
+      expect(worker.exit_code).to eq(0)
+    end
+
+    it "is quieted by Systems Manager's document, which fails where nobody is" do
+      generate("ssm", "--dir", "shop")
+      script = generated("deploy/ssm/quiet-sidekiq.yaml").dig("mainSteps", 0, "inputs", "runCommand").join("\n")
+      parameters = { "command" => Sandbox::COMMAND, "executionTimeout" => "3600", "directory" => directory }
+      script = script.gsub(/\{\{ (\w+) \}\}/) { parameters.fetch(Regexp.last_match(1)) }
+      expect(inside("sh", "-c", script)).to match([1, /no Sidekiq has registered there/])
+      worker = start_shop
+      wait_ready(worker)
+      begin_parcel(worker)
+      code, said = inside("sh", "-c", script)
+      expect([code, said.lines.last]).to match([0, /\Adrained after /])
+      expect(worker.log).to include("order 7 is on its way")
+    end
+  end
+end

@@ -1,0 +1,260 @@
+# frozen_string_literal: true
+
+require "fileutils"
+require "pty"
+require "sidekiq_lifecycle/generate/command"
+require "stringio"
+require "tmpdir"
+
+RSpec.describe SidekiqLifecycle::Generate do
+  around do |example|
+    Dir.mktmpdir do |directory|
+      Dir.mkdir(@root = File.join(directory, "My Shop"))
+      example.run
+    end
+  end
+
+  let(:error) { described_class::Error }
+
+  def put(name, text)
+    File.join(@root, name).tap { |path| FileUtils.mkdir_p(File.dirname(path)) and File.write(path, text) }
+  end
+
+  def application(**given)
+    given = { "environment" => "production", "queues" => [], "require" => "./app.rb", **given.transform_keys(&:to_s) }
+    described_class::Application.new(@root, given)
+  end
+
+  describe "what the application says" do
+    it "is Sidekiq's own where there is no file" do
+      expect(application).to have_attributes(name: "my-shop", timeout: 25, timeout_source: "Sidekiq's own",
+                                             queues: ["default"], concurrency: nil, rails?: false)
+    end
+
+    it "is read as Sidekiq reads it: ERB, both kinds of keys, the environment's section on top" do
+      put("config/sidekiq.yml", <<~YAML)
+        :timeout: 30
+        tag: Mail & More
+        concurrency: <%= 3 + 4 %>
+        :queues:
+          - [critical, 2]
+          - low,3
+          - default
+        production:
+          :timeout: 55
+        staging:
+          timeout: 20
+      YAML
+      expect(application).to have_attributes(name: "mail-more", timeout: 55, queues: %w[critical low default],
+                                             concurrency: 7, timeout_source: "config/sidekiq.yml")
+      expect(application(environment: "staging").timeout).to eq(20)
+      expect(application(environment: "test").timeout).to eq(30)
+    end
+
+    it "counts capsules" do
+      put("config/sidekiq.yml.erb", <<~YAML)
+        concurrency: 5
+        capsules:
+          single:
+            concurrency: 1
+            queues: [serial]
+        queues: [default]
+      YAML
+      expect(application).to have_attributes(queues: %w[default serial], concurrency: 6)
+    end
+
+    it "is what the command line says, where that says something, and comes into the command" do
+      put("config/mail.yml", ":timeout: 30\n:queues: [mail]")
+      given = application(config: "config/mail.yml", timeout: 60, queues: ["mail,2", "low"])
+      expect(given).to have_attributes(timeout: 60, timeout_source: "-t", queues: %w[mail low])
+      expect(given.command).to eq(%w[bundle exec sidekiq -C config/mail.yml -e production -r ./app.rb -t 60
+                                     -q mail,2 -q low])
+      expect(application(require: "./my app.rb").command_line).to end_with(' -e production -r ./my\ app.rb')
+    end
+
+    it "leaves to Rails what is Rails'" do
+      put("config/application.rb", "raise 'is not loaded'")
+      put("config/deploy.rb", %(set :application, "shop"\nset :deploy_to, "/var/www/shop"))
+      expect(application(require: nil)).to have_attributes(rails?: true, command: %w[bundle exec sidekiq],
+                                                           deploy_to: "/var/www/shop")
+    end
+
+    {
+      "- a\n- b" => "config/sidekiq.yml is no list of settings, such as :timeout: 25",
+      ":timeout: soon" => 'config/sidekiq.yml has :timeout: "soon"; set it to a whole number of seconds above 0',
+      ":timeout: 0" => "config/sidekiq.yml has :timeout: 0; set it to a whole number of seconds above 0",
+      "<%= Rails.env %>" => "config/sidekiq.yml cannot be read: NameError: uninitialized constant",
+      "a: b: c" => "config/sidekiq.yml cannot be read: Psych::SyntaxError",
+      "a: <% if %>" => "config/sidekiq.yml cannot be read: SyntaxError"
+    }.each do |text, sentence|
+      it "is refused as #{text.inspect}" do
+        put("config/sidekiq.yml", text)
+        expect { application }.to raise_error(error, a_string_starting_with(sentence))
+      end
+    end
+
+    it "has to say what loads it" do
+      expect { application(require: nil) }.to raise_error(error, /\Athere is no Rails application in .* -r /)
+      expect { application(config: "gone.yml") }.to raise_error(error, /\Agone.yml cannot be read: Errno::ENOENT/)
+      expect { described_class::Application.new("/nowhere", {}) }
+        .to raise_error(error, %r{\A/nowhere is no directory; })
+    end
+  end
+
+  describe described_class::Plan do
+    # -t => docker stop, ECS, Kubernetes
+    { 8 => [15, 15, 25], 25 => [30, 30, 55], 26 => [35, 35, 60], 60 => [65, 65, 125], 115 => [120, 120, 235],
+      116 => [125, 120, 240] }.each do |timeout, (stop, ecs, kubernetes)|
+      it "fits -t #{timeout}" do
+        plan = described_class.new(timeout)
+        expect([plan.stop, plan.ecs_stop, plan.drain_and_stop]).to eq([stop, ecs, kubernetes])
+        expect([plan.stop, plan.ecs_stop]).to all(be >= timeout + 4)
+        expect(plan.drain_and_stop).to be >= plan.drain + timeout + 4
+      end
+    end
+
+    it "says what to do where ECS does not leave enough" do
+      expect { described_class.new(117).ecs_stop }.to raise_error(
+        SidekiqLifecycle::Generate::Error,
+        "-t 117 and Sidekiq's own 4 s do not fit into the 120 s that ECS leaves a task on Fargate between SIGTERM " \
+        "and SIGKILL: set -t to at most 116, and for longer jobs lifecycle.ecs_task_protection = true " \
+        "(docs/ecs-task-protection.md)"
+      )
+    end
+  end
+
+  describe "what is written" do
+    def files(target, **given) = described_class::Target.new(target, application(**given)).files
+
+    it "carries words that a shell, a unit or a list would take for something else" do
+      words = { require: %q(./a "b" $c 100% \d.rb) }
+      expect(files("docker", **words)["Dockerfile.sidekiq"])
+        .to include(%q("sidekiq", "-e", "production", "-r", "./a \"b\" $c 100% \\\\d.rb"]))
+      expect(files("systemd", **words)["deploy/systemd/sidekiq.service"])
+        .to include(%q(sidekiq -e production -r "./a \"b\" $$c 100%% \\\\d.rb"))
+    end
+
+    it "stays within what AWS documents, as long as it is written at all" do
+      [1, 25, 116].each do |timeout|
+        task = YAML.safe_load(files("ecs", timeout:)["deploy/ecs/task-definition.yaml"])["containerDefinitions"].first
+        expect(task["stopTimeout"]).to be_between(timeout + 4, 120)
+        expect(task["environment"])
+          .to include("name" => "ECS_CONTAINER_STOP_TIMEOUT", "value" => "#{task["stopTimeout"]}s")
+        check = task["healthCheck"]
+        expect([check["interval"], check["timeout"], check["retries"], check["startPeriod"]])
+          .to match([be_between(5, 300), be_between(2, 60), be_between(1, 10), be_between(0, 300)])
+      end
+      expect { files("ecs", timeout: 117) }.to raise_error(error)
+    end
+
+    it "gives Kubernetes time for preStop and for Sidekiq" do
+      deployment = YAML.safe_load(files("kubernetes", timeout: 100)["deploy/kubernetes/sidekiq.yaml"])
+      pod = deployment.dig("spec", "template", "spec")
+      wait = pod["containers"].first.dig("lifecycle", "preStop", "exec", "command").last
+      expect(pod["terminationGracePeriodSeconds"]).to be >= Integer(wait.delete_suffix("s")) + 104
+    end
+
+    it "knows another lifecycle directory" do
+      stub_const("ENV", ENV.to_h.merge("SIDEKIQ_LIFECYCLE_DIR" => "/run/my sidekiq"))
+      expect(files("docker")["Dockerfile.sidekiq"]).to include(%(\nENV SIDEKIQ_LIFECYCLE_DIR="/run/my sidekiq"\n))
+      expect(files("systemd")["deploy/systemd/sidekiq.service"])
+        .to include(%(\nEnvironment="SIDEKIQ_LIFECYCLE_DIR=/run/my sidekiq"\n))
+      document = YAML.safe_load(files("ssm")["deploy/ssm/quiet-sidekiq.yaml"])
+      expect(document.dig("parameters", "directory", "default")).to eq("/run/my sidekiq")
+    end
+
+    it "lets Systems Manager take 60 s to 48 h" do
+      pattern = YAML.safe_load(files("ssm")["deploy/ssm/quiet-sidekiq.yaml"])
+                    .dig("parameters", "executionTimeout", "allowedPattern")
+      expect(%w[60 99 100 7200 99999 100000 169999 171999 172799 172800]).to all(match(pattern))
+      %w[59 0 060 172801 180000 200000 1000000 2h].each { |wrong| expect(wrong).not_to match(pattern) }
+    end
+  end
+
+  describe described_class::Writer do
+    let(:out) { StringIO.new }
+
+    def write(files, force: false, dry_run: false, input: StringIO.new)
+      described_class.new(@root, force:, dry_run:, input:, out:).write(files)
+    end
+
+    # What there is, hidden files too: path => contents.
+    def contents
+      names = Dir.glob("**/*", File::FNM_DOTMATCH, base: @root).select { |name| File.file?(File.join(@root, name)) }
+      names.to_h { |name| [name, File.read(File.join(@root, name))] }
+    end
+
+    # A terminal at which this is typed.
+    def typing(text)
+      PTY.open do |master, terminal|
+        master.write(text)
+        yield terminal
+      end
+    end
+
+    it "writes what is not there, and leaves what is the same" do
+      write({ "a/b" => "one\n", "c" => "two\n" })
+      time = File.stat(File.join(@root, "c")).mtime
+      write({ "a/b" => "one\n", "c" => "two\n" })
+      expect(contents).to eq("a/b" => "one\n", "c" => "two\n")
+      expect(out.string).to eq("wrote      a/b\nwrote      c\nunchanged  a/b\nunchanged  c\n")
+      expect(File.stat(File.join(@root, "c"))).to have_attributes(mtime: time, mode: 0o100666 & ~File.umask)
+    end
+
+    it "writes nothing at all where something differs and nobody can be asked" do
+      put("c", "mine\n")
+      expect { write({ "a" => "one\n", "c" => "two\n" }) }.to raise_error(
+        SidekiqLifecycle::Generate::Error,
+        "c would change, and there is no terminal to ask at; nothing was written; --force replaces, " \
+        "--dry-run only shows"
+      )
+      expect(contents).to eq("c" => "mine\n")
+      expect(out.string).to eq("--- c\n+++ c (generated)\n@@ -1 +1 @@\n-mine\n+two\n")
+    end
+
+    it "replaces with --force, with the mode and the link that were there" do
+      File.chmod(0o750, put("real", "mine\n"))
+      File.symlink("real", File.join(@root, "c"))
+      write({ "c" => "two\n" }, force: true)
+      expect([File.lstat(File.join(@root, "c")).symlink?, contents["real"]]).to eq([true, "two\n"])
+      expect(File.stat(File.join(@root, "real")).mode & 0o777).to eq(0o750)
+      expect(out.string).to eq("replaced   c\n")
+    end
+
+    it "shows with --dry-run, and writes nothing" do
+      put("c", "mine\n")
+      write({ "a" => "one\n", "c" => "two\n" }, dry_run: true, force: true)
+      expect(contents).to eq("c" => "mine\n")
+      expect(out.string).to include("would write a\n", "+one\n", "would replace c\n", "-mine\n+two\n")
+    end
+
+    { "y\nyes\n" => %w[two three], "n\ny\n" => %w[mine three],
+      "what\ny\nn\n" => %w[two mine] }.each do |typed, expected|
+      it "asks at a terminal, and is told #{typed.inspect}" do
+        %w[c d].each { |name| put(name, "mine\n") }
+        files = { "c" => "two\n", "d" => "three\n" }
+        typing(typed) { |input| write(files, input:) }
+        expect(contents.values_at("c", "d")).to eq(expected.map { |line| "#{line}\n" })
+      end
+    end
+
+    it "stops where it is told to quit" do
+      %w[c d].each { |name| put(name, "mine\n") }
+      typing("y\nq\n") do |input|
+        expect { write({ "c" => "two\n", "d" => "three\n" }, input:) }
+          .to raise_error(SidekiqLifecycle::Generate::Error, "stopped at d; what was written before stays")
+      end
+      expect(contents).to eq("c" => "two\n", "d" => "mine\n")
+    end
+
+    it "says what cannot be written, and leaves nothing behind" do
+      put("a", "a file")
+      expect { write({ "a/b" => "one\n" }) }
+        .to raise_error(SidekiqLifecycle::Generate::Error, /File exists|Not a directory/)
+      Dir.mkdir(File.join(@root, "c"))
+      expect { write({ "c" => "one\n" }, force: true) }
+        .to raise_error(SidekiqLifecycle::Generate::Error, /Is a directory/)
+      expect(contents).to eq("a" => "a file")
+    end
+  end
+end
