@@ -1,0 +1,44 @@
+# frozen_string_literal: true
+
+module SidekiqLifecycle
+  # Keeps Sidekiq's own words to systemd back where the core has better ones.
+  #
+  # `bin/sidekiq` says READY in the first `:startup` hook, before the application's own have run; STOPPING in
+  # `:shutdown`; and feeds the watchdog from a thread that always runs, also when no job does.
+  #
+  # @api private
+  module Systemd
+    class << self
+      # Begins to speak to systemd, if it has launched this process.
+      #
+      # @param native [Native::Process]
+      def begin(native)
+        @state, @heart = native.notify(::Sidekiq::Launcher::BEAT_PAUSE)
+        return unless @state
+
+        require "sidekiq/sd_notify"
+        ::Sidekiq::SdNotify.singleton_class.prepend(Silence)
+      end
+
+      # Whether the core says what Sidekiq is about to say. In a forked child it says nothing, and the parent of a
+      # sidekiqswarm, which forks while it boots, has to say for itself that it is ready.
+      #
+      # @param what [Symbol] `:state` or `:heart`
+      def speaks?(what)
+        SidekiqLifecycle.status && !Boot.forked? && (what == :heart ? @heart : @state)
+      end
+    end
+
+    # Sidekiq::SdNotify
+    module Silence
+      # READY
+      def ready(...) = (super unless Systemd.speaks?(:state))
+
+      # STOPPING
+      def stopping(...) = (super unless Systemd.speaks?(:state))
+
+      # WATCHDOG
+      def watchdog(...) = (super unless Systemd.speaks?(:heart))
+    end
+  end
+end

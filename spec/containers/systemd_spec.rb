@@ -1,0 +1,133 @@
+# frozen_string_literal: true
+
+# The units of examples/systemd, as they are, under a real systemd.
+RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing do
+  before(:context) { Container.prepare }
+
+  def with_machine(...) = SystemdMachine.open(...)
+
+  # A job that ends when the example says so.
+  waiting_job = 'note "begins"; sleep 0.05 until File.exist?("go"); note "ends"'
+  quick_beat = "require \"sidekiq/launcher\"\n#{QUICK_BEAT}"
+
+  def start_job(machine, job)
+    machine.push(job)
+    machine.wait_for_note("begins")
+  end
+
+  def go(machine) = FileUtils.touch(machine.file("go"))
+
+  it "is active when it is ready, shows how it stands, is quieted, and stops with its job done" do
+    with_machine(before: quick_beat, startup: 'note "starting"; sleep 0.05 until File.exist?("start")') do |machine|
+      machine.start("sidekiq", "--no-block")
+      machine.wait_for_note("starting")
+      expect(machine.show).to include("ActiveState" => "activating", "StatusText" => "booting")
+      FileUtils.touch(machine.file("start"))
+      machine.wait_until("active") { machine.show["ActiveState"] == "active" }
+      expect(File).to exist(machine.file("tmp/sidekiq/ready"))
+      machine.wait_for_status("running, 0 of 2 busy")
+      start_job(machine, waiting_job)
+      machine.wait_for_status("running, 1 of 2 busy")
+      expect(machine.systemctl("status", "sidekiq").last).to include('Status: "running, 1 of 2 busy"')
+
+      expect(machine.systemctl("kill", "-s", "TSTP", "--kill-whom=main", "sidekiq")).to eq([0, ""])
+      machine.wait_for_status("quiet, 1 of 2 busy")
+      expect(machine.show).to include("ActiveState" => "active")
+      machine.systemctl("stop", "--no-block", "sidekiq")
+      machine.wait_for_status("stopping, 1 of 2 busy")
+      expect(machine.show).to include("ActiveState" => "deactivating", "SubState" => "stop-sigterm")
+      go(machine)
+      machine.wait_until("stopped") { machine.show["ActiveState"] == "inactive" }
+      expect(machine.show).to include("Result" => "success", "NRestarts" => "0")
+      expect(machine.notes).to eq(%w[starting begins ends])
+    end
+  end
+
+  it "loses no job by a restart: one that ends in time ends, one that does not is back in the queue" do
+    with_machine(options: "-c 2 -t 6") do |machine|
+      expect(machine.start).to eq([0, ""])
+      machine.push('note "short"; sleep 0.05 while File.exist?("tmp/sidekiq/ready"); note "short ends"')
+      machine.push('if File.exist?("long") then note "again" else File.write("long", ""); note "long"; sleep end')
+      %w[short long].each { |name| machine.wait_for_note(name) }
+      pid = machine.show["MainPID"]
+      expect(machine.systemctl("restart", "sidekiq")).to eq([0, ""])
+      expect(machine.show).to include("ActiveState" => "active")
+      expect(machine.show["MainPID"]).not_to eq(pid)
+      machine.wait_for_note("again")
+      expect(machine.notes).to match_array(["short", "long", "short ends", "again"])
+      expect(machine.queued).to eq(0)
+    end
+  end
+
+  it "is given the time that its -t takes, though TimeoutStopSec is shorter" do
+    with_machine(service: "TimeoutStopSec=2", options: "-c 2 -t 60") do |machine|
+      machine.start
+      expect(machine.doctor).to match([0, /-t 60 and Sidekiq's own 4 s are asked of systemd when it stops/])
+      start_job(machine, 'note "begins"; sleep 0.05 while File.exist?("tmp/sidekiq/ready"); sleep 6; note "ends"')
+      expect(machine.systemctl("stop", "sidekiq")).to eq([0, ""])
+      expect(machine.show).to include("ActiveState" => "inactive", "Result" => "success")
+      expect(machine.notes).to eq(%w[begins ends])
+    end
+  end
+
+  it "is not given it where systemd does not listen, which the doctor says" do
+    simple = "Type=simple\nNotifyAccess=none\nWatchdogSec=0\nTimeoutStopSec=10"
+    with_machine(service: simple, options: "-c 2 -t 60") do |machine|
+      machine.start
+      machine.wait_until("ready") { File.exist?(machine.file("tmp/sidekiq/ready")) }
+      expect(machine.show["StatusText"].to_s).to eq("")
+      expect(machine.doctor).to match([1, /-t 60 and Sidekiq's own 4 s do not fit into the stop timeout of 10 s/])
+    end
+  end
+
+  it "is killed by the watchdog when Ruby is stuck, and started anew" do
+    # It waits, with Ruby's lock, for a lock that it has itself.
+    stuck = <<~RUBY
+      require "fiddle"
+      int = Fiddle::TYPE_INT
+      flock = Fiddle::Function.new(Fiddle.dlopen(nil)["flock"], [int, int], int, need_gvl: true)
+      locks = Array.new(2) { File.open("lock", "w") }
+      locks.first.flock(File::LOCK_EX)
+      note "stuck"
+      flock.call(locks.last.fileno, File::LOCK_EX)
+    RUBY
+    with_machine(service: "WatchdogSec=5", before: quick_beat) do |machine|
+      machine.start
+      pid = machine.show["MainPID"]
+      # It is fed for as long as Ruby runs, jobs or none.
+      machine.push('sleep 8; note "slept"')
+      machine.wait_for_note("slept")
+      expect(machine.show).to include("MainPID" => pid, "NRestarts" => "0")
+      machine.push(stuck)
+      machine.wait_for_note("stuck")
+      machine.wait_until("started anew") { machine.show.values_at("NRestarts", "ActiveState") == %w[1 active] }
+      expect(machine.show["MainPID"]).not_to eq(pid)
+    end
+  end
+
+  it "may be several, of a template" do
+    with_machine do |machine|
+      expect(machine.systemctl("start", "sidekiq@1", "sidekiq@2")).to eq([0, ""])
+      %w[1 2].each { |name| machine.wait_for_status("running, 0 of 2 busy", "sidekiq@#{name}") }
+      machine.systemctl("kill", "-s", "TSTP", "--kill-whom=main", "sidekiq@1")
+      machine.wait_for_status("quiet, drained", "sidekiq@1")
+      expect(machine.show("sidekiq@2")["StatusText"]).to eq("running, 0 of 2 busy")
+    end
+  end
+
+  it "is steered by the deploying user, by the commands of sudoers and no others" do
+    with_machine do |machine|
+      expect(machine.exec("visudo", "-cf", "/etc/sudoers.d/sidekiq").first).to eq(0)
+      as_deploy = ->(*words) { machine.exec("runuser", "-u", "deploy", "--", "sudo", "-n", "systemctl", *words) }
+      expect(as_deploy.call("start", "sidekiq")).to eq([0, ""])
+      expect(as_deploy.call("kill", "-s", "TSTP", "--kill-whom=main", "sidekiq")).to eq([0, ""])
+      machine.wait_for_status("quiet, drained")
+      expect(as_deploy.call("restart", "sidekiq")).to eq([0, ""])
+      machine.wait_for_status("running, 0 of 2 busy")
+      [%w[stop basic.target], %w[kill -s KILL sidekiq], %w[restart sidekiq basic.target]].each do |words|
+        expect(as_deploy.call(*words).first).to eq(1)
+      end
+      expect(machine.show).to include("ActiveState" => "active")
+    end
+  end
+end

@@ -1,0 +1,263 @@
+# frozen_string_literal: true
+
+require "socket"
+
+RSpec.describe "what systemd is told" do
+  # Listens as systemd does, and keeps what is said: one message after the other, each a list of its lines.
+  def listen(path = file("notify"))
+    @socket = Socket.new(:UNIX, :DGRAM).tap { |socket| socket.bind(Addrinfo.unix(path)) }
+    @messages = []
+  end
+
+  after { @socket&.close }
+
+  def messages
+    while (message = @socket.recv_nonblock(4096, exception: false)) != :wait_readable
+      @messages << message.split("\n")
+    end
+    @messages
+  end
+
+  # Until nobody can send any more.
+  def fill_up
+    Socket.open(:UNIX, :DGRAM) do |socket|
+      socket.connect(Addrinfo.unix(file("notify")))
+      nil until socket.sendmsg_nonblock("STATUS=none", exception: false) == :wait_writable
+    end
+  end
+
+  def said = messages.flatten
+  def count(line) = said.count(line)
+  def wait_for(line) = wait_until("systemd hears #{line}\n#{messages}") { said.include?(line) }
+  def environment(**more) = { "NOTIFY_SOCKET" => file("notify"), **more.transform_keys(&:to_s) }
+  def extensions(from = 0) = said.drop(from).filter_map { |line| line[/\AEXTEND_TIMEOUT_USEC=(\d+)\z/, 1]&.to_i }
+  def wait_for_note(note) = wait_until("a job notes #{note}") { notes.include?(note) }
+  def go = FileUtils.touch(file("go"))
+
+  # Before the gem is installed, which asks how often the heart beats.
+  quick_beat = "require \"sidekiq/launcher\"\n#{QUICK_BEAT}"
+  feeding = { WATCHDOG_USEC: "2000000" }.freeze
+
+  def start_job
+    push("Evaluate", 'note "begins"; sleep 0.01 until File.exist?("go"); note "ends"')
+    wait_for_note("begins")
+  end
+
+  it "is each state, once, in Sidekiq's place, when every :startup hook has run" do
+    listen
+    worker = start(environment:, startup: 'note "starting"; sleep 0.01 until File.exist?("start")')
+    wait_for_note("starting")
+    wait_for("STATUS=booting")
+    expect(said - ["STATUS=booting"]).to be_empty
+    FileUtils.touch(file("start"))
+    wait_for("READY=1")
+    expect(messages.find { |message| message.include?("READY=1") }).to eq(["READY=1", "STATUS=running, 0 of 2 busy"])
+    expect(worker).to be_ready_file
+    worker.signal(:TSTP)
+    wait_for("STATUS=quiet, drained")
+    expect(said).not_to include("STOPPING=1")
+    worker.signal(:TERM)
+    expect(worker.exit_code).to eq(0)
+    expect(said.last).to eq("STATUS=stopped (exit 0, SIGTERM)")
+    expect(said.grep(/=1$/)).to eq(["READY=1", "STOPPING=1"])
+    expect(extensions).to be_empty
+    expect(record(worker.pid)["problems"]).to be_empty
+  end
+
+  it "is STOPPING and the time that is needed the moment TERM arrives, and what is left at each beat" do
+    listen
+    worker = start_ready(environment:, before: quick_beat, timeout: 50)
+    start_job
+    wait_for("STATUS=running, 1 of 2 busy")
+    worker.signal(:TERM)
+    wait_for("STOPPING=1")
+    first = messages.find { |message| message.include?("STOPPING=1") }
+    expect(first[0, 2]).to eq(["STOPPING=1", "STATUS=stopping, 1 of 2 busy"])
+    expect(first[2]).to match(/\AEXTEND_TIMEOUT_USEC=5\d{7}\z/)
+    # It begins anew when Sidekiq has heard it as well, and runs down from then on.
+    wait_until("Sidekiq stops") { worker.log.include?("Pausing to allow") }
+    heard = said.size
+    wait_until("further beats") { extensions(heard).size > 3 }
+    left = extensions(heard)
+    expect(left).to eq(left.sort.reverse).and all(be_between(1, 54_000_000))
+    go
+    expect(worker.exit_code).to eq(0)
+    expect(count("STOPPING=1")).to eq(1)
+    expect(said).to include("STATUS=stopping, drained")
+  end
+
+  it "is READY also of one that is quiet at once, and not of one that is told to stop before" do
+    listen
+    worker = start(environment:, after: 'note "booting"; sleep 0.01 until File.exist?("go")')
+    wait_for_note("booting")
+    worker.signal(:TSTP)
+    go
+    wait_for("READY=1")
+    expect(messages.find { |message| message.include?("READY=1") }[1]).to match(/\ASTATUS=quiet, /)
+    worker.signal(:TERM)
+    expect(worker.exit_code).to eq(0)
+
+    messages.clear
+    worker = start(environment:, name: "second", startup: 'note "starting"; sleep 0.01 until File.exist?("end")')
+    wait_for_note("starting")
+    worker.signal(:TERM)
+    wait_for("STOPPING=1")
+    FileUtils.touch(file("end"))
+    expect(worker.exit_code).to eq(0)
+    expect([count("READY=1"), count("STOPPING=1")]).to eq([0, 1])
+  end
+
+  it "is how a boot that failed has ended" do
+    listen
+    worker = start(environment:, after: 'raise "no database"')
+    expect(worker.exit_code).to eq(1)
+    expect(said.last).to eq("STATUS=stopped (exit 1, RuntimeError: no database)")
+    expect(said).not_to include("READY=1")
+  end
+
+  context "with a watchdog" do
+    def fed = count("WATCHDOG=1")
+
+    it "is each beat of Ruby's heart, and none while a job holds Ruby's lock" do
+      listen
+      worker = start_ready(environment: environment(**feeding), before: quick_beat)
+      wait_until("it is fed") { fed > 3 }
+      lock = File.new(file("lock"), File::CREAT | File::RDWR).tap { |file| file.flock(File::LOCK_EX) }
+      push("Evaluate", <<~RUBY)
+        require "fiddle"
+        int = Fiddle::TYPE_INT
+        flock = Fiddle::Function.new(Fiddle.dlopen(nil)["flock"], [int, int], int, need_gvl: true)
+        lock = File.open("lock")
+        nil until flock.call(lock.fileno, File::LOCK_EX).zero?
+        note "released"
+      RUBY
+      wait_until("the job holds Ruby's lock") { File.read("/proc/locks").match?(/-> FLOCK .* #{worker.pid} /) }
+      stuck = fed
+      sleep 1
+      # One may have been on its way.
+      expect(fed).to be_between(stuck, stuck + 1)
+      worker.signal(:TERM)
+      # The signal is told of all the same, and the time asked for.
+      wait_for("STOPPING=1")
+      expect(extensions).not_to be_empty
+      lock.close
+      expect(worker.exit_code).to eq(0)
+      expect(notes).to eq(["released"])
+    end
+
+    it "is fed while it drains" do
+      listen
+      worker = start_ready(environment: environment(**feeding), before: quick_beat, timeout: 50)
+      start_job
+      worker.signal(:TERM)
+      wait_for("STOPPING=1")
+      before = fed
+      wait_until("it is fed") { fed > before + 2 }
+      go
+      expect(worker.exit_code).to eq(0)
+    end
+
+    it "leaves one that is too fast for Ruby's heart to Sidekiq, and says so" do
+      listen
+      worker = start_ready(environment: environment(**feeding))
+      # Sidekiq's own thread speaks, also between two beats.
+      wait_until("it is fed") { messages.count(["WATCHDOG=1"]) > 2 }
+      pause = Sandbox::MAJOR == 6 ? 5 : 10
+      problem = "systemd's watchdog of 2 s is shorter than two of Sidekiq's beats, which come every #{pause} s; so " \
+                "it is left to Sidekiq's own thread, which tells less: set WatchdogSec=#{3 * pause}"
+      expect(record(worker.pid)["problems"]).to eq([problem])
+      expect(worker.log.scan(problem).size).to eq(1)
+      expect(count("READY=1")).to eq(1)
+    end
+
+    it "does not feed another process's" do
+      listen
+      start_ready(environment: environment(**feeding, WATCHDOG_PID: "1"), before: quick_beat)
+      wait_until("beats") { messages.count(["STATUS=running, 0 of 2 busy"]) > 3 }
+      expect(fed).to eq(0)
+    end
+  end
+
+  context "when the socket fails" do
+    it "goes on when it vanishes, says so once, and speaks again when it is back" do
+      listen
+      worker = start_ready(environment:, before: quick_beat)
+      wait_for("READY=1")
+      @socket.close
+      File.delete(file("notify"))
+      problem = /systemd is not told of this process, through "#{file("notify")}": No such file or directory/
+      wait_until("it is told") { record(worker.pid)["problems"].grep(problem).any? }
+      wait_until("it is logged") { worker.log.match?(problem) }
+      listen
+      wait_for("STATUS=running, 0 of 2 busy")
+      wait_until("all is well") { record(worker.pid)["problems"].empty? }
+      expect(worker.log.scan(problem).size).to eq(1)
+      expect(count("READY=1")).to eq(0)
+      worker.signal(:TERM)
+      expect(worker.exit_code).to eq(0)
+      expect(said).to include("STOPPING=1")
+    end
+
+    it "says at the next beat what it could not say at once" do
+      worker = start_ready(environment:, before: quick_beat)
+      expect(record(worker.pid)["problems"]).to match([/systemd is not told/])
+      listen
+      wait_for("READY=1")
+      wait_until("all is well") { record(worker.pid)["problems"].empty? }
+    end
+
+    it "does not wait for one that nobody reads" do
+      listen
+      worker = start_ready(environment:, before: quick_beat)
+      fill_up
+      wait_until("it is full") { record(worker.pid)["problems"].grep(/temporarily unavailable/).any? }
+      expect(check("live").first).to eq(0)
+      worker.signal(:TERM)
+      expect(worker.exit_code).to eq(0)
+    end
+  end
+
+  it "is heard in the abstract namespace, too" do
+    name = "sidekiq_lifecycle-#{Process.pid}-#{@database}"
+    listen("\0#{name}")
+    start_ready(environment: environment(NOTIFY_SOCKET: "@#{name}"))
+    wait_for("READY=1")
+  end
+
+  it "is nothing from a child that a job has forked" do
+    listen
+    worker = start_ready(environment:)
+    push("Evaluate", 'Process.wait(fork { exit 0 }); note "child ended"')
+    wait_for_note("child ended")
+    expect(said.grep(/stopped/)).to be_empty
+    expect(worker).to be_running
+  end
+
+  it "is nothing without a socket, where Sidekiq's part is not even loaded" do
+    start_ready(startup: "note defined?(Sidekiq::SdNotify).inspect")
+    wait_until("noted") { notes.any? }
+    expect(notes).to eq(["nil"])
+  end
+
+  if Sandbox::MAJOR > 6
+    it "is nothing from us where Sidekiq is embedded: the program around it knows when it is ready" do
+      listen
+      File.write(file("host.rb"), <<~RUBY)
+        require "sidekiq"
+        require "sidekiq_lifecycle"
+        instance = Sidekiq.configure_embed do |config|
+          config.redis = { url: #{redis.url(@database).inspect} }
+          SidekiqLifecycle.install(config)
+        end
+        instance.run
+        sleep 0.01 until File.exist?("go")
+        instance.stop
+      RUBY
+      host = start_program(RbConfig.ruby, "./host.rb", environment:)
+      wait_until("ready") { host.ready_file? || host.raise_if_ended }
+      go
+      expect(host.exit_code).to eq(0)
+      expect(said).to be_empty
+    end
+  end
+end
