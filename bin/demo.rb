@@ -45,6 +45,7 @@ class Demo
     first_generation
     second_generation
     below_a_shell if RUBY_PLATFORM.include?("linux")
+    fleet_of_two
     nothing_lost
     held?
   ensure
@@ -118,6 +119,16 @@ class Demo
     expect("its job: begun once, ended once", notes.tally.values_at("#{BELOW} begins", "#{BELOW} ends") == [1, 1])
   end
 
+  def fleet_of_two
+    say "two more start; they are steered through Redis, as a whole fleet would be, and hear it at their next beats"
+    workers = Array.new(2) { start }
+    wait_until("both are listed") { @redis.call("SCARD", "processes") == 2 || workers.each(&:raise_if_ended).nil? }
+    fleet("status")
+    fleet("quiet", "--wait")
+    fleet("stop")
+    expect("both exit with 0", workers.all? { |worker| worker.exit_code.zero? })
+  end
+
   def nothing_lost
     say "and the jobs?"
     JOBS.each do |name|
@@ -147,6 +158,13 @@ class Demo
     output, = Open3.capture2e(COMMAND, "status", chdir: @app)
     output.each_line { |line| puts "           | #{line}" }
     @wrong << "status says #{state}" unless output.lines.last.include?(state)
+  end
+
+  # Redis is found as the application finds it.
+  def fleet(*arguments)
+    output, status = Open3.capture2("sidekiq-lifecycle", "fleet", *arguments, "-r", "./app.rb", chdir: @app)
+    expect("sidekiq-lifecycle fleet #{arguments.join(" ")}", status.success?)
+    output.each_line { |line| puts "           | #{line}" }
   end
 
   def expect(sentence, answer, expected = true)

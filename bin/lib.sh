@@ -13,9 +13,14 @@ suite_of() {
   case "$1" in 6) echo bookworm ;; 7) echo trixie ;; 8) echo forky ;; esac
 }
 
-# What only one of the systems has: the one that lints.
+# What only one of the systems has: the one that deploys with Capistrano and runs systemd (that of Debian 14 does not run
+# on the first version of cgroups), and the one that lints.
 packages_of() {
-  if [ "$1" = 8 ]; then echo "$packages,rubocop,yard"; else echo "$packages"; fi
+  case "$1" in
+    7) echo "$packages,capistrano,bundler,git,openssh-server,openssh-client,systemd,systemd-sysv,sudo" ;;
+    8) echo "$packages,rubocop,yard" ;;
+    *) echo "$packages" ;;
+  esac
 }
 
 can_install() {
@@ -164,4 +169,51 @@ install_gem() {
 # The major of the Sidekiq that this machine's own Ruby loads; fails if there is none.
 sidekiq_here() {
   ruby -e 'begin; require "sidekiq"; rescue LoadError; exit 1; end; puts Sidekiq::VERSION.to_i' 2>/dev/null
+}
+
+# What looks at the files that generate writes, from PyPI.
+validator_packages="kubernetes-validate botocore cfn-lint"
+
+validators() { echo "$cache/validators-$(echo "$validator_packages" | cksum | cut -d' ' -f1)"; }
+
+# Says why there can be no Python environment for them here, and fails; or says nothing.
+validators_missing() {
+  if ! command -v python3 >/dev/null; then
+    echo "python3 is needed"
+  elif ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+    echo "Python's venv is needed (Debian and Ubuntu: apt-get install python3-venv)"
+  elif ! make_validators >/dev/null 2>&1; then
+    echo "pip cannot get $validator_packages here"
+  else
+    return 0
+  fi
+  return 1
+}
+
+make_validators() {
+  local place
+  place=$(validators)
+  mkdir -p "$cache"
+  exec 9>"$place.lock"
+  flock 9
+  if [ ! -e "$place/made" ]; then
+    echo "Getting $validator_packages (once)…"
+    rm -rf "$place"
+    # shellcheck disable=SC2086 # they are words
+    python3 -m venv "$place" && "$place/bin/pip" install --quiet --disable-pip-version-check $validator_packages || return 1
+    touch "$place/made"
+  fi
+  exec 9>&-
+}
+
+# Says why there is no Docker Compose here, and fails; or says nothing. Debian's is called docker-compose.
+compose_missing() {
+  if ! docker compose version >/dev/null 2>&1 && ! command -v docker-compose >/dev/null; then
+    echo "Docker Compose is not there"
+    return 1
+  fi
+}
+
+compose() {
+  if docker compose version >/dev/null 2>&1; then docker compose "$@"; else docker-compose "$@"; fi
 }
