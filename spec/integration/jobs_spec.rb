@@ -196,10 +196,16 @@ RSpec.describe "jobs and hooks" do
       expect(when_drained { retries }).to eq(1)
     end
 
-    # The same for a job that was waited for when the process was quieted: it is fetched, and goes back.
+    # The same for a job that was waited for when the process was quieted: it is fetched, and goes back. Sidekiq waits for
+    # one for 2 s; here for as long as the push may take.
     it "comes when a job that was fetched too late is back in its queue" do
       own_redis
-      worker = start_ready(concurrency: 1)
+      worker = start_ready(concurrency: 1, after: <<~RUBY)
+        require "sidekiq/fetch"
+        Sidekiq::BasicFetch.send(:remove_const, :TIMEOUT)
+        Sidekiq::BasicFetch::TIMEOUT = 600
+      RUBY
+      wait_until("it waits for a job") { redis.call("INFO", "clients").include?("blocked_clients:1\r\n") }
       worker.signal(:TSTP)
       wait_until("it is quiet") { record(worker.pid)["state"] == "quiet" }
       push("Evaluate", "note 'never begins'", at_once: [%w[CLIENT PAUSE 1500 WRITE]])
