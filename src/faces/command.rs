@@ -100,6 +100,13 @@ enum Command {
     Progress,
 }
 
+/// The command line of `run`, which stays in memory for as long as its command: without all else that could be asked.
+#[derive(Debug, Parser)]
+#[command(name = "sidekiq-lifecycle", version, disable_help_subcommand = true, max_term_width = 100)]
+enum InitAlone {
+    Run(init::Options),
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Question {
     /// Started, and fetching jobs
@@ -131,7 +138,7 @@ fn seconds(text: &str) -> Result<f64, String> {
 /// Runs the command line of the calling process. Misuse is answered by clap, with exit code 2.
 #[must_use]
 pub fn main() -> ExitCode {
-    match run(plain_check().unwrap_or_else(|| Arguments::parse().command)) {
+    match run(plain_check().or_else(init_alone).unwrap_or_else(|| Arguments::parse().command)) {
         Ok(code) => code,
         // Whoever read our output has gone; there is nobody to tell.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
@@ -164,6 +171,12 @@ fn plain_check() -> Option<Command> {
         who: Whom::of_directory(directory.map(PathBuf::from)),
         max_age: MAX_BEAT_AGE.as_secs_f64(),
     })
+}
+
+fn init_alone() -> Option<Command> {
+    env::args_os().nth(1).filter(|word| word == "run")?;
+    let InitAlone::Run(options) = InitAlone::parse();
+    Some(Command::Run(options))
 }
 
 fn run(command: Command) -> io::Result<ExitCode> {
