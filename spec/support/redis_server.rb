@@ -17,8 +17,10 @@ class RedisServer
 
   attr_reader :port, :pid
 
-  # The one that most examples share; each has a database of its own (see Sandbox).
-  def self.shared = @shared ||= new
+  @lock = Mutex.new
+
+  # The one that most examples share; each has a database of its own (see Sandbox). Whichever thread asks first starts it.
+  def self.shared = @lock.synchronize { @shared ||= new }
   def self.stop_shared = @shared&.stop
 
   # @param password [String, nil]

@@ -13,7 +13,8 @@ module Sandbox
   COMMAND = SidekiqLifecycle::NativeCommand.path
 
   @databases = 0
-  def self.next_database = (@databases = (@databases + 1) % 512)
+  @lock = Mutex.new
+  def self.next_database = @lock.synchronize { @databases = (@databases + 1) % 512 }
 
   def self.included(group)
     group.around do |example|
