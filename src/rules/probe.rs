@@ -84,6 +84,22 @@ impl Facts {
         }
     }
 
+    /// A process that is there and well.
+    #[cfg(test)]
+    pub(super) fn example(pid: i32, state: State) -> Self {
+        Self {
+            pid,
+            presence: Presence::Here,
+            state,
+            drained: false,
+            busy: 0,
+            beat_age: Some(Duration::from_secs(1)),
+            ended: None,
+            withheld: None,
+            unreadable: None,
+        }
+    }
+
     /// Whether the process counts when a directory is asked: it is there and has not said that it ended.
     #[must_use]
     pub fn counts(&self) -> bool {
@@ -177,17 +193,7 @@ mod tests {
     const AGE: Duration = MAX_BEAT_AGE;
 
     fn process(pid: i32, state: State) -> Facts {
-        Facts {
-            pid,
-            presence: Presence::Here,
-            state,
-            drained: false,
-            busy: 0,
-            beat_age: Some(Duration::from_secs(1)),
-            ended: None,
-            withheld: None,
-            unreadable: None,
-        }
+        Facts::example(pid, state)
     }
 
     fn gone(pid: i32, state: State) -> Facts {

@@ -102,20 +102,9 @@ fn jobs(busy: u32) -> Option<String> {
 mod tests {
     use super::Goal::{Drained, Quiet, Ready, Stopped};
     use super::*;
-    use std::time::Duration;
 
     fn process(state: State) -> Facts {
-        Facts {
-            pid: 7,
-            presence: Presence::Here,
-            state,
-            drained: false,
-            busy: 0,
-            beat_age: Some(Duration::from_secs(1)),
-            ended: None,
-            withheld: None,
-            unreadable: None,
-        }
+        Facts::example(7, state)
     }
 
     fn ended(why: &str, drained: bool) -> Facts {
