@@ -39,8 +39,10 @@ class Container
       response.body
     end
 
-    # Makes the image. (The same contents are the same image.)
+    # Makes the image unless it is there. (Docker would keep the one before it, without a name.)
     def prepare
+      call("GET", "/images/#{IMAGE}/json")
+    rescue RuntimeError
       call("POST", "/images/create?fromSrc=-&repo=#{IMAGE.sub(":", "&tag=")}", skeleton, type: "application/x-tar")
     end
 
