@@ -20,5 +20,8 @@ RSpec.configure do |config|
     config.filter_run_excluding(containers: true)
     config.reporter.message("The specs of containers are left out: #{why}")
   end
-  config.after(:suite) { RedisServer.stop_shared }
+  config.after(:suite) do
+    Shop.clear_shared
+    RedisServer.stop_shared
+  end
 end

@@ -1,0 +1,125 @@
+# frozen_string_literal: true
+
+require "rexml/document"
+
+# Dockerfile.sidekiq, as generate writes it, really built, and its containers as Docker itself sees them.
+RSpec.describe "an image built from Dockerfile.sidekiq", :containers, skip: Shop.missing do
+  # The page's own lines; and what is done without a health check: the container runs, so the old one may go.
+  careful = File.read(File.expand_path("../../docs/deploy/docker.md", __dir__))[/^```sh\n(#!.*?)^```/m, 1]
+  careless = <<~SH
+    old=$1 new=$2
+    shift 2
+    docker run -d --no-healthcheck --name "$new" "$@"
+    until [ "$(docker inspect -f '{{.State.Status}}' "$new")" = running ]; do sleep 1; done
+    docker stop "$old"
+  SH
+  scripts = { careless: ["The old worker is stopped as soon as the new container runs", careless],
+              careful: ["The old worker is stopped when the new one is healthy", careful] }
+
+  # The deploys take their time; the other examples go on meanwhile.
+  before(:context) do
+    next if Shop.missing
+
+    [RedisServer, Shop].each(&:shared)
+    Shop.shared.worker_image
+    @deployments = scripts.transform_values { |words| Deployment.new(Shop.shared, *words) }
+    @deployments.transform_values! { |deployment| Thread.new { deployment.run } }
+    @deployments.each_value { |thread| thread.report_on_exception = false }
+  end
+
+  after(:context) { @deployments&.each_value(&:kill) }
+
+  let(:shop) { Shop.shared }
+  let(:database) { Sandbox.next_database }
+
+  def processes(name) = shop.docker("top", name, "-eo", "pid,args").lines.drop(1).map { |line| line.split(" ", 2).last }
+
+  it "launches Sidekiq itself as PID 1, and is told to stop by TERM, whatever the application's image says" do
+    expect(shop.inspect_value(shop.image, ".Config.StopSignal")).to eq("SIGQUIT")
+    expect(shop.inspect_value(shop.worker_image, ".Config.StopSignal")).to eq("SIGTERM")
+    command = JSON.parse(shop.inspect_value(shop.worker_image, "json .Config.Cmd"))
+    expect(command).to eq(%w[bundle exec sidekiq -e production])
+    name = shop.run("alone", database)
+    shop.wait_until("ready") { shop.try("docker", "exec", name, "test", "-f", "tmp/sidekiq/ready").first.zero? }
+    expect(processes(name)).to match([/\Asidekiq 7\S+ \[0 of 5 busy\]/])
+    expect(shop.record(name)).to include("pid" => 1, "signal_path" => include("term" => "arrives", "relay" => nil))
+  end
+
+  it "is starting, then healthy, unhealthy once it is quiet, and stops with 0 and its job done" do
+    name = shop.run("life", database, "--stop-timeout", "60", BOOT_SECONDS: 1)
+    expect(shop.health(name)).to eq("starting")
+    shop.wait_for_health(name, "healthy")
+    # Longer than it takes Docker to ask three times, and longer than it waits by itself when it stops.
+    shop.push(database, 1, 22)
+    shop.wait_until("the job runs") { shop.noted?(database, "began", 1) }
+    expect(shop.docker("exec", name, "sidekiq-lifecycle", "quiet")).to include("quiet")
+    shop.wait_for_health(name, "unhealthy")
+    shop.docker("stop", name)
+    expect(shop.inspect_value(name, ".State.ExitCode")).to eq("0")
+    expect(shop.noted?(database, "ended", 1)).to be(true)
+  end
+
+  it "is killed, and its job lost, where nobody tells Docker how long it needs" do
+    name = shop.run("hasty", database)
+    shop.push(database, 1, 40)
+    shop.wait_until("the job runs") { shop.noted?(database, "began", 1) }
+    shop.docker("stop", name)
+    expect(shop.inspect_value(name, ".State.ExitCode")).to eq("137")
+    expect(shop.record(name)).to include("state" => "stopping", "drained" => false)
+    expect(shop.queued(database)).to be_empty
+  end
+
+  it "is left as it is by the script of docs/deploy/docker.md if the new one does not get ready" do
+    old = shop.run("good", database)
+    code, said = shop.try("sh", "-c", careful, "replace-worker", old, shop.name("bad"), "--network", "host",
+                          "-e", "REDIS_URL=redis://127.0.0.1:1/0", shop.worker_image)
+    expect([code, said.lines.last]).to match([1, /-bad was 'exited \w+' and is gone; \S+-good works on/])
+    expect(said).to include("Connection refused")
+    expect(shop.inspect_value(old, ".State.Running")).to eq("true")
+    expect(shop.try("docker", "inspect", shop.name("bad")).first).to eq(1)
+  end
+
+  it "is unhealthy when it is stuck", full: true do
+    name = shop.run("stuck", database)
+    shop.wait_for_health(name, "healthy")
+    shop.docker("kill", "-s", "STOP", name)
+    shop.wait_for_health(name, "unhealthy", limit: 180)
+    expect(shop.inspect_value(name, ".State.Running")).to eq("true")
+  end
+
+  describe "replaced while jobs come in" do
+    def deployment(name) = @deployments.fetch(name).value
+    def timeline(name) = deployment(name).timeline
+
+    it "leaves no moment without a ready worker, by the script of docs/deploy/docker.md" do
+      expect(deployment(:careful).lost_or_doubled).to be_empty
+      timeline = timeline(:careful)
+      expect(timeline.gaps).to be_empty
+      old, new = timeline.workers
+      order = [new.ready, timeline.marks["new one is healthy"], old.stopping]
+      expect(order).to eq(order.sort)
+      restart = deployment(:careful).names.map { |name| shop.inspect_value(name, ".HostConfig.RestartPolicy.Name") }
+      expect(restart).to eq(%w[no unless-stopped])
+    end
+
+    it "leaves a gap without the health check, through which jobs wait" do
+      expect(deployment(:careless).lost_or_doubled).to be_empty
+      timeline = timeline(:careless)
+      expect(timeline.gaps.size).to eq(1)
+      expect(timeline.stranded.map(&:worker).uniq).to eq(["new"])
+      booted = timeline.workers.last.started + Deployment::BOOT_SECONDS
+      expect(timeline.stranded.map(&:began)).to all(be > booted)
+    end
+
+    it "is drawn" do
+      expect(%i[careless careful].flat_map { |name| deployment(name).lost_or_doubled }).to be_empty
+      subtitle = "Recorded by the specs: 5 jobs a second, #{Deployment::BOOT_SECONDS} s to load the application; " \
+                 "no job lost, none run twice"
+      svg = TimelinePicture.new([timeline(:careless), timeline(:careful)],
+                                title: "Replacing a worker while jobs come in", subtitle:).to_svg
+      expect(REXML::Document.new(svg).root.name).to eq("svg")
+      FileUtils.mkdir_p(Launch::DIRECTORY)
+      File.write("#{Launch::DIRECTORY}/blue-green.svg", svg)
+    end
+  end
+end

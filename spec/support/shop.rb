@@ -1,0 +1,184 @@
+# frozen_string_literal: true
+
+require "fileutils"
+require "json"
+require "open3"
+require "rubygems/package"
+require "securerandom"
+require "stringio"
+require "tmpdir"
+require_relative "debian_image"
+require_relative "redis_server"
+require_relative "waiting"
+
+# The application of examples/shop in Docker as its owner deploys it: an image of the application, and on top of it
+# Dockerfile.sidekiq as `generate` writes it, both really built. It is spoken to with Docker's own commands.
+class Shop
+  include Waiting
+
+  # As applications have it: an ordinary user, a lock file, and here another stop signal than Sidekiq's, which some
+  # images bring along. (No network is needed, and where Docker has no bridge there is none.)
+  DOCKERFILE = <<~DOCKERFILE
+    FROM %<debian>s
+    LABEL sidekiq_lifecycle.shop=%<id>s
+    ENV GEM_HOME=/gems LANG=C.UTF-8
+    COPY gems /gems
+    COPY app /app
+    WORKDIR /app
+    RUN bundle install --local && mkdir tmp && chown 1000:1000 tmp
+    USER 1000:1000
+    STOPSIGNAL SIGQUIT
+  DOCKERFILE
+
+  # What comes to app.rb: a boot that takes as long as one of Rails may, and jobs that tell of themselves.
+  JOBS = <<~RUBY
+    sleep ENV.fetch("BOOT_SECONDS", "0").to_f
+
+    # Notes in Redis when it ran, and where.
+    class Order
+      include Sidekiq::Job
+
+      def perform(number, seconds)
+        note(:began, number)
+        sleep seconds
+        note(:ended, number)
+      end
+
+      def note(what, number)
+        note = { what:, number:, at: Time.now.to_f, worker: ENV.fetch("WORKER", nil) }
+        Sidekiq.redis { |redis| redis.call("RPUSH", "notes", JSON.generate(note)) }
+      end
+    end
+  RUBY
+
+  # @return [String, nil] why there can be none here, in words
+  def self.missing
+    "it wants a Debian with Docker's own commands, which is that of Sidekiq 7" unless File.exist?("/usr/bin/docker")
+  end
+
+  # The one that all examples share: building it takes its time.
+  def self.shared = @shared ||= new
+  def self.clear_shared = @shared&.clear
+
+  # @return [String] the application's own image
+  attr_reader :image
+  # @return [String] the application's root, with what `generate compose` wrote
+  attr_reader :root
+
+  def initialize
+    @id = SecureRandom.hex(4)
+    @directory = Dir.mktmpdir("shop")
+    @root = File.join(@directory, "app")
+    @image = "sidekiq_lifecycle-shop-#{@id}"
+    write
+    build(@image, @directory)
+  end
+
+  # @return [String] the worker's image on top of it, which is built at the first call
+  def worker_image
+    @worker_image ||= "#{image}-sidekiq".tap do |name|
+      build(name, root, "-f", File.join(root, "Dockerfile.sidekiq"), "--build-arg", "IMAGE=#{image}")
+    end
+  end
+
+  # Calls Docker's own command.
+  # @return [String] what it printed
+  # @raise [RuntimeError] if it did not end with 0
+  def docker(*words, **options)
+    code, out = try("docker", *words, **options)
+    raise "docker #{words.join(" ")}: #{code}\n#{out}" unless code.zero?
+
+    out
+  end
+
+  # Calls any command.
+  # @return [Array(Integer, String)] its exit code, and what it printed
+  def try(*command, **options)
+    out, status = Open3.capture2e(*command, **options)
+    [status.exitstatus, out]
+  end
+
+  # @return [String] a name for a container, which {#clear} removes
+  def name(word) = "#{@image}-#{word}"
+
+  # @return [Array<String>] what `docker run` has to know of this place: Redis, here, is on the host
+  def options(database, **environment)
+    variables = { REDIS_URL: RedisServer.shared.url(database), **environment }
+    ["--network", "host", *variables.flat_map { |key, value| ["-e", "#{key}=#{value}"] }]
+  end
+
+  # Starts a worker as docs/deploy/docker.md does.
+  # @return [String] its name
+  def run(word, database, *more, **environment)
+    name(word).tap do |name|
+      docker("run", "-d", "--name", name, *options(database, **environment), *more, worker_image)
+    end
+  end
+
+  # What `docker inspect` says of a container or an image.
+  def inspect_value(name, format) = docker("inspect", "-f", "{{#{format}}}", name).strip
+
+  def health(name) = inspect_value(name, ".State.Health.Status")
+
+  def wait_for_health(name, wanted, limit: LIMIT)
+    wait_until("#{name} is #{wanted}", every: 0.2, limit:) { health(name) == wanted }
+  rescue RuntimeError => e
+    raise "#{e.message}\n#{inspect_value(name, "json .State")}\n#{docker("logs", name)}"
+  end
+
+  # The record of the worker in a container, also of one that has ended.
+  def record(name)
+    tar = docker("cp", "#{name}:/app/tmp/sidekiq/processes/1", "-", binmode: true)
+    Gem::Package::TarReader.new(StringIO.new(tar)) { |reader| return JSON.parse(reader.first.read) }
+  end
+
+  def push(database, number, seconds)
+    payload = { class: "Order", args: [number, seconds], jid: SecureRandom.hex(12), queue: "default", retry: true,
+                created_at: Time.now.to_f, enqueued_at: Time.now.to_f }
+    redis.pipelined(%w[SADD queues default], ["LPUSH", "queue:default", JSON.generate(payload)], database:)
+  end
+
+  # @return [Array<Hash>] what jobs have noted: what (began, ended), number, at, worker
+  def notes(database)
+    redis.call("LRANGE", "notes", 0, -1, database:).map { |note| JSON.parse(note, symbolize_names: true) }
+  end
+
+  # @return [Array<String>] the jobs that wait in Redis
+  def queued(database) = redis.call("LRANGE", "queue:default", 0, -1, database:)
+
+  # Whether an order was begun, or has ended.
+  def noted?(database, what, number)
+    notes(database).any? { |note| note.values_at(:what, :number) == [what, number] }
+  end
+
+  # Removes every container and image of it. What the builder keeps of the steps in between has the same label.
+  def clear
+    label = "label=sidekiq_lifecycle.shop=#{@id}"
+    containers = docker("ps", "-aq", "--filter", label).split
+    docker("rm", "-f", "-v", *containers) if containers.any?
+    images = docker("images", "-q", "--filter", label).split.uniq
+    docker("rmi", "-f", *images) if images.any?
+    docker("image", "prune", "-f", "--filter", label)
+    FileUtils.rm_rf(@directory)
+  end
+
+  private
+
+  def redis = RedisServer.shared
+
+  def write
+    FileUtils.cp_r(File.expand_path("../../examples/shop", __dir__), root)
+    File.write(File.join(root, "app.rb"), "\n#{JOBS}", mode: "a")
+    FileUtils.cp_r(ENV.fetch("GEM_HOME"), File.join(@directory, "gems"))
+    File.write(File.join(@directory, "Dockerfile"), format(DOCKERFILE, debian: DebianImage.prepare, id: @id))
+    code, out = try("sidekiq-lifecycle", "generate", "compose", "--dir", root)
+    raise out unless code.zero?
+  end
+
+  # With the builder that every Docker has.
+  def build(name, directory, *options)
+    words = ["build", "--network", "none", "-t", name, *options, directory]
+    code, out = try({ "DOCKER_BUILDKIT" => "0" }, "docker", *words)
+    raise "docker build: #{code}\n#{out}" unless code.zero?
+  end
+end
