@@ -1,0 +1,31 @@
+# frozen_string_literal: true
+
+require "time"
+
+# compose.sidekiq.yml, as generate writes it, with the real Docker Compose.
+RSpec.describe "a project with compose.sidekiq.yml", :containers, skip: Shop.missing do
+  def time(shop, container, format) = Time.parse(shop.inspect_value(container, format))
+
+  it "is up when the worker is healthy, starts after it what waits for it, and stops without losing a job" do
+    shop = Shop.shared
+    ComposeProject.open(shop) do |project|
+      code, said = project.compose("up", "-d", "--build", "--wait")
+      expect(code).to eq(0), said
+      worker, web = %w[sidekiq web].map { |service| project.container(service) }
+      expect(shop.health(worker)).to eq("healthy")
+      looks = JSON.parse(shop.inspect_value(worker, "json .State.Health.Log"))
+      healthy = Time.parse(looks.find { |look| look["ExitCode"].zero? }["End"])
+      ready = Time.parse(shop.record(worker)["timings"]["running"])
+      expect([ready, healthy, time(shop, web, ".State.StartedAt")]).to match(satisfy { |times| times == times.sort })
+
+      # Longer than Compose would wait by itself.
+      payload = { class: "Parcel", args: [7, 12], jid: SecureRandom.hex(12), queue: "critical", retry: true,
+                  created_at: Time.now.to_f, enqueued_at: Time.now.to_f }
+      project.redis("LPUSH", "queue:critical", JSON.generate(payload))
+      shop.wait_until("the parcel is being packed") { shop.docker("logs", worker).include?("packing order 7") }
+      expect(project.compose("stop").first).to eq(0)
+      expect(shop.inspect_value(worker, ".State.ExitCode")).to eq("0")
+      expect(shop.docker("logs", worker)).to match(/order 7 is on its way.*Bye!/m)
+    end
+  end
+end
