@@ -87,6 +87,7 @@ RSpec.describe "the lifecycle directory" do
       expect(problems).to eq([said].inspect)
       beat_on
       expect(complaints(worker)).to contain_exactly(a_string_ending_with("sidekiq_lifecycle: #{said}\n"))
+      expect(worker.log).to include("ready (#{directory}), but see the warnings\n")
       expect(check.first).to eq(1)
       expect(instance_exec(&how[:untouched])).to be(true) if how[:untouched]
 
@@ -224,6 +225,7 @@ RSpec.describe "the lifecycle directory" do
       expect(problems).to eq([said].inspect)
       beat_on
       expect(complaints(worker)).to contain_exactly(a_string_ending_with("sidekiq_lifecycle: #{said}\n"))
+      expect(worker.log).to include("ready (#{directory}), but see the warnings\n")
       File.rename(foreign, file("moved"))
       wait_until("it is put up") { File.exist?(foreign) }
       File.write(foreign, "precious")
