@@ -155,8 +155,8 @@ module SidekiqLifecycle
       @native.started
       report_problems
       now = status
-      amiss = ", but see the warnings" if now.problems.any?
-      @config.logger.info("sidekiq_lifecycle #{VERSION}: #{now.ready? ? "ready" : now.state} (#{now.directory})#{amiss}")
+      said = "#{now.ready? ? "ready" : now.state} (#{now.directory})#{", but see the warnings" if now.problems.any?}"
+      @config.logger.info("sidekiq_lifecycle #{VERSION}: #{said}")
       # It may have been told to stop meanwhile; it was running all the same.
       tell(:running) if now.timings.key?(:running)
       # Sidekiq had no trap yet when it was told to be quiet.

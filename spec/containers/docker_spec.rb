@@ -46,8 +46,10 @@ RSpec.describe "an image built from Dockerfile.sidekiq", :containers, skip: Shop
   end
 
   it "is starting, then healthy, unhealthy once it is quiet, and stops with 0 and its job done" do
-    name = shop.run("life", database, "--stop-timeout", "60", BOOT_SECONDS: 1)
+    name = shop.run("life", database, "--stop-timeout", "60", BOOT_UNTIL: "/tmp/go")
+    shop.wait_until("Docker has asked") { shop.inspect_value(name, "len .State.Health.Log").to_i.positive? }
     expect(shop.health(name)).to eq("starting")
+    shop.docker("exec", name, "touch", "/tmp/go")
     shop.wait_for_health(name, "healthy")
     # Longer than it takes Docker to ask three times, and longer than it waits by itself when it stops.
     shop.push(database, 1, 22)
@@ -77,6 +79,30 @@ RSpec.describe "an image built from Dockerfile.sidekiq", :containers, skip: Shop
     expect(said).to include("Connection refused")
     expect(shop.inspect_value(old, ".State.Running")).to eq("true")
     expect(shop.try("docker", "inspect", shop.name("bad")).first).to eq(1)
+  end
+
+  # Each has Docker carry out a health check of its own, instead of the image's.
+  it "is healthy by the checks that generate writes for ECS and for Kamal, and stops in the time that they give" do
+    ecs = shop.generated("ecs", "deploy/ecs/task-definition.yaml").fetch("containerDefinitions").first
+    kind, line = ecs["healthCheck"]["command"]
+    expect(kind).to eq("CMD-SHELL")
+    kamal = shop.generated("kamal", "deploy/kamal/sidekiq.yml")
+    role = kamal["servers"]["sidekiq"]
+    expect(role["cmd"].split).to eq(JSON.parse(shop.inspect_value(shop.worker_image, "json .Config.Cmd")))
+    options = { ecs: { "health-cmd" => line, "health-interval" => "#{ecs["healthCheck"]["interval"]}s" },
+                kamal: role["options"] }
+    workers = options.to_h do |platform, flags|
+      [platform, shop.run(platform.to_s, database, *flags.flat_map { |flag, value| ["--#{flag}", value.to_s] })]
+    end
+    workers.each do |platform, name|
+      expect(shop.inspect_value(name, "json .Config.Healthcheck.Test"))
+        .to eq(JSON.generate(["CMD-SHELL", options[platform]["health-cmd"]]))
+      shop.wait_for_health(name, "healthy")
+    end
+    [ecs["stopTimeout"], kamal["drain_timeout"]].zip(workers.values) do |seconds, name|
+      shop.docker("stop", "-t", seconds.to_s, name)
+      expect(shop.inspect_value(name, ".State.ExitCode")).to eq("0")
+    end
   end
 
   it "is unhealthy when it is stuck", full: true do

@@ -196,8 +196,8 @@ RSpec.describe "jobs and hooks" do
       expect(when_drained { retries }).to eq(1)
     end
 
-    # The same for a job that was waited for when the process was quieted: it is fetched, and goes back. Sidekiq waits 2 s
-    # for one; here as long as the push may take.
+    # The same for a job that was waited for when the process was quieted: it is fetched, and goes back. Sidekiq waits
+    # 2 s for one; here as long as the push may take.
     it "comes when a job that was fetched too late is back in its queue" do
       own_redis
       worker = start_ready(concurrency: 1, after: <<~RUBY)

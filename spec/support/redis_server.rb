@@ -19,7 +19,8 @@ class RedisServer
 
   @lock = Mutex.new
 
-  # The one that most examples share; each has a database of its own (see Sandbox). Whichever thread asks first starts it.
+  # The one that most examples share; each has a database of its own (see Sandbox). Whichever thread asks first starts
+  # it.
   def self.shared = @lock.synchronize { @shared ||= new }
   def self.stop_shared = @shared&.stop
 

@@ -7,6 +7,7 @@ require "rubygems/package"
 require "securerandom"
 require "stringio"
 require "tmpdir"
+require "yaml"
 require_relative "debian_image"
 require_relative "redis_server"
 require_relative "waiting"
@@ -33,6 +34,7 @@ class Shop
   # What comes to app.rb: a boot that takes as long as one of Rails may, and jobs that tell of themselves.
   JOBS = <<~RUBY
     sleep ENV.fetch("BOOT_SECONDS", "0").to_f
+    sleep 0.05 until File.exist?(ENV.fetch("BOOT_UNTIL", "/"))
 
     # Notes in Redis when it ran, and where.
     class Order
@@ -79,6 +81,14 @@ class Shop
     @worker_image ||= "#{image}-sidekiq".tap do |name|
       build(name, root, "-f", File.join(root, "Dockerfile.sidekiq"), "--build-arg", "IMAGE=#{image}")
     end
+  end
+
+  # @return [Hash] what `generate` writes for a platform in a YAML file
+  def generated(target, file)
+    code, out = try("sidekiq-lifecycle", "generate", target, "--force", "--dir", root)
+    raise out unless code.zero?
+
+    YAML.load_file(File.join(root, file))
   end
 
   # Calls Docker's own command.
