@@ -133,7 +133,7 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
   end
 
   it "is started again and again until what it needs is there" do
-    with_machine(before: 'exit 1 unless File.exist?("needed")') do |machine|
+    with_machine(service: "ExecStartPre=/usr/bin/test -e needed") do |machine|
       expect(machine.start.first).to eq(1)
       # One more than systemd would try by default.
       machine.wait_until("started often") { machine.show["NRestarts"].to_i > 5 }
@@ -143,7 +143,8 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
   end
 
   it "has not failed when it is stopped while it boots" do
-    with_machine(before: 'note "boots"; sleep') do |machine|
+    guarded = 'require "sidekiq_lifecycle"; Sidekiq.configure_server { |config| SidekiqLifecycle.install(config) }'
+    with_machine(before: "#{guarded}; note \"boots\"; sleep") do |machine|
       machine.start("sidekiq", "--no-block")
       machine.wait_for_note("boots")
       expect(machine.systemctl("stop", "sidekiq")).to eq([0, ""])
