@@ -59,7 +59,8 @@ class SystemdMachine < Container
   end
 
   # @param service [String] lines for the drop-in's [Service]
-  # @param source [String, nil] the application that will be deployed; without it there is a small one at once
+  # @param source [String, nil] an application that will be deployed from /srv/source; without it a small one
+  #   is there at once
   # @param application [Hash] see {#write_application}
   def initialize(service: "", source: nil, **application) # rubocop:disable Lint/MissingSuper
     @directory = File.join("/build/systemd", SecureRandom.hex(6))
@@ -101,11 +102,27 @@ class SystemdMachine < Container
       Port #{port}
       AuthorizedKeysFile /etc/ssh/keys/%u
     CONFIG
-    code, said = start("ssh")
+    # Until the former has run, nobody but root may log in.
+    code, said = systemctl("start", "systemd-user-sessions", "ssh")
     raise "sshd does not start: #{said}" unless code.zero?
 
     port
   end
+
+  # Puts a release there as Capistrano does.
+  def release(source, name)
+    directory = File.join(srv, "releases", name)
+    FileUtils.mkdir_p([directory, shared("")])
+    FileUtils.cp_r(%w[Gemfile app.rb config].map { |file| File.join(source, file) }, directory)
+    FileUtils.ln_s("#{DEPLOY_TO}/releases/#{name}", File.join(srv, "current"), force: true)
+    FileUtils.chown_R(USER, USER, srv)
+  end
+
+  # The release that is current, as it is called in the machine.
+  def current = File.readlink(File.join(srv, "current"))
+
+  # A file that all releases share.
+  def shared(name) = File.join(srv, "shared", name)
 
   # What a job does, in Ruby.
   def push(code)
@@ -116,7 +133,7 @@ class SystemdMachine < Container
 
   def queued = redis.call("LLEN", "queue:default", database: @database)
   def file(name) = File.join(srv, "current", name)
-  def ready_file = File.join(srv, "shared/tmp/sidekiq/ready")
+  def ready_file = shared("tmp/sidekiq/ready")
   def notes = File.exist?(file("notes")) ? File.readlines(file("notes"), chomp: true) : []
   def wait_for_note(text) = wait_until("a note #{text}") { notes.include?(text) }
 
@@ -166,6 +183,8 @@ class SystemdMachine < Container
       end
     end
     add_user(application.user)
+    # Who fetches from a repository that is somebody else's.
+    put("gitconfig", "[safe]\n  directory = *\n")
   end
 
   def put(name, contents, mode = 0o644)
