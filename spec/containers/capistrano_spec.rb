@@ -58,7 +58,10 @@ RSpec.describe "Capistrano, to hosts with systemd", :containers, :integration, s
     processes.select { |process| process["exists"] }.map { |process| process["record"]["state"] }
   end
 
-  def notes = @hosts.map { |host| host.shared("notes") }.select { |file| File.exist?(file) }.flat_map { |file| File.readlines(file, chomp: true) }
+  def notes
+    files = @hosts.map { |host| host.shared("notes") }.select { |file| File.exist?(file) }
+    files.flat_map { |file| File.readlines(file, chomp: true) }
+  end
 
   def occupy(name = "long")
     push("Work", name)
@@ -67,8 +70,10 @@ RSpec.describe "Capistrano, to hosts with systemd", :containers, :integration, s
 
   def go = @hosts.each { |host| FileUtils.touch(host.shared("go")) }
 
-  # Which process a unit has, and when that was started (in microseconds of the monotonic clock, the same in all hosts).
-  def processes(*units) = @hosts.flat_map { |host| units.map { |unit| host.show(unit).values_at("MainPID", "ExecMainStartTimestampMonotonic").map(&:to_i) } }
+  # When the processes of these units were started on all hosts, in µs of the clock that hosts have in common.
+  def starts(*units)
+    @hosts.flat_map { |host| units.map { |unit| host.show(unit)["ExecMainStartTimestampMonotonic"].to_i } }
+  end
 
   it "quiets the workers of all hosts, and when all have drained, and not before, publishes and restarts" do
     units = %w[sidekiq@1 sidekiq@2]
@@ -79,7 +84,7 @@ RSpec.describe "Capistrano, to hosts with systemd", :containers, :integration, s
     expect(@hosts.map { |host| states(host) }).to eq([%w[running running]] * 2)
 
     occupy
-    before = processes(*units)
+    before = starts(*units)
     @deployment.commit("second")
     deploying = @deployment.begin_cap("deploy")
     wait_until("all are quiet") { @hosts.map { |host| states(host) } == [%w[quiet quiet]] * 2 }
@@ -87,13 +92,13 @@ RSpec.describe "Capistrano, to hosts with systemd", :containers, :integration, s
     @deployment.wait_for_output("drained after")
     push("Work", "late")
     expect(deploying).to be_alive
-    expect([@hosts.map(&:current), processes(*units), notes, queued]).to eq([first, before, ["long begins"], 1])
+    expect([@hosts.map(&:current), starts(*units), notes, queued]).to eq([first, before, ["long begins"], 1])
 
     time = Process.clock_gettime(Process::CLOCK_MONOTONIC, :microsecond)
     go
     expect(deploying.value.first).to eq(0)
     expect(@hosts.map(&:current).zip(first)).to all(satisfy { |now, then_| now > then_ })
-    expect(processes(*units).map(&:last)).to all(be > time)
+    expect(starts(*units)).to all(be > time)
     wait_until("the late job ends") { notes.size == 4 }
     expect(notes).to contain_exactly("long begins", "long ends in first", "late begins", "late ends in second")
     expect([queued, retries]).to eq([0, 0])
@@ -105,7 +110,7 @@ RSpec.describe "Capistrano, to hosts with systemd", :containers, :integration, s
   it "fails before anything is published when the drain takes too long, says so, and wakes the old release" do
     start_host("first")
     occupy
-    before = [host.current, processes("sidekiq")]
+    before = [host.current, starts("sidekiq")]
     @deployment.commit("second")
     code, said = cap("deploy", SETTINGS: %(set :sidekiq_drain_timeout, "1s"))
     expect(code).to eq(1)
@@ -113,7 +118,7 @@ RSpec.describe "Capistrano, to hosts with systemd", :containers, :integration, s
                             "no worker has been restarted\n")
     expect(said).to match(/timed out after \d+ s: .*process \d+ is quiet, 1 job still running/)
     expect([host.current, states(host)]).to eq([before.first, %w[running]])
-    expect(processes("sidekiq")).not_to eq(before.last)
+    expect(starts("sidekiq")).not_to eq(before.last)
     go
     wait_until("the job that was cut off has been done again") { notes.include?("long ends in first") }
     expect([queued, retries]).to eq([0, 0])
@@ -131,13 +136,13 @@ RSpec.describe "Capistrano, to hosts with systemd", :containers, :integration, s
 
   it "wakes the workers when a deploy fails in the middle, and nobody who was not quieted" do
     start_host("first")
-    before = [host.current, processes("sidekiq")]
+    before = [host.current, starts("sidekiq")]
     expect(cap("deploy", SETTINGS: %(append :linked_files, "missing")).first).to eq(1)
-    expect([host.current, processes("sidekiq")]).to eq(before)
+    expect([host.current, starts("sidekiq")]).to eq(before)
     code, said = cap("deploy", SETTINGS: %(before("deploy:updating", "shop:fail") { raise "no such luck" }))
     expect([code, said]).to match([1, /no such luck/])
     expect([host.current, states(host)]).to eq([before.first, %w[running]])
-    expect(processes("sidekiq")).not_to eq(before.last)
+    expect(starts("sidekiq")).not_to eq(before.last)
   end
 
   it "wakes the workers after Ctrl-C" do
@@ -167,11 +172,12 @@ RSpec.describe "Capistrano, to hosts with systemd", :containers, :integration, s
     expect(notes.last).to eq("next ends in first")
 
     # Capistrano says so with `exit 1`.
-    before = processes("sidekiq")
+    host.keep_current
+    before = starts("sidekiq")
     code, said = cap("deploy:rollback")
     expect([code, said]).to match([1, /no older releases to rollback to/])
     expect(states(host)).to eq(%w[running])
-    expect(processes("sidekiq")).not_to eq(before)
+    expect(starts("sidekiq")).not_to eq(before)
   end
 
   it "says of what sudo does not let it restart that it takes no jobs" do

@@ -121,6 +121,12 @@ class SystemdMachine < Container
   # The release that is current, as it is called in the machine.
   def current = File.readlink(File.join(srv, "current"))
 
+  # Forgets the other releases.
+  def keep_current
+    others = Dir.children(File.join(srv, "releases")) - [File.basename(current)]
+    FileUtils.rm_rf(others.map { |name| File.join(srv, "releases", name) })
+  end
+
   # A file that all releases share.
   def shared(name) = File.join(srv, "shared", name)
 
