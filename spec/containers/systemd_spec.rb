@@ -64,7 +64,7 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
   it "is given the time that its -t takes, though TimeoutStopSec is shorter" do
     with_machine(service: "TimeoutStopSec=2", timeout: 60) do |machine|
       machine.start
-      expect(machine.lifecycle("doctor")).to match([0, /-t 60 and Sidekiq's own 4 s are asked of systemd when it stops/])
+      expect(machine.doctor).to match([0, /-t 60 and Sidekiq's own 4 s are asked of systemd when it stops/])
       start_job(machine, 'note "begins"; sleep 0.05 while ready?; sleep 6; note "ends"')
       expect(machine.systemctl("stop", "sidekiq")).to eq([0, ""])
       expect(machine.show).to include("ActiveState" => "inactive", "Result" => "success")
@@ -78,7 +78,7 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
       machine.start
       machine.wait_until("ready") { File.exist?(machine.ready_file) }
       expect(machine.show["StatusText"].to_s).to eq("")
-      expect(machine.lifecycle("doctor")).to match([1, /-t 60 and Sidekiq's own 4 s do not fit into the stop timeout of 10 s/])
+      expect(machine.doctor).to match([1, /-t 60 and Sidekiq's own 4 s do not fit into the stop timeout of 10 s/])
     end
   end
 

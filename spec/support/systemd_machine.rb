@@ -89,6 +89,8 @@ class SystemdMachine < Container
   # The native command, about the machine's workers.
   def lifecycle(*words) = exec(SidekiqLifecycle::NativeCommand.path, *words, "--dir", "#{DEPLOY_TO}/shared/tmp/sidekiq")
 
+  def doctor = lifecycle("doctor")
+
   def start(unit = "sidekiq", *options) = systemctl("start", *options, unit)
 
   # Has the machine's own sshd listen, and let the user in with this key.

@@ -12,8 +12,8 @@ module SidekiqLifecycle
     class Target
       # Where the templates are.
       TEMPLATES = File.join(__dir__, "templates")
-      # What a target stands on, and writes as well. What is deployed as a container needs the native command and the signal
-      # in its image; Capistrano restarts units of systemd.
+      # What a target stands on, and writes as well. What is deployed as a container needs the native command and the
+      # signal in its image; Capistrano restarts units of systemd.
       FOUNDATIONS = { "compose" => "docker", "ecs" => "docker", "kubernetes" => "docker",
                       "capistrano" => "systemd" }.freeze
 
