@@ -1,7 +1,7 @@
 # frozen_string_literal: true
 
-# Capistrano deploys over ssh to hosts with a real systemd and sudo: with the files of examples/capistrano, generated and
-# by hand. Only the stage is our own: where the hosts are.
+# Capistrano deploys over ssh to hosts with a real systemd and sudo: with the files of examples/capistrano, generated
+# and by hand. Only the stage is our own: where the hosts are.
 RSpec.describe "Capistrano, to hosts with systemd", :containers, :integration, skip: SystemdMachine.missing do
   before(:context) { Container.prepare }
 

@@ -15,9 +15,9 @@ RSpec.describe "Capistrano's tasks", if: capistrano do
   end
 
   it "are loaded by the Capfile of `cap install`, before deploy.rb and the stage, whose settings win" do
-    line = File.readlines("#{Deployment::EXAMPLE}/Capfile").last
-    stock = Gem.loaded_specs["capistrano"]&.full_gem || RbConfig::CONFIG["vendordir"]
-    expect(File.readlines("#{stock}/capistrano/templates/Capfile")).to include(line)
+    Dir.mkdir(file("stock"))
+    system("cap", "install", chdir: file("stock"), out: File::NULL, exception: true)
+    expect(File.readlines(file("stock/Capfile"))).to include(File.readlines("#{Deployment::EXAMPLE}/Capfile").last)
     show = <<~RUBY
       set :sidekiq_drain_timeout, "3m"
       task(:show) { puts fetch(:sidekiq_units).inspect, fetch(:sidekiq_drain_timeout), fetch(:sidekiq_lifecycle_dir) }
