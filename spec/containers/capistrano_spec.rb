@@ -21,7 +21,8 @@ RSpec.describe "Capistrano, to hosts with systemd", :containers, :integration, s
   end
 
   # One at 127.0.0.1, the next at 127.0.0.2, …
-  def start_hosts(count, units: nil)
+  # @param settings [String] more for the stage
+  def start_hosts(count, settings = "")
     servers = Array.new(count) do |index|
       address = "127.0.0.#{index + 1}"
       @hosts << SystemdMachine.new(source: @deployment.repository)
@@ -34,13 +35,14 @@ RSpec.describe "Capistrano, to hosts with systemd", :containers, :integration, s
       set :repo_url, "/srv/source"
       set :branch, "main"
       set :default_env, #{ENV.slice("GEM_HOME").inspect}
-      #{"set :sidekiq_units, #{units.inspect}" if units}
+      #{settings}
     RUBY
   end
 
-  # One with one worker, on which these have been released.
+  # One with one worker, on which these have been released. The native command is called without a Ruby around it, which
+  # takes most of a call's time.
   def start_host(*releases)
-    start_hosts(1, units: %w[sidekiq])
+    start_hosts(1, "set :sidekiq_units, %w[sidekiq]\nset :sidekiq_lifecycle_command, #{Sandbox::COMMAND.inspect}")
     releases.each_with_index do |release, index|
       @deployment.commit(release)
       host.release(@deployment.repository, (20_260_101_000_000 + index).to_s)

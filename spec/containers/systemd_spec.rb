@@ -133,7 +133,7 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
   end
 
   it "is started again and again until what it needs is there" do
-    with_machine(service: "ExecStartPre=/usr/bin/test -e needed") do |machine|
+    with_machine(service: "RestartSec=100ms\nExecStartPre=/usr/bin/test -e needed") do |machine|
       expect(machine.start.first).to eq(1)
       # One more than systemd would try by default.
       machine.wait_until("started often") { machine.show["NRestarts"].to_i > 5 }
