@@ -13,10 +13,11 @@ suite_of() {
   case "$1" in 6) echo bookworm ;; 7) echo trixie ;; 8) echo forky ;; esac
 }
 
-# What only one of the systems has: the one that deploys with Capistrano and runs systemd (that of Debian 14 does not run
-# on the first version of cgroups), and the one that lints.
+# What not all of the systems have: two run systemd (that of Debian 14 does not run on the first version of cgroups), one of
+# these deploys with Capistrano, and one lints.
 packages_of() {
   case "$1" in
+    6) echo "$packages,bundler,systemd,systemd-sysv,sudo" ;;
     7) echo "$packages,capistrano,bundler,git,openssh-server,openssh-client,systemd,systemd-sysv,sudo" ;;
     8) echo "$packages,rubocop,yard" ;;
     *) echo "$packages" ;;

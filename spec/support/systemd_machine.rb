@@ -39,7 +39,7 @@ class SystemdMachine < Container
 
   # @return [String, nil] why there can be none here, in words
   def self.missing
-    return "it wants a Debian with systemd, which is that of Sidekiq 7" unless File.exist?(SYSTEMD)
+    return "it wants a Debian with systemd, as those of Sidekiq 6 and 7 are" unless File.exist?(SYSTEMD)
 
     # With the second one alone a container needs other rights, which nobody has tried here.
     return if File.read("/proc/self/cgroup").include?(":name=systemd:")
