@@ -17,11 +17,12 @@ RSpec.describe "Capistrano's tasks", if: capistrano do
   it "are loaded by the Capfile of `cap install`, before deploy.rb and the stage, whose settings win" do
     stock = Gem.find_files("capistrano/templates/Capfile").first
     expect(File.readlines(stock)).to include(File.readlines("#{Deployment::EXAMPLE}/Capfile").last)
-    show = <<~RUBY
-      set :sidekiq_drain_timeout, "3m"
-      task(:show) { puts fetch(:sidekiq_units).inspect, fetch(:sidekiq_drain_timeout), fetch(:sidekiq_lifecycle_dir) }
-    RUBY
-    expect(cap("show", show)).to eq([0, %(["sidekiq@1", "sidekiq@2"]\n3m\n/srv/shop/shared/tmp/sidekiq\n)])
+    # Another value than the plugin's own.
+    rake = file("repository/lib/capistrano/tasks/sidekiq.rake")
+    File.write(rake, File.read(rake).sub('"10m"', '"7m"'))
+    show = "task(:show) { puts fetch(:sidekiq_units).inspect, fetch(:sidekiq_drain_timeout) }"
+    expect(cap("show", show)).to eq([0, %(["sidekiq@1", "sidekiq@2"]\n7m\n)])
+    expect(cap("show", "set :sidekiq_drain_timeout, '3m'; #{show}")).to eq([0, %(["sidekiq@1", "sidekiq@2"]\n3m\n)])
   end
 
   it "take no setting that they do not know, and say where nobody has the role" do
