@@ -7,7 +7,8 @@ require_relative "version"
 
 module SidekiqLifecycle
   # Capistrano's tasks for workers: `require "sidekiq_lifecycle/capistrano"` in the Capfile after `capistrano/deploy`,
-  # or in a file of lib/capistrano/tasks, as `generate capistrano` does. docs/deploy/capistrano.md says what happens when.
+  # or in a file of lib/capistrano/tasks, as `generate capistrano` does.
+  # docs/deploy/capistrano.md says what happens when.
   #
   # It runs where somebody deploys, and not where Sidekiq is: neither Sidekiq nor the native part is loaded. All that is
   # to be known of a worker the native command says, on the worker's own host.
