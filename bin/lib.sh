@@ -8,17 +8,17 @@ cache=${SIDEKIQ_LIFECYCLE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sidekiq_lifecyc
 packages=ruby,ruby-dev,ruby-sidekiq,ruby-rspec,ruby-railties,redis-server,libclang-dev,gcc,make,libc6-dev,procps,python3-minimal
 # The inits and shells that a Sidekiq may be launched under.
 packages=$packages,tini,dumb-init,catatonit,busybox,zsh,ksh93u+m,strace
-docker_packages=docker-cli,docker-compose
 
 suite_of() {
   case "$1" in 6) echo bookworm ;; 7) echo trixie ;; 8) echo forky ;; esac
 }
 
-# What only one of the systems has: the one that deploys, with Capistrano, Docker's commands and systemd (that of Debian 14
-# does not run on the first version of cgroups), and the one that lints.
+# What not all of the systems have: two run systemd (that of Debian 14 does not run on the first version of cgroups), one of
+# these deploys, with Capistrano and with Docker's commands, and one lints.
 packages_of() {
   case "$1" in
-    7) echo "$packages,capistrano,bundler,git,openssh-server,openssh-client,systemd,systemd-sysv,sudo,$docker_packages" ;;
+    6) echo "$packages,bundler,systemd,systemd-sysv,sudo" ;;
+    7) echo "$packages,capistrano,bundler,git,openssh-server,openssh-client,systemd,systemd-sysv,sudo,docker-cli,docker-compose" ;;
     8) echo "$packages,rubocop,yard" ;;
     *) echo "$packages" ;;
   esac

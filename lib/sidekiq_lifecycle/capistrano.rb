@@ -6,7 +6,8 @@ require "shellwords"
 require_relative "version"
 
 module SidekiqLifecycle
-  # Capistrano's tasks for workers: `require "sidekiq_lifecycle/capistrano"` in the Capfile, after `capistrano/deploy`.
+  # Capistrano's tasks for workers: `require "sidekiq_lifecycle/capistrano"` in the Capfile after `capistrano/deploy`,
+  # or in a file of lib/capistrano/tasks, as `generate capistrano` does.
   # docs/deploy/capistrano.md says what happens when.
   #
   # It runs where somebody deploys, and not where Sidekiq is: neither Sidekiq nor the native part is loaded. All that is

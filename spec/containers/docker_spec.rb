@@ -22,12 +22,12 @@ RSpec.describe "an image built from Dockerfile.sidekiq", :containers, skip: Shop
 
     [RedisServer, Shop].each(&:shared)
     Shop.shared.worker_image
-    @deployments = scripts.transform_values { |words| Deployment.new(Shop.shared, *words) }
-    @deployments.transform_values! { |deployment| Thread.new { deployment.run } }
-    @deployments.each_value { |thread| thread.report_on_exception = false }
+    @replacements = scripts.transform_values { |words| Replacement.new(Shop.shared, *words) }
+    @replacements.transform_values! { |replacement| Thread.new { replacement.run } }
+    @replacements.each_value { |thread| thread.report_on_exception = false }
   end
 
-  after(:context) { @deployments&.each_value(&:kill) }
+  after(:context) { @replacements&.each_value(&:kill) }
 
   let(:shop) { Shop.shared }
   let(:database) { Sandbox.next_database }
@@ -114,32 +114,32 @@ RSpec.describe "an image built from Dockerfile.sidekiq", :containers, skip: Shop
   end
 
   describe "replaced while jobs come in" do
-    def deployment(name) = @deployments.fetch(name).value
-    def timeline(name) = deployment(name).timeline
+    def replacement(name) = @replacements.fetch(name).value
+    def timeline(name) = replacement(name).timeline
 
     it "leaves no moment without a ready worker, by the script of docs/deploy/docker.md" do
-      expect(deployment(:careful).lost_or_doubled).to be_empty
+      expect(replacement(:careful).lost_or_doubled).to be_empty
       timeline = timeline(:careful)
       expect(timeline.gaps).to be_empty
       old, new = timeline.workers
       order = [new.ready, timeline.marks["new one is healthy"], old.stopping]
       expect(order).to eq(order.sort)
-      restart = deployment(:careful).names.map { |name| shop.inspect_value(name, ".HostConfig.RestartPolicy.Name") }
+      restart = replacement(:careful).names.map { |name| shop.inspect_value(name, ".HostConfig.RestartPolicy.Name") }
       expect(restart).to eq(%w[no unless-stopped])
     end
 
     it "leaves a gap without the health check, through which jobs wait" do
-      expect(deployment(:careless).lost_or_doubled).to be_empty
+      expect(replacement(:careless).lost_or_doubled).to be_empty
       timeline = timeline(:careless)
       expect(timeline.gaps.size).to eq(1)
       expect(timeline.stranded.map(&:worker).uniq).to eq(["new"])
-      booted = timeline.workers.last.started + Deployment::BOOT_SECONDS
+      booted = timeline.workers.last.started + Replacement::BOOT_SECONDS
       expect(timeline.stranded.map(&:began)).to all(be > booted)
     end
 
     it "is drawn" do
-      expect(%i[careless careful].flat_map { |name| deployment(name).lost_or_doubled }).to be_empty
-      subtitle = "Recorded by the specs: 5 jobs a second, #{Deployment::BOOT_SECONDS} s to load the application; " \
+      expect(%i[careless careful].flat_map { |name| replacement(name).lost_or_doubled }).to be_empty
+      subtitle = "Recorded by the specs: 5 jobs a second, #{Replacement::BOOT_SECONDS} s to load the application; " \
                  "no job lost, none run twice"
       svg = TimelinePicture.new([timeline(:careless), timeline(:careful)],
                                 title: "Replacing a worker while jobs come in", subtitle:).to_svg

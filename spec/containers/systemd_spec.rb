@@ -1,6 +1,6 @@
 # frozen_string_literal: true
 
-# The units of examples/systemd, as they are, under a real systemd.
+# The units that `generate systemd` writes, as they are, under a real systemd.
 RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing do
   before(:context) { Container.prepare }
 
@@ -24,7 +24,9 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
       expect(machine.show).to include("ActiveState" => "activating", "StatusText" => "booting")
       FileUtils.touch(machine.file("start"))
       machine.wait_until("active") { machine.show["ActiveState"] == "active" }
-      expect(File).to exist(machine.file("tmp/sidekiq/ready"))
+      expect(File).to exist(machine.ready_file)
+      # Nothing stays in front of it: neither env, nor bundler, nor a shell.
+      expect(machine.show["MainPID"]).to eq(machine.lifecycle("status").last[/^\d+/])
       machine.wait_for_status("running, 0 of 2 busy")
       start_job(machine, waiting_job)
       machine.wait_for_status("running, 1 of 2 busy")
@@ -44,9 +46,9 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
   end
 
   it "loses no job by a restart: one that ends in time ends, one that does not is back in the queue" do
-    with_machine(options: "-c 2 -t 6") do |machine|
+    with_machine(timeout: 6) do |machine|
       expect(machine.start).to eq([0, ""])
-      machine.push('note "short"; sleep 0.05 while File.exist?("tmp/sidekiq/ready"); note "short ends"')
+      machine.push('note "short"; sleep 0.05 while ready?; note "short ends"')
       machine.push('if File.exist?("long") then note "again" else File.write("long", ""); note "long"; sleep end')
       %w[short long].each { |name| machine.wait_for_note(name) }
       pid = machine.show["MainPID"]
@@ -60,10 +62,10 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
   end
 
   it "is given the time that its -t takes, though TimeoutStopSec is shorter" do
-    with_machine(service: "TimeoutStopSec=2", options: "-c 2 -t 60") do |machine|
+    with_machine(service: "TimeoutStopSec=2", timeout: 60) do |machine|
       machine.start
       expect(machine.doctor).to match([0, /-t 60 and Sidekiq's own 4 s are asked of systemd when it stops/])
-      start_job(machine, 'note "begins"; sleep 0.05 while File.exist?("tmp/sidekiq/ready"); sleep 6; note "ends"')
+      start_job(machine, 'note "begins"; sleep 0.05 while ready?; sleep 6; note "ends"')
       expect(machine.systemctl("stop", "sidekiq")).to eq([0, ""])
       expect(machine.show).to include("ActiveState" => "inactive", "Result" => "success")
       expect(machine.notes).to eq(%w[begins ends])
@@ -72,9 +74,9 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
 
   it "is not given it where systemd does not listen, which the doctor says" do
     simple = "Type=simple\nNotifyAccess=none\nWatchdogSec=0\nTimeoutStopSec=10"
-    with_machine(service: simple, options: "-c 2 -t 60") do |machine|
+    with_machine(service: simple, timeout: 60) do |machine|
       machine.start
-      machine.wait_until("ready") { File.exist?(machine.file("tmp/sidekiq/ready")) }
+      machine.wait_until("ready") { File.exist?(machine.ready_file) }
       expect(machine.show["StatusText"].to_s).to eq("")
       expect(machine.doctor).to match([1, /-t 60 and Sidekiq's own 4 s do not fit into the stop timeout of 10 s/])
     end
@@ -115,19 +117,38 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
     end
   end
 
-  it "is steered by the deploying user, by the commands of sudoers and no others" do
+  it "is steered by its user, by the commands of sudoers and no others" do
     with_machine do |machine|
-      expect(machine.exec("visudo", "-cf", "/etc/sudoers.d/sidekiq").first).to eq(0)
-      as_deploy = ->(*words) { machine.exec("runuser", "-u", "deploy", "--", "sudo", "-n", "systemctl", *words) }
-      expect(as_deploy.call("start", "sidekiq")).to eq([0, ""])
-      expect(as_deploy.call("kill", "-s", "TSTP", "--kill-whom=main", "sidekiq")).to eq([0, ""])
+      expect(machine.exec("visudo", "-c").first).to eq(0)
+      expect(machine.sudo_systemctl("start", "sidekiq")).to eq([0, ""])
+      expect(machine.sudo_systemctl("kill", "-s", "TSTP", "--kill-whom=main", "sidekiq")).to eq([0, ""])
       machine.wait_for_status("quiet, drained")
-      expect(as_deploy.call("restart", "sidekiq")).to eq([0, ""])
+      expect(machine.sudo_systemctl("restart", "sidekiq")).to eq([0, ""])
       machine.wait_for_status("running, 0 of 2 busy")
       [%w[stop basic.target], %w[kill -s KILL sidekiq], %w[restart sidekiq basic.target]].each do |words|
-        expect(as_deploy.call(*words).first).to eq(1)
+        expect(machine.sudo_systemctl(*words).first).to eq(1)
       end
       expect(machine.show).to include("ActiveState" => "active")
+    end
+  end
+
+  it "is started again and again until what it needs is there" do
+    with_machine(service: "RestartSec=100ms\nExecStartPre=/usr/bin/test -e needed") do |machine|
+      expect(machine.start.first).to eq(1)
+      # One more than systemd would try by default.
+      machine.wait_until("started often") { machine.show["NRestarts"].to_i > 5 }
+      FileUtils.touch(machine.file("needed"))
+      machine.wait_until("active") { machine.show["ActiveState"] == "active" }
+    end
+  end
+
+  it "has not failed when it is stopped while it boots" do
+    guarded = 'require "sidekiq_lifecycle"; Sidekiq.configure_server { |config| SidekiqLifecycle.install(config) }'
+    with_machine(before: "#{guarded}; note \"boots\"; sleep") do |machine|
+      machine.start("sidekiq", "--no-block")
+      machine.wait_for_note("boots")
+      expect(machine.systemctl("stop", "sidekiq")).to eq([0, ""])
+      expect(machine.show).to include("ActiveState" => "inactive", "Result" => "success")
     end
   end
 end

@@ -1,125 +1,88 @@
 # frozen_string_literal: true
 
-require "time"
-require_relative "timeline"
+require "fileutils"
 require_relative "waiting"
 
-# A worker of the shop replaced by another, by a script, while jobs come in the whole time; and what is known of it
-# afterwards, by the workers' own records, Docker, and the jobs' notes.
+# What somebody deploys with Capistrano: the repository of a small application, with the files of examples/capistrano in
+# it. Only the stage is our own.
 class Deployment
   include Waiting
 
-  # As long as a large application of Rails may take; what Sidekiq and Ruby themselves need comes on top.
-  BOOT_SECONDS = 5
-  PAUSE = 0.2
-  # Most jobs are short; every tenth has something left to do when its worker is told to stop.
-  LENGTHS = [3, *Array.new(9, 0.1)].freeze
-  WORKERS = %w[old new].freeze
+  EXAMPLE = File.expand_path("../../examples/capistrano", __dir__)
 
-  # @return [Timeline]
-  attr_reader :timeline
+  attr_reader :repository
 
-  # @param script [String] for sh; called with the old container's name, the new one's, and the words for `docker run`
-  def initialize(shop, title, script)
-    @shop = shop
-    @title = title
-    @script = script
-    @database = Sandbox.next_database
-    @names = WORKERS.to_h { |worker| [worker, shop.name("#{worker}-#{@database}")] }
-    @pushed = {}
+  # @param directory [String] an empty one
+  # @param redis [String] its URL
+  # @param shared [String] where the jobs find their notes and what they wait for, as the workers see it
+  def initialize(directory, redis:, shared:)
+    @repository, @output = %w[repository deploys].map { |name| File.join(directory, name) }
+    @redis = redis
+    @shared = shared
+    FileUtils.cp_r(EXAMPLE, repository)
+    # Capistrano's own.
+    File.write(File.join(repository, ".gitignore"), "log/\n")
+    git("init", "--quiet", "--initial-branch=main")
+    commit("first")
   end
 
-  # @return [Array<String>] the old container's name, and the new one's
-  def names = @names.values
+  # @param ruby [String] the stage's file; what an example adds comes after it, and is Ruby in $SETTINGS
+  def stage=(ruby)
+    File.write(File.join(repository, "config/deploy/production.rb"), "#{ruby}\neval ENV.fetch(\"SETTINGS\", \"\")\n")
+  end
 
-  def run
-    old, new = names
-    @shop.docker("run", "-d", "--name", old, *words("old"))
-    @shop.wait_for_health(old, "healthy")
-    with_jobs do
-      wait_for_orders("old")
-      @begun = now
-      code, said = @shop.try("sh", "-c", @script, "replace-worker", old, new, *words("new"))
-      raise "the deploy failed: #{said}" unless code.zero?
+  # A release that tells in its jobs which it is. A job waits for a file `go`.
+  def commit(release)
+    File.write(File.join(repository, "Gemfile"), %(gem "sidekiq"\ngem "sidekiq_lifecycle"\n))
+    File.write(File.join(repository, "config/sidekiq.yml"), ":require: ./app.rb\n:concurrency: 1\n:timeout: 1\n")
+    File.write(File.join(repository, "app.rb"), <<~RUBY)
+      require "sidekiq"
+      require "sidekiq_lifecycle"
+      Sidekiq.configure_server do |config|
+        config.redis = { url: #{@redis.inspect} }
+        SidekiqLifecycle.install(config)
+      end
+      def note(text) = File.write("#{@shared}/notes", "\#{text}\\n", mode: "a")
 
-      @healthy = healthy(new)
-      wait_for_orders("new")
-      enough = @pushed.size + 15
-      wait_until("more orders come") { @pushed.size >= enough }
+      class Work
+        include Sidekiq::Worker
+        def perform(name)
+          note "\#{name} begins"
+          sleep 0.02 until File.exist?("#{@shared}/go")
+          note "\#{name} ends in #{release}"
+        end
+      end
+    RUBY
+    git("add", ".")
+    git("commit", "--quiet", "--message", release)
+  end
+
+  # @return [Array(Integer, String)] exit status and what was printed
+  def cap(*arguments, **environment) = begin_cap(*arguments, **environment).value
+
+  # @return [Thread] its value is what {#cap} gives
+  def begin_cap(*arguments, **environment)
+    from = output.bytesize
+    @pid = spawn(environment.transform_keys(&:to_s), "cap", "production", *arguments,
+                 chdir: repository, in: File::NULL, out: [@output, "a"], err: %i[child out])
+    Thread.new(@pid) do |pid|
+      status = Process.wait2(pid).last
+      [status.exitstatus, output.byteslice(from..)]
     end
-    @ended = now
-    @timeline = tell
-    self
   end
 
-  # @return [Array<Integer>] the orders that have not been begun once and ended once
-  def lost_or_doubled
-    told = @shop.notes(@database).group_by { |note| note[:number] }
-    @pushed.keys.reject { |number| told.fetch(number, []).map { |note| note[:what] }.sort == %w[began ended] }
-  end
+  # Ctrl-C.
+  def interrupt = Process.kill(:INT, @pid)
+
+  # What has been printed, from the first deploy on.
+  def output = File.exist?(@output) ? File.read(@output) : ""
+
+  def wait_for_output(text) = wait_until("the deploy says #{text}") { output.include?(text) }
 
   private
 
-  def now = Time.now.to_f
-
-  def words(worker)
-    ["--stop-timeout", "60", *@shop.options(@database, WORKER: worker, BOOT_SECONDS:), @shop.worker_image]
-  end
-
-  # Enough to see, in the picture as well, that it works.
-  def wait_for_orders(worker)
-    wait_until("orders of the #{worker} one") do
-      @shop.notes(@database).count { |note| note.values_at(:worker, :what) == [worker, "ended"] } >= 20
-    end
-  end
-
-  def with_jobs
-    more = true
-    pushing = Thread.new do
-      (1..).each do |number|
-        break unless more
-
-        @pushed[number] = now
-        @shop.push(@database, number, LENGTHS[number % LENGTHS.size])
-        sleep PAUSE
-      end
-    end
-    yield
-    more = false
-    pushing.join
-    wait_until("every order has ended") { @shop.notes(@database).count { |n| n[:what] == "ended" } >= @pushed.size }
-  ensure
-    pushing&.kill
-  end
-
-  # When Docker saw a container healthy; nil if it never looked. (It remembers its last five looks.)
-  def healthy(name)
-    looks = @shop.inspect_value(name, "if .State.Health}}{{json .State.Health.Log}}{{end")
-    look = JSON.parse(looks).find { |one| one["ExitCode"].zero? } unless looks.empty?
-    look && Time.parse(look["End"]).to_f
-  end
-
-  def tell
-    workers = @names.map { |worker, name| worker(worker, name) }
-    Timeline.new(title: @title, workers:, jobs:, last: @ended - @begun,
-                 marks: { "deploy begins" => 0.0, "new one is healthy" => (@healthy - @begun if @healthy) }.compact)
-  end
-
-  def worker(worker, name)
-    timings = @shop.record(name)["timings"].transform_values { |time| Time.parse(time).to_f - @begun }
-    started, finished = %w[StartedAt FinishedAt].map do |what|
-      Time.parse(@shop.inspect_value(name, ".State.#{what}")).to_f - @begun
-    end
-    Timeline::Worker.new(name: worker, started:, ready: timings["running"], stopping: timings["stopping"],
-                         stopped: (finished if timings["stopping"]))
-  end
-
-  def jobs
-    told = @shop.notes(@database).group_by { |note| note[:number] }
-    @pushed.map do |number, pushed|
-      began, ended = %w[began ended].map { |what| told[number].find { |note| note[:what] == what } }
-      Timeline::Job.new(pushed: pushed - @begun, began: began[:at] - @begun, ended: ended[:at] - @begun,
-                        worker: began[:worker])
-    end
+  def git(*arguments)
+    identity = %w[-c user.name=Shop -c user.email=shop@example.com]
+    system("git", "-C", repository, *identity, "-c", "safe.directory=*", *arguments, exception: true)
   end
 end

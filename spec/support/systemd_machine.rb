@@ -2,25 +2,27 @@
 
 require "fileutils"
 require "securerandom"
+require "sidekiq_lifecycle/generate/target"
+require "sidekiq_lifecycle/generate/application"
 require_relative "container"
 require_relative "redis_server"
 require_relative "sandbox"
 require_relative "waiting"
 
-# A real systemd as PID 1 of a container, with the units of examples/systemd in it as they are. What an administrator
-# has to set in them is set as they would without editing them: in a drop-in.
+# A real systemd as PID 1 of a container, with the units and sudoers lines that `generate systemd` writes for the
+# application in it, as they are. What is different here, and not to be edited for, comes as a drop-in.
 class SystemdMachine < Container
   include Waiting
 
   SYSTEMD = "/usr/lib/systemd/systemd"
-  EXAMPLES = File.expand_path("../../examples/systemd", __dir__)
   HIERARCHY = "/sys/fs/cgroup/systemd"
-  # Where the examples say that the application lies.
-  HOME = "/var/www/app/current"
+  # Where generate says that the application lies.
+  DEPLOY_TO = "/srv/shop"
   USER = 1000
 
   APPLICATION = <<~RUBY
     def note(text) = File.write("notes", "\#{text}\\n", mode: "a")
+    def ready? = File.exist?(File.join(ENV.fetch("SIDEKIQ_LIFECYCLE_DIR"), "ready"))
     %<before>s
     require "sidekiq"
     require "sidekiq_lifecycle"
@@ -37,7 +39,7 @@ class SystemdMachine < Container
 
   # @return [String, nil] why there can be none here, in words
   def self.missing
-    return "it wants a Debian with systemd, which is that of Sidekiq 7" unless File.exist?(SYSTEMD)
+    return "it wants a Debian with systemd, as those of Sidekiq 6 and 7 are" unless File.exist?(SYSTEMD)
 
     # With the second one alone a container needs other rights, which nobody has tried here.
     return if File.read("/proc/self/cgroup").include?(":name=systemd:")
@@ -57,33 +59,78 @@ class SystemdMachine < Container
   end
 
   # @param service [String] lines for the drop-in's [Service]
-  # @param before [String] Ruby at the top of the application
-  # @param startup [String] Ruby in a :startup hook of the application's
-  def initialize(service: "", before: "", startup: "", options: "-c 2 -t 25") # rubocop:disable Lint/MissingSuper
+  # @param source [String, nil] an application that will be deployed from /srv/source; without it a small one
+  #   is there at once
+  # @param application [Hash] see {#write_application}
+  def initialize(service: "", source: nil, **application) # rubocop:disable Lint/MissingSuper
     @directory = File.join("/build/systemd", SecureRandom.hex(6))
-    @database = Sandbox.next_database
-    FileUtils.mkdir_p(app)
+    @source = source
+    FileUtils.mkdir_p(srv)
     FileUtils.cp_r("/etc", etc, preserve: true)
-    File.write(file("app.rb"), format(APPLICATION, redis: redis.url(@database), before:, startup:))
-    FileUtils.chown_R(USER, USER, app)
-    File.write("#{etc}/passwd", "deploy:x:#{USER}:#{USER}::#{HOME}:/bin/sh\n", mode: "a")
-    File.write("#{etc}/shadow", "deploy:*:20000:0:99999:7:::\n", mode: "a")
-    File.write("#{etc}/group", "deploy:x:#{USER}:\n", mode: "a")
-    install_units(service, options)
-    redis.call("FLUSHDB", database: @database)
+    write_application(**application) unless source
+    FileUtils.chown_R(USER, USER, srv)
+    install(service)
     boot
   end
 
+  # The user whose the workers are.
+  attr_reader :user
+
   def systemctl(*words) = exec("systemctl", *words)
+
+  # As the user whose the workers are, by sudo.
+  def sudo_systemctl(*words) = exec("runuser", "-u", user, "--", "sudo", "-n", "systemctl", *words)
 
   # @return [Hash{String => String}]
   def show(unit = "sidekiq")
     systemctl("show", unit).last.scan(/^(\w+)=(.*)$/).to_h
   end
 
-  def doctor = exec(SidekiqLifecycle::NativeCommand.path, "doctor", "--dir", "#{HOME}/tmp/sidekiq")
+  # The native command, about the machine's workers.
+  def lifecycle(*words) = exec(SidekiqLifecycle::NativeCommand.path, *words, "--dir", "#{DEPLOY_TO}/shared/tmp/sidekiq")
+
+  def doctor = lifecycle("doctor")
 
   def start(unit = "sidekiq", *options) = systemctl("start", *options, unit)
+
+  # Has the machine's own sshd listen, and let the user in with this key.
+  # @return [Integer] its port
+  def listen(address, public_key)
+    port = RedisServer.free_port
+    FileUtils.mkdir_p("#{etc}/ssh/keys")
+    File.write("#{etc}/ssh/keys/#{user}", public_key)
+    File.write("#{etc}/ssh/sshd_config.d/here.conf", <<~CONFIG)
+      ListenAddress #{address}
+      Port #{port}
+      AuthorizedKeysFile /etc/ssh/keys/%u
+    CONFIG
+    # Until the former has run, nobody but root may log in.
+    code, said = systemctl("start", "systemd-user-sessions", "ssh")
+    raise "sshd does not start: #{said}" unless code.zero?
+
+    port
+  end
+
+  # Puts a release there as Capistrano does.
+  def release(source, name)
+    directory = File.join(srv, "releases", name)
+    FileUtils.mkdir_p([directory, shared("")])
+    FileUtils.cp_r(%w[Gemfile app.rb config].map { |file| File.join(source, file) }, directory)
+    FileUtils.ln_s("#{DEPLOY_TO}/releases/#{name}", File.join(srv, "current"), force: true)
+    FileUtils.chown_R(USER, USER, srv)
+  end
+
+  # The release that is current, as it is called in the machine.
+  def current = File.readlink(File.join(srv, "current"))
+
+  # Forgets the other releases.
+  def keep_current
+    others = Dir.children(File.join(srv, "releases")) - [File.basename(current)]
+    FileUtils.rm_rf(others.map { |name| File.join(srv, "releases", name) })
+  end
+
+  # A file that all releases share.
+  def shared(name) = File.join(srv, "shared", name)
 
   # What a job does, in Ruby.
   def push(code)
@@ -93,7 +140,8 @@ class SystemdMachine < Container
   end
 
   def queued = redis.call("LLEN", "queue:default", database: @database)
-  def file(name) = File.join(app, name)
+  def file(name) = File.join(srv, "current", name)
+  def ready_file = shared("tmp/sidekiq/ready")
   def notes = File.exist?(file("notes")) ? File.readlines(file("notes"), chomp: true) : []
   def wait_for_note(text) = wait_until("a note #{text}") { notes.include?(text) }
 
@@ -103,7 +151,7 @@ class SystemdMachine < Container
 
   # All there is to know.
   def story
-    log = File.exist?(file("log")) ? File.read(file("log")) : ""
+    log = File.exist?("#{srv}/log") ? File.read("#{srv}/log") : ""
     "--- notes\n#{notes.join("\n")}\n--- log\n#{log}\n--- systemctl\n#{systemctl("status", "sidekiq*").last}\n" \
       "--- systemd\n#{self.log.lines.last(30).join}"
   end
@@ -115,33 +163,66 @@ class SystemdMachine < Container
 
   private
 
-  def app = File.join(@directory, "app")
+  def srv = File.join(@directory, "srv")
   def etc = File.join(@directory, "etc")
   def redis = RedisServer.shared
 
-  def install_units(service, options)
-    units = %w[sidekiq.service sidekiq@.service]
-    units.each do |unit|
-      FileUtils.cp(File.join(EXAMPLES, unit), "#{etc}/systemd/system/")
-      FileUtils.mkdir_p("#{etc}/systemd/system/#{unit}.d")
-      File.write("#{etc}/systemd/system/#{unit}.d/here.conf", <<~UNIT)
-        [Service]
-        ExecStart=
-        ExecStart=/usr/bin/sidekiq -r ./app.rb #{options}
-        Environment=GEM_HOME=#{ENV.fetch("GEM_HOME")} LANG=C.UTF-8
-        StandardOutput=append:#{HOME}/log
-        StandardError=append:#{HOME}/log
-        #{service}
-      UNIT
+  # @param before [String] Ruby at the top of the application
+  # @param startup [String] Ruby in a :startup hook of the application's
+  # @param timeout [Integer] Sidekiq's -t
+  def write_application(before: "", startup: "", timeout: 25)
+    @database = Sandbox.next_database
+    redis.call("FLUSHDB", database: @database)
+    FileUtils.mkdir_p(file("config"))
+    File.write(file("app.rb"), format(APPLICATION, redis: redis.url(@database), before:, startup:))
+    File.write(file("config/sidekiq.yml"), ":tag: shop\n:require: ./app.rb\n:concurrency: 2\n:timeout: #{timeout}\n")
+    File.write(file("Gemfile"), %(gem "sidekiq"\ngem "sidekiq_lifecycle"\n))
+  end
+
+  def install(service)
+    given = { "environment" => "production", "queues" => [] }
+    application = SidekiqLifecycle::Generate::Application.new(@source || file(""), given)
+    files = SidekiqLifecycle::Generate::Target.new("systemd", application).files
+    files.transform_keys { |name| File.basename(name) }.each do |name, contents|
+      if name == "sudoers" then put("sudoers.d/shop-sidekiq", contents, 0o440)
+      else
+        put("systemd/system/#{name}", contents)
+        put("systemd/system/#{name}.d/here.conf", drop_in(service))
+      end
     end
-    FileUtils.mkdir_p("#{etc}/sudoers.d")
-    FileUtils.install(File.join(EXAMPLES, "sudoers"), "#{etc}/sudoers.d/sidekiq", mode: 0o440)
+    add_user(application.user)
+    # Who fetches from a repository that is somebody else's.
+    put("gitconfig", "[safe]\n  directory = *\n")
+  end
+
+  def put(name, contents, mode = 0o644)
+    path = File.join(etc, name)
+    FileUtils.mkdir_p(File.dirname(path))
+    File.write(path, contents)
+    File.chmod(mode, path)
+  end
+
+  def drop_in(service)
+    <<~UNIT
+      [Service]
+      Environment=GEM_HOME=#{ENV.fetch("GEM_HOME")} LANG=C.UTF-8
+      StandardOutput=append:#{DEPLOY_TO}/log
+      StandardError=append:#{DEPLOY_TO}/log
+      #{service}
+    UNIT
+  end
+
+  def add_user(name)
+    @user = name
+    { "passwd" => "#{name}:x:#{USER}:#{USER}::#{DEPLOY_TO}:/bin/sh", "shadow" => "#{name}:*:20000:0:99999:7:::",
+      "group" => "#{name}:x:#{USER}:" }.each { |file, line| File.write("#{etc}/#{file}", "#{line}\n", mode: "a") }
   end
 
   def boot
     gems = ENV.fetch("GEM_HOME")
     binds = ["#{ENV.fetch("ROOT_OUTSIDE")}/usr:/usr:ro", "#{Container.outside(gems)}:#{gems}:ro",
-             "#{Container.outside(app)}:#{HOME}", "#{Container.outside(etc)}:/etc", "#{HIERARCHY}:#{HIERARCHY}:rw"]
+             "#{Container.outside(srv)}:#{DEPLOY_TO}", "#{Container.outside(etc)}:/etc", "#{HIERARCHY}:#{HIERARCHY}:rw"]
+    binds << "#{Container.outside(@source)}:/srv/source:ro" if @source
     host = { NetworkMode: "host", CapAdd: ["SYS_ADMIN"], SecurityOpt: ["seccomp=unconfined"], CgroupnsMode: "private",
              Tmpfs: { "/run" => "", "/run/lock" => "", "/tmp" => "" }, Binds: binds }
     # systemd 256 and 257 have to be told that the first version of cgroups is meant.

@@ -74,9 +74,7 @@ RSpec.describe SidekiqLifecycle::Generate do
 
     it "leaves to Rails what is Rails'" do
       put("config/application.rb", "raise 'is not loaded'")
-      put("config/deploy.rb", %(set :application, "shop"\nset :deploy_to, "/var/www/shop"))
-      expect(application(require: nil)).to have_attributes(rails?: true, command: %w[bundle exec sidekiq],
-                                                           deploy_to: "/var/www/shop")
+      expect(application(require: nil)).to have_attributes(rails?: true, command: %w[bundle exec sidekiq])
     end
 
     {
@@ -98,6 +96,39 @@ RSpec.describe SidekiqLifecycle::Generate do
       expect { application(config: "gone.yml") }.to raise_error(error, /\Agone.yml cannot be read: Errno::ENOENT/)
       expect { described_class::Application.new("/nowhere", {}) }
         .to raise_error(error, %r{\A/nowhere is no directory; })
+    end
+  end
+
+  describe "where it lies on its hosts" do
+    it "is /srv, and its user is called as it is, where nothing else is said" do
+      expect(application).to have_attributes(deploy_to: "/srv/my-shop", user: "my-shop")
+    end
+
+    # config/deploy.rb, config/deploy/production.rb => where, and whose
+    {
+      [%(set :application, "shop"), ""] => ["/var/www/shop", "my-shop"],
+      ["set :repo_url, 'git@example.com:shop.git'", ""] => ["/var/www/my-shop", "my-shop"],
+      ["set :deploy_to, '/opt/shop'", %(server "a", user: "deploy", roles: :worker)] => ["/opt/shop", "deploy"],
+      [%(set :application, "shop"\nset(:deploy_to, "/opt/\#{fetch(:application)}")), ""] => ["/opt/shop", "my-shop"],
+      [%(set :deploy_to, "/opt/shop"), %(set :deploy_to, "/live/shop"\nset :ssh_options, user: "app")] =>
+        ["/live/shop", "app"],
+      [%(# set :deploy_to, "/opt/shop"\n# server "a", user: "admin"), ""] => ["/var/www/my-shop", "my-shop"]
+    }.each do |(deploy, stage), (place, user)|
+      it "is what Capistrano's files say: #{deploy.inspect}, #{stage.inspect}" do
+        put("config/deploy.rb", deploy)
+        put("config/deploy/production.rb", stage)
+        expect(application).to have_attributes(deploy_to: place, user:)
+      end
+    end
+
+    it "is refused where only Capistrano itself can know it" do
+      ["-> { shared }", '"/opt/#{ENV.fetch("NAME")}"'].each do |ruby| # rubocop:disable Lint/InterpolationCheck
+        put("config/deploy.rb", "set :deploy_to, #{ruby}")
+        expect { application.deploy_to }.to raise_error(
+          error, "Capistrano's files set :deploy_to to #{ruby}, which is known only when they are carried out; " \
+                 "write it as a plain string in config/deploy.rb"
+        )
+      end
     end
   end
 

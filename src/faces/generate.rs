@@ -73,6 +73,8 @@ enum Target {
     Ssm,
     /// A unit, a template unit for several, and lines for sudoers
     Systemd,
+    /// Tasks that quiet the workers, wait, and restart them; systemd's files as well
+    Capistrano,
 }
 
 /// Hands over to Ruby what was asked.

@@ -4,6 +4,7 @@ require "erb"
 require "shellwords"
 require "yaml"
 require_relative "error"
+require_relative "hosts"
 
 module SidekiqLifecycle
   module Generate
@@ -85,16 +86,17 @@ module SidekiqLifecycle
         directory unless directory.empty?
       end
 
-      # @return [String] where its releases lie on a host, as Capistrano's configuration has it
-      def deploy_to
-        deploy = path("config/deploy.rb")
-        said = File.read(deploy)[/^\s*set[ (]\s*:deploy_to,\s*(["'])([^"'#]+)\1/, 2] if File.exist?(deploy)
-        said || "/srv/#{name}"
-      end
+      # @return [String] where its releases lie on a host
+      # @raise [Error] if Capistrano's configuration cannot be read for it
+      def deploy_to = hosts.deploy_to
+
+      # @return [String] whose the workers are on a host
+      def user = hosts.user
 
       private
 
       def path(name) = File.join(@root, name)
+      def hosts = @hosts ||= Hosts.new(@root, @environment, name)
 
       # Below the root; nil if there is none.
       def config_file = @given["config"] || CONFIG_FILES.find { |name| File.exist?(path(name)) }

@@ -12,8 +12,10 @@ module SidekiqLifecycle
     class Target
       # Where the templates are.
       TEMPLATES = File.join(__dir__, "templates")
-      # What is deployed as a container needs the native command and the signal in its image.
-      ON_DOCKER = %w[compose ecs kubernetes].freeze
+      # What a target stands on, and writes as well. What is deployed as a container needs the native command and the
+      # signal in its image; Capistrano restarts units of systemd.
+      FOUNDATIONS = { "compose" => "docker", "ecs" => "docker", "kubernetes" => "docker",
+                      "capistrano" => "systemd" }.freeze
 
       # @param name [String]
       # @param application [Application]
@@ -25,7 +27,7 @@ module SidekiqLifecycle
       # @return [Hash{String => String}] what to write: the path below the application's root => the contents
       # @raise [Error] if the application does not fit the platform
       def files
-        names = [*("docker" if ON_DOCKER.include?(@name)), @name]
+        names = [FOUNDATIONS[@name], @name].compact
         names.map { |name| render_all(File.join(TEMPLATES, name)) }.reduce(:merge)
       end
 
