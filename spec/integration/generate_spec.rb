@@ -39,9 +39,9 @@ RSpec.describe "the command generate" do
         FileUtils.mkdir_p(File.dirname(file("shop", name)))
         File.write(file("shop", name), contents)
       end
-      expect(generate(target, "--dir", "shop")).to match([0, /\A(wrote +\S+\n)+\z/, ""])
+      expect(generate(target, "--root", "shop")).to match([0, /\A(wrote +\S+\n)+\z/, ""])
       expect(tree(file("shop")).except(*before.keys)).to eq(tree(File.join(examples, target)))
-      expect(generate(target, "--dir", "shop")).to match([0, /\A(unchanged +\S+\n)+\z/, ""])
+      expect(generate(target, "--root", "shop")).to match([0, /\A(unchanged +\S+\n)+\z/, ""])
     end
   end
 
@@ -52,12 +52,12 @@ RSpec.describe "the command generate" do
 
   it "tells misuse, what is missing and what differs" do
     expect(generate("heroku")).to match([2, "", /invalid value 'heroku'/])
-    expect(generate("docker", "--dir", "nowhere")).to eq(
-      [1, "", "sidekiq-lifecycle: nowhere is no directory; point --dir to the application's root\n"]
+    expect(generate("docker", "--root", "nowhere")).to eq(
+      [1, "", "sidekiq-lifecycle: nowhere is no directory; point --root to the application's root\n"]
     )
-    expect(generate("ecs", "--dir", "shop", "-t", "200")).to match([1, "", /: -t 200 and Sidekiq's own 4 s do not fit/])
+    expect(generate("ecs", "--root", "shop", "-t", "200")).to match([1, "", /: -t 200 and Sidekiq's own 4 s do not fit/])
     File.write(file("shop/Dockerfile.sidekiq"), "FROM mine\n")
-    expect(generate("docker", "--dir", "shop")).to match(
+    expect(generate("docker", "--root", "shop")).to match(
       [1, /^-FROM mine$/, /: Dockerfile.sidekiq would change, and there is no terminal to ask at; nothing was written/]
     )
     expect(command("generate", "docker")).to match([2, /call it as: bundle exec sidekiq-lifecycle generate …/])
@@ -73,7 +73,7 @@ RSpec.describe "the command generate" do
 
     # As the image's CMD has it, but for bundler, which has no Gemfile.lock here.
     def start_shop
-      generate("docker", "--dir", "shop")
+      generate("docker", "--root", "shop")
       words = JSON.parse(File.read(file("shop/Dockerfile.sidekiq"))[/^CMD (.*)$/, 1])
       start_program(*words.drop(2), chdir: file("shop"), environment: surroundings)
     end
@@ -94,7 +94,7 @@ RSpec.describe "the command generate" do
     end
 
     it "is healthy to ECS when it is ready, and stays so while it is quiet with a job" do
-      generate("ecs", "--dir", "shop")
+      generate("ecs", "--root", "shop")
       kind, line = generated("deploy/ecs/task-definition.yaml").dig("containerDefinitions", 0, "healthCheck", "command")
       expect(kind).to eq("CMD-SHELL")
       healthy = -> { inside("sh", "-c", line).first.zero? }
@@ -112,7 +112,7 @@ RSpec.describe "the command generate" do
     end
 
     it "answers Kubernetes' probes, and its preStop waits for the job" do
-      generate("kubernetes", "--dir", "shop")
+      generate("kubernetes", "--root", "shop")
       container = generated("deploy/kubernetes/sidekiq.yaml").dig("spec", "template", "spec", "containers", 0)
       probe = ->(name) { inside(*container.dig("#{name}Probe", "exec", "command")).first }
       expect(probe.call("startup")).to eq(1)
@@ -129,7 +129,7 @@ RSpec.describe "the command generate" do
     end
 
     it "is quieted by Systems Manager's document, which fails where nobody is" do
-      generate("ssm", "--dir", "shop")
+      generate("ssm", "--root", "shop")
       script = generated("deploy/ssm/quiet-sidekiq.yaml").dig("mainSteps", 0, "inputs", "runCommand").join("\n")
       parameters = { "command" => Sandbox::COMMAND, "executionTimeout" => "3600", "directory" => directory }
       script = script.gsub(/\{\{ (\w+) \}\}/) { parameters.fetch(Regexp.last_match(1)) }

@@ -85,7 +85,7 @@ class Shop
 
   # @return [Hash] what `generate` writes for a platform in a YAML file
   def generated(target, file)
-    code, out = try("sidekiq-lifecycle", "generate", target, "--force", "--dir", root)
+    code, out = try("sidekiq-lifecycle", "generate", target, "--force", "--root", root)
     raise out unless code.zero?
 
     YAML.load_file(File.join(root, file))
@@ -181,7 +181,7 @@ class Shop
     File.write(File.join(root, "app.rb"), "\n#{JOBS}", mode: "a")
     FileUtils.cp_r(ENV.fetch("GEM_HOME"), File.join(@directory, "gems"))
     File.write(File.join(@directory, "Dockerfile"), format(DOCKERFILE, debian: DebianImage.prepare, id: @id))
-    code, out = try("sidekiq-lifecycle", "generate", "compose", "--dir", root)
+    code, out = try("sidekiq-lifecycle", "generate", "compose", "--root", root)
     raise out unless code.zero?
   end
 

@@ -31,7 +31,7 @@ pub struct Generate {
     /// What deploys it
     target: Target,
     /// The application's root
-    #[arg(long = "dir", value_name = "DIR", default_value = ".")]
+    #[arg(long, value_name = "DIR", default_value = ".")]
     root: String,
     /// Sidekiq's configuration file, below the root [default: config/sidekiq.yml or config/sidekiq.yml.erb, where it is there]
     #[arg(short = 'C', long, value_name = "PATH")]
@@ -114,7 +114,7 @@ mod tests {
                 "timeout": null, "queues": [], "force": false, "dry_run": false,
             })
         );
-        let all = parse("generate docker --dir a -C b -e c -r d -t 60 -q mail,2 -q low --force --dry-run").unwrap();
+        let all = parse("generate docker --root a -C b -e c -r d -t 60 -q mail,2 -q low --force --dry-run").unwrap();
         assert_eq!((&all["root"], &all["config"], &all["environment"]), (&"a".into(), &"b".into(), &"c".into()));
         assert_eq!((&all["require"], &all["timeout"]), (&"d".into(), &60.into()));
         assert_eq!(all["queues"], serde_json::json!(["mail,2", "low"]));

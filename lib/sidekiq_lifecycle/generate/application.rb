@@ -27,7 +27,7 @@ module SidekiqLifecycle
       # @raise [Error] if its files cannot be read, or do not say enough
       def initialize(root, given)
         @root = File.expand_path(root)
-        raise Error, "#{root} is no directory; point --dir to the application's root" unless File.directory?(@root)
+        raise Error, "#{root} is no directory; point --root to the application's root" unless File.directory?(@root)
 
         @given = given
         @environment = given.fetch("environment")
