@@ -14,12 +14,12 @@ suite_of() {
 }
 
 # What not all of the systems have: two run systemd (that of Debian 14 does not run on the first version of cgroups), one of
-# these deploys, with Capistrano and with Docker's commands, and one lints.
+# these deploys, with Capistrano and with Docker's commands, and one lints and measures.
 packages_of() {
   case "$1" in
     6) echo "$packages,bundler,systemd,systemd-sysv,sudo" ;;
     7) echo "$packages,capistrano,bundler,git,openssh-server,openssh-client,systemd,systemd-sysv,sudo,docker-cli,docker-compose" ;;
-    8) echo "$packages,rubocop,yard" ;;
+    8) echo "$packages,rubocop,yard,curl" ;;
     *) echo "$packages" ;;
   esac
 }
