@@ -8,7 +8,7 @@ RSpec.describe "a signal to a container", :containers do
     before(:context) do
       Launch.prepare
       forms = self.class.examples_to_run.map { |example| example.metadata[:form] }
-      @outcomes = Pool.new(forms, size: 4, &block)
+      @outcomes = Pool.new(forms, size: 2, &block)
     end
     after(:context) { @outcomes&.stop }
   end

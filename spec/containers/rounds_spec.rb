@@ -8,7 +8,7 @@ RSpec.describe "a container that gets signals at random", :containers do
   before(:context) do
     Launch.prepare
     chosen = RSpec.world.filtered_examples[self.class].map { |example| example.metadata[:round] }
-    @outcomes = Pool.new(chosen, size: 6, &:run)
+    @outcomes = Pool.new(chosen, size: 3, &:run)
   end
 
   after(:context) { @outcomes&.stop }

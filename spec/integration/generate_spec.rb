@@ -55,7 +55,8 @@ RSpec.describe "the command generate" do
     expect(generate("docker", "--root", "nowhere")).to eq(
       [1, "", "sidekiq-lifecycle: nowhere is no directory; point --root to the application's root\n"]
     )
-    expect(generate("ecs", "--root", "shop", "-t", "200")).to match([1, "", /: -t 200 and Sidekiq's own 4 s do not fit/])
+    expect(generate("ecs", "--root", "shop", "-t", "200"))
+      .to match([1, "", /: -t 200 and Sidekiq's own 4 s do not fit/])
     File.write(file("shop/Dockerfile.sidekiq"), "FROM mine\n")
     expect(generate("docker", "--root", "shop")).to match(
       [1, /^-FROM mine$/, /: Dockerfile.sidekiq would change, and there is no terminal to ask at; nothing was written/]
