@@ -20,7 +20,6 @@ packages_of() {
     6) echo "$packages,bundler,systemd,systemd-sysv,sudo" ;;
     7) echo "$packages,capistrano,bundler,git,openssh-server,openssh-client,systemd,systemd-sysv,sudo,docker-cli,docker-compose" ;;
     8) echo "$packages,rubocop,yard,curl" ;;
-    *) echo "$packages" ;;
   esac
 }
 

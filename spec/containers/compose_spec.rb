@@ -19,7 +19,7 @@ RSpec.describe "a project with compose.sidekiq.yml", :containers, skip: Shop.mis
       expect([ready, healthy, time(shop, web, ".State.StartedAt")]).to match(satisfy { |times| times == times.sort })
 
       # Longer than Compose would wait by itself.
-      payload = { class: "Parcel", args: [7, 12], jid: SecureRandom.hex(12), queue: "critical", retry: true,
+      payload = { class: "Parcel", args: [7, 30], jid: SecureRandom.hex(12), queue: "critical", retry: true,
                   created_at: Time.now.to_f, enqueued_at: Time.now.to_f }
       project.redis("LPUSH", "queue:critical", JSON.generate(payload))
       shop.wait_until("the parcel is being packed") { shop.docker("logs", worker).include?("packing order 7") }

@@ -32,6 +32,8 @@ class ComposeProject
 
   def initialize(shop)
     @shop = shop
+    # Where Docker was started without a bridge, containers cannot reach each other but over the host.
+    @bridge = Container.call("GET", "/networks").include?('"Driver":"bridge"')
     File.write(File.join(shop.root, "override.yml"), YAML.dump("services" => services))
   end
 
@@ -50,9 +52,7 @@ class ComposeProject
 
   private
 
-  # Where Docker was started without a bridge, containers cannot reach each other but over the host.
-  def bridge? = @bridge ||= Container.call("GET", "/networks").include?('"Driver":"bridge"')
-
+  def bridge? = @bridge
   def port = bridge? ? REDIS_PORT : (@port ||= RedisServer.free_port)
   def redis_url = bridge? ? {} : { "REDIS_URL" => "redis://127.0.0.1:#{port}/0" }
 

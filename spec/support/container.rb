@@ -12,6 +12,7 @@ require "stringio"
 # which the specs run (see bin/lib.sh), read-only.
 class Container
   SOCKET = "/run/docker.sock"
+  # What is called so is taken as it is; the number rises with each change of the directories.
   IMAGE = "sidekiq_lifecycle-empty:1"
   DIRECTORIES = %w[app build dev etc proc run sbin sys tmp usr var].freeze
 

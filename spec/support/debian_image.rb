@@ -14,12 +14,14 @@ module DebianImage
   # What no package lists, for it comes to be when they are installed.
   MADE = %w[/bin /lib /lib64 /sbin /etc/passwd /etc/group /etc/ld.so.cache /etc/alternatives].freeze
 
+  NAME = "sidekiq_lifecycle-debian"
+
   class << self
     # Makes it unless it is there.
     # @return [String] its name, which tells what is in it
     def prepare
       paths = files
-      name = "sidekiq_lifecycle-debian:#{File.basename(ENV.fetch("ROOT_OUTSIDE"))}-#{Zlib.crc32(paths.join("\n"))}"
+      name = "#{NAME}:#{File.basename(ENV.fetch("ROOT_OUTSIDE"))}-#{Zlib.crc32(paths.join("\n"))}"
       # Other specs may be about to make it as well.
       File.open("/build/debian_image.lock", "w") do |lock|
         lock.flock(File::LOCK_EX)
@@ -51,6 +53,10 @@ module DebianImage
       tar = ["tar", "-C", "/", "-c", "--no-recursion", "--null", "--verbatim-files-from", "-T", list.path]
       statuses = Open3.pipeline(tar, ["docker", "import", "-", name], out: File::NULL)
       raise "#{name} could not be made" unless statuses.all?(&:success?)
+
+      # Those before it are of systems that were replaced; where one is in use, Docker keeps it.
+      former = read("docker", "images", "--format", "{{.Repository}}:{{.Tag}}", NAME).split - [name]
+      Open3.capture2e("docker", "rmi", *former) if former.any?
     ensure
       list&.close!
     end

@@ -77,16 +77,12 @@ class Launch
     %<after>s
   RUBY
 
-  @databases = Mutex.new
-
   class << self
     # What launches share, to be there before several are made at once.
     def prepare
       Container.prepare
       RedisServer.shared
     end
-
-    def next_database = @databases.synchronize { Sandbox.next_database }
 
     # Launches, waits until each thread has its job, hands the launch to the block, and clears up.
     #
@@ -119,7 +115,7 @@ class Launch
   def initialize(form, install: "", after: "", **container)
     @form = form
     @options = container
-    @database = Launch.next_database
+    @database = Sandbox.next_database
     @app = File.join(DIRECTORY, SecureRandom.hex(6))
     FileUtils.mkdir_p(@app)
     File.write(file("app.rb"), format(APPLICATION, redis: redis.url(@database), install:, after:))

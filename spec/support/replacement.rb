@@ -94,7 +94,7 @@ class Replacement
 
   # When Docker saw a container healthy; nil if it never looked. (It remembers its last five looks.)
   def healthy(name)
-    looks = @shop.inspect_value(name, "if .State.Health}}{{json .State.Health.Log}}{{end")
+    looks = @shop.docker("inspect", "-f", "{{if .State.Health}}{{json .State.Health.Log}}{{end}}", name).strip
     look = JSON.parse(looks).find { |one| one["ExitCode"].zero? } unless looks.empty?
     look && Time.parse(look["End"]).to_f
   end
@@ -117,9 +117,8 @@ class Replacement
   def jobs
     told = @shop.notes(@database).group_by { |note| note[:number] }
     @pushed.map do |number, pushed|
-      began, ended = %w[began ended].map { |what| told[number].find { |note| note[:what] == what } }
-      Timeline::Job.new(pushed: pushed - @begun, began: began[:at] - @begun, ended: ended[:at] - @begun,
-                        worker: began[:worker])
+      began = told[number].find { |note| note[:what] == "began" }
+      Timeline::Job.new(pushed: pushed - @begun, began: began[:at] - @begun, worker: began[:worker])
     end
   end
 end

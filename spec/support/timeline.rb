@@ -5,7 +5,7 @@
 class Timeline
   # ready: until it was told to stop; a worker that goes on has neither stopping nor stopped.
   Worker = Struct.new(:name, :started, :ready, :stopping, :stopped, keyword_init: true)
-  Job = Struct.new(:pushed, :began, :ended, :worker, keyword_init: true)
+  Job = Struct.new(:pushed, :began, :worker, keyword_init: true)
 
   attr_reader :title, :workers, :jobs, :marks, :last
 

@@ -112,6 +112,9 @@ RSpec.describe SidekiqLifecycle::Generate do
       [%(set :application, "shop"\nset(:deploy_to, "/opt/\#{fetch(:application)}")), ""] => ["/opt/shop", "my-shop"],
       [%(set :deploy_to, "/opt/shop"), %(set :deploy_to, "/live/shop"\nset :ssh_options, user: "app")] =>
         ["/live/shop", "app"],
+      [%(set(:deploy_to, "/opt/shop".freeze) # whole), %(role :worker, %w{app@a.example.com app@b.example.com})] =>
+        ["/opt/shop", "app"],
+      [%(set :ssh_options, user: "all"\nset :deploy_to, '/s'), %(server "a", :user => "live")] => ["/s", "live"],
       [%(# set :deploy_to, "/opt/shop"\n# server "a", user: "admin"), ""] => ["/var/www/my-shop", "my-shop"]
     }.each do |(deploy, stage), (place, user)|
       it "is what Capistrano's files say: #{deploy.inspect}, #{stage.inspect}" do
@@ -122,10 +125,12 @@ RSpec.describe SidekiqLifecycle::Generate do
     end
 
     it "is refused where only Capistrano itself can know it" do
-      ["-> { shared }", '"/opt/#{ENV.fetch("NAME")}"'].each do |ruby| # rubocop:disable Lint/InterpolationCheck
-        put("config/deploy.rb", "set :deploy_to, #{ruby}")
+      said = { deploy_to: ["-> { shared }", '"/opt/#{ENV.fetch("NAME")}"', '"/opt/" + fetch(:application)'], # rubocop:disable Lint/InterpolationCheck
+               application: ['ENV["NAME"]', '"shop_#{fetch(:stage)}"'] } # rubocop:disable Lint/InterpolationCheck
+      said.flat_map { |setting, all| all.map { |ruby| [setting, ruby] } }.each do |setting, ruby|
+        put("config/deploy.rb", "set :#{setting}, #{ruby}")
         expect { application.deploy_to }.to raise_error(
-          error, "Capistrano's files set :deploy_to to #{ruby}, which is known only when they are carried out; " \
+          error, "Capistrano's files set :#{setting} to #{ruby}, which is known only when they are carried out; " \
                  "write it as a plain string in config/deploy.rb"
         )
       end

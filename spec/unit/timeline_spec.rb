@@ -7,7 +7,7 @@ RSpec.describe "a timeline" do
     Timeline::Worker.new(name:, started:, ready:, stopping:, stopped:)
   end
 
-  def job(pushed, began, worker) = Timeline::Job.new(pushed:, began:, ended: began + 0.1, worker:)
+  def job(pushed, began, worker) = Timeline::Job.new(pushed:, began:, worker:)
 
   def timeline(*workers, jobs: [job(-1.0, -0.9, "old")], **more)
     Timeline.new(title: "A <deploy>", workers:, jobs:, last: 10.0, **more)

@@ -15,36 +15,44 @@ module SidekiqLifecycle
       def initialize(root, stage, name)
         @name = name
         files = ["config/deploy.rb", "config/deploy/#{stage}.rb"].map { |file| File.join(root, file) }
-        @text = files.select { |file| File.file?(file) }.map { |file| File.read(file).gsub(/^\s*#.*/, "") }.join("\n")
+        @texts = files.select { |file| File.file?(file) }.map { |file| File.read(file).gsub(/^\s*#.*/, "") }
       end
 
       # @return [String] where its releases lie; without Capistrano in /srv
       # @raise [Error] if that is known only when Capistrano's files are carried out
       def deploy_to
-        return "/srv/#{@name}" if @text.empty?
+        return "/srv/#{@name}" if @texts.empty?
 
-        said = set(:deploy_to)
+        said = set(:deploy_to) { |path| path.gsub(/\#\{fetch[( ]:application\)?\}/) { application } }
         # Capistrano's own default (`capistrano/defaults.rb`).
-        return "/var/www/#{application}" unless said
-
-        path = string(said)&.gsub(/\#\{fetch[( ]:application\)?\}/, application)
-        return path if path && !path.include?("\#{")
-
-        raise Error, "Capistrano's files set :deploy_to to #{said}, which is known only when they are carried out; " \
-                     "write it as a plain string in config/deploy.rb"
+        said || "/var/www/#{application}"
       end
 
       # @return [String] whose the workers are: who logs in when Capistrano deploys
-      def user = @text[/\buser:\s*["']([\w.-]+)["']/, 1] || @name
+      def user = @texts.reverse.filter_map { |text| text[USER, 1] || text[LOGIN, 1] }.first || @name
 
       private
 
-      def application = set(:application)&.then { |said| string(said) } || @name
+      # A server's, a role's or ssh's own option; and as part of a host's name.
+      USER = /(?:\buser:|:user\s*=>)\s*["']([\w.-]+)["']/
+      LOGIN = /^\s*(?:server|role)\b[^#\n]*?["'{\s]([\w.-]+)@/
+      private_constant :USER, :LOGIN
 
-      # What a setting was set to last, as it stands there.
-      def set(setting) = @text.scan(/^\s*set[( ]\s*:#{setting},\s*(.*)$/).last&.first
+      def application = set(:application) || @name
 
-      def string(ruby) = ruby[/\A(["'])(.+?)\1/, 2]
+      # What a setting was set to last; nil if it wasn't.
+      # @yield [String] what stands between the quotes, to be told what it means
+      def set(setting)
+        said = @texts.join("\n").scan(/^\s*set[( ]\s*:#{setting},\s*(.*)$/).last&.first
+        return unless said
+
+        text = said[/\A(["'])((?:(?!\1).)+)\1(?:\.freeze)?\s*\)?\s*(?:#.*)?\z/, 2]
+        text = yield text if text && block_given?
+        return text if text && !text.include?("\#{")
+
+        raise Error, "Capistrano's files set :#{setting} to #{said}, which is known only when they are carried out; " \
+                     "write it as a plain string in config/deploy.rb"
+      end
     end
   end
 end
