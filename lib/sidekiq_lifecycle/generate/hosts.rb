@@ -9,6 +9,11 @@ module SidekiqLifecycle
     #
     # @api private
     class Hosts
+      # Who logs in: an option of a server, a role or ssh; or a part of a host's name.
+      USER = /(?:\buser:|:user\s*=>)\s*["']([\w.-]+)["']/
+      LOGIN = /^\s*(?:server|role)\b[^#\n]*?["'{\s]([\w.-]+)@/
+      private_constant :USER, :LOGIN
+
       # @param root [String] the application's root
       # @param stage [String] Capistrano's stage, which is called as the environment
       # @param name [String] what counts where Capistrano's files do not say it, or are not there
@@ -32,11 +37,6 @@ module SidekiqLifecycle
       def user = @texts.reverse.filter_map { |text| text[USER, 1] || text[LOGIN, 1] }.first || @name
 
       private
-
-      # A server's, a role's or ssh's own option; and as part of a host's name.
-      USER = /(?:\buser:|:user\s*=>)\s*["']([\w.-]+)["']/
-      LOGIN = /^\s*(?:server|role)\b[^#\n]*?["'{\s]([\w.-]+)@/
-      private_constant :USER, :LOGIN
 
       def application = set(:application) || @name
 
