@@ -175,8 +175,9 @@ impl Record {
     /// How long ago Ruby's heart last beat.
     #[must_use]
     pub fn beat_age(&self) -> Option<Duration> {
-        let beat = Duration::try_from_secs_f64(self.beat_monotonic?).ok()?;
-        Some(monotonic().saturating_sub(beat))
+        // Below zero where its clock runs ahead of ours (time_namespaces(7)): a beat of just now.
+        let age = monotonic().as_secs_f64() - self.beat_monotonic?;
+        Duration::try_from_secs_f64(age.clamp(0.0, f64::MAX)).ok()
     }
 
     /// What the probes ask for, with the process looked up now.
@@ -269,6 +270,11 @@ mod tests {
         assert!(record.beat_age().unwrap() < Duration::from_secs(3600));
         record.beat_monotonic = Some(monotonic().as_secs_f64() - 100.0);
         assert!(record.beat_age().unwrap() >= Duration::from_secs(100));
+        // A machine that has been up for less than that.
+        record.beat_monotonic = Some(-1000.0);
+        assert!(record.beat_age().unwrap() >= Duration::from_secs(1000));
+        record.beat_monotonic = Some(monotonic().as_secs_f64() + 100.0);
+        assert_eq!(record.beat_age(), Some(Duration::ZERO));
         record.beat_monotonic = Some(f64::NAN);
         assert_eq!(record.beat_age(), None);
     }
