@@ -266,7 +266,7 @@ fn the_manual_has_every_subcommand_as_a_section_and_completions_know_them() {
             assert!(script.contains(subcommand), "{shell} {subcommand}");
         }
         // What only Ruby calls is shown to nobody.
-        assert!(!sections.contains(&"PROGRESS"));
+        assert!(!sections.contains(&"PROGRESS") && !script.contains("progress"), "{shell}");
     }
     for shell in ["bash", "zsh", "fish"] {
         let script: PathBuf = app.home.path().join(shell);
@@ -275,6 +275,35 @@ fn the_manual_has_every_subcommand_as_a_section_and_completions_know_them() {
             assert!(checked.success(), "{shell} reads it");
         }
     }
+}
+
+#[test]
+fn bash_completes_what_comes_next() {
+    let app = App::new();
+    for (words, expected) in [
+        ("sidekiq-lifecycle st", "status stop"),
+        ("sidekiq-lifecycle check d", "drained"),
+        ("sidekiq-lifecycle generate comp", "compose"),
+        ("sidekiq-lifecycle fleet q", "quiet"),
+        ("sidekiq-lifecycle fleet stop --b", "--batch --by"),
+    ] {
+        let asks = format!(
+            "eval \"$SCRIPT\"; COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+             $(complete -p sidekiq-lifecycle | sed 's/.*-F \\([^ ]*\\).*/\\1/') sidekiq-lifecycle \
+             \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD - 1]}}\"; echo \"${{COMPREPLY[*]}}\""
+        );
+        let script = app.call("completions bash").1;
+        let Ok(output) = Command::new("bash").args(["-c", &asks]).env("SCRIPT", script).output() else { return };
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), expected, "{words}");
+    }
+}
+
+#[test]
+fn the_manual_leaves_examples_as_they_are() {
+    let page = App::new().call("man").1;
+    assert!(page.contains(".SS EXAMPLES\n.nf\n  sidekiq\\-lifecycle stop\n"), "{page}");
+    assert_eq!(page.matches("\n.nf").count(), page.matches("\n.fi").count());
+    assert!(!page.contains("Examples:"));
 }
 
 // ---- misuse ----

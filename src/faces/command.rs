@@ -95,9 +95,6 @@ enum Command {
     },
     /// Print the manual page sidekiq-lifecycle(1)
     Man,
-    /// Show the steps that come on standard input
-    #[command(hide = true)]
-    Progress,
 }
 
 /// The command line of `run`, which stays in memory for as long as its command: without all else that could be asked.
@@ -138,6 +135,10 @@ fn seconds(text: &str) -> Result<f64, String> {
 /// Runs the command line of the calling process. Misuse is answered by clap, with exit code 2.
 #[must_use]
 pub fn main() -> ExitCode {
+    // What only Ruby calls is shown to nobody, in no help and no completion.
+    if env::args_os().skip(1).eq([progress::SUBCOMMAND]) {
+        return progress::main();
+    }
     match run(plain_check().or_else(init_alone).unwrap_or_else(|| Arguments::parse().command)) {
         Ok(code) => code,
         // Whoever read our output has gone; there is nobody to tell.
@@ -200,7 +201,6 @@ fn run(command: Command) -> io::Result<ExitCode> {
         }
         Command::Completions { shell } => manual::completions(out, shell, Arguments::command()),
         Command::Man => manual::page(out, Arguments::command()),
-        Command::Progress => Ok(progress::main()),
     }
 }
 

@@ -38,11 +38,8 @@ pub(super) fn completions(out: &mut impl Write, shell: Shell, mut command: Comma
 /// Prints sidekiq-lifecycle(1): one page in which every subcommand is a section.
 pub(super) fn page(out: &mut impl Write, mut command: Command) -> io::Result<ExitCode> {
     command.build();
-    let subcommands: Vec<Command> = command
-        .get_subcommands()
-        .filter(|command| !command.is_hide_set() && command.get_name() != "help")
-        .cloned()
-        .collect();
+    let subcommands: Vec<Command> =
+        command.get_subcommands().filter(|command| command.get_name() != "help").cloned().collect();
     let mut page = Vec::new();
     let man = Man::new(command).manual("Sidekiq's lifecycle");
     man.render_title(&mut page)?;
@@ -58,14 +55,22 @@ pub(super) fn page(out: &mut impl Write, mut command: Command) -> io::Result<Exi
         man.render_synopsis_section(&mut section)?;
         man.render_options_section(&mut section)?;
         if has_help {
-            man.render_extra_section(&mut section)?;
+            section.extend_from_slice(&as_typed(&man)?);
         }
         // Its sections are a level below ours, and its first one needs no heading of its own.
-        let section = String::from_utf8_lossy(&section).replace(".SH EXTRA\n", "").replace(".SH DESCRIPTION\n", "");
+        let section = String::from_utf8_lossy(&section).replace(".SH DESCRIPTION\n", "");
         write!(page, ".SH {title}\n{}", section.replace("\n.SH ", "\n.SS "))?;
     }
-    man.render_extra_section(&mut page)?;
-    let page = String::from_utf8_lossy(&page).replace(".SH EXTRA\n", ".SH EXAMPLES\n");
-    out.write_all(page.as_bytes())?;
+    page.extend_from_slice(&as_typed(&man)?);
+    out.write_all(&page)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The text after a command's options, its lines as they are: commands are not to be filled or hyphenated.
+fn as_typed(man: &Man) -> io::Result<Vec<u8>> {
+    let mut section = Vec::new();
+    man.render_extra_section(&mut section)?;
+    let section = String::from_utf8_lossy(&section).replace(".SH EXTRA\n", ".SH EXAMPLES\n.nf\n");
+    let section = section.replace(".nf\nExamples:\n", ".nf\n");
+    Ok(format!("{section}.fi\n").into_bytes())
 }

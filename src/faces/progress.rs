@@ -1,7 +1,7 @@
 //! What people see of something that takes its time: a bar, what is going on, the time passed and left.
 //!
 //! On a terminal a few lines at the bottom are drawn anew; elsewhere each message is a plain line, once. All of it goes
-//! to standard error: standard output is for the result. The hidden subcommand `progress` lends this to Ruby.
+//! to standard error: standard output is for the result. `sidekiq-lifecycle progress` lends this to Ruby.
 
 use std::io::{self, BufRead, Write};
 use std::process::ExitCode;
@@ -17,6 +17,9 @@ use serde::Deserialize;
 
 use crate::faces::command::one_line;
 use crate::rules::time::stretch;
+
+/// The word by which Ruby calls [`main`].
+pub const SUBCOMMAND: &str = "progress";
 
 /// How often what is drawn is drawn anew, for the time that passes.
 pub const TICK: Duration = Duration::from_secs(1);
