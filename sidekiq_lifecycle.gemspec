@@ -15,7 +15,7 @@ Gem::Specification.new do |spec|
 
   spec.files = Dir.chdir(__dir__) do
     Dir["{src,ext}/**/*.{rs,rb,toml}", "{lib,sig}/**/*.{rb,rbs,erb,tt}", "exe/*", "Cargo.{toml,lock}",
-        "README.md", "CHANGELOG.md", "LICENSE"]
+        "docs/**/*.{md,svg}", "README.md", "CHANGELOG.md", "LICENSE"]
   end
   spec.bindir = "exe"
   spec.executables = ["sidekiq-lifecycle"]

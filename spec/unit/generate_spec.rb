@@ -61,13 +61,27 @@ RSpec.describe SidekiqLifecycle::Generate do
         queues: [default]
       YAML
       expect(application).to have_attributes(queues: %w[default serial], concurrency: 6)
+      put("config/sidekiq.yml.erb", "capsules: { single: { concurrency: 1, queues: [serial] } }")
+      expect(application).to have_attributes(queues: %w[default serial], concurrency: 6)
+      expect(application(queues: ["mail"], concurrency: 2)).to have_attributes(queues: %w[mail serial], concurrency: 3)
+    end
+
+    it "is carried out where the application is, and where a Rails application is that -r names" do
+      put("seconds", "33")
+      put("config/sidekiq.yml", ":timeout: <%= File.read('seconds') %>")
+      put("jobs/config/application.rb", "raise 'is not loaded'")
+      put("jobs/config/sidekiq.yml", ":timeout: 100")
+      expect(application.timeout).to eq(33)
+      expect(application(require: "./jobs")).to have_attributes(timeout: 100, rails?: true)
+      expect(application(config: File.join(@root, "config/sidekiq.yml"), require: "./jobs").timeout).to eq(33)
     end
 
     it "is what the command line says, where that says something, and comes into the command" do
       put("config/mail.yml", ":timeout: 30\n:queues: [mail]")
-      given = application(config: "config/mail.yml", timeout: 60, queues: ["mail,2", "low"])
-      expect(given).to have_attributes(timeout: 60, timeout_source: "-t", queues: %w[mail low])
-      expect(given.command).to eq(%w[bundle exec sidekiq -C config/mail.yml -e production -r ./app.rb -t 60
+      given = application(config: "config/mail.yml", timeout: 60, queues: ["mail,2", "low"], concurrency: 7, tag: "P")
+      expect(given).to have_attributes(timeout: 60, timeout_source: "-t", queues: %w[mail low], concurrency: 7,
+                                       name: "p")
+      expect(given.command).to eq(%w[bundle exec sidekiq -C config/mail.yml -e production -r ./app.rb -c 7 -g P -t 60
                                      -q mail,2 -q low])
       expect(application(require: "./my app.rb").command_line).to end_with(' -e production -r ./my\ app.rb')
     end
@@ -75,12 +89,19 @@ RSpec.describe SidekiqLifecycle::Generate do
     it "leaves to Rails what is Rails'" do
       put("config/application.rb", "raise 'is not loaded'")
       expect(application(require: nil)).to have_attributes(rails?: true, command: %w[bundle exec sidekiq])
+      expect(application(require: nil, environment: "staging").command).to eq(%w[bundle exec sidekiq -e staging])
     end
 
     {
       "- a\n- b" => "config/sidekiq.yml is no list of settings, such as :timeout: 25",
-      ":timeout: soon" => 'config/sidekiq.yml has :timeout: "soon"; set it to a whole number of seconds above 0',
-      ":timeout: 0" => "config/sidekiq.yml has :timeout: 0; set it to a whole number of seconds above 0",
+      "production: true" => "config/sidekiq.yml has production: true, which is no list of settings",
+      "capsules: [a]" => 'config/sidekiq.yml has capsules: ["a"], which is no list of settings',
+      "capsules: { a: 1 }" => "config/sidekiq.yml has a: 1, which is no list of settings",
+      "capsules: { a: { concurrency: few } }" => 'config/sidekiq.yml has :concurrency: "few"; set it to a whole number',
+      ":concurrency: [1]" => "config/sidekiq.yml has :concurrency: [1]; set it to a whole number above 0",
+      ":timeout: soon" => 'config/sidekiq.yml has :timeout: "soon"; set it to a whole number above 0',
+      ":timeout: 0" => "config/sidekiq.yml has :timeout: 0; set it to a whole number above 0",
+      "<% exit 0 %>" => "config/sidekiq.yml cannot be read: SystemExit",
       "<%= Rails.env %>" => "config/sidekiq.yml cannot be read: NameError: uninitialized constant",
       "a: b: c" => "config/sidekiq.yml cannot be read: Psych::SyntaxError",
       "a: <% if %>" => "config/sidekiq.yml cannot be read: SyntaxError"
@@ -139,8 +160,8 @@ RSpec.describe SidekiqLifecycle::Generate do
 
   describe described_class::Plan do
     # -t => docker stop, ECS, Kubernetes
-    { 8 => [15, 15, 25], 25 => [30, 30, 55], 26 => [35, 35, 60], 60 => [65, 65, 125], 115 => [120, 120, 235],
-      116 => [125, 120, 240] }.each do |timeout, (stop, ecs, kubernetes)|
+    { 8 => [15, 15, 25], 25 => [30, 30, 55], 26 => [35, 35, 60], 60 => [65, 65, 125],
+      115 => [120, 120, 235] }.each do |timeout, (stop, ecs, kubernetes)|
       it "fits -t #{timeout}" do
         plan = described_class.new(timeout)
         expect([plan.stop, plan.ecs_stop, plan.drain_and_stop]).to eq([stop, ecs, kubernetes])
@@ -150,10 +171,10 @@ RSpec.describe SidekiqLifecycle::Generate do
     end
 
     it "says what to do where ECS does not leave enough" do
-      expect { described_class.new(117).ecs_stop }.to raise_error(
+      expect { described_class.new(116).ecs_stop }.to raise_error(
         SidekiqLifecycle::Generate::Error,
-        "-t 117 and Sidekiq's own 4 s do not fit into the 120 s that ECS leaves a task on Fargate between SIGTERM " \
-        "and SIGKILL: set -t to at most 116, and for longer jobs lifecycle.ecs_task_protection = true " \
+        "-t 116 and Sidekiq's own 4 s do not fit into the 120 s that ECS leaves a task on Fargate between SIGTERM " \
+        "and SIGKILL: set -t to at most 115, and for longer jobs lifecycle.ecs_task_protection = true " \
         "(docs/ecs-task-protection.md)"
       )
     end
@@ -168,10 +189,21 @@ RSpec.describe SidekiqLifecycle::Generate do
         .to include(%q("sidekiq", "-e", "production", "-r", "./a \"b\" $c 100% \\\\d.rb"]))
       expect(files("systemd", **words)["deploy/systemd/sidekiq.service"])
         .to include(%q(sidekiq -e production -r "./a \"b\" $$c 100%% \\\\d.rb"))
+      role = YAML.safe_load(files("kamal", **words)["deploy/kamal/sidekiq.yml"]).dig("servers", "sidekiq")
+      expect(Shellwords.split(role["cmd"]).last).to eq(words[:require])
+    end
+
+    it "keeps in a comment what stands there" do
+      queues = ["a\nprivileged: true", "b: c"]
+      expect(files("docker", queues:)["Dockerfile.sidekiq"]).to include("\n# queues a privileged: true, b: c.\n")
+      %w[compose ecs kubernetes kamal].flat_map { |target| files(target, queues:).to_a }.each do |name, contents|
+        expect { YAML.safe_load(contents) }.not_to raise_error if name.end_with?("yml", "yaml")
+        expect(contents).not_to match(/^\s*privileged/)
+      end
     end
 
     it "stays within what AWS documents, as long as it is written at all" do
-      [1, 25, 116].each do |timeout|
+      [1, 25, 115].each do |timeout|
         task = YAML.safe_load(files("ecs", timeout:)["deploy/ecs/task-definition.yaml"])["containerDefinitions"].first
         expect(task["stopTimeout"]).to be_between(timeout + 4, 120)
         expect(task["environment"])
@@ -195,8 +227,26 @@ RSpec.describe SidekiqLifecycle::Generate do
       expect(files("docker")["Dockerfile.sidekiq"]).to include(%(\nENV SIDEKIQ_LIFECYCLE_DIR="/run/my sidekiq"\n))
       expect(files("systemd")["deploy/systemd/sidekiq.service"])
         .to include(%(\nEnvironment="SIDEKIQ_LIFECYCLE_DIR=/run/my sidekiq"\n))
+      role = YAML.safe_load(files("kamal")["deploy/kamal/sidekiq.yml"]).dig("servers", "sidekiq")
+      expect(role["env"]).to eq("clear" => { "SIDEKIQ_LIFECYCLE_DIR" => "/run/my sidekiq" })
+      stub_const("ENV", ENV.to_h.merge("SIDEKIQ_LIFECYCLE_DIR" => "/run/$HOME"))
+      expect(files("docker")["Dockerfile.sidekiq"]).to include(%q(DIR="/run/\$HOME"))
+    end
+
+    it "gives Systems Manager a directory that its document takes" do
+      ["/run/my sidekiq", "tmp/sidekiq", "/run/$x"].each do |directory|
+        stub_const("ENV", ENV.to_h.merge("SIDEKIQ_LIFECYCLE_DIR" => directory))
+        expect { files("ssm") }.to raise_error(error, /\Athe lifecycle directory #{Regexp.escape(directory)} cannot be/)
+      end
+      stub_const("ENV", ENV.to_h.merge("SIDEKIQ_LIFECYCLE_DIR" => "/run/sidekiq"))
       document = YAML.safe_load(files("ssm")["deploy/ssm/quiet-sidekiq.yaml"])
-      expect(document.dig("parameters", "directory", "default")).to eq("/run/my sidekiq")
+      document["parameters"].each_value { |one| expect(one["default"]).to match(one["allowedPattern"]) }
+      expect(document.dig("parameters", "directory", "default")).to eq("/run/sidekiq")
+      # No validator looks at these.
+      expect(document["mainSteps"]).to contain_exactly(
+        include("action" => "aws:runShellScript", "precondition" => { "StringEquals" => %w[platformType Linux] },
+                "inputs" => include("timeoutSeconds" => "{{ executionTimeout }}", "runCommand" => [a_kind_of(String)]))
+      )
     end
 
     it "lets Systems Manager take 60 s to 48 h" do
@@ -255,6 +305,12 @@ RSpec.describe SidekiqLifecycle::Generate do
       expect([File.lstat(File.join(@root, "c")).symlink?, contents["real"]]).to eq([true, "two\n"])
       expect(File.stat(File.join(@root, "real")).mode & 0o777).to eq(0o750)
       expect(out.string).to eq("replaced   c\n")
+    end
+
+    it "replaces no link that leads nowhere" do
+      File.symlink("nowhere", File.join(@root, "c"))
+      expect { write({ "c" => "two\n" }, force: true) }.to raise_error(/No such file.*; nothing of/)
+      expect(File.readlink(File.join(@root, "c"))).to eq("nowhere")
     end
 
     it "shows with --dry-run, and writes nothing" do

@@ -5,6 +5,7 @@ use std::io;
 use std::num::NonZeroU32;
 use std::process::ExitCode;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
@@ -16,7 +17,7 @@ Examples:
   bundle exec sidekiq-lifecycle generate docker --require ./app.rb --timeout 60
   bundle exec sidekiq-lifecycle generate ecs --dry-run
 
-The options -C, -e, -r, -t and -q are Sidekiq's own: give those that your workers are started with. What the
+The options -C, -c, -e, -g, -q, -r and -t are Sidekiq's own: give those that your workers are started with. What the
 application's files say need not be repeated.
 
 Exit codes: 0 the files are there, 1 not all of them and why, 2 misuse.";
@@ -31,22 +32,28 @@ pub struct Generate {
     /// What deploys it
     target: Target,
     /// The application's root
-    #[arg(long, value_name = "DIR", default_value = ".")]
+    #[arg(long, value_name = "DIR", default_value = ".", value_parser = NonEmptyStringValueParser::new())]
     root: String,
     /// Sidekiq's configuration file, below the root [default: config/sidekiq.yml or config/sidekiq.yml.erb, where it is there]
-    #[arg(short = 'C', long, value_name = "PATH")]
+    #[arg(short = 'C', long, value_name = "PATH", value_parser = NonEmptyStringValueParser::new())]
     config: Option<String>,
+    /// The jobs that are worked on at a time [default: what the configuration file says]
+    #[arg(short, long, value_name = "NUMBER")]
+    concurrency: Option<NonZeroU32>,
     /// The environment that is deployed
-    #[arg(short, long, value_name = "ENV", default_value = "production")]
+    #[arg(short, long, value_name = "ENV", default_value = "production", value_parser = NonEmptyStringValueParser::new())]
     environment: String,
-    /// The file that loads the application, where it is no Rails application
-    #[arg(short, long, value_name = "PATH")]
+    /// What the processes are called [default: what the configuration file says, else the name of the root]
+    #[arg(short = 'g', long, value_name = "TAG", value_parser = NonEmptyStringValueParser::new())]
+    tag: Option<String>,
+    /// The file that loads the application, where it is no Rails application; or a Rails application's root
+    #[arg(short, long, value_name = "PATH", value_parser = NonEmptyStringValueParser::new())]
     require: Option<String>,
     /// The seconds that Sidekiq leaves its jobs at the end [default: what the configuration file says, else 25]
     #[arg(short, long, value_name = "SECONDS")]
     timeout: Option<NonZeroU32>,
     /// A queue, with a weight if it has one; may be given again for more [default: what the configuration file says]
-    #[arg(short, long = "queue", value_name = "QUEUE[,WEIGHT]")]
+    #[arg(short, long = "queue", value_name = "QUEUE[,WEIGHT]", value_parser = NonEmptyStringValueParser::new())]
     queues: Vec<String>,
     /// Replace files that differ without asking
     #[arg(long)]
@@ -110,13 +117,15 @@ mod tests {
         assert_eq!(
             parse("generate ecs").unwrap(),
             serde_json::json!({
-                "target": "ecs", "root": ".", "config": null, "environment": "production", "require": null,
-                "timeout": null, "queues": [], "force": false, "dry_run": false,
+                "target": "ecs", "root": ".", "config": null, "concurrency": null, "environment": "production",
+                "tag": null, "require": null, "timeout": null, "queues": [], "force": false, "dry_run": false,
             })
         );
-        let all = parse("generate docker --root a -C b -e c -r d -t 60 -q mail,2 -q low --force --dry-run").unwrap();
+        let all = parse("generate docker --root a -C b -e c -r d -c 7 -g f -t 60 -q mail,2 -q low --force --dry-run")
+            .unwrap();
         assert_eq!((&all["root"], &all["config"], &all["environment"]), (&"a".into(), &"b".into(), &"c".into()));
         assert_eq!((&all["require"], &all["timeout"]), (&"d".into(), &60.into()));
+        assert_eq!((&all["concurrency"], &all["tag"]), (&7.into(), &"f".into()));
         assert_eq!(all["queues"], serde_json::json!(["mail,2", "low"]));
         assert_eq!((&all["force"], &all["dry_run"]), (&true.into(), &true.into()));
     }
@@ -127,6 +136,7 @@ mod tests {
             ("generate", "required"),
             ("generate heroku", "invalid value 'heroku'"),
             ("generate docker -t 0", "invalid value '0'"),
+            ("generate docker --root=", "a value is required for '--root <DIR>'"),
             ("generate docker -t soon", "invalid value 'soon'"),
         ] {
             let error = parse(line).unwrap_err();

@@ -15,15 +15,19 @@ module SidekiqLifecycle
     class Application
       # Sidekiq's own `:timeout`, where nobody sets another (`config.rb`, in 6.x `sidekiq.rb`).
       DEFAULT_TIMEOUT = 25
+      # Its own `:concurrency`, in the majors that have capsules (`config.rb`).
+      DEFAULT_CONCURRENCY = 5
       # Where Sidekiq looks for its configuration (`cli.rb`, `setup_options`).
       CONFIG_FILES = %w[config/sidekiq.yml config/sidekiq.yml.erb].freeze
 
+      # @return [String] its root, as an absolute path
+      attr_reader :root
       # @return [String] the environment that is deployed
       attr_reader :environment
 
       # @param root [String] the application's root
-      # @param given [Hash{String => Object}] what Sidekiq is started with: `config`, `environment`, `require`,
-      #   `timeout`, `queues`
+      # @param given [Hash{String => Object}] what Sidekiq is started with: `concurrency`, `config`, `environment`,
+      #   `require`, `tag`, `timeout`, `queues`
       # @raise [Error] if its files cannot be read, or do not say enough
       def initialize(root, given)
         @root = File.expand_path(root)
@@ -32,27 +36,23 @@ module SidekiqLifecycle
         @given = given
         @environment = given.fetch("environment")
         @settings = settings
-        timeout
         arguments
       end
 
       # @return [String] what it may be called in every platform's own names: letters, digits and hyphens
       def name
-        tag = @settings[:tag].to_s
+        tag = (@given["tag"] || @settings[:tag]).to_s
         name = (tag.empty? ? File.basename(@root) : tag).downcase.gsub(/[^a-z0-9]+/, "-").gsub(/\A[^a-z]+|-+\z/, "")
         name.empty? ? "sidekiq" : name[0, 40].delete_suffix("-")
       end
 
       # @return [Boolean] whether it is one, as Sidekiq looks at it (`cli.rb`, `validate!`)
-      def rails? = File.exist?(path("config/application.rb"))
+      def rails?
+        File.exist?(File.join(path(@given["require"] || @settings[:require] || "."), "config/application.rb"))
+      end
 
       # @return [Integer] the seconds that Sidekiq leaves its jobs after TERM (`-t`)
-      def timeout
-        timeout = @given["timeout"] || @settings[:timeout] || DEFAULT_TIMEOUT
-        return timeout if timeout.is_a?(Integer) && timeout.positive?
-
-        raise Error, "#{config_file} has :timeout: #{timeout.inspect}; set it to a whole number of seconds above 0"
-      end
+      def timeout = @given["timeout"] || @settings[:timeout] || DEFAULT_TIMEOUT
 
       # @return [String] where {timeout} is from
       def timeout_source
@@ -63,15 +63,16 @@ module SidekiqLifecycle
 
       # @return [Array<String>] the names of the queues that it works on, those of its capsules too
       def queues
-        lists = @given["queues"].any? ? [@given["queues"]] : [@settings[:queues], *capsules.map { |one| one[:queues] }]
-        names = lists.flat_map { |list| Array(list) }.map { |queue| Array(queue).first.to_s.split(",").first }
-        names.compact.uniq.then { |list| list.empty? ? ["default"] : list }
+        own = [@given["queues"], @settings[:queues]].map { |list| names(list) }.find(&:any?)
+        [*(own || ["default"]), *capsules.flat_map { |one| names(one[:queues]) }].uniq
       end
 
       # @return [Integer, nil] the jobs that it works on at a time; nil: what is Sidekiq's own
       def concurrency
-        concurrency = @settings[:concurrency]
-        concurrency && (concurrency.to_i + capsules.sum { |one| one[:concurrency].to_i })
+        own = @given["concurrency"] || @settings[:concurrency]
+        return own if capsules.empty?
+
+        (own || DEFAULT_CONCURRENCY) + capsules.sum { |one| one[:concurrency] || 0 }
       end
 
       # @return [Array<String>] the command that starts it
@@ -95,37 +96,68 @@ module SidekiqLifecycle
 
       private
 
-      def path(name) = File.join(@root, name)
+      def path(name) = File.absolute_path(name, @root)
       def hosts = @hosts ||= Hosts.new(@root, @environment, name)
 
-      # Below the root; nil if there is none.
-      def config_file = @given["config"] || CONFIG_FILES.find { |name| File.exist?(path(name)) }
+      # nil if there is none. Where `-r` is a directory, Sidekiq looks there.
+      def config_file
+        return @given["config"] if @given["config"]
+
+        place = [@given["require"]].compact.select { |name| File.directory?(path(name)) }
+        CONFIG_FILES.map { |name| File.join(*place, name) }.find { |name| File.exist?(path(name)) }
+      end
 
       # What Sidekiq's `parse_config` makes of the file, with the environment's own section on top.
       def settings
-        said = config_file ? symbolize(parse(path(config_file)) || {}) : {}
-        raise Error, "#{config_file} is no list of settings, such as :timeout: 25" unless said.is_a?(Hash)
-
-        said.merge(said[@environment.to_sym] || {})
+        said = config_file ? list(nil, parse(path(config_file))) : {}
+        said = said.merge(list(@environment, said[@environment.to_sym]))
+        capsules = list(:capsules, said[:capsules]).to_h { |name, capsule| [name, list(name, capsule)] }
+        said.merge!(capsules:)
+        [said, *capsules.values].each { |settings| check_numbers(settings) }
+        said
       end
 
+      # What the file is carried out with, Sidekiq has as well: the application's root as its working directory.
       def parse(file)
-        text = ERB.new(File.read(file), trim_mode: "-").tap { |erb| erb.filename = file }.result
+        text = File.read(file)
+        text = Dir.chdir(@root) { ERB.new(text, trim_mode: "-").tap { |erb| erb.filename = file }.result }
         YAML.safe_load(text, permitted_classes: [Symbol], aliases: true)
-      rescue ScriptError, StandardError => e
+      rescue ScriptError, StandardError, SystemExit => e
         raise Error, "#{config_file} cannot be read: #{e.class}: #{e.message.lines.first&.chomp}"
+      end
+
+      def list(name, said)
+        return {} if said.nil?
+        return symbolize(said) if said.is_a?(Hash)
+
+        where = "#{config_file}#{" has #{name}: #{said.inspect}, which" if name}"
+        raise Error, "#{where} is no list of settings, such as :timeout: 25"
+      end
+
+      def check_numbers(settings)
+        settings.slice(:timeout, :concurrency).each do |name, value|
+          next if value.nil? || (value.is_a?(Integer) && value.positive?)
+
+          raise Error, "#{config_file} has :#{name}: #{value.inspect}; set it to a whole number above 0"
+        end
       end
 
       def symbolize(value)
         return value unless value.is_a?(Hash)
 
-        value.to_h { |key, inner| [key.to_sym, symbolize(inner)] }
+        value.to_h { |key, inner| [key.to_s.to_sym, symbolize(inner)] }
       end
 
-      def capsules = (@settings[:capsules] || {}).values
+      def capsules = @settings.fetch(:capsules).values
+
+      # Each may have a weight: `mail,2` or `[mail, 2]`.
+      def names(queues)
+        Array(queues).filter_map { |queue| Array(queue).first.to_s.split(",").first }
+      end
 
       def arguments
-        [*option("-C", @given["config"]), *option("-e", (@environment unless rails?)), *option("-r", required),
+        [*option("-C", @given["config"]), *option("-e", (@environment unless rails? && @environment == "production")),
+         *option("-r", required), *option("-c", @given["concurrency"]), *option("-g", @given["tag"]),
          *option("-t", @given["timeout"]), *@given["queues"].flat_map { |queue| ["-q", queue] }]
       end
 

@@ -20,11 +20,12 @@ module SidekiqLifecycle
       # @param arguments [Array<String>] of the whole command, with `generate`
       def self.main(arguments)
         options = NativeCommand.read(arguments)
-        root = options.fetch("root")
-        files = Target.new(options.fetch("target"), Application.new(root, options)).files
-        Writer.new(root, force: options.fetch("force"), dry_run: options.fetch("dry_run")).write(files)
+        application = Application.new(options.fetch("root"), options)
+        files = Target.new(options.fetch("target"), application).files
+        Writer.new(application.root, force: options.fetch("force"), dry_run: options.fetch("dry_run")).write(files)
         exit
       rescue Error => e
+        $stdout.flush # the diff comes before what is said of it
         warn "sidekiq-lifecycle: #{e.message}"
         exit 1
       rescue Interrupt

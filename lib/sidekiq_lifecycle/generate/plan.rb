@@ -37,15 +37,16 @@ module SidekiqLifecycle
       # @return [Integer] ECS's `stopTimeout`
       # @raise [Error] if it does not fit
       def ecs_stop
-        return [stop, ECS_MOST].min if least <= ECS_MOST
+        return stop if stop <= ECS_MOST
 
         raise Error, "-t #{timeout} and Sidekiq's own #{OWN} s do not fit into the #{ECS_MOST} s that ECS leaves a " \
-                     "task on Fargate between SIGTERM and SIGKILL: set -t to at most #{ECS_MOST - OWN}, and for " \
+                     "task on Fargate between SIGTERM and SIGKILL: set -t to at most #{ECS_MOST - OWN - 1}, and for " \
                      "longer jobs lifecycle.ecs_task_protection = true (docs/ecs-task-protection.md)"
       end
 
       private
 
+      # With a second or more to spare.
       def round(seconds) = ((seconds + 1) / 5.0).ceil * 5
     end
   end

@@ -40,6 +40,9 @@ module SidekiqLifecycle
 
       # What a template can say.
       class View
+        # What such a document takes for a path.
+        DOCUMENT_PATH = "^/[A-Za-z0-9._/@-]+$"
+
         # @param application [Application]
         def initialize(application)
           @application = application
@@ -74,20 +77,34 @@ module SidekiqLifecycle
         # What several templates have in common.
         def partial(name, **locals) = render(File.join(TEMPLATES, "#{name}.erb"), **locals)
 
+        # A value in a Dockerfile.
+        def docker_value(text) = JSON.generate(text).gsub("$", "\\$")
+
         # A word of a systemd unit's command.
         def unit_word(word)
           escaped = word.gsub(/["\\]/) { |letter| "\\#{letter}" }.gsub("%", "%%").gsub("$", "$$")
           word.match?(%r{\A[\w./,:=@%+-]+\z}) ? escaped : %("#{escaped}")
         end
 
+        # The same as the parameter of a document of Systems Manager's, which a shell takes as it is.
+        def directory_in_document
+          return directory_on_host if directory_on_host.match?(DOCUMENT_PATH)
+
+          raise Error, "the lifecycle directory #{directory_on_host} cannot be a parameter of Systems Manager's: set " \
+                       "SIDEKIQ_LIFECYCLE_DIR to an absolute path of letters, digits and . _ / @ -"
+        end
+
         # What the worker works on, for people.
         def work
           jobs = application.concurrency
-          "#{"#{jobs} jobs at a time, " if jobs}queues #{application.queues.join(", ")}"
+          comment("#{"#{jobs} jobs at a time, " if jobs}queues #{application.queues.join(", ")}")
         end
 
         # Where the seconds of `-t` are from.
-        def timeout = "-t #{plan.timeout} (#{application.timeout_source})"
+        def timeout = comment("-t #{plan.timeout} (#{application.timeout_source})")
+
+        # What stands in a comment must not end it.
+        def comment(text) = text.gsub(/[[:cntrl:]]/, " ")
       end
       private_constant :View
     end

@@ -39,7 +39,7 @@ module SidekiqLifecycle
 
       def path(name) = File.join(@root, name)
 
-      def there?(name) = File.exist?(path(name))
+      def there?(name) = File.exist?(path(name)) || File.symlink?(path(name))
 
       def changes?(name, contents)
         same = there?(name) && File.binread(path(name)) == contents.b
