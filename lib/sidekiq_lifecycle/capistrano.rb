@@ -97,7 +97,7 @@ module SidekiqLifecycle
 
     def restart
       backend.execute(*words(:sidekiq_systemctl), :restart, *words(:sidekiq_units).map(&:shellescape))
-      lifecycle(:wait, :ready, "--timeout", fetch(:sidekiq_start_timeout))
+      with_gem { lifecycle(:wait, :ready, "--timeout", fetch(:sidekiq_start_timeout)) }
     end
 
     # One that boots may have been told to be quiet already, and would be as soon as it has started. What goes wrong on
@@ -109,21 +109,33 @@ module SidekiqLifecycle
     end
 
     def status(host)
-      table = registered? ? lifecycle(:status, with: :capture) : "No Sidekiq has registered in #{directory}."
+      table = registered? && with_gem { lifecycle(:status, with: :capture) }
+      table ||= "No Sidekiq has registered in #{directory}."
       # In one piece: hosts answer at the same time.
       $stdout.print "#{host}\n#{table}\n"
     end
 
-    # Those that exist, as docs/json.md describes them.
+    # Those that exist, as docs/json.md describes them. With `cap --dry-run` nothing is answered.
     def living
-      return [] unless registered?
-
-      JSON.parse(lifecycle(:status, "--json", with: :capture)).fetch("processes").select { |process| process["exists"] }
+      said = registered? ? with_gem { lifecycle(:status, "--json", with: :capture) }.to_s : ""
+      said.empty? ? [] : JSON.parse(said).fetch("processes").select { |process| process["exists"] }
     end
 
-    # Asked first, and not of the command: before the first deploy, and in a release from before this gem, there is
-    # none.
-    def registered? = backend.test("[ -d #{directory.shellescape}/processes ]")
+    # Asked first, and not of the command: before the first deploy there is none.
+    def registered?
+      backend.test("[ -d #{directory.shellescape}/processes ] && [ -d #{current_path.to_s.shellescape} ]")
+    end
+
+    # In a release from before this gem, as after a rollback, there is no such command, and nobody who registers.
+    def with_gem
+      yield
+    rescue SSHKit::Command::Failed
+      raise if backend.within(current_path) { backend.test(*words(:sidekiq_lifecycle_command), :path) }
+
+      backend.warn("sidekiq-lifecycle cannot be called in #{current_path}, which is taken for a release from before " \
+                   "it: its workers can be restarted, but not quieted or waited for")
+      nil
+    end
 
     def lifecycle(*arguments, with: :execute, **options)
       command = [*words(:sidekiq_lifecycle_command), *arguments, "--dir", directory.shellescape]

@@ -35,10 +35,8 @@ module SidekiqLifecycle
       @stop_timeout = nil
       @require_signal_path = false
       @ecs_task_protection = false
-      relay = ENV.fetch("SIDEKIQ_LIFECYCLE_SIGNAL_RELAY", "")
-      self.signal_relay = relay.empty? ? :auto : relay
-      from_environment = ENV.fetch("SIDEKIQ_LIFECYCLE_DIR", "")
-      self.directory = from_environment.empty? ? DEFAULT_DIRECTORY : from_environment
+      self.signal_relay = from_environment("SIDEKIQ_LIFECYCLE_SIGNAL_RELAY") || :auto
+      self.directory = DEFAULT_DIRECTORY
     end
 
     # @return [String] `Rails.root`, or else the working directory
@@ -47,10 +45,14 @@ module SidekiqLifecycle
       (rails || Dir.pwd).to_s
     end
 
+    # `$SIDEKIQ_LIFECYCLE_DIR` counts before it: it is what those who ask go by.
+    #
     # @param path [String, Pathname] relative to the application's root, or absolute
     # @raise [ArgumentError] if it is no path
     def directory=(path)
-      @directory = expand(:directory, path)
+      set = expand(:directory, path)
+      from_environment = from_environment("SIDEKIQ_LIFECYCLE_DIR")
+      @directory = from_environment ? expand(:directory, from_environment) : set
     end
 
     # @param path [String, Pathname, nil] relative to the application's root, or absolute; nil: `ready` in the directory
@@ -69,6 +71,8 @@ module SidekiqLifecycle
       @stop_timeout = seconds&.to_f # which Rails' 30.seconds is as well
     end
 
+    # `SIDEKIQ_LIFECYCLE_SIGNAL_RELAY=off` counts before it.
+    #
     # @param setting [Symbol, String] `:auto` or `:off`
     # @raise [ArgumentError] if it is something else
     def signal_relay=(setting)
@@ -76,7 +80,7 @@ module SidekiqLifecycle
         raise ArgumentError, "signal_relay is #{setting.inspect}; set it to :auto or :off"
       end
 
-      @signal_relay = setting.to_sym
+      @signal_relay = from_environment("SIDEKIQ_LIFECYCLE_SIGNAL_RELAY") == "off" ? :off : setting.to_sym
     end
 
     # @param required [Boolean]
@@ -100,6 +104,11 @@ module SidekiqLifecycle
     end
 
     private
+
+    def from_environment(name)
+      value = ENV.fetch(name, "")
+      value unless value.empty?
+    end
 
     def expand(name, path)
       text = path.to_s if path.is_a?(String) || path.respond_to?(:to_path)

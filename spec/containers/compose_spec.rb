@@ -13,10 +13,8 @@ RSpec.describe "a project with compose.sidekiq.yml", :containers, skip: Shop.mis
       expect(code).to eq(0), said
       worker, web = %w[sidekiq web].map { |service| project.container(service) }
       expect(shop.health(worker)).to eq("healthy")
-      looks = JSON.parse(shop.inspect_value(worker, "json .State.Health.Log"))
-      healthy = Time.parse(looks.find { |look| look["ExitCode"].zero? }["End"])
       ready = Time.parse(shop.record(worker)["timings"]["running"])
-      expect([ready, healthy, time(shop, web, ".State.StartedAt")]).to match(satisfy { |times| times == times.sort })
+      expect(time(shop, web, ".State.StartedAt")).to be > ready
 
       # Longer than Compose would wait by itself.
       payload = { class: "Parcel", args: [7, 30], jid: SecureRandom.hex(12), queue: "critical", retry: true,

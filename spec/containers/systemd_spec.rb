@@ -22,6 +22,9 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
       machine.start("sidekiq", "--no-block")
       machine.wait_for_note("starting")
       expect(machine.show).to include("ActiveState" => "activating", "StatusText" => "booting")
+      # What the unit's numbers are to systemd.
+      expect(machine.show).to include("TimeoutStartUSec" => "2min", "TimeoutStopUSec" => "30s", "WatchdogUSec" => "30s",
+                                      "KillMode" => "mixed", "NotifyAccess" => "main")
       FileUtils.touch(machine.file("start"))
       machine.wait_until("active") { machine.show["ActiveState"] == "active" }
       expect(File).to exist(machine.ready_file)
@@ -48,7 +51,14 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
   it "loses no job by a restart: one that ends in time ends, one that does not is back in the queue" do
     with_machine(timeout: 6) do |machine|
       expect(machine.start).to eq([0, ""])
-      machine.push('note "short"; sleep 0.05 while ready?; note "short ends"')
+      machine.push(<<~RUBY)
+        child = Process.spawn("sleep 60")
+        note "short"
+        sleep 0.05 while ready?
+        sleep 0.5
+        note "short ends, its child \#{Process.wait(child, Process::WNOHANG) ? "has been killed" : "lives"}"
+        Process.kill(:KILL, child)
+      RUBY
       machine.push('if File.exist?("long") then note "again" else File.write("long", ""); note "long"; sleep end')
       %w[short long].each { |name| machine.wait_for_note(name) }
       pid = machine.show["MainPID"]
@@ -56,7 +66,7 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
       expect(machine.show).to include("ActiveState" => "active")
       expect(machine.show["MainPID"]).not_to eq(pid)
       machine.wait_for_note("again")
-      expect(machine.notes).to match_array(["short", "long", "short ends", "again"])
+      expect(machine.notes).to contain_exactly("short", "long", "short ends, its child lives", "again")
       expect(machine.queued).to eq(0)
     end
   end

@@ -32,15 +32,16 @@ class Deployment
   end
 
   # A release that tells in its jobs which it is. A job waits for a file `go`.
-  def commit(release)
-    File.write(File.join(repository, "Gemfile"), %(gem "sidekiq"\ngem "sidekiq_lifecycle"\n))
+  # @param gem [Boolean] false: from before the gem
+  def commit(release, gem: true)
+    File.write(File.join(repository, "Gemfile"), %(gem "sidekiq"\n#{%(gem "sidekiq_lifecycle"\n) if gem}))
     File.write(File.join(repository, "config/sidekiq.yml"), ":require: ./app.rb\n:concurrency: 1\n:timeout: 1\n")
     File.write(File.join(repository, "app.rb"), <<~RUBY)
       require "sidekiq"
-      require "sidekiq_lifecycle"
+      #{%(require "sidekiq_lifecycle") if gem}
       Sidekiq.configure_server do |config|
         config.redis = { url: #{@redis.inspect} }
-        SidekiqLifecycle.install(config)
+        #{"SidekiqLifecycle.install(config)" if gem}
       end
       def note(text) = File.write("#{@shared}/notes", "\#{text}\\n", mode: "a")
 

@@ -29,10 +29,14 @@ RSpec.describe SidekiqLifecycle::Configuration do
     end
   end
 
-  it "lets the application's own word go before the environment's" do
+  # Units, images and those who ask know nothing of an initializer.
+  it "lets the environment's word go before the application's own" do
     ENV["SIDEKIQ_LIFECYCLE_DIR"] = "/run/sidekiq"
     configuration.directory = "tmp/worker"
-    expect(configuration.directory).to eq("/srv/shop/tmp/worker")
+    expect(configuration.directory).to eq("/run/sidekiq")
+    expect { configuration.directory = "" }.to raise_error(ArgumentError)
+    stub_const("ENV", ENV.to_h.merge("SIDEKIQ_LIFECYCLE_SIGNAL_RELAY" => "off"))
+    expect(described_class.new.tap { |settings| settings.signal_relay = :auto }.signal_relay).to eq(:off)
   end
 
   %w[directory ready_file].each do |name|

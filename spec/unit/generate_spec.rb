@@ -68,6 +68,9 @@ RSpec.describe SidekiqLifecycle::Generate do
 
     it "is carried out where the application is, and where a Rails application is that -r names" do
       put("seconds", "33")
+      put("config/sidekiq.yml", %(:timeout: <%= ENV["RAILS_ENV"] == "production" ? 60 : 5 %>))
+      environment = ENV.to_h
+      expect([application.timeout, ENV.to_h]).to eq([60, environment])
       put("config/sidekiq.yml", ":timeout: <%= File.read('seconds') %>")
       put("jobs/config/application.rb", "raise 'is not loaded'")
       put("jobs/config/sidekiq.yml", ":timeout: 100")
@@ -136,12 +139,33 @@ RSpec.describe SidekiqLifecycle::Generate do
       [%(set(:deploy_to, "/opt/shop".freeze) # whole), %(role :worker, %w{app@a.example.com app@b.example.com})] =>
         ["/opt/shop", "app"],
       [%(set :ssh_options, user: "all"\nset :deploy_to, '/s'), %(server "a", :user => "live")] => ["/s", "live"],
+      [%(set :user, "deploy"\nset :deploy_to, "/s"), %(server "a", user: fetch(:user))] => ["/s", "deploy"],
+      [%(set :slack, { user: "robot" }\nset :deploy_to, "/s"), <<~STAGE] => ["/s", "deploy"],
+        server "db1", user: "postgres", roles: %w[db]
+        role :worker, [
+          "deploy@w1.example.com", # user: "root" would do too
+          "deploy@w2.example.com"
+        ]
+      STAGE
+      [%(set :deploy_to, "/s"), %(server "w1",\n  "user" => :deploy,\n  roles: %w[worker]\nserver "db", user: "pg")] =>
+        ["/s", "deploy"],
       [%(# set :deploy_to, "/opt/shop"\n# server "a", user: "admin"), ""] => ["/var/www/my-shop", "my-shop"]
     }.each do |(deploy, stage), (place, user)|
       it "is what Capistrano's files say: #{deploy.inspect}, #{stage.inspect}" do
         put("config/deploy.rb", deploy)
         put("config/deploy/production.rb", stage)
         expect(application).to have_attributes(deploy_to: place, user:)
+      end
+    end
+
+    it "is whose it is said to be, and refused where that is not plain" do
+      expect(application(user: "ops").user).to eq("ops")
+      { %(server "a", user: ENV["U"]) => /\Awho logs in is known only when .* --user NAME/,
+        %(server "a", user: DEPLOYER) => /\Awho logs in is known only when/,
+        %(server "a", user: "one"\nserver "b", user: "two") => /name several users, one, two; say .*--user NAME/ }
+        .each do |stage, sentence|
+        put("config/deploy/production.rb", "# Größe \xff\n#{stage}")
+        expect { application.user }.to raise_error(error, sentence)
       end
     end
 
@@ -227,14 +251,44 @@ RSpec.describe SidekiqLifecycle::Generate do
       expect(files("docker")["Dockerfile.sidekiq"]).to include(%(\nENV SIDEKIQ_LIFECYCLE_DIR="/run/my sidekiq"\n))
       expect(files("systemd")["deploy/systemd/sidekiq.service"])
         .to include(%(\nEnvironment="SIDEKIQ_LIFECYCLE_DIR=/run/my sidekiq"\n))
+      expect(files("capistrano")["lib/capistrano/tasks/sidekiq.rake"])
+        .to include(%(set :sidekiq_lifecycle_dir, "/run/my sidekiq"\n))
       role = YAML.safe_load(files("kamal")["deploy/kamal/sidekiq.yml"]).dig("servers", "sidekiq")
       expect(role["env"]).to eq("clear" => { "SIDEKIQ_LIFECYCLE_DIR" => "/run/my sidekiq" })
       stub_const("ENV", ENV.to_h.merge("SIDEKIQ_LIFECYCLE_DIR" => "/run/$HOME"))
       expect(files("docker")["Dockerfile.sidekiq"]).to include(%q(DIR="/run/\$HOME"))
+      expect(files("systemd")["deploy/systemd/sidekiq.service"])
+        .to include(%(\nEnvironment="SIDEKIQ_LIFECYCLE_DIR=/run/$HOME"\n))
+      stub_const("ENV", ENV.to_h.merge("SIDEKIQ_LIFECYCLE_DIR" => "tmp/mine"))
+      expect { files("systemd") }.to raise_error(error, /DIR is tmp.mine, which is another directory in each release/)
+    end
+
+    it "takes the Redis that the application has in Compose already" do
+      worker = lambda do
+        services = YAML.safe_load(files("compose")["compose.sidekiq.yml"])["services"]
+        [services.keys, services["sidekiq"]]
+      end
+      expect(worker.call.first).to eq(%w[sidekiq redis])
+      put("docker-compose.yml", "services: { exporter: { image: oliver006/redis_exporter } }")
+      expect(worker.call.first).to eq(%w[sidekiq redis])
+      put("compose.yml", "services: { web: { build: . }, cache: { image: 'valkey/valkey:9' } }")
+      expect(worker.call.first).to eq(%w[sidekiq])
+      expect(worker.call.last["depends_on"]).to eq("cache" => { "condition" => "service_started" })
+      expect(worker.call.last["environment"]).to eq("REDIS_URL" => "${REDIS_URL:-redis://cache:6379/0}")
+      put("compose.yml", "services: { cache: { image: 'redis:7', healthcheck: { test: x } } }")
+      expect(worker.call.last["depends_on"]).to eq("cache" => { "condition" => "service_healthy" })
+      put("compose.yml", "services: [a")
+      expect { files("compose") }.to raise_error(error, /\Acompose.yml cannot be read: Psych::SyntaxError/)
+    end
+
+    it "leaves to each of Capistrano's stages its own directory" do
+      expect(files("capistrano")["lib/capistrano/tasks/sidekiq.rake"]).not_to include("sidekiq_lifecycle_dir")
+      put("config/deploy.rb", %(set :deploy_to, "/srv/50%n"))
+      expect(files("systemd")["deploy/systemd/sidekiq.service"]).to include("\nWorkingDirectory=/srv/50%%n/current\n")
     end
 
     it "gives Systems Manager a directory that its document takes" do
-      ["/run/my sidekiq", "tmp/sidekiq", "/run/$x"].each do |directory|
+      ["/run/my sidekiq", "/run/$x"].each do |directory|
         stub_const("ENV", ENV.to_h.merge("SIDEKIQ_LIFECYCLE_DIR" => directory))
         expect { files("ssm") }.to raise_error(error, /\Athe lifecycle directory #{Regexp.escape(directory)} cannot be/)
       end

@@ -55,6 +55,9 @@ pub struct Generate {
     /// A queue, with a weight if it has one; may be given again for more [default: what the configuration file says]
     #[arg(short, long = "queue", value_name = "QUEUE[,WEIGHT]", value_parser = NonEmptyStringValueParser::new())]
     queues: Vec<String>,
+    /// Whose the workers are on a host [default: who logs in there, as Capistrano's files say, else the application's name]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    user: Option<String>,
     /// Replace files that differ without asking
     #[arg(long)]
     force: bool,
@@ -118,7 +121,8 @@ mod tests {
             parse("generate ecs").unwrap(),
             serde_json::json!({
                 "target": "ecs", "root": ".", "config": null, "concurrency": null, "environment": "production",
-                "tag": null, "require": null, "timeout": null, "queues": [], "force": false, "dry_run": false,
+                "tag": null, "require": null, "timeout": null, "queues": [], "user": null, "force": false,
+                "dry_run": false,
             })
         );
         let all = parse("generate docker --root a -C b -e c -r d -c 7 -g f -t 60 -q mail,2 -q low --force --dry-run")

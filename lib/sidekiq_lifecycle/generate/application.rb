@@ -20,6 +20,12 @@ module SidekiqLifecycle
       # Where Sidekiq looks for its configuration (`cli.rb`, `setup_options`).
       CONFIG_FILES = %w[config/sidekiq.yml config/sidekiq.yml.erb].freeze
 
+      # The files of Docker Compose that an application may have of its own.
+      COMPOSE_FILES = %w[compose.yaml compose.yml docker-compose.yaml docker-compose.yml].freeze
+      # Images of what Sidekiq takes for a Redis.
+      REDIS = %r{(?:\A|/)(?:redis|redis-stack|redis-stack-server|valkey|keydb|dragonfly)(?:[:@]|\z)}
+      private_constant :REDIS
+
       # @return [String] its root, as an absolute path
       attr_reader :root
       # @return [String] the environment that is deployed
@@ -27,7 +33,7 @@ module SidekiqLifecycle
 
       # @param root [String] the application's root
       # @param given [Hash{String => Object}] what Sidekiq is started with: `concurrency`, `config`, `environment`,
-      #   `require`, `tag`, `timeout`, `queues`
+      #   `require`, `tag`, `timeout`, `queues`; and `user`, whose the workers are on a host
       # @raise [Error] if its files cannot be read, or do not say enough
       def initialize(root, given)
         @root = File.expand_path(root)
@@ -87,12 +93,25 @@ module SidekiqLifecycle
         directory unless directory.empty?
       end
 
+      # @return [Array(String, Boolean), nil] the service in its own file of Docker Compose that is a Redis, and whether
+      #   it has a health check
+      # @raise [Error] if that file cannot be read
+      def redis_in_compose
+        file = COMPOSE_FILES.find { |name| File.exist?(path(name)) } or return
+        services = Hash(YAML.safe_load_file(path(file), aliases: true))["services"].to_h
+        name, service = services.find { |_, service| service.to_h["image"].to_s.match?(REDIS) }
+        [name, service.key?("healthcheck")] if name
+      rescue StandardError => e
+        raise Error, "#{file} cannot be read: #{e.class}: #{e.message.lines.first&.chomp}"
+      end
+
       # @return [String] where its releases lie on a host
       # @raise [Error] if Capistrano's configuration cannot be read for it
       def deploy_to = hosts.deploy_to
 
       # @return [String] whose the workers are on a host
-      def user = hosts.user
+      # @raise [Error] if Capistrano's configuration does not say it plainly
+      def user = @given["user"] || hosts.user
 
       private
 
@@ -117,13 +136,21 @@ module SidekiqLifecycle
         said
       end
 
-      # What the file is carried out with, Sidekiq has as well: the application's root as its working directory.
       def parse(file)
-        text = File.read(file)
-        text = Dir.chdir(@root) { ERB.new(text, trim_mode: "-").tap { |erb| erb.filename = file }.result }
+        erb = ERB.new(File.read(file), trim_mode: "-").tap { |erb| erb.filename = file }
+        text = as_deployed { erb.result }
         YAML.safe_load(text, permitted_classes: [Symbol], aliases: true)
       rescue ScriptError, StandardError, SystemExit => e
         raise Error, "#{config_file} cannot be read: #{e.class}: #{e.message.lines.first&.chomp}"
+      end
+
+      # Where and as what Sidekiq carries the file out.
+      def as_deployed(&block)
+        before = ENV.to_h
+        ENV.update(%w[APP_ENV RAILS_ENV RACK_ENV].to_h { |name| [name, @environment] })
+        Dir.chdir(@root, &block)
+      ensure
+        ENV.replace(before)
       end
 
       def list(name, said)

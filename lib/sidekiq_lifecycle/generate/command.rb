@@ -19,6 +19,8 @@ module SidekiqLifecycle
       #
       # @param arguments [Array<String>] of the whole command, with `generate`
       def self.main(arguments)
+        # Whatever the locale is, as in a container without one.
+        Encoding.default_external = Encoding::UTF_8
         options = NativeCommand.read(arguments)
         application = Application.new(options.fetch("root"), options)
         files = Target.new(options.fetch("target"), application).files
@@ -28,6 +30,8 @@ module SidekiqLifecycle
         $stdout.flush # the diff comes before what is said of it
         warn "sidekiq-lifecycle: #{e.message}"
         exit 1
+      rescue Errno::EPIPE
+        exit 1 # whoever read has gone
       rescue Interrupt
         exit 130
       end

@@ -9,9 +9,9 @@ module SidekiqLifecycle
     #
     # @api private
     class Hosts
-      # Who logs in: an option of a server, a role or ssh; or a part of a host's name.
-      USER = /(?:\buser:|:user\s*=>)\s*["']([\w.-]+)["']/
-      LOGIN = /^\s*(?:server|role)\b[^#\n]*?["'{\s]([\w.-]+)@/
+      # Who logs in: an option of a server, a role or ssh, or a part of a host's name.
+      USER = /(?:\buser:|:user\s*=>|["']user["']\s*=>)\s*(fetch[( ]\s*:user\b|[^\s,)}]+)/
+      LOGIN = /["'\s{\[(]([\w.-]+)@[\w.-]+/
       private_constant :USER, :LOGIN
 
       # @param root [String] the application's root
@@ -20,7 +20,8 @@ module SidekiqLifecycle
       def initialize(root, stage, name)
         @name = name
         files = ["config/deploy.rb", "config/deploy/#{stage}.rb"].map { |file| File.join(root, file) }
-        @texts = files.select { |file| File.file?(file) }.map { |file| File.read(file).gsub(/^\s*#.*/, "") }
+        texts = files.select { |file| File.file?(file) }.map { |file| File.read(file).scrub }
+        @texts = texts.map { |text| text.gsub(/(^|\s)#(?!\{).*/, "") }
       end
 
       # @return [String] where its releases lie; without Capistrano in /srv
@@ -34,11 +35,43 @@ module SidekiqLifecycle
       end
 
       # @return [String] whose the workers are: who logs in when Capistrano deploys
-      def user = @texts.reverse.filter_map { |text| text[USER, 1] || text[LOGIN, 1] }.first || @name
+      # @raise [Error] if that is known only when Capistrano's files are carried out, or it is not always the same one
+      def user
+        names = logins.uniq
+        return names.first || @name[0, 32] if names.size < 2
+
+        raise Error, "Capistrano's files name several users, #{names.join(", ")}; say whose they are: --user NAME"
+      end
 
       private
 
       def application = set(:application) || @name
+
+      # Of hosts that are said to have workers, or else of all; or what counts for every host. A stage's come first.
+      def logins
+        [/server|role/, /set[( ]\s*:ssh_options/].product(@texts.reverse).each do |word, text|
+          all = statements(text, word)
+          workers = all.grep(/\bworker\b/)
+          names = (workers.any? ? workers : all).flat_map { |statement| users(statement) }
+          return names if names.any?
+        end
+        []
+      end
+
+      # Each with the lines in which it goes on: further in than the first, or beginning with a quote or a bracket.
+      def statements(text, word)
+        text.to_enum(:scan, /^([ \t]*)(?:#{word})\b.*(?:\n(?:\1[ \t]+\S|\1[)\]}"']).*)*/).map { Regexp.last_match(0) }
+      end
+
+      def users(statement)
+        named = statement.scan(USER).flatten.map do |word|
+          word.start_with?("fetch") ? set(:user) : word[/\A["':]([\w.-]+)["']?\z/, 1]
+        end
+        return named + statement.scan(LOGIN).flatten unless named.include?(nil)
+
+        raise Error, "who logs in is known only when Capistrano's files are carried out (#{statement.strip}); say " \
+                     "whose the workers are: --user NAME"
+      end
 
       # What a setting was set to last; nil if it wasn't.
       # @yield [String] what stands between the quotes, to be told what it means

@@ -68,7 +68,11 @@ module SidekiqLifecycle
         def current = File.join(application.deploy_to, "current")
 
         def directory_on_host
-          application.lifecycle_directory || File.join(application.deploy_to, "shared/tmp/sidekiq")
+          directory = application.lifecycle_directory || File.join(application.deploy_to, "shared/tmp/sidekiq")
+          return directory if directory.start_with?("/")
+
+          raise Error, "SIDEKIQ_LIFECYCLE_DIR is #{directory}, which is another directory in each release; set it to " \
+                       "an absolute path, or leave it to be shared/tmp/sidekiq"
         end
 
         # A list on one line, as JSON, YAML and Dockerfiles have it.
@@ -80,11 +84,17 @@ module SidekiqLifecycle
         # A value in a Dockerfile.
         def docker_value(text) = JSON.generate(text).gsub("$", "\\$")
 
-        # A word of a systemd unit's command.
-        def unit_word(word)
-          escaped = word.gsub(/["\\]/) { |letter| "\\#{letter}" }.gsub("%", "%%").gsub("$", "$$")
+        # A value of a systemd unit, where a % begins a specifier (systemd.unit(5)).
+        def unit_value(text) = text.gsub("%", "%%")
+
+        # One of several words in it.
+        def unit_quoted(word)
+          escaped = unit_value(word.gsub(/["\\]/) { |letter| "\\#{letter}" })
           word.match?(%r{\A[\w./,:=@%+-]+\z}) ? escaped : %("#{escaped}")
         end
+
+        # A word of a command, where a $ begins a variable (systemd.service(5)).
+        def unit_command_word(word) = unit_quoted(word).gsub("$", "$$")
 
         # The same as the parameter of a document of Systems Manager's, which a shell takes as it is.
         def directory_in_document

@@ -31,6 +31,8 @@ module SidekiqLifecycle
         changes = files.select { |name, contents| changes?(name, contents) }
         refuse(changes) unless @dry_run || @force || @input.tty?
         changes.each { |name, contents| settle(name, contents) }
+      rescue Errno::EPIPE
+        raise # of this nobody is to be told
       rescue SystemCallError => e
         raise Error, "#{e.message}; nothing of that file was changed"
       end
@@ -94,6 +96,8 @@ module SidekiqLifecycle
           raise Error, "diff cannot compare #{name} with what would be written" if status.exitstatus.to_i > 1
 
           @out.puts diff
+        rescue Errno::ENOENT
+          raise Error, "diff is not installed, which shows what would change; --force replaces without it"
         end
       end
 

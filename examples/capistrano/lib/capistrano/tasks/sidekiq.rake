@@ -13,9 +13,6 @@ namespace :load do
     # deploy/systemd/sudoers has lines for these two, word by word; for others write your own.
     set :sidekiq_units, %w[sidekiq]
 
-    # Where the workers register: SIDEKIQ_LIFECYCLE_DIR in deploy/systemd/*.service.
-    set :sidekiq_lifecycle_dir, "/srv/shop/shared/tmp/sidekiq"
-
     # How long a deploy waits for the jobs in hand; longer than your longest ordinary job. When it is over, the deploy
     # fails, and nothing has been published.
     set :sidekiq_drain_timeout, "10m"
