@@ -176,6 +176,25 @@ RSpec.describe "Capistrano, to hosts with systemd", :containers, :integration,
     expect(starts("sidekiq")).not_to eq(before)
   end
 
+  it "takes a release from before this gem as it is, also one that is rolled back to" do
+    start_hosts(1, "set :sidekiq_units, %w[sidekiq]")
+    from_before = %r{sidekiq-lifecycle cannot be called in /srv/shop/current, which is taken for a release from before it}
+    active = include("ActiveState" => "active")
+    @deployment.commit("old", gem: false)
+    _, said = deploy
+    expect([said, host.show]).to match([from_before, active])
+    @deployment.commit("new")
+    _, said = deploy
+    expect([said, states(host)]).to match([/ready after/, %w[running]])
+
+    code, said = cap("deploy:rollback")
+    expect([code, said, host.show]).to match([0, from_before, active])
+    _, said = deploy
+    expect([said, states(host)]).to match([from_before, %w[running]])
+    expect(said).to include("ready after")
+    expect(cap("deploy", "--dry-run").first).to eq(0)
+  end
+
   it "says of what sudo does not let it restart that it takes no jobs" do
     start_host("first")
     code, said = cap("deploy", SETTINGS: "set :sidekiq_units, %w[sidekiq cron]")
