@@ -2,7 +2,12 @@
 
 require_relative "sidekiq_lifecycle/version"
 
-require "sidekiq_lifecycle/native"
+begin
+  require "sidekiq_lifecycle/native"
+rescue LoadError => e
+  raise LoadError, "sidekiq_lifecycle's native part cannot be loaded (#{e.message}). If it was not built, run: " \
+                   "gem pristine sidekiq_lifecycle; in a checkout: rake compile"
+end
 require_relative "sidekiq_lifecycle/announcement"
 require_relative "sidekiq_lifecycle/boot"
 require_relative "sidekiq_lifecycle/configuration"

@@ -38,6 +38,13 @@ RSpec.describe "building the gem" do
     end
   end
 
+  it "says what to do where it was not built" do
+    FileUtils.cp_r(File.expand_path("../../lib", __dir__), file("lib"))
+    FileUtils.rm_f(Dir[file("lib/sidekiq_lifecycle/native.*")])
+    output, status = build({}, RbConfig.ruby, "--disable-gems", "-I", file("lib"), "-e", "require 'sidekiq_lifecycle'")
+    expect([status.success?, output]).to match([false, /native part cannot be loaded .*: rake compile \(LoadError\)/])
+  end
+
   it "installs the native command beside the extension, and a Ruby command that hands over to it" do
     native, = Open3.capture2("sidekiq-lifecycle", "path")
     expect(native.chomp).to eq(Sandbox::COMMAND)
