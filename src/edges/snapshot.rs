@@ -5,6 +5,8 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde::Serialize;
@@ -81,6 +83,21 @@ impl Snapshot {
         Some(snapshot)
     }
 
+    /// The same, but not from the midst of a fork, as far as that is over within some milliseconds: Ruby, for one, has every
+    /// signal blocked meanwhile.
+    fn settled(pid: i32) -> Option<Self> {
+        let is_forking = |snapshot: &Self| snapshot.is_awake() && snapshot.blocked.has(Signal::SIGTERM);
+        let mut snapshot = Self::of(pid)?;
+        for _ in 0..20 {
+            if !is_forking(&snapshot) {
+                break;
+            }
+            thread::sleep(Duration::from_millis(1));
+            snapshot = Self::of(pid)?;
+        }
+        Some(snapshot)
+    }
+
     /// The calling process's pid as /proc has it; `None` without /proc.
     #[must_use]
     pub fn caller() -> Option<i32> {
@@ -94,7 +111,7 @@ impl Snapshot {
         let mut next = pid;
         // A parent may end and its pid be used again meanwhile; no chain is longer than this.
         while next > 0 && chain.len() < 64 {
-            let Some(snapshot) = Self::of(next) else { break };
+            let Some(snapshot) = Self::settled(next) else { break };
             if let Some(below) = chain.last_mut().filter(|below| below.pids.len() > snapshot.pids.len()) {
                 // What has started a container stands outside of it.
                 below.parent = 0;
@@ -162,7 +179,12 @@ impl Snapshot {
     /// child may have come far before its parent unblocks them. Meanwhile the parent runs, or waits for its child's exec
     /// (vfork(2)); one that has them blocked for good is seen asleep.
     fn is_forking(&self) -> bool {
-        matches!(self.state, 'R' | 'D') && matches!(self.program(), Program::Shell | Program::Timeout)
+        self.is_awake() && matches!(self.program(), Program::Shell | Program::Timeout)
+    }
+
+    /// It runs, or waits for what nothing can interrupt.
+    fn is_awake(&self) -> bool {
+        matches!(self.state, 'R' | 'D')
     }
 
     /// Every process that can be seen now.
