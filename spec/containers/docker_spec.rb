@@ -114,6 +114,17 @@ RSpec.describe "an image built from Dockerfile.sidekiq", :containers, skip: Shop
     expect(shop.noted?(database, "ended", 1)).to be(true)
   end
 
+  it "stays, and nothing is left over, where that script cannot begin" do
+    old = shop.run("old", Sandbox.next_database)
+    { "misspelt" => [shop.name("misspelt"), shop.name("new")], "there already" => [old, old],
+      "nonesuch" => [old, shop.name("new"), "--entrypoint", "nonesuch"] }.each do |what, words|
+      code, said = shop.try("sh", "-c", careful, "replace-worker", *words, *shop.options(database), shop.worker_image)
+      expect([code, said]).to match([be_between(1, 125), /#{what}/])
+      expect(shop.try("docker", "inspect", shop.name("new")).first).to eq(1)
+      expect(shop.inspect_value(old, ".State.Running")).to eq("true")
+    end
+  end
+
   it "is unhealthy when it is stuck", full: true do
     name = shop.run("stuck", database)
     shop.wait_for_health(name, "healthy")
