@@ -48,7 +48,7 @@ impl Found {
             handle => handle?,
         };
         // Asked when the handle is there: from now on nobody else can get the pid unnoticed.
-        let is_same = super::process::start_time(handle.pid) == Some(self.snapshot.start_time);
+        let is_same = super::process::start_time_if_any(handle.pid)? == Some(self.snapshot.start_time);
         Ok(is_same.then_some(handle))
     }
 

@@ -1,6 +1,7 @@
 //! The processes that a command is about, what they are told, and the wait for them.
 
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
+use nix::unistd::dup;
 use serde::Serialize;
 
 use super::{Quiet, Stop, Wait};
@@ -170,7 +172,7 @@ struct Session {
 
 impl Session {
     fn begin() -> Result<Self, String> {
-        let watch = Watch::open().map_err(|errno| errno.desc().to_owned())?;
+        let watch = Watch::open().map_err(in_words)?;
         Ok(Self { watch, progress: Progress::default(), began: Instant::now(), timeout: None })
     }
 
@@ -256,6 +258,7 @@ impl Party {
         if members.is_empty() {
             return Ok(Gathered::Ended(nobody(who, goal, &others), others));
         }
+        ask_for_room()?;
         let mut party = Self { members, session, refreshed: Instant::now() };
         party.look_at_all();
         Ok(Gathered::Living(party))
@@ -582,7 +585,20 @@ fn not_allowed(found: &Found) -> String {
 fn not_opened(pid: i32, errno: Errno) -> String {
     match errno {
         Errno::ENOSYS => "this kernel is older than 5.3, and knows no pidfd_open(2)".to_owned(),
-        errno => format!("process {pid} cannot be opened: {}", errno.desc()),
+        errno => format!("process {pid} cannot be opened: {}", in_words(errno)),
+    }
+}
+
+/// A record is read through two descriptors. Without them a wait would see nothing change.
+fn ask_for_room() -> Result<(), String> {
+    let room: nix::Result<Vec<OwnedFd>> = (0..2).map(|_| dup(io::stderr())).collect();
+    room.map(drop).map_err(|errno| format!("no record can be read: {}", in_words(errno)))
+}
+
+fn in_words(errno: Errno) -> String {
+    match errno {
+        Errno::EMFILE => format!("{}; raise ulimit -n", errno.desc()),
+        errno => errno.desc().to_owned(),
     }
 }
 
