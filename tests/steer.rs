@@ -177,12 +177,41 @@ fn a_process_that_a_tstp_would_freeze_is_not_sent_one_nor_is_any_other() {
         };
         let refusal = format!("process {pid} would be frozen by a TSTP, for {why}; nobody was told anything");
         assert_eq!(app.call("quiet"), (1, refusal.clone()));
-        assert_eq!(app.call("stop --drain-first"), (1, refusal));
+        let (code, line) = app.call("stop --drain-first");
+        assert_eq!((code, line == refusal), (1, !embedded), "{line}");
         assert_eq!(Snapshot::of(pid).unwrap().state, 'S');
         kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
         app.workers.last_mut().unwrap().wait().unwrap();
     }
     assert!(app.workers[0].try_wait().unwrap().is_none());
+}
+
+#[test]
+fn a_program_that_sidekiq_is_embedded_in_is_not_ended_nor_is_any_other() {
+    let mut app = App::new();
+    app.start(WORKER, State::Running);
+    let mut record = app.start(WORKER, State::Running);
+    record.about.embedded = true;
+    app.publish(&record);
+    let pid = record.identity.pid;
+    let refusal = format!(
+        "process {pid} is a program that Sidekiq is embedded in, and a TERM might end it without its jobs; stop it there, or send kill -TERM {pid} if it stops Sidekiq then; nobody was told anything"
+    );
+    for line in ["stop", "stop --drain-first", "stop --kill-after 0.1s"] {
+        assert_eq!(app.call(line), (1, refusal.clone()), "{line}");
+    }
+    assert!(app.workers.iter_mut().all(|worker| worker.try_wait().unwrap().is_none()));
+}
+
+#[test]
+fn the_time_is_for_the_drain_and_the_end_together() {
+    let mut app = App::new();
+    let mut record = app.start(STUBBORN, State::Quiet);
+    record.drains();
+    app.publish(&record);
+    let (code, line) = app.call("stop --drain-first --timeout 0.5s");
+    assert_eq!(code, 124, "{line}");
+    assert!(line.starts_with("timed out after 0 s, not stopped: "), "{line}");
 }
 
 #[test]

@@ -64,10 +64,10 @@ pub struct Quiet {
 pub struct Stop {
     #[command(flatten)]
     who: Whom,
-    /// Quiet them first and wait until every job in hand is done, for as long as --timeout says
+    /// Quiet them first, wait until every job in hand is done, and stop them then
     #[arg(long)]
     drain_first: bool,
-    /// Wait no longer than this: 90s, 10m, 1h30m [default: as long as it takes]
+    /// Wait no longer than this, for all of it: 90s, 10m, 1h30m [default: as long as it takes]
     #[arg(long, value_name = "TIME", value_parser = time)]
     timeout: Option<Duration>,
     /// Kill what is left so long after TERM; the jobs that it has are lost

@@ -90,37 +90,35 @@ fn finish((outcome, line): &End, sights: &[Sight], json: bool) -> ExitCode {
 pub(super) fn quiet(Quiet { who, wait, timeout, json }: Quiet) -> ExitCode {
     let goal = if wait { Goal::Drained } else { Goal::Quiet };
     let run = |party: &mut Party| {
-        party.refuse_unknown(wait, "quiet --wait")?;
-        party.refuse_deaf()?;
+        party.refuse_unknown(wait, "quiet --wait").map_err(nobody_told)?;
+        party.refuse_deaf().map_err(nobody_told)?;
         party.tell_quiet()?;
         if !wait {
             return Ok((Outcome::Reached, format!("told to be quiet: {}", party.names())));
         }
-        Ok(match party.wait(goal, timeout, None)? {
+        Ok(match party.wait(goal, None)? {
             Some(outcome) => (outcome, party.stays_quiet(outcome)),
             None => party.verdict(goal),
         })
     };
-    with_party(&who.into(), goal, json, run)
+    with_party(&who.into(), goal, timeout, json, run)
 }
 
 pub(super) fn stop(Stop { who, drain_first, timeout, kill_after, json }: Stop) -> ExitCode {
     let run = |party: &mut Party| {
-        party.refuse_unknown(drain_first, "stop --drain-first")?;
+        party.refuse_unknown(drain_first, "stop --drain-first").map_err(nobody_told)?;
+        party.refuse_embedded().map_err(nobody_told)?;
         let mut drained = (Outcome::Reached, String::new());
-        let mut left = timeout;
         if drain_first {
-            party.refuse_deaf()?;
+            party.refuse_deaf().map_err(nobody_told)?;
             party.tell_quiet()?;
-            if let Some(outcome) = party.wait(Goal::Drained, timeout, None)? {
+            if let Some(outcome) = party.wait(Goal::Drained, None)? {
                 return Ok((outcome, party.stays_quiet(outcome)));
             }
             drained = party.verdict(Goal::Drained);
-            // Of the way down --timeout bounds the drain; the end is bounded by Sidekiq's own timeout, and by --kill-after.
-            left = None;
         }
         party.tell(Signal::SIGTERM, |_| true)?;
-        let waited = party.wait(Goal::Stopped, left, kill_after)?;
+        let waited = party.wait(Goal::Stopped, kill_after)?;
         let killed = party.killed();
         Ok(match waited {
             Some(outcome) => (outcome, party.stays_told(outcome)),
@@ -129,19 +127,19 @@ pub(super) fn stop(Stop { who, drain_first, timeout, kill_after, json }: Stop) -
             None => party.verdict(Goal::Stopped),
         })
     };
-    with_party(&who.into(), Goal::Stopped, json, run)
+    with_party(&who.into(), Goal::Stopped, timeout, json, run)
 }
 
 pub(super) fn wait(Wait { goal, who, timeout, json }: Wait) -> ExitCode {
     let goal = goal.into();
     match who.into() {
         Who::Directory(directory) if goal == Goal::Ready => wait_until_ready(&directory, timeout, json),
-        who => with_party(&who, goal, json, |party| {
+        who => with_party(&who, goal, timeout, json, |party| {
             party.refuse_unknown(matches!(goal, Goal::Ready | Goal::Drained), &format!("wait {goal}"))?;
             if goal == Goal::Quiet {
                 party.refuse_unknown(true, "wait quiet")?;
             }
-            Ok(match party.wait(goal, timeout, None)? {
+            Ok(match party.wait(goal, None)? {
                 Some(outcome) => (outcome, format!("{}: {}", party.cut_short(outcome), party.reasons(goal))),
                 None => party.verdict(goal),
             })
@@ -150,8 +148,14 @@ pub(super) fn wait(Wait { goal, who, timeout, json }: Wait) -> ExitCode {
 }
 
 /// Begins with those that are there. A failure is one sentence.
-fn with_party(who: &Who, goal: Goal, json: bool, run: impl FnOnce(&mut Party) -> Result<End, String>) -> ExitCode {
-    let mut party = match Party::gather(who, goal) {
+fn with_party(
+    who: &Who,
+    goal: Goal,
+    timeout: Option<Duration>,
+    json: bool,
+    run: impl FnOnce(&mut Party) -> Result<End, String>,
+) -> ExitCode {
+    let mut party = match Party::gather(who, goal, timeout) {
         Ok(Gathered::Living(party)) => party,
         Ok(Gathered::Ended(end, sights)) => return finish(&end, &sights, json),
         Err(reason) => return finish(&(Outcome::NotReached, reason), &[], json),
@@ -171,9 +175,9 @@ struct Session {
 }
 
 impl Session {
-    fn begin() -> Result<Self, String> {
+    fn begin(timeout: Option<Duration>) -> Result<Self, String> {
         let watch = Watch::open().map_err(in_words)?;
-        Ok(Self { watch, progress: Progress::default(), began: Instant::now(), timeout: None })
+        Ok(Self { watch, progress: Progress::default(), began: Instant::now(), timeout })
     }
 
     /// The time that is left; `None`: as long as it takes.
@@ -229,7 +233,7 @@ enum Gathered {
 }
 
 impl Party {
-    fn gather(who: &Who, goal: Goal) -> Result<Gathered, String> {
+    fn gather(who: &Who, goal: Goal, timeout: Option<Duration>) -> Result<Gathered, String> {
         let mut others = Vec::new();
         let living = match who {
             Who::Directory(directory) => {
@@ -246,7 +250,7 @@ impl Party {
             return Err(format!("{why}; --pid {} tells that process all the same", sight.facts.pid));
         }
         allow_many();
-        let session = Session::begin()?;
+        let session = Session::begin(timeout)?;
         let mut members = Vec::new();
         for found in living {
             // One that has ended since it was found is not there.
@@ -268,8 +272,7 @@ impl Party {
     fn refuse_unknown(&self, is_needed: bool, what: &str) -> Result<(), String> {
         match self.members.iter().find(|member| member.found.record.is_none()) {
             Some(member) if is_needed => Err(format!(
-                "{what} needs the record of process {}, and none was found: only a Sidekiq with sidekiq_lifecycle writes \
-                 one; nobody was told anything",
+                "{what} needs the record of process {}, and none was found: only a Sidekiq with sidekiq_lifecycle writes one",
                 member.handle.pid
             )),
             _ => Ok(()),
@@ -286,13 +289,23 @@ impl Party {
         };
         let Some(member) = self.members.iter().find(is_deaf) else { return Ok(()) };
         let pid = member.handle.pid;
-        let is_embedded = member.found.record.as_ref().is_some_and(|record| record.about.embedded);
-        let why = if is_embedded {
+        let why = if member.is_embedded() {
             "it is embedded in a program whose signals are its own; quiet it there"
         } else {
             "it has not come so far in its boot; wait until it is ready"
         };
-        Err(format!("process {pid} would be frozen by a TSTP, for {why}; nobody was told anything"))
+        Err(format!("process {pid} would be frozen by a TSTP, for {why}"))
+    }
+
+    /// A TERM is for the whole program that Sidekiq is embedded in. Whether that stops Sidekiq first cannot be seen from
+    /// here: Ruby itself handles a TERM, by ending the program, and the jobs in hand are lost.
+    fn refuse_embedded(&self) -> Result<(), String> {
+        let Some(member) = self.members.iter().find(|member| member.is_embedded()) else { return Ok(()) };
+        let pid = member.handle.pid;
+        Err(format!(
+            "process {pid} is a program that Sidekiq is embedded in, and a TERM might end it without its jobs; stop it \
+             there, or send kill -TERM {pid} if it stops Sidekiq then"
+        ))
     }
 
     fn tell_quiet(&mut self) -> Result<(), String> {
@@ -303,7 +316,7 @@ impl Party {
     fn tell(&mut self, signal: Signal, is_news: impl Fn(&Facts) -> bool) -> Result<(), String> {
         let refused = |member: &&Member| member.handle.signal(0) == Err(Errno::EPERM);
         if let Some(member) = self.members.iter().find(refused) {
-            return Err(format!("{}; nobody was told anything", not_allowed(&member.found)));
+            return Err(nobody_told(not_allowed(&member.found)));
         }
         let (mut told, mut failures) = (Vec::new(), Vec::new());
         for member in self.members.iter_mut().filter(|member| !member.has_ended && is_news(&member.facts())) {
@@ -322,14 +335,8 @@ impl Party {
     }
 
     /// Waits until all have come there or never will. `Some`: something else came before.
-    fn wait(
-        &mut self,
-        goal: Goal,
-        timeout: Option<Duration>,
-        kill_after: Option<Duration>,
-    ) -> Result<Option<Outcome>, String> {
-        (self.session.began, self.session.timeout) = (Instant::now(), timeout);
-        let mut kill_after = kill_after;
+    fn wait(&mut self, goal: Goal, mut kill_after: Option<Duration>) -> Result<Option<Outcome>, String> {
+        let told = Instant::now();
         self.look_at_all();
         loop {
             let facts: Vec<Facts> = self.members.iter().map(Member::facts).collect();
@@ -339,12 +346,12 @@ impl Party {
             if self.session.left() == Some(Duration::ZERO) {
                 return Ok(Some(Outcome::TimedOut));
             }
-            if kill_after.is_some_and(|after| self.session.began.elapsed() >= after) {
+            if kill_after.is_some_and(|after| told.elapsed() >= after) {
                 self.kill(kill_after.take().unwrap_or_default());
             }
             let notes = self.waiting(goal, SHOWN);
             self.session.show(goal, &facts, notes);
-            let next = kill_after.map(|after| after.saturating_sub(self.session.began.elapsed()));
+            let next = kill_after.map(|after| after.saturating_sub(told.elapsed()));
             let living: Vec<usize> = (0..self.members.len()).filter(|index| !self.has_ended(*index)).collect();
             let handles: Vec<&Handle> =
                 living.iter().filter_map(|index| self.members.get(*index)).map(|member| &member.handle).collect();
@@ -487,6 +494,10 @@ impl Party {
 }
 
 impl Member {
+    fn is_embedded(&self) -> bool {
+        self.found.record.as_ref().is_some_and(|record| record.about.embedded)
+    }
+
     fn facts(&self) -> Facts {
         let record = self.found.record.as_ref();
         let is_embedded_and_over = record.is_some_and(|record| record.about.embedded && record.state == State::Stopped);
@@ -534,8 +545,8 @@ fn has_ended(sight: &Sight) -> bool {
 /// `wait ready` of a directory: whoever is there then counts, for what dies meanwhile may be started again.
 fn wait_until_ready(directory: &Directory, timeout: Option<Duration>, json: bool) -> ExitCode {
     let who = Who::Directory(directory.clone());
-    let mut session = match Session::begin() {
-        Ok(session) => Session { timeout, ..session },
+    let mut session = match Session::begin(timeout) {
+        Ok(session) => session,
         Err(reason) => return finish(&(Outcome::NotReached, reason), &[], json),
     };
     let (end, sights) = loop {
@@ -575,6 +586,11 @@ fn names(pids: impl Iterator<Item = i32>) -> String {
         [pid] => format!("process {pid}"),
         pids => format!("{} processes ({})", pids.len(), pids.join(", ")),
     }
+}
+
+/// Of a refusal that comes before the first signal.
+fn nobody_told(why: String) -> String {
+    format!("{why}; nobody was told anything")
 }
 
 fn not_allowed(found: &Found) -> String {
