@@ -141,8 +141,45 @@ fn what_has_been_killed_is_said() {
     );
     let output = app.command("stop --kill-after 0.2s").output().unwrap();
     let error = String::from_utf8(output.stderr.clone()).unwrap();
-    assert_eq!(ended(output), (1, format!("process {pid} killed; the jobs it had are lost")));
+    assert_eq!(ended(output), (1, format!("process {pid} killed; any jobs it had are lost")));
     assert!(error.contains(&format!("process {pid} has not ended within 0 s of SIGTERM: killed\n")), "{error}");
+}
+
+#[test]
+fn what_was_lost_with_the_killed_is_said_of_each() {
+    let mut app = App::new();
+    let [drained, first, second] = [(true, 0), (false, 2), (false, 1)].map(|(drained, busy)| {
+        let mut record = app.start(STUBBORN, State::Running);
+        (record.drained, record.busy) = (drained, busy);
+        app.publish(&record);
+        record.identity.pid
+    });
+    let (code, line) = app.call("stop --kill-after 0.1s");
+    assert_eq!(code, 1);
+    let orders = [(first, second), (second, first)].map(|(one, other)| {
+        format!(
+            "2 processes ({one}, {other}) killed; the jobs they had are lost; process {drained} killed; it had no jobs"
+        )
+    });
+    assert!(orders.contains(&line), "{line}");
+}
+
+#[test]
+fn jobs_that_were_cut_off_are_said_to_people_and_machines() {
+    let mut app = App::new();
+    let mut record =
+        app.start("trap 'sleep 0.5; exit 0' TERM; trap : TSTP; while :; do sleep 0.02; done", State::Running);
+    let pid = record.identity.pid;
+    let mut stopping = app.command("stop --json").spawn().unwrap();
+    stopping.stderr.as_mut().unwrap().read_exact(&mut [0; 1]).unwrap();
+    record.enter(State::Stopped, Some("SIGTERM, 2 cut off at Sidekiq's timeout".to_owned()));
+    app.publish(&record);
+    let (code, json) = ended(stopping.wait_with_output().unwrap());
+    let report: Value = serde_json::from_str(&json).unwrap();
+    let reason = report["reason"].as_str().unwrap();
+    let end = format!("process {pid}; process {pid} cut off 2 jobs at Sidekiq's timeout, and pushed them back");
+    assert_eq!((code, report["outcome"].as_str()), (0, Some("reached")));
+    assert!(reason.ends_with(&end), "{reason}");
 }
 
 #[test]

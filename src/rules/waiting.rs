@@ -90,7 +90,8 @@ impl Goal {
 }
 
 /// "1 job", "2 jobs"; `None` for none.
-fn jobs(busy: u32) -> Option<String> {
+#[must_use]
+pub fn jobs(busy: u32) -> Option<String> {
     match busy {
         0 => None,
         1 => Some("1 job".to_owned()),

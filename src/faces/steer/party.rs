@@ -26,7 +26,7 @@ use crate::rules::path::Handling;
 use crate::rules::probe::{self, Facts, MAX_BEAT_AGE, Presence, Probe};
 use crate::rules::state::State;
 use crate::rules::time::stretch;
-use crate::rules::waiting::{Goal, Standing};
+use crate::rules::waiting::{Goal, Standing, jobs};
 
 /// How many reasons are told at once.
 const SHOWN: usize = 5;
@@ -119,12 +119,14 @@ pub(super) fn stop(Stop { who, drain_first, timeout, kill_after, json }: Stop) -
         }
         party.tell(Signal::SIGTERM, |_| true)?;
         let waited = party.wait(Goal::Stopped, kill_after)?;
-        let killed = party.killed();
-        Ok(match waited {
-            Some(outcome) => (outcome, party.stays_told(outcome)),
-            None if !killed.is_empty() => (Outcome::NotReached, format!("{killed} killed; the jobs it had are lost")),
-            None if drained.0 == Outcome::NotReached => drained,
-            None => party.verdict(Goal::Stopped),
+        Ok(match (waited, party.killed()) {
+            (Some(outcome), _) => (outcome, party.stays_told(outcome)),
+            (None, Some(killed)) => (Outcome::NotReached, killed),
+            (None, None) if drained.0 == Outcome::NotReached => drained,
+            (None, None) => {
+                let (outcome, line) = party.verdict(Goal::Stopped);
+                (outcome, format!("{line}{}", party.cut_off()))
+            }
         })
     };
     with_party(&who.into(), Goal::Stopped, timeout, json, run)
@@ -414,9 +416,32 @@ impl Party {
         }
     }
 
-    fn killed(&self) -> String {
-        let killed: Vec<&Member> = self.members.iter().filter(|member| member.was_killed).collect();
-        names(killed.iter().map(|member| member.handle.pid))
+    /// Who was killed, and what that has cost; `None` if nobody was.
+    fn killed(&self) -> Option<String> {
+        let losses = [Loss::Jobs, Loss::Perhaps, Loss::Nothing].into_iter().filter_map(|loss| {
+            let with_it = |member: &&Member| member.was_killed && member.loss() == loss;
+            let pids: Vec<i32> = self.members.iter().filter(with_it).map(|member| member.handle.pid).collect();
+            let it = if pids.len() == 1 { "it" } else { "they" };
+            let lost = match loss {
+                Loss::Jobs => format!("the jobs {it} had are lost"),
+                Loss::Perhaps => format!("any jobs {it} had are lost"),
+                Loss::Nothing => format!("{it} had no jobs"),
+            };
+            (!pids.is_empty()).then(|| format!("{} killed; {lost}", names(pids.into_iter())))
+        });
+        let losses: Vec<String> = losses.collect();
+        (!losses.is_empty()).then(|| losses.join("; "))
+    }
+
+    /// Who had to cut jobs off to end in time. Sidekiq pushes them back, so they begin again elsewhere.
+    fn cut_off(&self) -> String {
+        let who = self.members.iter().filter_map(|member| Some((member.handle.pid, member.cut_off()?)));
+        who.map(|(pid, count)| {
+            let them = if count == 1 { "it" } else { "them" };
+            let jobs = jobs(count).unwrap_or_default();
+            format!("; process {pid} cut off {jobs} at Sidekiq's timeout, and pushed {them} back")
+        })
+        .collect()
     }
 
     fn names(&self) -> String {
@@ -493,7 +518,31 @@ impl Party {
     }
 }
 
+/// What is lost with a process that was killed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    Jobs,
+    /// It had none when it was heard of last, or does not tell.
+    Perhaps,
+    Nothing,
+}
+
 impl Member {
+    fn loss(&self) -> Loss {
+        match &self.found.record {
+            Some(record) if record.drained => Loss::Nothing,
+            Some(record) if record.busy > 0 => Loss::Jobs,
+            _ => Loss::Perhaps,
+        }
+    }
+
+    /// How many jobs, as its record says: "SIGTERM, 2 cut off at Sidekiq's timeout".
+    fn cut_off(&self) -> Option<u32> {
+        let record = self.found.record.as_ref().filter(|record| record.state == State::Stopped)?;
+        let why = record.why.as_ref()?.split(", ");
+        why.filter_map(|part| part.strip_suffix(" cut off at Sidekiq's timeout")?.parse().ok()).next()
+    }
+
     fn is_embedded(&self) -> bool {
         self.found.record.as_ref().is_some_and(|record| record.about.embedded)
     }
