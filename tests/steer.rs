@@ -196,6 +196,35 @@ fn a_pid_that_is_anothers_by_now_is_told_nothing() {
 }
 
 #[test]
+fn one_that_has_ended_is_answered_for_as_if_it_had_ended_a_moment_later() {
+    let on_the_way = ["wait quiet", "wait drained", "quiet --wait"];
+    for drained in [true, false] {
+        let mut app = App::new();
+        let mut record = app.start(WORKER, State::Quiet);
+        record.drained = drained;
+        app.publish(&record);
+        let pid = record.identity.pid;
+        let code = i32::from(!drained);
+        // Whether this is in time to see it live or not.
+        let waiting = app.command("wait drained").spawn().unwrap();
+        app.workers[0].kill().unwrap();
+        app.workers[0].wait().unwrap();
+        assert_eq!(ended(waiting.wait_with_output().unwrap()).0, code);
+        let table = on_the_way.map(|line| (line, code)).into_iter().chain([("wait stopped", 0), ("stop", 0)]);
+        for (line, code) in table {
+            for line in [line.to_owned(), format!("{line} --pid {pid}")] {
+                let (said, text) = app.call(&line);
+                assert_eq!((said, text.ends_with(&format!(": process {pid} is gone"))), (code, true), "{line}: {text}");
+            }
+        }
+        let gone = format!("not ready: process {pid} is gone");
+        assert_eq!(app.call(&format!("wait ready --pid {pid}")), (1, gone));
+        let report: Value = serde_json::from_str(&app.call("stop --json").1).unwrap();
+        assert!(report["processes"][0]["directory"].as_str().unwrap().ends_with("/tmp/sidekiq"), "{report}");
+    }
+}
+
+#[test]
 fn a_process_that_a_tstp_would_freeze_is_not_sent_one_nor_is_any_other() {
     let mut app = App::new();
     let other = app.start(WORKER, State::Running);

@@ -111,6 +111,16 @@ pub fn with_pid(pid: i32, default: &Directory) -> Option<Found> {
     found.filter(|found| found.record.as_ref().is_none_or(|record| record.state != State::Stopped))
 }
 
+/// What the Sidekiq with this pid has said last, once it has ended. Nothing, if another process has its pid by now.
+#[must_use]
+pub fn ended(pid: i32, directory: &Directory) -> Option<Entry> {
+    let entry = directory.entry(pid).ok()??;
+    let facts = entry.facts();
+    let is_free = || Snapshot::of(pid).is_none_or(|snapshot| snapshot.has_ended());
+    let is_its_own = entry.record.is_ok() && (facts.presence == Presence::Here || is_free());
+    (has_ended(&facts) && is_its_own).then_some(entry)
+}
+
 /// All Sidekiqs among these processes.
 #[must_use]
 pub fn among(all: &[Snapshot]) -> Vec<Found> {

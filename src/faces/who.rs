@@ -86,6 +86,14 @@ impl From<Entry> for Sight {
     }
 }
 
+impl Sight {
+    /// The same, for whoever is to be told where that is.
+    #[must_use]
+    pub fn of_entry(entry: Entry, directory: &Directory) -> Self {
+        Self { directory: Some(directory.path().to_owned()), ..Self::from(entry) }
+    }
+}
+
 impl From<Found> for Sight {
     fn from(found: Found) -> Self {
         let directory = found.record.is_some().then(|| found.directory.path().to_owned());

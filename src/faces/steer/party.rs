@@ -13,7 +13,7 @@ use nix::unistd::dup;
 use serde::Serialize;
 
 use super::{Quiet, Stop, Wait};
-use crate::edges::directory::{Directory, Processes};
+use crate::edges::directory::{Directory, Error, Processes};
 use crate::edges::finder::{self, Found, Registered};
 use crate::edges::snapshot::Snapshot;
 use crate::edges::trace::Handle;
@@ -241,10 +241,18 @@ impl Party {
             Who::Directory(directory) => {
                 let registered = finder::registered(directory).map_err(|error| error.to_string())?;
                 let Registered { living, others: rest } = registered;
-                others = rest.into_iter().map(Sight::from).collect();
+                others = rest.into_iter().map(|entry| Sight::of_entry(entry, directory)).collect();
                 living
             }
-            who => who.find()?,
+            Who::Pid(pid, directory) => match (who.find(), finder::ended(*pid, directory)) {
+                (Ok(living), _) => living,
+                (Err(_), Some(entry)) => {
+                    others.push(Sight::of_entry(entry, directory));
+                    Vec::new()
+                }
+                (Err(reason), None) => return Err(reason),
+            },
+            Who::All => who.find()?,
         };
         let unknown = |sight: &&Sight| sight.record.is_err() && sight.facts.presence == Presence::Here;
         if let Some(sight) = others.iter().find(unknown) {
@@ -575,15 +583,18 @@ fn nobody(who: &Who, goal: Goal, others: &[Sight]) -> End {
         return (Outcome::NotReached, format!("no Sidekiq has registered in {}", directory.display()));
     }
     let elsewhere = others.iter().find(|sight| sight.facts.presence == Presence::Elsewhere && !has_ended(sight));
-    let facts: Vec<Facts> = others.iter().map(|sight| sight.facts.clone()).collect();
-    let last = || probe::ask(&facts, Probe::Live, MAX_BEAT_AGE).err().unwrap_or_default();
-    match (elsewhere, others) {
-        (Some(sight), _) => {
-            (Outcome::NotReached, sight.facts.answer(Probe::Live, MAX_BEAT_AGE).err().unwrap_or_default())
-        }
-        (None, []) => (Outcome::NotReached, "no Sidekiq runs here".to_owned()),
-        (None, _) if goal == Goal::Stopped => (Outcome::Reached, format!("stopped already: {}", last())),
-        (None, _) => (Outcome::NotReached, format!("not {goal}: {}", last())),
+    let why = |facts: &Facts| facts.answer(Probe::Live, MAX_BEAT_AGE).err().unwrap_or_default();
+    if let Some(sight) = elsewhere {
+        return (Outcome::NotReached, why(&sight.facts));
+    }
+    // As it would have been answered had they ended a moment later. An embedded one's program may live on.
+    let ended = others.iter().map(|sight| Facts { presence: Presence::Gone, ..sight.facts.clone() });
+    let facts: Vec<Facts> = ended.collect();
+    let failed = facts.iter().rev().find(|facts| goal.standing(facts) != Standing::Reached);
+    match (failed, facts.last()) {
+        (Some(facts), _) => (Outcome::NotReached, format!("not {goal}: {}", why(facts))),
+        (None, Some(last)) => (Outcome::Reached, format!("{goal} already: {}", why(last))),
+        (None, None) => (Outcome::NotReached, "no Sidekiq runs here".to_owned()),
     }
 }
 
@@ -593,31 +604,32 @@ fn has_ended(sight: &Sight) -> bool {
 
 /// `wait ready` of a directory: whoever is there then counts, for what dies meanwhile may be started again.
 fn wait_until_ready(directory: &Directory, timeout: Option<Duration>, json: bool) -> ExitCode {
-    let who = Who::Directory(directory.clone());
     let mut session = match Session::begin(timeout) {
         Ok(session) => session,
         Err(reason) => return finish(&(Outcome::NotReached, reason), &[], json),
     };
     let (end, sights) = loop {
         session.watch.directory(directory.path());
-        let sights = match who.sights(false) {
-            Ok(sights) => sights,
-            Err(reason) => break ((Outcome::NotReached, reason), Vec::new()),
+        let sights = match directory.read() {
+            Ok(entries) => entries.into_iter().map(|entry| Sight::of_entry(entry, directory)).collect(),
+            Err(Error::Missing(_)) => Vec::new(),
+            Err(error) => break ((Outcome::NotReached, error.to_string()), Vec::new()),
         };
         let facts: Vec<Facts> = sights.iter().map(|sight| sight.facts.clone()).collect();
         let counting: Vec<Facts> = facts.iter().filter(|facts| facts.counts()).cloned().collect();
-        let passed = stretch(session.began.elapsed().as_secs_f64());
+        let passed = |session: &Session| stretch(session.began.elapsed().as_secs_f64());
         let Err(reason) = probe::ask(&facts, Probe::Ready, MAX_BEAT_AGE) else {
             let names = names(counting.iter().map(|facts| facts.pid));
-            break ((Outcome::Reached, format!("ready after {passed}: {names}")), sights);
+            break ((Outcome::Reached, format!("ready after {}: {names}", passed(&session))), sights);
         };
         if session.left() == Some(Duration::ZERO) {
-            break ((Outcome::TimedOut, format!("timed out after {passed}: {reason}")), sights);
+            break ((Outcome::TimedOut, format!("timed out after {}: {reason}", passed(&session))), sights);
         }
         session.show(Goal::Ready, &counting, vec![reason.clone()]);
         match session.sleep(&[], None) {
             Ok(Woken { signal: Some(signal), .. }) => {
-                break ((Outcome::Interrupted(signal), format!("interrupted after {passed}: {reason}")), sights);
+                let line = format!("interrupted after {}: {reason}", passed(&session));
+                break ((Outcome::Interrupted(signal), line), sights);
             }
             Ok(_) => {}
             Err(reason) => break ((Outcome::NotReached, reason), sights),
