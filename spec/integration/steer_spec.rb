@@ -225,16 +225,35 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       Process.wait(innocent)
     end
 
-    it "tells nobody anything where one process is another user's" do
-      skip "needs root" unless Process.uid.zero?
-      worker = start_ready
+    # The command as another user calls it: what it prints.
+    def as_nobody(*arguments, chdir: app)
       File.chmod(0o755, app)
       native = file("sidekiq-lifecycle")
       FileUtils.cp(Sandbox::COMMAND, native)
-      said, status = Open3.capture2e("setpriv", "--reuid", "65534", "--clear-groups", native, "stop", chdir: app)
-      expect(said).to eq("process #{worker.pid} belongs to uid 0; run this as that user or as root; " \
-                         "nobody was told anything\n")
-      expect([status.exitstatus, state(worker)]).to eq([1, ["running", false]])
+      as = %w[setpriv --reuid 65534 --clear-groups]
+      said, status = Open3.capture2e(*as, native, *arguments.map(&:to_s), chdir:)
+      expect(status.exitstatus).to eq(1)
+      said
+    end
+
+    it "tells nobody anything where one process is another user's" do
+      skip "needs root" unless Process.uid.zero?
+      worker = start_ready
+      expect(as_nobody("stop")).to eq("process #{worker.pid} belongs to uid 0; run this as that user or as root; " \
+                                      "nobody was told anything\n")
+      expect(state(worker)).to eq(["running", false])
+    end
+
+    it "does not take what it may not look at for a Sidekiq without the gem" do
+      skip "needs root" unless Process.uid.zero?
+      worker = start_ready
+      hidden = "it belongs to uid 0 and may not be looked at; run this as that user or as root"
+      expect(as_nobody("wait", "drained", "--pid", worker.pid, chdir: "/"))
+        .to eq("wait drained needs the record of process #{worker.pid}: #{hidden}\n")
+      FileUtils.chmod(0o700, file("tmp/sidekiq"))
+      expect(as_nobody("wait", "drained"))
+        .to eq("#{file("tmp/sidekiq")} is not accessible to uid 65534 (Permission denied); " \
+               "run this as a user who may read it, or as root\n")
     end
   end
 
@@ -280,9 +299,10 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
     it "does without the gem what can be done without it, and refuses the rest before it tells anybody anything" do
       worker = start(gem: false)
       wait_until("started") { File.read("/proc/#{worker.pid}/cmdline").start_with?("sidekiq #{Sidekiq::VERSION}") }
-      refused = /needs the record of process #{worker.pid}, and none was found: .*; nobody was told anything\n\z/
+      refused = "needs the record of process #{worker.pid}: none was found, and only a Sidekiq with sidekiq_lifecycle writes one"
       [%w[wait drained], %w[wait ready], %w[quiet --wait], %w[stop --drain-first]].each do |words|
-        expect(command(*words, "--pid", worker.pid)).to match([1, refused])
+        untold = "; nobody was told anything" unless words.first == "wait"
+        expect(command(*words, "--pid", worker.pid)).to match([1, /#{refused}#{untold}\n\z/])
       end
       expect(worker.log).not_to match(/TSTP|quiet/i)
       expect(command("quiet", "--pid", worker.pid)).to eq([0, "told to be quiet: #{names(worker)}\n"])

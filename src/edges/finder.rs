@@ -6,6 +6,7 @@
 //! (`NSpid`), its start time, and its namespace.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::directory::{DEFAULT, Directory, Entry, Error};
@@ -58,13 +59,24 @@ impl Found {
         let pid = self.snapshot.pid;
         match &self.record {
             Some(record) => Facts { pid, ..record.facts_with(presence) },
-            None => Facts::unknown(pid, presence, NO_RECORD.to_owned()),
+            None => Facts::unknown(pid, presence, self.why_unknown()),
+        }
+    }
+
+    /// Why there is no record. Another user's process does not show the descriptor that tells where it is.
+    #[must_use]
+    pub fn why_unknown(&self) -> String {
+        let Snapshot { pid, uid, .. } = self.snapshot;
+        match fs::read_dir(format!("/proc/{pid}/fd")) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                format!("it belongs to uid {uid} and may not be looked at; run this as that user or as root")
+            }
+            _ => NO_RECORD.to_owned(),
         }
     }
 }
 
-/// Why nothing is known of a Sidekiq.
-pub const NO_RECORD: &str = "none was found, and only a Sidekiq with sidekiq_lifecycle writes one";
+const NO_RECORD: &str = "none was found, and only a Sidekiq with sidekiq_lifecycle writes one";
 
 /// Who is registered in a directory.
 ///

@@ -281,10 +281,9 @@ impl Party {
     /// Whoever has no record does not tell what is asked for.
     fn refuse_unknown(&self, is_needed: bool, what: &str) -> Result<(), String> {
         match self.members.iter().find(|member| member.found.record.is_none()) {
-            Some(member) if is_needed => Err(format!(
-                "{what} needs the record of process {}, and none was found: only a Sidekiq with sidekiq_lifecycle writes one",
-                member.handle.pid
-            )),
+            Some(member) if is_needed => {
+                Err(format!("{what} needs the record of process {}: {}", member.handle.pid, member.found.why_unknown()))
+            }
             _ => Ok(()),
         }
     }
