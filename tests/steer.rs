@@ -146,6 +146,44 @@ fn what_has_been_killed_is_said() {
 }
 
 #[test]
+fn whoever_was_quiet_already_was_not_told() {
+    let mut app = App::new();
+    let states = [State::Running, State::Quiet, State::Stopping];
+    let [running, quiet, stopping] = states.map(|state| app.start(WORKER, state).identity.pid);
+    let said = format!(
+        "told to be quiet: process {running}; quiet already: process {quiet}; stopping already: process {stopping}"
+    );
+    assert_eq!(app.call("quiet"), (0, said));
+}
+
+#[test]
+fn only_those_that_live_stay_quiet() {
+    let mut app = App::new();
+    let [first, second, killed] = [(); 3].map(|()| app.start(WORKER, State::Quiet).identity.pid);
+    let mut waiting = app.command("quiet --wait").spawn().unwrap();
+    waiting.stderr.as_mut().unwrap().read_exact(&mut [0; 1]).unwrap();
+    app.workers[2].kill().unwrap();
+    app.workers[2].wait().unwrap();
+    kill(Pid::from_raw(i32::try_from(waiting.id()).unwrap()), Signal::SIGINT).unwrap();
+    let (code, line) = ended(waiting.wait_with_output().unwrap());
+    assert_eq!(code, 130);
+    assert!(line.contains(&format!("process {killed} is gone; ")), "{line}");
+    let told = [(first, second), (second, first)]
+        .map(|(one, other)| line.contains(&format!("; 2 processes ({one}, {other}) told to be quiet, and stay so: ")));
+    assert!(told.contains(&true) && line.ends_with(" ends them"), "{line}");
+}
+
+#[test]
+fn one_that_is_quiet_is_waited_for_in_vain_and_that_is_said() {
+    let mut app = App::new();
+    let pid = app.start(WORKER, State::Quiet).identity.pid;
+    let output = app.command("wait ready --timeout 0.3s").output().unwrap();
+    let why = format!("process {pid} is quiet, and will not be ready again: stop it");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), format!("0 of 1 ready, {why}\n"));
+    assert_eq!(ended(output), (124, format!("timed out after 0 s: {why}")));
+}
+
+#[test]
 fn what_was_lost_with_the_killed_is_said_of_each() {
     let mut app = App::new();
     let [drained, first, second] = [(true, 0), (false, 2), (false, 1)].map(|(drained, busy)| {
@@ -426,7 +464,7 @@ fn misuse_is_exit_2() {
         ("wait done", "ready, quiet, drained, stopped"),
         ("quiet --timeout 10m", "--wait"),
         ("stop --timeout soon", "write a time, such as 90s, 10m, 1h30m, or plain seconds"),
-        ("stop --kill-after 0", "write a time"),
+        ("stop --kill-after 0", "write a time above 0"),
         ("stop --pid 0", "0 is not in 1.."),
         ("stop --pid 7 --all", "cannot be used with"),
         ("quiet --dir x --all", "cannot be used with"),

@@ -92,9 +92,9 @@ pub(super) fn quiet(Quiet { who, wait, timeout, json }: Quiet) -> ExitCode {
     let run = |party: &mut Party| {
         party.refuse_unknown(wait, "quiet --wait").map_err(nobody_told)?;
         party.refuse_deaf().map_err(nobody_told)?;
-        party.tell_quiet()?;
+        let told = party.tell_quiet()?;
         if !wait {
-            return Ok((Outcome::Reached, format!("told to be quiet: {}", party.names())));
+            return Ok((Outcome::Reached, party.told_or_quiet_already(&told)));
         }
         Ok(match party.wait(goal, None)? {
             Some(outcome) => (outcome, party.stays_quiet(outcome)),
@@ -317,12 +317,12 @@ impl Party {
         ))
     }
 
-    fn tell_quiet(&mut self) -> Result<(), String> {
+    fn tell_quiet(&mut self) -> Result<Vec<i32>, String> {
         self.tell(Signal::SIGTSTP, |facts| facts.state < State::Quiet)
     }
 
-    /// Sends a signal to all for whom it is news. Whether that is allowed is asked of each before the first is told.
-    fn tell(&mut self, signal: Signal, is_news: impl Fn(&Facts) -> bool) -> Result<(), String> {
+    /// Sends a signal to all for whom it is news: those. Whether that is allowed is asked of each before the first is told.
+    fn tell(&mut self, signal: Signal, is_news: impl Fn(&Facts) -> bool) -> Result<Vec<i32>, String> {
         let refused = |member: &&Member| member.handle.signal(0) == Err(Errno::EPERM);
         if let Some(member) = self.members.iter().find(refused) {
             return Err(nobody_told(not_allowed(&member.found)));
@@ -330,16 +330,16 @@ impl Party {
         let (mut told, mut failures) = (Vec::new(), Vec::new());
         for member in self.members.iter_mut().filter(|member| !member.has_ended && is_news(&member.facts())) {
             match member.handle.signal(signal as i32) {
-                Ok(()) => told.push(member.handle.pid.to_string()),
+                Ok(()) => told.push(member.handle.pid),
                 Err(Errno::ESRCH) => member.has_ended = true,
                 Err(Errno::EPERM) => failures.push(not_allowed(&member.found)),
                 Err(errno) => failures.push(format!("process {}: {}", member.handle.pid, errno.desc())),
             }
         }
         if failures.is_empty() {
-            return Ok(());
+            return Ok(told);
         }
-        let told = if told.is_empty() { "nobody".to_owned() } else { told.join(", ") };
+        let told = if told.is_empty() { "nobody".to_owned() } else { names(&told) };
         Err(format!("{}; {signal} was sent to: {told}", failures.join("; ")))
     }
 
@@ -365,11 +365,11 @@ impl Party {
             let handles: Vec<&Handle> =
                 living.iter().filter_map(|index| self.members.get(*index)).map(|member| &member.handle).collect();
             let woken = self.session.sleep(&handles, next)?;
+            let ended: Vec<usize> = woken.ended.iter().filter_map(|index| living.get(*index).copied()).collect();
+            self.look(&woken, &ended);
             if let Some(signal) = woken.signal {
                 return Ok(Some(Outcome::Interrupted(signal)));
             }
-            let ended: Vec<usize> = woken.ended.iter().filter_map(|index| living.get(*index).copied()).collect();
-            self.look(&woken, &ended);
         }
     }
 
@@ -426,15 +426,14 @@ impl Party {
     /// Who was killed, and what that has cost; `None` if nobody was.
     fn killed(&self) -> Option<String> {
         let losses = [Loss::Jobs, Loss::Perhaps, Loss::Nothing].into_iter().filter_map(|loss| {
-            let with_it = |member: &&Member| member.was_killed && member.loss() == loss;
-            let pids: Vec<i32> = self.members.iter().filter(with_it).map(|member| member.handle.pid).collect();
+            let pids = self.pids(|member| member.was_killed && member.loss() == loss);
             let it = if pids.len() == 1 { "it" } else { "they" };
             let lost = match loss {
                 Loss::Jobs => format!("the jobs {it} had are lost"),
                 Loss::Perhaps => format!("any jobs {it} had are lost"),
                 Loss::Nothing => format!("{it} had no jobs"),
             };
-            (!pids.is_empty()).then(|| format!("{} killed; {lost}", names(pids.into_iter())))
+            (!pids.is_empty()).then(|| format!("{} killed; {lost}", names(&pids)))
         });
         let losses: Vec<String> = losses.collect();
         (!losses.is_empty()).then(|| losses.join("; "))
@@ -452,7 +451,35 @@ impl Party {
     }
 
     fn names(&self) -> String {
-        names(self.members.iter().map(|member| member.handle.pid))
+        names(&self.pids(|_| true))
+    }
+
+    /// Of those that live still: "process 7 told to stop, and will".
+    fn living_told(&self, what: [&str; 2]) -> String {
+        let living = self.pids(|member| !member.has_ended);
+        let [one, many] = what;
+        let what = if living.len() == 1 { one } else { many };
+        format!("{} told to {what}", names(&living))
+    }
+
+    /// "told to be quiet: process 7; quiet already: process 8".
+    fn told_or_quiet_already(&self, told: &[i32]) -> String {
+        let group_of = |member: &Member| match member.facts() {
+            _ if told.contains(&member.handle.pid) => "told to be quiet",
+            Facts { presence: Presence::Gone, .. } => "ended already",
+            Facts { state: State::Quiet, .. } => "quiet already",
+            _ => "stopping already",
+        };
+        let groups = ["told to be quiet", "quiet already", "stopping already", "ended already"];
+        let said = groups.into_iter().filter_map(|group| {
+            let pids = self.pids(|member| group_of(member) == group);
+            (!pids.is_empty()).then(|| format!("{group}: {}", names(&pids)))
+        });
+        said.collect::<Vec<String>>().join("; ")
+    }
+
+    fn pids(&self, which: impl Fn(&Member) -> bool) -> Vec<i32> {
+        self.members.iter().filter(|member| which(member)).map(|member| member.handle.pid).collect()
     }
 
     fn sights(&self) -> Vec<Sight> {
@@ -507,20 +534,22 @@ impl Party {
 
     fn stays_quiet(&self, outcome: Outcome) -> String {
         format!(
-            "{}, not drained: {}; {} told to be quiet, and stays so: sidekiq-lifecycle wait drained waits on, \
-             sidekiq-lifecycle stop ends it",
+            "{}, not drained: {}; {}",
             self.cut_short(outcome),
             self.reasons(Goal::Drained),
-            self.names()
+            self.living_told([
+                "be quiet, and stays so: sidekiq-lifecycle wait drained waits on, sidekiq-lifecycle stop ends it",
+                "be quiet, and stay so: sidekiq-lifecycle wait drained waits on, sidekiq-lifecycle stop ends them",
+            ])
         )
     }
 
     fn stays_told(&self, outcome: Outcome) -> String {
         format!(
-            "{}, not stopped: {}; {} told to stop, and will: sidekiq-lifecycle wait stopped waits on",
+            "{}, not stopped: {}; {}: sidekiq-lifecycle wait stopped waits on",
             self.cut_short(outcome),
             self.reasons(Goal::Stopped),
-            self.names()
+            self.living_told(["stop, and will"; 2])
         )
     }
 }
@@ -618,9 +647,10 @@ fn wait_until_ready(directory: &Directory, timeout: Option<Duration>, json: bool
         let counting: Vec<Facts> = facts.iter().filter(|facts| facts.counts()).cloned().collect();
         let passed = |session: &Session| stretch(session.began.elapsed().as_secs_f64());
         let Err(reason) = probe::ask(&facts, Probe::Ready, MAX_BEAT_AGE) else {
-            let names = names(counting.iter().map(|facts| facts.pid));
+            let names = names(&counting.iter().map(|facts| facts.pid).collect::<Vec<i32>>());
             break ((Outcome::Reached, format!("ready after {}: {names}", passed(&session))), sights);
         };
+        let reason = Goal::Ready.never_ready(&counting).unwrap_or(reason);
         if session.left() == Some(Duration::ZERO) {
             break ((Outcome::TimedOut, format!("timed out after {}: {reason}", passed(&session))), sights);
         }
@@ -639,12 +669,14 @@ fn wait_until_ready(directory: &Directory, timeout: Option<Duration>, json: bool
 }
 
 /// "process 7"; "3 processes (7, 8, 9)".
-fn names(pids: impl Iterator<Item = i32>) -> String {
-    let pids: Vec<String> = pids.map(|pid| pid.to_string()).collect();
-    match pids.as_slice() {
+fn names(pids: &[i32]) -> String {
+    match pids {
         [] => String::new(),
         [pid] => format!("process {pid}"),
-        pids => format!("{} processes ({})", pids.len(), pids.join(", ")),
+        pids => {
+            let all: Vec<String> = pids.iter().map(i32::to_string).collect();
+            format!("{} processes ({})", all.len(), all.join(", "))
+        }
     }
 }
 
