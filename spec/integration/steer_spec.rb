@@ -472,7 +472,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       commands = told.split(/^(?=\$ )/).map { |block| block.split("\n", 2) }
       commands.each do |line, expected|
         prepare(line, @worker)
-        words = line.delete_prefix("$ sidekiq-lifecycle ").split("; echo")
+        words = line.delete_prefix("$ sidekiq-lifecycle ").gsub("4711", @worker.pid.to_s).split("; echo")
         going = begin_command(*words.first.split)
         release if line.include?("wait drained")
         code, said = going.value

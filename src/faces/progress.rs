@@ -58,9 +58,15 @@ pub struct Progress {
 impl Default for Progress {
     fn default() -> Self {
         let term = Term::stderr();
-        let is_terminal = term.is_term() && std::env::var_os("TERM").is_none_or(|name| name != "dumb");
+        let is_terminal = can_draw(&term);
         Self { term, is_terminal, drawn: Vec::new(), said: None, is_behind: false }
     }
+}
+
+/// Whether something can be drawn anew there.
+#[must_use]
+pub fn can_draw(term: &Term) -> bool {
+    term.is_term() && std::env::var_os("TERM").is_none_or(|name| name != "dumb")
 }
 
 impl Progress {

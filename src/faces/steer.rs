@@ -157,6 +157,7 @@ pub fn wait(options: Wait) -> ExitCode {
 mod party {
     use std::process::ExitCode;
 
+    use crate::faces::command::complain;
     use crate::rules::waiting::Goal;
 
     pub fn quiet(options: super::Quiet) -> ExitCode {
@@ -176,7 +177,7 @@ mod party {
     }
 
     fn refuse() -> ExitCode {
-        eprintln!("sidekiq-lifecycle: quiet, stop and wait need Linux, and this is another system");
+        complain("quiet, stop and wait need Linux, and this is another system");
         ExitCode::from(2)
     }
 }
