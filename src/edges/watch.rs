@@ -13,8 +13,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::trace::Handle;
 
-/// How long changes that nobody tells of may go unseen: network file systems know nothing of other hosts' writers, and
-/// a user's watches may be used up.
+/// How often everything is read again, for there are changes that nobody tells of: network file systems know nothing of
+/// other hosts' writers, and a user's watches may be used up.
 pub const SLOW: Duration = Duration::from_secs(3);
 
 /// By these somebody wants the sleeper to end.
