@@ -130,15 +130,22 @@ fn lines(step: &Step, width: usize, height: usize, has_colour: bool) -> Vec<Stri
     // A terminal that tells no size is given the usual one; the last column is left free, for some break the line there.
     let width = if width == 0 { 79 } else { width.saturating_sub(1).max(1) };
     let height = if height == 0 { 23 } else { height.saturating_sub(1).max(1) };
-    let bar = style(bar(step.done, step.total)).green().force_styling(has_colour);
-    // What it costs to wait is the last thing to be cut.
-    let time = time(step);
-    let room = width.saturating_sub(BAR + "[]   ".len() + measure_text_width(&time));
-    let message = one_line(&step.message);
-    let first = format!("{bar} {}  {time}", truncate_str(&message, room, "…"));
+    let first = first_line(step, width, has_colour);
     let notes = step.notes.iter().map(|note| format!("  {}", one_line(note)));
     let all = std::iter::once(first).chain(notes).take(height);
     all.map(|line| truncate_str(&line, width, "…").into_owned()).collect()
+}
+
+/// What has no room goes in this order: the bar, the end of the message, the time.
+fn first_line(step: &Step, width: usize, has_colour: bool) -> String {
+    let (message, time) = (one_line(&step.message), time(step));
+    let text = format!("{message}  {time}");
+    if BAR + "[] ".len() + measure_text_width(&text) <= width {
+        let bar = style(bar(step.done, step.total)).green().force_styling(has_colour);
+        return format!("{bar} {text}");
+    }
+    let room = width.saturating_sub(measure_text_width(&time) + 2);
+    format!("{}  {time}", truncate_str(&message, room, "…"))
 }
 
 fn bar(done: usize, total: usize) -> String {
@@ -215,8 +222,8 @@ mod tests {
                 "  second"
             ]
         );
-        assert_eq!(lines(&step(), 60, 1, false), ["[=============       ] 13 of 2…  1 min 3 s, 8 min 56 s left"]);
-        assert_eq!(lines(&step(), 24, 3, false), ["[=============       ]…", "  slowest: HardJob for…"]);
+        assert_eq!(lines(&step(), 60, 1, false), ["13 of 20 drained, 25 jobs runn…  1 min 3 s, 8 min 56 s left"]);
+        assert_eq!(lines(&step(), 24, 3, false), ["…  1 min 3 s, 8 min 56…", "  slowest: HardJob for…"]);
         assert!(lines(&step(), 0, 0, false).iter().all(|line| measure_text_width(line) < 80));
         assert!(lines(&step(), 1, 1, true).iter().all(|line| measure_text_width(line) <= 1));
         assert!(lines(&step(), 120, 24, true)[0].contains("\u{1b}[32m"));
