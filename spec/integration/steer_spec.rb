@@ -124,6 +124,14 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       expect(state(worker)).to eq(["quiet", false])
     end
 
+    it "says whose jobs Sidekiq has cut off" do
+      worker = start_ready(timeout: 1)
+      occupy
+      code, said = command("stop")
+      cut_off = /\Astopped after \d+ s: #{names(worker)}; #{names(worker)} cut off 1 job at Sidekiq's timeout, and pushed it back\n\z/
+      expect([code, said.lines.last]).to match([0, cut_off])
+    end
+
     it "kills what does not end, and says that its jobs are lost" do
       worker = start_ready(timeout: 60)
       occupy
