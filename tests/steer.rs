@@ -365,13 +365,13 @@ fn a_hundred_are_waited_for_at_once() {
 /// 9 is where two of five would fit.
 #[test]
 fn nobody_is_left_out_where_too_few_files_may_be_open() {
-    for files in 7..=16 {
+    for files in 4..=16 {
         let mut app = App::new();
         let living: Vec<i32> = (0..5).map(|_| app.start(WORKER, State::Running).identity.pid).collect();
         let script = format!("ulimit -n {files}; exec {} stop", env!("CARGO_BIN_EXE_sidekiq-lifecycle"));
         let output = Command::new("sh").args(["-c", &script]).current_dir(&app.home).output().unwrap();
         let (code, line) = ended(output);
-        assert!(line.contains("Too many open files; raise ulimit -n"), "{files}: {line}");
+        assert!(line.contains("Too many open files"), "{files}: {line}");
         assert_eq!(code, 1, "{files}: {line}");
         assert!(living.into_iter().all(|pid| !Snapshot::of(pid).unwrap().has_ended()), "{files}");
     }
