@@ -351,6 +351,17 @@ fn a_signal_ends_the_waiting_only() {
 }
 
 #[test]
+fn how_long_ready_was_waited_for_is_said_as_of_the_end() {
+    let app = App::new();
+    let mut waiting = app.command("wait ready").spawn().unwrap();
+    waiting.stderr.as_mut().unwrap().read_exact(&mut [0; 1]).unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    kill(Pid::from_raw(i32::try_from(waiting.id()).unwrap()), Signal::SIGINT).unwrap();
+    let (code, line) = ended(waiting.wait_with_output().unwrap());
+    assert!(code == 130 && line.starts_with("interrupted after ") && !line.contains(" after 0 s"), "{line}");
+}
+
+#[test]
 fn a_hundred_are_waited_for_at_once() {
     let mut app = App::new();
     let records: Vec<Record> = (0..100).map(|_| app.start(WORKER, State::Running)).collect();

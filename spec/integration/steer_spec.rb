@@ -128,8 +128,8 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       worker = start_ready(timeout: 1)
       occupy
       code, said = command("stop")
-      cut_off = /\Astopped after \d+ s: #{names(worker)}; #{names(worker)} cut off 1 job at Sidekiq's timeout, and pushed it back\n\z/
-      expect([code, said.lines.last]).to match([0, cut_off])
+      cut_off = "#{names(worker)} cut off 1 job at Sidekiq's timeout, and pushed it back"
+      expect([code, said.lines.last]).to match([0, /\Astopped after \d+ s: #{names(worker)}; #{cut_off}\n\z/])
     end
 
     it "kills what does not end, and says that its jobs are lost" do
@@ -307,7 +307,8 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
     it "does without the gem what can be done without it, and refuses the rest before it tells anybody anything" do
       worker = start(gem: false)
       wait_until("started") { File.read("/proc/#{worker.pid}/cmdline").start_with?("sidekiq #{Sidekiq::VERSION}") }
-      refused = "needs the record of process #{worker.pid}: none was found, and only a Sidekiq with sidekiq_lifecycle writes one"
+      refused = "needs the record of process #{worker.pid}: none was found, and only a Sidekiq with " \
+                "sidekiq_lifecycle writes one"
       [%w[wait drained], %w[wait ready], %w[quiet --wait], %w[stop --drain-first]].each do |words|
         untold = "; nobody was told anything" unless words.first == "wait"
         expect(command(*words, "--pid", worker.pid)).to match([1, /#{refused}#{untold}\n\z/])

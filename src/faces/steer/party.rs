@@ -121,7 +121,7 @@ pub(super) fn stop(Stop { who, drain_first, timeout, kill_after, json }: Stop) -
         let waited = party.wait(Goal::Stopped, kill_after)?;
         Ok(match (waited, party.killed()) {
             (Some(outcome), _) => (outcome, party.stays_told(outcome)),
-            (None, Some(killed)) => (Outcome::NotReached, killed),
+            (None, Some(killed)) => (Outcome::NotReached, format!("{killed}{}", party.cut_off())),
             (None, None) if drained.0 == Outcome::NotReached => drained,
             (None, None) => {
                 let (outcome, line) = party.verdict(Goal::Stopped);
@@ -244,14 +244,11 @@ impl Party {
                 others = rest.into_iter().map(|entry| Sight::of_entry(entry, directory)).collect();
                 living
             }
-            Who::Pid(pid, directory) => match (who.find(), finder::ended(*pid, directory)) {
-                (Ok(living), _) => living,
-                (Err(_), Some(entry)) => {
-                    others.push(Sight::of_entry(entry, directory));
-                    Vec::new()
-                }
-                (Err(reason), None) => return Err(reason),
-            },
+            Who::Pid(pid, directory) => who.find().or_else(|reason| {
+                let entry = finder::ended(*pid, directory).ok_or(reason)?;
+                others.push(Sight::of_entry(entry, directory));
+                Ok::<_, String>(Vec::new())
+            })?,
             Who::All => who.find()?,
         };
         let unknown = |sight: &&Sight| sight.record.is_err() && sight.facts.presence == Presence::Here;
