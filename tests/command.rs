@@ -294,6 +294,19 @@ fn status_that_cannot_be_told_fails_on_standard_error() {
     }
 }
 
+#[test]
+fn that_nobody_hears_what_is_wrong_is_no_failure_of_its_own() {
+    let app = App::new();
+    fs::create_dir(app.0.path().join("tmp")).unwrap();
+    fs::write(app.directory(), "").unwrap();
+    for arguments in [&["status"][..], &["status", "--watch"]] {
+        let full = || File::options().write(true).open("/dev/full").unwrap();
+        assert_eq!(app.command(arguments).stderr(full()).status().unwrap().code(), Some(1), "{arguments:?}");
+    }
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    assert_eq!(app.command(&["path"]).stdout(full()).stderr(full()).status().unwrap().code(), Some(1));
+}
+
 fn keys(value: &Value) -> Vec<&str> {
     let mut keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
     keys.sort_unstable();
@@ -389,6 +402,102 @@ fn colour_is_for_terminals_that_want_it() {
     assert!(!on_a_terminal(&mut app.command(&["status", "--json"])).contains('\u{1b}'));
     assert!(!app.call(&["status"]).1.contains('\u{1b}'));
     assert!(!app.call(&["--help"]).1.contains('\u{1b}'));
+}
+
+// ---- watched ----
+
+#[cfg(target_os = "linux")]
+mod watched {
+    use std::process::Child;
+    use std::sync::{Arc, Mutex};
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use nix::pty::Winsize;
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+    use sidekiq_lifecycle::edges::snapshot::Snapshot;
+
+    use super::*;
+
+    /// A `status --watch` at a terminal of its own, and all that it has shown.
+    struct Watched {
+        child: Child,
+        shown: Arc<Mutex<String>>,
+    }
+
+    impl Watched {
+        fn start(command: &mut Command) -> Self {
+            let size = Winsize { ws_row: 24, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
+            let terminal = openpty(Some(&size), None).unwrap();
+            let child = command.stdout(terminal.slave).spawn().unwrap();
+            command.stdout(Stdio::null()); // Which closes our own end.
+            let shown = Arc::new(Mutex::new(String::new()));
+            let (mut master, kept) = (File::from(terminal.master), Arc::clone(&shown));
+            thread::spawn(move || {
+                let mut bytes = [0; 4096];
+                while let Ok(size @ 1..) = master.read(&mut bytes) {
+                    kept.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..size]));
+                }
+            });
+            Self { child, shown }
+        }
+
+        fn pid(&self) -> i32 {
+            i32::try_from(self.child.id()).unwrap()
+        }
+
+        fn signal(&self, signal: Signal) {
+            kill(Pid::from_raw(self.pid()), signal).unwrap();
+        }
+
+        fn wait_until(&self, what: impl Fn(&str) -> bool) {
+            let began = Instant::now();
+            while !what(&self.shown.lock().unwrap()) {
+                assert!(began.elapsed() < Duration::from_secs(60), "{:?}", self.shown.lock().unwrap());
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+
+    const LEFT: &str = "\u{1b}[?1049l";
+
+    #[test]
+    fn a_terminal_is_given_back_for_as_long_as_the_watching_pauses_and_when_it_ends() {
+        let app = App::with(&living(State::Running));
+        for signal in [Signal::SIGINT, Signal::SIGQUIT] {
+            let mut watched = Watched::start(&mut app.command(&["status", "--watch"]));
+            watched.wait_until(|shown| shown.contains("running"));
+            watched.signal(Signal::SIGTSTP);
+            watched.wait_until(|shown| shown.ends_with(LEFT));
+            watched.wait_until(|_| Snapshot::of(watched.pid()).unwrap().state == 'T');
+            watched.signal(Signal::SIGCONT);
+            watched.wait_until(|shown| shown.rsplit(LEFT).next().unwrap().contains("running"));
+            watched.signal(signal);
+            assert_eq!(watched.child.wait().unwrap().code(), Some(0));
+            watched.wait_until(|shown| shown.ends_with(LEFT));
+        }
+    }
+
+    #[test]
+    fn a_terminal_that_can_do_nothing_is_asked_for_nothing() {
+        let app = App::with(&living(State::Running));
+        let mut watched = Watched::start(app.command(&["status", "--watch"]).env("TERM", "dumb"));
+        watched.wait_until(|shown| shown.contains("running"));
+        watched.signal(Signal::SIGINT);
+        assert_eq!(watched.child.wait().unwrap().code(), Some(0));
+        assert!(!watched.shown.lock().unwrap().contains('\u{1b}'));
+    }
+
+    #[test]
+    fn watching_ends_with_its_reader_though_nothing_changes() {
+        let app = App::with(&living(State::Running));
+        for arguments in [&["status", "--watch"][..], &["status", "--watch", "--json"]] {
+            let mut child = app.command(arguments).stdout(Stdio::piped()).spawn().unwrap();
+            child.stdout.take().unwrap().read_exact(&mut [0; 20]).unwrap();
+            assert_eq!(child.wait().unwrap().code(), Some(0));
+        }
+    }
 }
 
 // ---- misuse, and help ----

@@ -141,8 +141,83 @@ fn what_has_been_killed_is_said() {
     );
     let output = app.command("stop --kill-after 0.2s").output().unwrap();
     let error = String::from_utf8(output.stderr.clone()).unwrap();
-    assert_eq!(ended(output), (1, format!("process {pid} killed; the jobs it had are lost")));
+    assert_eq!(ended(output), (1, format!("process {pid} killed; any jobs it had are lost")));
     assert!(error.contains(&format!("process {pid} has not ended within 0 s of SIGTERM: killed\n")), "{error}");
+}
+
+#[test]
+fn whoever_was_quiet_already_was_not_told() {
+    let mut app = App::new();
+    let states = [State::Running, State::Quiet, State::Stopping];
+    let [running, quiet, stopping] = states.map(|state| app.start(WORKER, state).identity.pid);
+    let said = format!(
+        "told to be quiet: process {running}; quiet already: process {quiet}; stopping already: process {stopping}"
+    );
+    assert_eq!(app.call("quiet"), (0, said));
+}
+
+#[test]
+fn only_those_that_live_stay_quiet() {
+    let mut app = App::new();
+    let [first, second, killed] = [(); 3].map(|()| app.start(WORKER, State::Quiet).identity.pid);
+    let mut waiting = app.command("quiet --wait").spawn().unwrap();
+    waiting.stderr.as_mut().unwrap().read_exact(&mut [0; 1]).unwrap();
+    app.workers[2].kill().unwrap();
+    app.workers[2].wait().unwrap();
+    kill(Pid::from_raw(i32::try_from(waiting.id()).unwrap()), Signal::SIGINT).unwrap();
+    let (code, line) = ended(waiting.wait_with_output().unwrap());
+    assert_eq!(code, 130);
+    assert!(line.contains(&format!("process {killed} is gone; ")), "{line}");
+    let told = [(first, second), (second, first)]
+        .map(|(one, other)| line.contains(&format!("; 2 processes ({one}, {other}) told to be quiet, and stay so: ")));
+    assert!(told.contains(&true) && line.ends_with(" ends them"), "{line}");
+}
+
+#[test]
+fn one_that_is_quiet_is_waited_for_in_vain_and_that_is_said() {
+    let mut app = App::new();
+    let pid = app.start(WORKER, State::Quiet).identity.pid;
+    let output = app.command("wait ready --timeout 0.3s").output().unwrap();
+    let why = format!("process {pid} is quiet, and will not be ready again: stop it");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), format!("0 of 1 ready, {why}\n"));
+    assert_eq!(ended(output), (124, format!("timed out after 0 s: {why}")));
+}
+
+#[test]
+fn what_was_lost_with_the_killed_is_said_of_each() {
+    let mut app = App::new();
+    let [drained, first, second] = [(true, 0), (false, 2), (false, 1)].map(|(drained, busy)| {
+        let mut record = app.start(STUBBORN, State::Running);
+        (record.drained, record.busy) = (drained, busy);
+        app.publish(&record);
+        record.identity.pid
+    });
+    let (code, line) = app.call("stop --kill-after 0.1s");
+    assert_eq!(code, 1);
+    let orders = [(first, second), (second, first)].map(|(one, other)| {
+        format!(
+            "2 processes ({one}, {other}) killed; the jobs they had are lost; process {drained} killed; it had no jobs"
+        )
+    });
+    assert!(orders.contains(&line), "{line}");
+}
+
+#[test]
+fn jobs_that_were_cut_off_are_said_to_people_and_machines() {
+    let mut app = App::new();
+    let mut record =
+        app.start("trap 'sleep 0.5; exit 0' TERM; trap : TSTP; while :; do sleep 0.02; done", State::Running);
+    let pid = record.identity.pid;
+    let mut stopping = app.command("stop --json").spawn().unwrap();
+    stopping.stderr.as_mut().unwrap().read_exact(&mut [0; 1]).unwrap();
+    record.enter(State::Stopped, Some("SIGTERM, 2 cut off at Sidekiq's timeout".to_owned()));
+    app.publish(&record);
+    let (code, json) = ended(stopping.wait_with_output().unwrap());
+    let report: Value = serde_json::from_str(&json).unwrap();
+    let reason = report["reason"].as_str().unwrap();
+    let end = format!("process {pid}; process {pid} cut off 2 jobs at Sidekiq's timeout, and pushed them back");
+    assert_eq!((code, report["outcome"].as_str()), (0, Some("reached")));
+    assert!(reason.ends_with(&end), "{reason}");
 }
 
 #[test]
@@ -156,6 +231,35 @@ fn a_pid_that_is_anothers_by_now_is_told_nothing() {
     assert_eq!(app.call("stop --kill-after 0.1s"), (0, format!("stopped already: process {pid} is gone")));
     assert_eq!(app.call(&format!("stop --pid {pid}")), (1, format!("process {pid} (sh) is no Sidekiq")));
     assert!(app.workers[0].try_wait().unwrap().is_none());
+}
+
+#[test]
+fn one_that_has_ended_is_answered_for_as_if_it_had_ended_a_moment_later() {
+    let on_the_way = ["wait quiet", "wait drained", "quiet --wait"];
+    for drained in [true, false] {
+        let mut app = App::new();
+        let mut record = app.start(WORKER, State::Quiet);
+        record.drained = drained;
+        app.publish(&record);
+        let pid = record.identity.pid;
+        let code = i32::from(!drained);
+        // Whether this is in time to see it live or not.
+        let waiting = app.command("wait drained").spawn().unwrap();
+        app.workers[0].kill().unwrap();
+        app.workers[0].wait().unwrap();
+        assert_eq!(ended(waiting.wait_with_output().unwrap()).0, code);
+        let table = on_the_way.map(|line| (line, code)).into_iter().chain([("wait stopped", 0), ("stop", 0)]);
+        for (line, code) in table {
+            for line in [line.to_owned(), format!("{line} --pid {pid}")] {
+                let (said, text) = app.call(&line);
+                assert_eq!((said, text.ends_with(&format!(": process {pid} is gone"))), (code, true), "{line}: {text}");
+            }
+        }
+        let gone = format!("not ready: process {pid} is gone");
+        assert_eq!(app.call(&format!("wait ready --pid {pid}")), (1, gone));
+        let report: Value = serde_json::from_str(&app.call("stop --json").1).unwrap();
+        assert!(report["processes"][0]["directory"].as_str().unwrap().ends_with("/tmp/sidekiq"), "{report}");
+    }
 }
 
 #[test]
@@ -177,12 +281,41 @@ fn a_process_that_a_tstp_would_freeze_is_not_sent_one_nor_is_any_other() {
         };
         let refusal = format!("process {pid} would be frozen by a TSTP, for {why}; nobody was told anything");
         assert_eq!(app.call("quiet"), (1, refusal.clone()));
-        assert_eq!(app.call("stop --drain-first"), (1, refusal));
+        let (code, line) = app.call("stop --drain-first");
+        assert_eq!((code, line == refusal), (1, !embedded), "{line}");
         assert_eq!(Snapshot::of(pid).unwrap().state, 'S');
         kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
         app.workers.last_mut().unwrap().wait().unwrap();
     }
     assert!(app.workers[0].try_wait().unwrap().is_none());
+}
+
+#[test]
+fn a_program_that_sidekiq_is_embedded_in_is_not_ended_nor_is_any_other() {
+    let mut app = App::new();
+    app.start(WORKER, State::Running);
+    let mut record = app.start(WORKER, State::Running);
+    record.about.embedded = true;
+    app.publish(&record);
+    let pid = record.identity.pid;
+    let refusal = format!(
+        "process {pid} is a program that Sidekiq is embedded in, and a TERM might end it without its jobs; stop it there, or send kill -TERM {pid} if it stops Sidekiq then; nobody was told anything"
+    );
+    for line in ["stop", "stop --drain-first", "stop --kill-after 0.1s"] {
+        assert_eq!(app.call(line), (1, refusal.clone()), "{line}");
+    }
+    assert!(app.workers.iter_mut().all(|worker| worker.try_wait().unwrap().is_none()));
+}
+
+#[test]
+fn the_time_is_for_the_drain_and_the_end_together() {
+    let mut app = App::new();
+    let mut record = app.start(STUBBORN, State::Quiet);
+    record.drains();
+    app.publish(&record);
+    let (code, line) = app.call("stop --drain-first --timeout 0.5s");
+    assert_eq!(code, 124, "{line}");
+    assert!(line.starts_with("timed out after 0 s, not stopped: "), "{line}");
 }
 
 #[test]
@@ -218,6 +351,17 @@ fn a_signal_ends_the_waiting_only() {
 }
 
 #[test]
+fn how_long_ready_was_waited_for_is_said_as_of_the_end() {
+    let app = App::new();
+    let mut waiting = app.command("wait ready").spawn().unwrap();
+    waiting.stderr.as_mut().unwrap().read_exact(&mut [0; 1]).unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    kill(Pid::from_raw(i32::try_from(waiting.id()).unwrap()), Signal::SIGINT).unwrap();
+    let (code, line) = ended(waiting.wait_with_output().unwrap());
+    assert!(code == 130 && line.starts_with("interrupted after ") && !line.contains(" after 0 s"), "{line}");
+}
+
+#[test]
 fn a_hundred_are_waited_for_at_once() {
     let mut app = App::new();
     let records: Vec<Record> = (0..100).map(|_| app.start(WORKER, State::Running)).collect();
@@ -226,6 +370,21 @@ fn a_hundred_are_waited_for_at_once() {
     assert!(line.contains("100 processes ("), "{line}");
     for record in records {
         assert!(!process::exists(record.identity.pid) || Snapshot::of(record.identity.pid).unwrap().has_ended());
+    }
+}
+
+/// 9 is where two of five would fit.
+#[test]
+fn nobody_is_left_out_where_too_few_files_may_be_open() {
+    for files in 4..=16 {
+        let mut app = App::new();
+        let living: Vec<i32> = (0..5).map(|_| app.start(WORKER, State::Running).identity.pid).collect();
+        let script = format!("ulimit -n {files}; exec {} stop", env!("CARGO_BIN_EXE_sidekiq-lifecycle"));
+        let output = Command::new("sh").args(["-c", &script]).current_dir(&app.home).output().unwrap();
+        let (code, line) = ended(output);
+        assert!(line.contains("Too many open files"), "{files}: {line}");
+        assert_eq!(code, 1, "{files}: {line}");
+        assert!(living.into_iter().all(|pid| !Snapshot::of(pid).unwrap().has_ended()), "{files}");
     }
 }
 
@@ -316,7 +475,7 @@ fn misuse_is_exit_2() {
         ("wait done", "ready, quiet, drained, stopped"),
         ("quiet --timeout 10m", "--wait"),
         ("stop --timeout soon", "write a time, such as 90s, 10m, 1h30m, or plain seconds"),
-        ("stop --kill-after 0", "write a time"),
+        ("stop --kill-after 0", "write a time above 0"),
         ("stop --pid 0", "0 is not in 1.."),
         ("stop --pid 7 --all", "cannot be used with"),
         ("quiet --dir x --all", "cannot be used with"),

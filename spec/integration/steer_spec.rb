@@ -100,7 +100,10 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       expect(workers.map(&:exit_code)).to eq([0, 0])
       code, said = command("stop")
       expect([code, said]).to match([0, /\Astopped already: process \d+ has stopped \(exit 0, SIGTERM\)\n\z/])
-      expect(command("quiet")).to match([1, /\Anot quiet: process \d+ has stopped/])
+      ended = "process #{workers.first.pid} has stopped (exit 0, SIGTERM)\n"
+      expect(command("stop", "--pid", workers.first.pid)).to eq([0, "stopped already: #{ended}"])
+      expect(command("wait", "drained", "--pid", workers.first.pid)).to eq([0, "drained already: #{ended}"])
+      expect(command("wait", "ready", "--pid", workers.first.pid)).to eq([1, "not ready: #{ended}"])
     end
 
     it "drains first" do
@@ -121,6 +124,14 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       expect(state(worker)).to eq(["quiet", false])
     end
 
+    it "says whose jobs Sidekiq has cut off" do
+      worker = start_ready(timeout: 1)
+      occupy
+      code, said = command("stop")
+      cut_off = "#{names(worker)} cut off 1 job at Sidekiq's timeout, and pushed it back"
+      expect([code, said.lines.last]).to match([0, /\Astopped after \d+ s: #{names(worker)}; #{cut_off}\n\z/])
+    end
+
     it "kills what does not end, and says that its jobs are lost" do
       worker = start_ready(timeout: 60)
       occupy
@@ -139,7 +150,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       frozen = "it is frozen by a SIGSTOP or Ctrl-Z, and hears nothing: kill -CONT #{worker.pid};"
       expect(said.lines.last).to include(frozen, "told to stop, and will: sidekiq-lifecycle wait stopped waits on")
       worker.signal(:CONT)
-      expect(command("wait", "stopped", "--pid", worker.pid).first).to eq(0).or eq(1)
+      expect(command("wait", "stopped", "--pid", worker.pid).first).to eq(0)
       expect(worker.exit_code).to eq(0)
     end
   end
@@ -222,16 +233,35 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       Process.wait(innocent)
     end
 
-    it "tells nobody anything where one process is another user's" do
-      skip "needs root" unless Process.uid.zero?
-      worker = start_ready
+    # The command as another user calls it: what it prints.
+    def as_nobody(*arguments, chdir: app)
       File.chmod(0o755, app)
       native = file("sidekiq-lifecycle")
       FileUtils.cp(Sandbox::COMMAND, native)
-      said, status = Open3.capture2e("setpriv", "--reuid", "65534", "--clear-groups", native, "stop", chdir: app)
-      expect(said).to eq("process #{worker.pid} belongs to uid 0; run this as that user or as root; " \
-                         "nobody was told anything\n")
-      expect([status.exitstatus, state(worker)]).to eq([1, ["running", false]])
+      as = %w[setpriv --reuid 65534 --clear-groups]
+      said, status = Open3.capture2e(*as, native, *arguments.map(&:to_s), chdir:)
+      expect(status.exitstatus).to eq(1)
+      said
+    end
+
+    it "tells nobody anything where one process is another user's" do
+      skip "needs root" unless Process.uid.zero?
+      worker = start_ready
+      expect(as_nobody("stop")).to eq("process #{worker.pid} belongs to uid 0; run this as that user or as root; " \
+                                      "nobody was told anything\n")
+      expect(state(worker)).to eq(["running", false])
+    end
+
+    it "does not take what it may not look at for a Sidekiq without the gem" do
+      skip "needs root" unless Process.uid.zero?
+      worker = start_ready
+      hidden = "it belongs to uid 0 and may not be looked at; run this as that user or as root"
+      expect(as_nobody("wait", "drained", "--pid", worker.pid, chdir: "/"))
+        .to eq("wait drained needs the record of process #{worker.pid}: #{hidden}\n")
+      FileUtils.chmod(0o700, file("tmp/sidekiq"))
+      expect(as_nobody("wait", "drained"))
+        .to eq("#{file("tmp/sidekiq")} is not accessible to uid 65534 (Permission denied); " \
+               "run this as a user who may read it, or as root\n")
     end
   end
 
@@ -277,9 +307,11 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
     it "does without the gem what can be done without it, and refuses the rest before it tells anybody anything" do
       worker = start(gem: false)
       wait_until("started") { File.read("/proc/#{worker.pid}/cmdline").start_with?("sidekiq #{Sidekiq::VERSION}") }
-      refused = /needs the record of process #{worker.pid}, and none was found: .*; nobody was told anything\n\z/
+      refused = "needs the record of process #{worker.pid}: none was found, and only a Sidekiq with " \
+                "sidekiq_lifecycle writes one"
       [%w[wait drained], %w[wait ready], %w[quiet --wait], %w[stop --drain-first]].each do |words|
-        expect(command(*words, "--pid", worker.pid)).to match([1, refused])
+        untold = "; nobody was told anything" unless words.first == "wait"
+        expect(command(*words, "--pid", worker.pid)).to match([1, /#{refused}#{untold}\n\z/])
       end
       expect(worker.log).not_to match(/TSTP|quiet/i)
       expect(command("quiet", "--pid", worker.pid)).to eq([0, "told to be quiet: #{names(worker)}\n"])
@@ -411,7 +443,9 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       compare(ask("status", "--pid", worker.pid).last["processes"][0], one, but: ["unreadable"])
       ended = ask("stop").last
       compare(ended, ending)
-      compare(ended["processes"][0], one, but: ["unreadable"])
+      [ended, ask("stop").last, ask("wait", "ready", "--timeout", "1s").last].each do |said|
+        compare(said["processes"][0], one, but: ["unreadable"])
+      end
       [status, ended].each { |said| compare(said["processes"][0]["record"], kept) }
       compare(status["processes"][0]["record"]["signal_path"], path)
       File.write(file("tmp/sidekiq/processes", "1"), "{")
@@ -447,7 +481,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       commands = told.split(/^(?=\$ )/).map { |block| block.split("\n", 2) }
       commands.each do |line, expected|
         prepare(line, @worker)
-        words = line.delete_prefix("$ sidekiq-lifecycle ").split("; echo")
+        words = line.delete_prefix("$ sidekiq-lifecycle ").gsub("4711", @worker.pid.to_s).split("; echo")
         going = begin_command(*words.first.split)
         release if line.include?("wait drained")
         code, said = going.value

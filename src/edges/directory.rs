@@ -67,6 +67,16 @@ pub enum Error {
         /// The system's word.
         errno: Errno,
     },
+    /// The process may not read it.
+    #[error("{path} is not accessible to uid {uid} ({errno}); run this as a user who may read it, or as root", errno = .errno.desc())]
+    Unreadable {
+        /// What may not be read.
+        path: PathBuf,
+        /// By whom.
+        uid: u32,
+        /// The system's word.
+        errno: Errno,
+    },
     /// The file system is read-only.
     #[error("{0} is on a read-only file system; mount a writable volume there or set another directory")]
     ReadOnly(PathBuf),
@@ -99,6 +109,14 @@ impl Error {
             Errno::ELOOP => Self::Symlink(path),
             Errno::ENOTDIR => Self::NotADirectory(path),
             errno => Self::Other { path, errno },
+        }
+    }
+
+    /// For whoever only reads: the right to write would be no help.
+    fn of_a_reader(self) -> Self {
+        match self {
+            Self::Forbidden { path, uid, errno } => Self::Unreadable { path, uid, errno },
+            other => other,
         }
     }
 }
@@ -188,12 +206,12 @@ impl Directory {
     /// # Errors
     /// The directory is missing or cannot be read.
     pub fn read(&self) -> Result<Vec<Entry>, Error> {
-        let top = open_directory(&self.path)?;
-        match self.open_processes(&top) {
+        let entries = open_directory(&self.path).and_then(|top| match self.open_processes(&top) {
             Ok(processes) => self.entries(&processes),
             Err(Error::Missing(_)) => Ok(Vec::new()),
             Err(error) => Err(error),
-        }
+        });
+        entries.map_err(Error::of_a_reader)
     }
 
     /// What one process has registered; `None` if nothing is there.

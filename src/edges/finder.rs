@@ -6,6 +6,7 @@
 //! (`NSpid`), its start time, and its namespace.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::directory::{DEFAULT, Directory, Entry, Error};
@@ -48,7 +49,7 @@ impl Found {
             handle => handle?,
         };
         // Asked when the handle is there: from now on nobody else can get the pid unnoticed.
-        let is_same = super::process::start_time(handle.pid) == Some(self.snapshot.start_time);
+        let is_same = super::process::start_time_if_any(handle.pid)? == Some(self.snapshot.start_time);
         Ok(is_same.then_some(handle))
     }
 
@@ -58,13 +59,24 @@ impl Found {
         let pid = self.snapshot.pid;
         match &self.record {
             Some(record) => Facts { pid, ..record.facts_with(presence) },
-            None => Facts::unknown(pid, presence, NO_RECORD.to_owned()),
+            None => Facts::unknown(pid, presence, self.why_unknown()),
+        }
+    }
+
+    /// Why there is no record. Another user's process does not show the descriptor that tells where it is.
+    #[must_use]
+    pub fn why_unknown(&self) -> String {
+        let Snapshot { pid, uid, .. } = self.snapshot;
+        match fs::read_dir(format!("/proc/{pid}/fd")) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                format!("it belongs to uid {uid} and may not be looked at; run this as that user or as root")
+            }
+            _ => NO_RECORD.to_owned(),
         }
     }
 }
 
-/// Why nothing is known of a Sidekiq.
-pub const NO_RECORD: &str = "none was found, and only a Sidekiq with sidekiq_lifecycle writes one";
+const NO_RECORD: &str = "none was found, and only a Sidekiq with sidekiq_lifecycle writes one";
 
 /// Who is registered in a directory.
 ///
@@ -109,6 +121,16 @@ pub fn with_pid(pid: i32, default: &Directory) -> Option<Found> {
         is_sidekiq(&snapshot, parent.as_slice()).then(|| unregistered(&snapshot))
     });
     found.filter(|found| found.record.as_ref().is_none_or(|record| record.state != State::Stopped))
+}
+
+/// What the Sidekiq with this pid has said last, once it has ended. Nothing, if another process has its pid by now.
+#[must_use]
+pub fn ended(pid: i32, directory: &Directory) -> Option<Entry> {
+    let entry = directory.entry(pid).ok()??;
+    let facts = entry.facts();
+    let is_free = || Snapshot::of(pid).is_none_or(|snapshot| snapshot.has_ended());
+    let is_its_own = entry.record.is_ok() && (facts.presence == Presence::Here || is_free());
+    (has_ended(&facts) && is_its_own).then_some(entry)
 }
 
 /// All Sidekiqs among these processes.

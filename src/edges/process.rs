@@ -64,6 +64,21 @@ pub fn start_time(pid: i32) -> Option<u64> {
     stat(pid).map(|stat| stat.start_time)
 }
 
+/// The same for whom a process that cannot be looked at must not pass for one that has ended.
+///
+/// # Errors
+/// What the system says: too many open files.
+pub fn start_time_if_any(pid: i32) -> nix::Result<Option<u64>> {
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(text) => Ok(parse_stat(&text).map(|stat| stat.start_time)),
+        Err(error) => match error.raw_os_error().map_or(Errno::EIO, Errno::from_raw) {
+            // There is none, or it has ended while it was read.
+            Errno::ENOENT | Errno::ESRCH => Ok(None),
+            errno => Err(errno),
+        },
+    }
+}
+
 struct Stat {
     start_time: u64,
     /// A zombie has ended; that its parent has not noticed changes nothing.

@@ -144,7 +144,7 @@ pub fn main() -> ExitCode {
         // Whoever read our output has gone; there is nobody to tell.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("sidekiq-lifecycle: {error}");
+            complain(&error.to_string());
             ExitCode::FAILURE
         }
     }
@@ -232,6 +232,11 @@ fn check(out: &mut impl Write, probe: Probe, who: &Who, max_age: Duration) -> Ex
     // The exit code is the answer, whether or not anybody can read the line.
     let _ = writeln!(out, "{line}");
     code
+}
+
+/// Says on standard error what is wrong. That it may be full or closed changes nothing.
+pub(crate) fn complain(reason: &str) {
+    let _ = writeln!(io::stderr(), "sidekiq-lifecycle: {}", one_line(reason));
 }
 
 /// Records hold what others have written, and a terminal obeys control characters.

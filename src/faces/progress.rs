@@ -4,6 +4,7 @@
 //! to standard error: standard output is for the result. `sidekiq-lifecycle progress` lends this to Ruby.
 
 use std::io::{self, BufRead, Write};
+use std::mem;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -25,6 +26,8 @@ pub const SUBCOMMAND: &str = "progress";
 pub const TICK: Duration = Duration::from_secs(1);
 
 const BAR: usize = 20;
+/// From the cursor's line to the end of the screen.
+const CLEAR: &str = "\r\x1b[J";
 
 /// How far it has come.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -49,7 +52,7 @@ pub struct Step {
 pub struct Progress {
     term: Term,
     is_terminal: bool,
-    drawn: Vec<String>,
+    is_drawn: bool,
     /// Off a terminal: what was said last, and when.
     said: Option<(String, Instant)>,
     is_behind: bool,
@@ -58,9 +61,15 @@ pub struct Progress {
 impl Default for Progress {
     fn default() -> Self {
         let term = Term::stderr();
-        let is_terminal = term.is_term() && std::env::var_os("TERM").is_none_or(|name| name != "dumb");
-        Self { term, is_terminal, drawn: Vec::new(), said: None, is_behind: false }
+        let is_terminal = can_draw(&term);
+        Self { term, is_terminal, is_drawn: false, said: None, is_behind: false }
     }
+}
+
+/// Whether something can be drawn anew there.
+#[must_use]
+pub fn can_draw(term: &Term) -> bool {
+    term.is_term() && std::env::var_os("TERM").is_none_or(|name| name != "dumb")
 }
 
 impl Progress {
@@ -75,9 +84,8 @@ impl Progress {
         if self.is_terminal {
             let (height, width) = self.term.size();
             let lines = lines(step, usize::from(width), usize::from(height), colors_enabled_stderr());
-            self.clear();
-            let _ = self.term.write_str(&lines.iter().map(|line| format!("{line}\n")).collect::<String>());
-            self.drawn = lines;
+            let _ = self.term.write_str(&drawing(&lines));
+            self.is_drawn = true;
             return;
         }
         // A log does not want more than a line a second.
@@ -95,12 +103,10 @@ impl Progress {
         let _ = writeln!(io::stderr(), "{}", one_line(text));
     }
 
-    /// A terminal that was made narrower meanwhile has broken the lines, and they take more rows than they did.
     fn clear(&mut self) {
-        let width = usize::from(self.term.size().1).max(1);
-        let rows = self.drawn.iter().map(|line| measure_text_width(line).div_ceil(width).max(1)).sum();
-        let _ = self.term.clear_last_lines(rows);
-        self.drawn.clear();
+        if mem::take(&mut self.is_drawn) {
+            let _ = self.term.write_str(CLEAR);
+        }
     }
 }
 
@@ -110,15 +116,36 @@ impl Drop for Progress {
     }
 }
 
+/// Draws over what was drawn before, and leaves the cursor where it began. There it stays when the terminal changes its size,
+/// however that breaks the lines below; counted rows would be other ones by then.
+fn drawing(lines: &[String]) -> String {
+    let back = match lines.len() {
+        0 | 1 => String::new(),
+        rows => format!("\x1b[{}A", rows - 1),
+    };
+    format!("{CLEAR}{}\r{back}", lines.join("\r\n"))
+}
+
 fn lines(step: &Step, width: usize, height: usize, has_colour: bool) -> Vec<String> {
     // A terminal that tells no size is given the usual one; the last column is left free, for some break the line there.
     let width = if width == 0 { 79 } else { width.saturating_sub(1).max(1) };
     let height = if height == 0 { 23 } else { height.saturating_sub(1).max(1) };
-    let bar = style(bar(step.done, step.total)).green().force_styling(has_colour);
-    let first = format!("{bar} {}  {}", one_line(&step.message), time(step));
+    let first = first_line(step, width, has_colour);
     let notes = step.notes.iter().map(|note| format!("  {}", one_line(note)));
     let all = std::iter::once(first).chain(notes).take(height);
     all.map(|line| truncate_str(&line, width, "…").into_owned()).collect()
+}
+
+/// What has no room goes in this order: the bar, the end of the message, the time.
+fn first_line(step: &Step, width: usize, has_colour: bool) -> String {
+    let (message, time) = (one_line(&step.message), time(step));
+    let text = format!("{message}  {time}");
+    if BAR + "[] ".len() + measure_text_width(&text) <= width {
+        let bar = style(bar(step.done, step.total)).green().force_styling(has_colour);
+        return format!("{bar} {text}");
+    }
+    let room = width.saturating_sub(measure_text_width(&time) + 2);
+    format!("{}  {time}", truncate_str(&message, room, "…"))
 }
 
 fn bar(done: usize, total: usize) -> String {
@@ -195,10 +222,18 @@ mod tests {
                 "  second"
             ]
         );
-        assert_eq!(lines(&step(), 24, 3, false), ["[=============       ]…", "  slowest: HardJob for…"]);
+        assert_eq!(lines(&step(), 60, 1, false), ["13 of 20 drained, 25 jobs runn…  1 min 3 s, 8 min 56 s left"]);
+        assert_eq!(lines(&step(), 24, 3, false), ["…  1 min 3 s, 8 min 56…", "  slowest: HardJob for…"]);
         assert!(lines(&step(), 0, 0, false).iter().all(|line| measure_text_width(line) < 80));
         assert!(lines(&step(), 1, 1, true).iter().all(|line| measure_text_width(line) <= 1));
         assert!(lines(&step(), 120, 24, true)[0].contains("\u{1b}[32m"));
+    }
+
+    #[test]
+    fn what_is_drawn_is_cleared_from_its_first_line_on() {
+        let lines = ["a".to_owned(), "b".to_owned(), "c".to_owned()];
+        assert_eq!(drawing(&lines), "\r\x1b[Ja\r\nb\r\nc\r\x1b[2A");
+        assert_eq!(drawing(&lines[..1]), "\r\x1b[Ja\r");
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! `status --watch`: on a terminal a screen of its own, drawn anew when something changes, each second for the ages, and when
 //! the terminal changes its size; elsewhere what has changed is printed anew.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anstream::AutoStream;
 use console::{Term, truncate_str};
+use nix::sys::signal::{Signal, raise};
 
 use crate::edges::watch::{SLOW, Watch};
-use crate::faces::progress::TICK;
+use crate::faces::command::complain;
+use crate::faces::progress::{TICK, can_draw};
 use crate::faces::report::Report;
 use crate::faces::status::text;
 use crate::faces::who::{Sight, Who};
@@ -23,9 +26,13 @@ const REST_OF_SCREEN: &str = "\x1b[J";
 
 /// Shows the status until somebody ends it: 0, for nothing else was to come.
 pub(super) fn watched(out: &mut impl Write, who: &Who, json: bool) -> io::Result<ExitCode> {
-    let watch = Watch::open()?;
+    let mut watch = Watch::open()?.with_reader();
     let term = Term::stdout();
-    let mut screen = (term.is_term() && !json).then(|| Screen::enter(&term)).transpose()?;
+    let mut screen = None;
+    if can_draw(&term) && !json {
+        watch.take_pauses()?;
+        screen = Some(Screen::enter(&term)?);
+    }
     let mut shown = None;
     loop {
         // Before it is read: what changes later is told.
@@ -34,7 +41,7 @@ pub(super) fn watched(out: &mut impl Write, who: &Who, json: bool) -> io::Result
             Ok(sights) => sights,
             Err(reason) => {
                 drop(screen);
-                eprintln!("sidekiq-lifecycle: {reason}");
+                complain(&reason);
                 return Ok(ExitCode::FAILURE);
             }
         };
@@ -54,8 +61,11 @@ pub(super) fn watched(out: &mut impl Write, who: &Who, json: bool) -> io::Result
             out.flush()?;
         }
         let woken = watch.wait(&[], if screen.is_some() { TICK } else { SLOW })?;
-        if woken.signal.is_some() {
+        if woken.signal.is_some() || woken.is_unread {
             return Ok(ExitCode::SUCCESS);
+        }
+        if let Some(screen) = screen.as_mut().filter(|_| woken.is_to_pause) {
+            screen.pause()?;
         }
     }
 }
@@ -83,20 +93,54 @@ impl<'a> Screen<'a> {
         Ok(Self { term })
     }
 
+    /// Gives the terminal back for as long as somebody else has it.
+    fn pause(&mut self) -> io::Result<()> {
+        self.term.write_str(LEAVE)?;
+        // Comes back with the SIGCONT that fg sends.
+        raise(Signal::SIGSTOP)?;
+        self.term.write_str(ENTER)
+    }
+
     /// Each line is cut to the width that the terminal has now: nothing ever wraps.
     fn draw(&mut self, who: &Who, sights: &[Sight]) -> io::Result<()> {
         let mut table = AutoStream::new(Vec::new(), AutoStream::choice(&io::stdout()));
         text(&mut table, who, sights)?;
         let (height, width) = self.term.size();
         let table = String::from_utf8_lossy(&table.into_inner()).into_owned();
-        let lines = table.lines().take(usize::from(height)).map(|line| truncate_str(line, usize::from(width), "…"));
+        let lines = fitting(table.lines().collect(), usize::from(height).max(1));
+        let lines = lines.iter().map(|line| truncate_str(line, usize::from(width), "…"));
         let lines: Vec<String> = lines.map(|line| format!("{line}{REST_OF_LINE}")).collect();
         self.term.write_str(&format!("{HOME}{}{REST_OF_SCREEN}", lines.join("\r\n")))
     }
 }
 
+/// What has room, and how much more there is.
+fn fitting(mut lines: Vec<&str>, height: usize) -> Vec<Cow<'_, str>> {
+    let more = match lines.len().saturating_sub(height) {
+        0 => None,
+        over => {
+            lines.truncate(height.saturating_sub(1));
+            Some(format!("and {} more", over + 1))
+        }
+    };
+    lines.into_iter().map(Cow::from).chain(more.map(Cow::from)).collect()
+}
+
 impl Drop for Screen<'_> {
     fn drop(&mut self) {
         let _ = self.term.write_str(LEAVE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_room_is_counted() {
+        let lines = vec!["PID", "1", "2", "3"];
+        assert_eq!(fitting(lines.clone(), 4), ["PID", "1", "2", "3"]);
+        assert_eq!(fitting(lines.clone(), 3), ["PID", "1", "and 2 more"]);
+        assert_eq!(fitting(lines, 1), ["and 4 more"]);
     }
 }

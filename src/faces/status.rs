@@ -7,7 +7,7 @@ use clap::builder::styling::{AnsiColor, Style};
 use jiff::Timestamp;
 
 use crate::edges::record::now;
-use crate::faces::command::one_line;
+use crate::faces::command::{complain, one_line};
 use crate::faces::report::Report;
 #[cfg(target_os = "linux")]
 use crate::faces::screen;
@@ -51,7 +51,7 @@ pub fn main(out: &mut impl Write, options: Options) -> io::Result<ExitCode> {
     let sights = match who.sights(false) {
         Ok(sights) => sights,
         Err(reason) => {
-            eprintln!("sidekiq-lifecycle: {reason}");
+            complain(&reason);
             return Ok(ExitCode::FAILURE);
         }
     };
@@ -68,7 +68,7 @@ pub fn main(out: &mut impl Write, options: Options) -> io::Result<ExitCode> {
 use screen::watched;
 #[cfg(not(target_os = "linux"))]
 fn watched(_: &mut impl Write, _: &Who, _: bool) -> io::Result<ExitCode> {
-    eprintln!("sidekiq-lifecycle: --watch needs Linux, and this is another system");
+    complain("--watch needs Linux, and this is another system");
     Ok(ExitCode::from(2))
 }
 

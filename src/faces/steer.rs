@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use crate::faces::who::Whom;
-use crate::rules::time::parse_go;
+use crate::rules::time::parse_time;
 use crate::rules::waiting::Goal;
 
 const QUIET_EXAMPLES: &str = "\
@@ -64,10 +64,10 @@ pub struct Quiet {
 pub struct Stop {
     #[command(flatten)]
     who: Whom,
-    /// Quiet them first and wait until every job in hand is done, for as long as --timeout says
+    /// Quiet them first, wait until every job in hand is done, and stop them then
     #[arg(long)]
     drain_first: bool,
-    /// Wait no longer than this: 90s, 10m, 1h30m [default: as long as it takes]
+    /// Wait no longer than this, for all of it: 90s, 10m, 1h30m [default: as long as it takes]
     #[arg(long, value_name = "TIME", value_parser = time)]
     timeout: Option<Duration>,
     /// Kill what is left so long after TERM; the jobs that it has are lost
@@ -126,8 +126,12 @@ impl From<Wanted> for Goal {
 /// # Errors
 /// What to write instead.
 pub fn time(text: &str) -> Result<Duration, String> {
-    let time = parse_go(text).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    time.ok_or_else(|| "write a time, such as 90s, 10m, 1h30m, or plain seconds".to_owned())
+    let seconds = parse_time(text).ok_or("write a time, such as 90s, 10m, 1h30m, or plain seconds")?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(Duration::ZERO) => Err("write a time above 0".to_owned()),
+        Ok(time) => Ok(time),
+        Err(_) => Err("that is more time than there is; leave it out to wait for as long as it takes".to_owned()),
+    }
 }
 
 /// Runs `quiet`.
@@ -153,6 +157,7 @@ pub fn wait(options: Wait) -> ExitCode {
 mod party {
     use std::process::ExitCode;
 
+    use crate::faces::command::complain;
     use crate::rules::waiting::Goal;
 
     pub fn quiet(options: super::Quiet) -> ExitCode {
@@ -172,7 +177,7 @@ mod party {
     }
 
     fn refuse() -> ExitCode {
-        eprintln!("sidekiq-lifecycle: quiet, stop and wait need Linux, and this is another system");
+        complain("quiet, stop and wait need Linux, and this is another system");
         ExitCode::from(2)
     }
 }
@@ -183,14 +188,26 @@ mod tests {
 
     #[test]
     fn times() {
-        for (text, seconds) in [("90", 90.0), ("90s", 90.0), ("1h30m", 5400.0), ("0.5s", 0.5), ("1d", f64::NAN)] {
+        for (text, seconds) in
+            [("90", 90.0), ("90s", 90.0), ("1h30m", 5400.0), ("0.5s", 0.5), ("0.5", 0.5), ("1d", f64::NAN)]
+        {
             match time(text) {
                 Ok(time) => assert_eq!(time.as_secs_f64(), seconds, "{text}"),
                 Err(_) => assert!(seconds.is_nan(), "{text}"),
             }
         }
-        for wrong in ["", "0", "0s", "-1", "soon", "10 minutes", "99999999999999999999999h"] {
-            assert!(time(wrong).is_err(), "{wrong}");
+        for (wrong, why) in [
+            ("", "write a time, such as"),
+            ("-1", "write a time, such as"),
+            (".", "write a time, such as"),
+            ("soon", "write a time, such as"),
+            ("10 minutes", "write a time, such as"),
+            ("0", "above 0"),
+            ("0.0s", "above 0"),
+            ("99999999999999999999999", "more time than there is"),
+            ("99999999999999999999999h", "more time than there is"),
+        ] {
+            assert!(time(wrong).unwrap_err().contains(why), "{wrong}");
         }
     }
 }

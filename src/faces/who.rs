@@ -4,7 +4,7 @@ use std::env;
 use std::path::{self, Path, PathBuf};
 
 use crate::edges::directory::{DEFAULT, Directory, Entry, Error};
-use crate::edges::finder::{self, Found, NO_RECORD};
+use crate::edges::finder::{self, Found};
 use crate::edges::record::Record;
 use crate::edges::snapshot::Snapshot;
 use crate::rules::probe::{Facts, Presence};
@@ -86,11 +86,20 @@ impl From<Entry> for Sight {
     }
 }
 
+impl Sight {
+    /// The same, for whoever is to be told where that is.
+    #[must_use]
+    pub fn of_entry(entry: Entry, directory: &Directory) -> Self {
+        Self { directory: Some(directory.path().to_owned()), ..Self::from(entry) }
+    }
+}
+
 impl From<Found> for Sight {
     fn from(found: Found) -> Self {
         let directory = found.record.is_some().then(|| found.directory.path().to_owned());
         let facts = found.facts(Presence::Here);
-        Self { facts, directory, record: found.record.ok_or_else(|| NO_RECORD.to_owned()) }
+        let record = found.record.clone().ok_or_else(|| found.why_unknown());
+        Self { facts, directory, record }
     }
 }
 

@@ -89,9 +89,15 @@ pub fn stretch(seconds: f64) -> String {
 /// Reads `$ECS_CONTAINER_STOP_TIMEOUT`: a duration as Go writes it ("30s", "1m30s"), or plain seconds.
 #[must_use]
 pub fn parse_go(text: &str) -> Option<f64> {
+    parse_time(text).filter(|seconds| *seconds > 0.0)
+}
+
+/// Reads a time as people write it: as in Go, or plain seconds.
+#[must_use]
+pub fn parse_time(text: &str) -> Option<f64> {
     let units = [("h", 3600.0), ("m", 60.0), ("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("µs", 1e-6), ("ns", 1e-9)];
-    let plain = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
-    plain.or_else(|| parse(text, &units)).filter(|seconds| *seconds > 0.0)
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    if is_plain { text.parse().ok() } else { parse(text, &units) }
 }
 
 /// Reads a time span as systemctl(1) shows it: "1min 30s", "infinity" (systemd.time(7)).
@@ -207,6 +213,7 @@ mod tests {
             ("1500ms", 1.5),
             ("1h2m3s", 3723.0),
             ("30", 30.0),
+            ("0.5", 0.5),
         ] {
             assert_eq!(parse_go(text), Some(seconds), "{text}");
         }

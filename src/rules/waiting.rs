@@ -85,12 +85,23 @@ impl Goal {
         let busy =
             processes.iter().filter(|process| process.presence == Presence::Here).map(|process| process.busy).sum();
         let jobs = jobs(busy).filter(|_| self != Self::Ready).map(|jobs| format!(", {jobs} running"));
-        format!("{done} of {} {self}{}", processes.len(), jobs.unwrap_or_default())
+        let never = self.never_ready(processes).map(|reason| format!(", {reason}"));
+        format!("{done} of {} {self}{}{}", processes.len(), jobs.unwrap_or_default(), never.unwrap_or_default())
+    }
+
+    /// Of those that are to be ready, why one will never be, and what to do; whoever starts another waits in vain else.
+    #[must_use]
+    pub fn never_ready(self, processes: &[Facts]) -> Option<String> {
+        processes.iter().filter(|_| self == Self::Ready).find_map(|process| match self.standing(process) {
+            Standing::Failed(reason) if process.presence == Presence::Here => Some(format!("{reason}: stop it")),
+            _ => None,
+        })
     }
 }
 
 /// "1 job", "2 jobs"; `None` for none.
-fn jobs(busy: u32) -> Option<String> {
+#[must_use]
+pub fn jobs(busy: u32) -> Option<String> {
     match busy {
         0 => None,
         1 => Some("1 job".to_owned()),
@@ -178,7 +189,7 @@ mod tests {
             ),
             (Stopped, vec![one.clone(), gone], "1 of 2 stopped, 1 job running"),
             (Stopped, vec![drained], "0 of 1 stopped"),
-            (Ready, vec![one, quiet], "1 of 2 ready"),
+            (Ready, vec![one, quiet], "1 of 2 ready, process 7 is quiet, and will not be ready again: stop it"),
         ] {
             assert_eq!(goal.progress(&processes), expected);
         }

@@ -1,6 +1,7 @@
 //! The processes that a command is about, what they are told, and the wait for them.
 
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -8,10 +9,11 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
+use nix::unistd::dup;
 use serde::Serialize;
 
 use super::{Quiet, Stop, Wait};
-use crate::edges::directory::{Directory, Processes};
+use crate::edges::directory::{Directory, Error, Processes};
 use crate::edges::finder::{self, Found, Registered};
 use crate::edges::snapshot::Snapshot;
 use crate::edges::trace::Handle;
@@ -24,7 +26,7 @@ use crate::rules::path::Handling;
 use crate::rules::probe::{self, Facts, MAX_BEAT_AGE, Presence, Probe};
 use crate::rules::state::State;
 use crate::rules::time::stretch;
-use crate::rules::waiting::{Goal, Standing};
+use crate::rules::waiting::{Goal, Standing, jobs};
 
 /// How many reasons are told at once.
 const SHOWN: usize = 5;
@@ -88,58 +90,58 @@ fn finish((outcome, line): &End, sights: &[Sight], json: bool) -> ExitCode {
 pub(super) fn quiet(Quiet { who, wait, timeout, json }: Quiet) -> ExitCode {
     let goal = if wait { Goal::Drained } else { Goal::Quiet };
     let run = |party: &mut Party| {
-        party.refuse_unknown(wait, "quiet --wait")?;
-        party.refuse_deaf()?;
-        party.tell_quiet()?;
+        party.refuse_unknown(wait, "quiet --wait").map_err(nobody_told)?;
+        party.refuse_deaf().map_err(nobody_told)?;
+        let told = party.tell_quiet()?;
         if !wait {
-            return Ok((Outcome::Reached, format!("told to be quiet: {}", party.names())));
+            return Ok((Outcome::Reached, party.told_or_quiet_already(&told)));
         }
-        Ok(match party.wait(goal, timeout, None)? {
+        Ok(match party.wait(goal, None)? {
             Some(outcome) => (outcome, party.stays_quiet(outcome)),
             None => party.verdict(goal),
         })
     };
-    with_party(&who.into(), goal, json, run)
+    with_party(&who.into(), goal, timeout, json, run)
 }
 
 pub(super) fn stop(Stop { who, drain_first, timeout, kill_after, json }: Stop) -> ExitCode {
     let run = |party: &mut Party| {
-        party.refuse_unknown(drain_first, "stop --drain-first")?;
+        party.refuse_unknown(drain_first, "stop --drain-first").map_err(nobody_told)?;
+        party.refuse_embedded().map_err(nobody_told)?;
         let mut drained = (Outcome::Reached, String::new());
-        let mut left = timeout;
         if drain_first {
-            party.refuse_deaf()?;
+            party.refuse_deaf().map_err(nobody_told)?;
             party.tell_quiet()?;
-            if let Some(outcome) = party.wait(Goal::Drained, timeout, None)? {
+            if let Some(outcome) = party.wait(Goal::Drained, None)? {
                 return Ok((outcome, party.stays_quiet(outcome)));
             }
             drained = party.verdict(Goal::Drained);
-            // Of the way down --timeout bounds the drain; the end is bounded by Sidekiq's own timeout, and by --kill-after.
-            left = None;
         }
         party.tell(Signal::SIGTERM, |_| true)?;
-        let waited = party.wait(Goal::Stopped, left, kill_after)?;
-        let killed = party.killed();
-        Ok(match waited {
-            Some(outcome) => (outcome, party.stays_told(outcome)),
-            None if !killed.is_empty() => (Outcome::NotReached, format!("{killed} killed; the jobs it had are lost")),
-            None if drained.0 == Outcome::NotReached => drained,
-            None => party.verdict(Goal::Stopped),
+        let waited = party.wait(Goal::Stopped, kill_after)?;
+        Ok(match (waited, party.killed()) {
+            (Some(outcome), _) => (outcome, party.stays_told(outcome)),
+            (None, Some(killed)) => (Outcome::NotReached, format!("{killed}{}", party.cut_off())),
+            (None, None) if drained.0 == Outcome::NotReached => drained,
+            (None, None) => {
+                let (outcome, line) = party.verdict(Goal::Stopped);
+                (outcome, format!("{line}{}", party.cut_off()))
+            }
         })
     };
-    with_party(&who.into(), Goal::Stopped, json, run)
+    with_party(&who.into(), Goal::Stopped, timeout, json, run)
 }
 
 pub(super) fn wait(Wait { goal, who, timeout, json }: Wait) -> ExitCode {
     let goal = goal.into();
     match who.into() {
         Who::Directory(directory) if goal == Goal::Ready => wait_until_ready(&directory, timeout, json),
-        who => with_party(&who, goal, json, |party| {
+        who => with_party(&who, goal, timeout, json, |party| {
             party.refuse_unknown(matches!(goal, Goal::Ready | Goal::Drained), &format!("wait {goal}"))?;
             if goal == Goal::Quiet {
                 party.refuse_unknown(true, "wait quiet")?;
             }
-            Ok(match party.wait(goal, timeout, None)? {
+            Ok(match party.wait(goal, None)? {
                 Some(outcome) => (outcome, format!("{}: {}", party.cut_short(outcome), party.reasons(goal))),
                 None => party.verdict(goal),
             })
@@ -148,8 +150,14 @@ pub(super) fn wait(Wait { goal, who, timeout, json }: Wait) -> ExitCode {
 }
 
 /// Begins with those that are there. A failure is one sentence.
-fn with_party(who: &Who, goal: Goal, json: bool, run: impl FnOnce(&mut Party) -> Result<End, String>) -> ExitCode {
-    let mut party = match Party::gather(who, goal) {
+fn with_party(
+    who: &Who,
+    goal: Goal,
+    timeout: Option<Duration>,
+    json: bool,
+    run: impl FnOnce(&mut Party) -> Result<End, String>,
+) -> ExitCode {
+    let mut party = match Party::gather(who, goal, timeout) {
         Ok(Gathered::Living(party)) => party,
         Ok(Gathered::Ended(end, sights)) => return finish(&end, &sights, json),
         Err(reason) => return finish(&(Outcome::NotReached, reason), &[], json),
@@ -169,9 +177,9 @@ struct Session {
 }
 
 impl Session {
-    fn begin() -> Result<Self, String> {
-        let watch = Watch::open().map_err(|errno| errno.desc().to_owned())?;
-        Ok(Self { watch, progress: Progress::default(), began: Instant::now(), timeout: None })
+    fn begin(timeout: Option<Duration>) -> Result<Self, String> {
+        let watch = Watch::open().map_err(in_words)?;
+        Ok(Self { watch, progress: Progress::default(), began: Instant::now(), timeout })
     }
 
     /// The time that is left; `None`: as long as it takes.
@@ -227,16 +235,21 @@ enum Gathered {
 }
 
 impl Party {
-    fn gather(who: &Who, goal: Goal) -> Result<Gathered, String> {
+    fn gather(who: &Who, goal: Goal, timeout: Option<Duration>) -> Result<Gathered, String> {
         let mut others = Vec::new();
         let living = match who {
             Who::Directory(directory) => {
                 let registered = finder::registered(directory).map_err(|error| error.to_string())?;
                 let Registered { living, others: rest } = registered;
-                others = rest.into_iter().map(Sight::from).collect();
+                others = rest.into_iter().map(|entry| Sight::of_entry(entry, directory)).collect();
                 living
             }
-            who => who.find()?,
+            Who::Pid(pid, directory) => who.find().or_else(|reason| {
+                let entry = finder::ended(*pid, directory).ok_or(reason)?;
+                others.push(Sight::of_entry(entry, directory));
+                Ok::<_, String>(Vec::new())
+            })?,
+            Who::All => who.find()?,
         };
         let unknown = |sight: &&Sight| sight.record.is_err() && sight.facts.presence == Presence::Here;
         if let Some(sight) = others.iter().find(unknown) {
@@ -244,7 +257,7 @@ impl Party {
             return Err(format!("{why}; --pid {} tells that process all the same", sight.facts.pid));
         }
         allow_many();
-        let session = Session::begin()?;
+        let session = Session::begin(timeout)?;
         let mut members = Vec::new();
         for found in living {
             // One that has ended since it was found is not there.
@@ -256,6 +269,7 @@ impl Party {
         if members.is_empty() {
             return Ok(Gathered::Ended(nobody(who, goal, &others), others));
         }
+        ask_for_room()?;
         let mut party = Self { members, session, refreshed: Instant::now() };
         party.look_at_all();
         Ok(Gathered::Living(party))
@@ -264,11 +278,9 @@ impl Party {
     /// Whoever has no record does not tell what is asked for.
     fn refuse_unknown(&self, is_needed: bool, what: &str) -> Result<(), String> {
         match self.members.iter().find(|member| member.found.record.is_none()) {
-            Some(member) if is_needed => Err(format!(
-                "{what} needs the record of process {}, and none was found: only a Sidekiq with sidekiq_lifecycle writes \
-                 one; nobody was told anything",
-                member.handle.pid
-            )),
+            Some(member) if is_needed => {
+                Err(format!("{what} needs the record of process {}: {}", member.handle.pid, member.found.why_unknown()))
+            }
             _ => Ok(()),
         }
     }
@@ -283,50 +295,54 @@ impl Party {
         };
         let Some(member) = self.members.iter().find(is_deaf) else { return Ok(()) };
         let pid = member.handle.pid;
-        let is_embedded = member.found.record.as_ref().is_some_and(|record| record.about.embedded);
-        let why = if is_embedded {
+        let why = if member.is_embedded() {
             "it is embedded in a program whose signals are its own; quiet it there"
         } else {
             "it has not come so far in its boot; wait until it is ready"
         };
-        Err(format!("process {pid} would be frozen by a TSTP, for {why}; nobody was told anything"))
+        Err(format!("process {pid} would be frozen by a TSTP, for {why}"))
     }
 
-    fn tell_quiet(&mut self) -> Result<(), String> {
+    /// A TERM is for the whole program that Sidekiq is embedded in. Whether that stops Sidekiq first cannot be seen from
+    /// here: Ruby itself handles a TERM, by ending the program, and the jobs in hand are lost.
+    fn refuse_embedded(&self) -> Result<(), String> {
+        let Some(member) = self.members.iter().find(|member| member.is_embedded()) else { return Ok(()) };
+        let pid = member.handle.pid;
+        Err(format!(
+            "process {pid} is a program that Sidekiq is embedded in, and a TERM might end it without its jobs; stop it \
+             there, or send kill -TERM {pid} if it stops Sidekiq then"
+        ))
+    }
+
+    fn tell_quiet(&mut self) -> Result<Vec<i32>, String> {
         self.tell(Signal::SIGTSTP, |facts| facts.state < State::Quiet)
     }
 
-    /// Sends a signal to all for whom it is news. Whether that is allowed is asked of each before the first is told.
-    fn tell(&mut self, signal: Signal, is_news: impl Fn(&Facts) -> bool) -> Result<(), String> {
+    /// Sends a signal to all for whom it is news: those. Whether that is allowed is asked of each before the first is told.
+    fn tell(&mut self, signal: Signal, is_news: impl Fn(&Facts) -> bool) -> Result<Vec<i32>, String> {
         let refused = |member: &&Member| member.handle.signal(0) == Err(Errno::EPERM);
         if let Some(member) = self.members.iter().find(refused) {
-            return Err(format!("{}; nobody was told anything", not_allowed(&member.found)));
+            return Err(nobody_told(not_allowed(&member.found)));
         }
         let (mut told, mut failures) = (Vec::new(), Vec::new());
         for member in self.members.iter_mut().filter(|member| !member.has_ended && is_news(&member.facts())) {
             match member.handle.signal(signal as i32) {
-                Ok(()) => told.push(member.handle.pid.to_string()),
+                Ok(()) => told.push(member.handle.pid),
                 Err(Errno::ESRCH) => member.has_ended = true,
                 Err(Errno::EPERM) => failures.push(not_allowed(&member.found)),
                 Err(errno) => failures.push(format!("process {}: {}", member.handle.pid, errno.desc())),
             }
         }
         if failures.is_empty() {
-            return Ok(());
+            return Ok(told);
         }
-        let told = if told.is_empty() { "nobody".to_owned() } else { told.join(", ") };
+        let told = if told.is_empty() { "nobody".to_owned() } else { names(&told) };
         Err(format!("{}; {signal} was sent to: {told}", failures.join("; ")))
     }
 
     /// Waits until all have come there or never will. `Some`: something else came before.
-    fn wait(
-        &mut self,
-        goal: Goal,
-        timeout: Option<Duration>,
-        kill_after: Option<Duration>,
-    ) -> Result<Option<Outcome>, String> {
-        (self.session.began, self.session.timeout) = (Instant::now(), timeout);
-        let mut kill_after = kill_after;
+    fn wait(&mut self, goal: Goal, mut kill_after: Option<Duration>) -> Result<Option<Outcome>, String> {
+        let told = Instant::now();
         self.look_at_all();
         loop {
             let facts: Vec<Facts> = self.members.iter().map(Member::facts).collect();
@@ -336,21 +352,21 @@ impl Party {
             if self.session.left() == Some(Duration::ZERO) {
                 return Ok(Some(Outcome::TimedOut));
             }
-            if kill_after.is_some_and(|after| self.session.began.elapsed() >= after) {
+            if kill_after.is_some_and(|after| told.elapsed() >= after) {
                 self.kill(kill_after.take().unwrap_or_default());
             }
             let notes = self.waiting(goal, SHOWN);
             self.session.show(goal, &facts, notes);
-            let next = kill_after.map(|after| after.saturating_sub(self.session.began.elapsed()));
+            let next = kill_after.map(|after| after.saturating_sub(told.elapsed()));
             let living: Vec<usize> = (0..self.members.len()).filter(|index| !self.has_ended(*index)).collect();
             let handles: Vec<&Handle> =
                 living.iter().filter_map(|index| self.members.get(*index)).map(|member| &member.handle).collect();
             let woken = self.session.sleep(&handles, next)?;
+            let ended: Vec<usize> = woken.ended.iter().filter_map(|index| living.get(*index).copied()).collect();
+            self.look(&woken, &ended);
             if let Some(signal) = woken.signal {
                 return Ok(Some(Outcome::Interrupted(signal)));
             }
-            let ended: Vec<usize> = woken.ended.iter().filter_map(|index| living.get(*index).copied()).collect();
-            self.look(&woken, &ended);
         }
     }
 
@@ -404,13 +420,63 @@ impl Party {
         }
     }
 
-    fn killed(&self) -> String {
-        let killed: Vec<&Member> = self.members.iter().filter(|member| member.was_killed).collect();
-        names(killed.iter().map(|member| member.handle.pid))
+    /// Who was killed, and what that has cost; `None` if nobody was.
+    fn killed(&self) -> Option<String> {
+        let losses = [Loss::Jobs, Loss::Perhaps, Loss::Nothing].into_iter().filter_map(|loss| {
+            let pids = self.pids(|member| member.was_killed && member.loss() == loss);
+            let it = if pids.len() == 1 { "it" } else { "they" };
+            let lost = match loss {
+                Loss::Jobs => format!("the jobs {it} had are lost"),
+                Loss::Perhaps => format!("any jobs {it} had are lost"),
+                Loss::Nothing => format!("{it} had no jobs"),
+            };
+            (!pids.is_empty()).then(|| format!("{} killed; {lost}", names(&pids)))
+        });
+        let losses: Vec<String> = losses.collect();
+        (!losses.is_empty()).then(|| losses.join("; "))
+    }
+
+    /// Who had to cut jobs off to end in time. Sidekiq pushes them back, so they begin again elsewhere.
+    fn cut_off(&self) -> String {
+        let who = self.members.iter().filter_map(|member| Some((member.handle.pid, member.cut_off()?)));
+        who.map(|(pid, count)| {
+            let them = if count == 1 { "it" } else { "them" };
+            let jobs = jobs(count).unwrap_or_default();
+            format!("; process {pid} cut off {jobs} at Sidekiq's timeout, and pushed {them} back")
+        })
+        .collect()
     }
 
     fn names(&self) -> String {
-        names(self.members.iter().map(|member| member.handle.pid))
+        names(&self.pids(|_| true))
+    }
+
+    /// Of those that live still: "process 7 told to stop, and will".
+    fn living_told(&self, what: [&str; 2]) -> String {
+        let living = self.pids(|member| !member.has_ended);
+        let [one, many] = what;
+        let what = if living.len() == 1 { one } else { many };
+        format!("{} told to {what}", names(&living))
+    }
+
+    /// "told to be quiet: process 7; quiet already: process 8".
+    fn told_or_quiet_already(&self, told: &[i32]) -> String {
+        let group_of = |member: &Member| match member.facts() {
+            _ if told.contains(&member.handle.pid) => "told to be quiet",
+            Facts { presence: Presence::Gone, .. } => "ended already",
+            Facts { state: State::Quiet, .. } => "quiet already",
+            _ => "stopping already",
+        };
+        let groups = ["told to be quiet", "quiet already", "stopping already", "ended already"];
+        let said = groups.into_iter().filter_map(|group| {
+            let pids = self.pids(|member| group_of(member) == group);
+            (!pids.is_empty()).then(|| format!("{group}: {}", names(&pids)))
+        });
+        said.collect::<Vec<String>>().join("; ")
+    }
+
+    fn pids(&self, which: impl Fn(&Member) -> bool) -> Vec<i32> {
+        self.members.iter().filter(|member| which(member)).map(|member| member.handle.pid).collect()
     }
 
     fn sights(&self) -> Vec<Sight> {
@@ -465,25 +531,55 @@ impl Party {
 
     fn stays_quiet(&self, outcome: Outcome) -> String {
         format!(
-            "{}, not drained: {}; {} told to be quiet, and stays so: sidekiq-lifecycle wait drained waits on, \
-             sidekiq-lifecycle stop ends it",
+            "{}, not drained: {}; {}",
             self.cut_short(outcome),
             self.reasons(Goal::Drained),
-            self.names()
+            self.living_told([
+                "be quiet, and stays so: sidekiq-lifecycle wait drained waits on, sidekiq-lifecycle stop ends it",
+                "be quiet, and stay so: sidekiq-lifecycle wait drained waits on, sidekiq-lifecycle stop ends them",
+            ])
         )
     }
 
     fn stays_told(&self, outcome: Outcome) -> String {
         format!(
-            "{}, not stopped: {}; {} told to stop, and will: sidekiq-lifecycle wait stopped waits on",
+            "{}, not stopped: {}; {}: sidekiq-lifecycle wait stopped waits on",
             self.cut_short(outcome),
             self.reasons(Goal::Stopped),
-            self.names()
+            self.living_told(["stop, and will"; 2])
         )
     }
 }
 
+/// What is lost with a process that was killed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    Jobs,
+    /// It had none when it was heard of last, or does not tell.
+    Perhaps,
+    Nothing,
+}
+
 impl Member {
+    fn loss(&self) -> Loss {
+        match &self.found.record {
+            Some(record) if record.drained => Loss::Nothing,
+            Some(record) if record.busy > 0 => Loss::Jobs,
+            _ => Loss::Perhaps,
+        }
+    }
+
+    /// How many jobs, as its record says: "SIGTERM, 2 cut off at Sidekiq's timeout".
+    fn cut_off(&self) -> Option<u32> {
+        let record = self.found.record.as_ref().filter(|record| record.state == State::Stopped)?;
+        let why = record.why.as_ref()?.split(", ");
+        why.filter_map(|part| part.strip_suffix(" cut off at Sidekiq's timeout")?.parse().ok()).next()
+    }
+
+    fn is_embedded(&self) -> bool {
+        self.found.record.as_ref().is_some_and(|record| record.about.embedded)
+    }
+
     fn facts(&self) -> Facts {
         let record = self.found.record.as_ref();
         let is_embedded_and_over = record.is_some_and(|record| record.about.embedded && record.state == State::Stopped);
@@ -512,15 +608,18 @@ fn nobody(who: &Who, goal: Goal, others: &[Sight]) -> End {
         return (Outcome::NotReached, format!("no Sidekiq has registered in {}", directory.display()));
     }
     let elsewhere = others.iter().find(|sight| sight.facts.presence == Presence::Elsewhere && !has_ended(sight));
-    let facts: Vec<Facts> = others.iter().map(|sight| sight.facts.clone()).collect();
-    let last = || probe::ask(&facts, Probe::Live, MAX_BEAT_AGE).err().unwrap_or_default();
-    match (elsewhere, others) {
-        (Some(sight), _) => {
-            (Outcome::NotReached, sight.facts.answer(Probe::Live, MAX_BEAT_AGE).err().unwrap_or_default())
-        }
-        (None, []) => (Outcome::NotReached, "no Sidekiq runs here".to_owned()),
-        (None, _) if goal == Goal::Stopped => (Outcome::Reached, format!("stopped already: {}", last())),
-        (None, _) => (Outcome::NotReached, format!("not {goal}: {}", last())),
+    let why = |facts: &Facts| facts.answer(Probe::Live, MAX_BEAT_AGE).err().unwrap_or_default();
+    if let Some(sight) = elsewhere {
+        return (Outcome::NotReached, why(&sight.facts));
+    }
+    // As it would have been answered had they ended a moment later. An embedded one's program may live on.
+    let ended = others.iter().map(|sight| Facts { presence: Presence::Gone, ..sight.facts.clone() });
+    let facts: Vec<Facts> = ended.collect();
+    let failed = facts.iter().rev().find(|facts| goal.standing(facts) != Standing::Reached);
+    match (failed, facts.last()) {
+        (Some(facts), _) => (Outcome::NotReached, format!("not {goal}: {}", why(facts))),
+        (None, Some(last)) => (Outcome::Reached, format!("{goal} already: {}", why(last))),
+        (None, None) => (Outcome::NotReached, "no Sidekiq runs here".to_owned()),
     }
 }
 
@@ -530,31 +629,33 @@ fn has_ended(sight: &Sight) -> bool {
 
 /// `wait ready` of a directory: whoever is there then counts, for what dies meanwhile may be started again.
 fn wait_until_ready(directory: &Directory, timeout: Option<Duration>, json: bool) -> ExitCode {
-    let who = Who::Directory(directory.clone());
-    let mut session = match Session::begin() {
-        Ok(session) => Session { timeout, ..session },
+    let mut session = match Session::begin(timeout) {
+        Ok(session) => session,
         Err(reason) => return finish(&(Outcome::NotReached, reason), &[], json),
     };
     let (end, sights) = loop {
         session.watch.directory(directory.path());
-        let sights = match who.sights(false) {
-            Ok(sights) => sights,
-            Err(reason) => break ((Outcome::NotReached, reason), Vec::new()),
+        let sights = match directory.read() {
+            Ok(entries) => entries.into_iter().map(|entry| Sight::of_entry(entry, directory)).collect(),
+            Err(Error::Missing(_)) => Vec::new(),
+            Err(error) => break ((Outcome::NotReached, error.to_string()), Vec::new()),
         };
         let facts: Vec<Facts> = sights.iter().map(|sight| sight.facts.clone()).collect();
         let counting: Vec<Facts> = facts.iter().filter(|facts| facts.counts()).cloned().collect();
-        let passed = stretch(session.began.elapsed().as_secs_f64());
+        let passed = |session: &Session| stretch(session.began.elapsed().as_secs_f64());
         let Err(reason) = probe::ask(&facts, Probe::Ready, MAX_BEAT_AGE) else {
-            let names = names(counting.iter().map(|facts| facts.pid));
-            break ((Outcome::Reached, format!("ready after {passed}: {names}")), sights);
+            let names = names(&counting.iter().map(|facts| facts.pid).collect::<Vec<i32>>());
+            break ((Outcome::Reached, format!("ready after {}: {names}", passed(&session))), sights);
         };
+        let reason = Goal::Ready.never_ready(&counting).unwrap_or(reason);
         if session.left() == Some(Duration::ZERO) {
-            break ((Outcome::TimedOut, format!("timed out after {passed}: {reason}")), sights);
+            break ((Outcome::TimedOut, format!("timed out after {}: {reason}", passed(&session))), sights);
         }
         session.show(Goal::Ready, &counting, vec![reason.clone()]);
         match session.sleep(&[], None) {
             Ok(Woken { signal: Some(signal), .. }) => {
-                break ((Outcome::Interrupted(signal), format!("interrupted after {passed}: {reason}")), sights);
+                let line = format!("interrupted after {}: {reason}", passed(&session));
+                break ((Outcome::Interrupted(signal), line), sights);
             }
             Ok(_) => {}
             Err(reason) => break ((Outcome::NotReached, reason), sights),
@@ -565,13 +666,20 @@ fn wait_until_ready(directory: &Directory, timeout: Option<Duration>, json: bool
 }
 
 /// "process 7"; "3 processes (7, 8, 9)".
-fn names(pids: impl Iterator<Item = i32>) -> String {
-    let pids: Vec<String> = pids.map(|pid| pid.to_string()).collect();
-    match pids.as_slice() {
+fn names(pids: &[i32]) -> String {
+    match pids {
         [] => String::new(),
         [pid] => format!("process {pid}"),
-        pids => format!("{} processes ({})", pids.len(), pids.join(", ")),
+        pids => {
+            let all: Vec<String> = pids.iter().map(i32::to_string).collect();
+            format!("{} processes ({})", all.len(), all.join(", "))
+        }
     }
+}
+
+/// Of a refusal that comes before the first signal.
+fn nobody_told(why: String) -> String {
+    format!("{why}; nobody was told anything")
 }
 
 fn not_allowed(found: &Found) -> String {
@@ -582,7 +690,20 @@ fn not_allowed(found: &Found) -> String {
 fn not_opened(pid: i32, errno: Errno) -> String {
     match errno {
         Errno::ENOSYS => "this kernel is older than 5.3, and knows no pidfd_open(2)".to_owned(),
-        errno => format!("process {pid} cannot be opened: {}", errno.desc()),
+        errno => format!("process {pid} cannot be opened: {}", in_words(errno)),
+    }
+}
+
+/// A record is read through two descriptors. Without them a wait would see nothing change.
+fn ask_for_room() -> Result<(), String> {
+    let room: nix::Result<Vec<OwnedFd>> = (0..2).map(|_| dup(io::stderr())).collect();
+    room.map(drop).map_err(|errno| format!("no record can be read: {}", in_words(errno)))
+}
+
+fn in_words(errno: Errno) -> String {
+    match errno {
+        Errno::EMFILE => format!("{}; raise ulimit -n", errno.desc()),
+        errno => errno.desc().to_owned(),
     }
 }
 
