@@ -163,7 +163,7 @@ RSpec.describe "the command fleet" do
 
     let_go
     workers << busy
-    expect(fleet("wake")[0..1]).to match([0, /\A1 of 1 ready, waiting for new processes after \d+ s\n\z/])
+    expect(fleet("wake")[0..1]).to match([0, /\A1 of 1 ready after \d+ s\n\z/])
     expect(notes).to include("let go")
   ensure
     supervisor&.kill
@@ -176,7 +176,7 @@ RSpec.describe "the command fleet" do
     supervisor = supervise(running)
     at_work = Watcher.new { running.count { |worker| record(worker.pid)&.fetch("state") == "running" } }
     code, out, err = fleet("stop", "--batch", "25%", "--timeout", "5m")
-    expect([code, out]).to match([0, /\A4 of 4 ready, batch 4 of 4; waiting for new processes after/])
+    expect([code, out]).to match([0, /\A4 of 4 ready, batch 4 of 4 after/])
     expect(err).to match(/^1 of 4 stopped, batch 2 of 4$/)
     expect(at_work.changes.min).to eq(3)
     expect(members.keys & old).to be_empty

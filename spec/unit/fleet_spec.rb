@@ -146,8 +146,7 @@ RSpec.describe SidekiqLifecycle::Fleet do
         60.times { expect(see(told, missing)).not_to be_over, goal.to_s }
         expect(see(told, member)).not_to be_over
         expect(see(told, missing, elapsed: 61)).to be_over
-        reasons = goal == :quiet ? [] : ["has gone without a trace: nobody can tell whether it had drained"]
-        expect(told.failed.values).to eq(reasons)
+        expect(told.failed.values).to eq(["has gone without a trace: nobody can tell whether it had drained"])
       end
     end
 
@@ -183,8 +182,14 @@ RSpec.describe SidekiqLifecycle::Fleet do
       expect(stopped.failed.keys).to eq(["b:2:y"])
     end
 
-    it "takes whoever has gone for quiet" do
-      expect(see(pursuit(:quiet, member), gone)).to be_over
+    it "takes whoever has left for quiet, but not who was killed" do
+      left = see(pursuit(:quiet, member), gone)
+      expect([left.over?, left.failed]).to eq([true, {}])
+      [member, member(quiet: true)].each do |one|
+        killed = see(pursuit(:quiet, one, member("b:2:y", quiet: true)), ghost, member("b:2:y", quiet: true))
+        expect(killed.failed).to match("worker-1:7:abc" => /\Afell silent/)
+        expect(killed.reached.map(&:identity)).to eq(["b:2:y"])
+      end
       expect(pursuit(:quiet, member(quiet: true))).to be_over
       expect(pursuit(:quiet, member)).not_to be_over
     end

@@ -34,6 +34,8 @@ module SidekiqLifecycle
       attr_reader :beat
       # @return [Float, nil] seconds since then, on Redis's clock
       attr_reader :beat_age
+      # @return [Float, nil] when it started, on its own clock
+      attr_reader :started_at
       # @return [Hash, nil] what the gem published at that beat; nil if the process does not have it
       attr_reader :published
 
@@ -54,6 +56,7 @@ module SidekiqLifecycle
         @concurrency = fields["concurrency"]&.to_i || info["concurrency"]
         @busy = fields["busy"].to_i
         @beat = fields["beat"]&.to_f
+        @started_at = info["started_at"]&.to_f
         @said_quiet = fields["quiet"] == "true"
         Ractor.make_shareable(self) # frozen, and all in it
       end
@@ -70,6 +73,15 @@ module SidekiqLifecycle
 
       # @return [Boolean] it runs inside another program, which alone may quiet and stop it
       def embedded? = @embedded
+
+      # @return [Float, nil] seconds since it started: until its last beat on its own clock, since then on Redis's. No
+      #   clock is compared with another one, for they may differ.
+      def up_for
+        (beat - started_at) + beat_age if beat && started_at && beat_age
+      end
+
+      # @return [Integer] seconds between two of its beats (`launcher.rb`, `BEAT_PAUSE`); who tells no version is a 6.x
+      def beat_pause = version.nil? || version.start_with?("6") ? 5 : 10
 
       # @return [Symbol] `:running`, `:quiet`, `:stopping`, `:stopped`, or `:ghost`
       def state
