@@ -67,7 +67,10 @@ RSpec.describe "the fleet, when something is not as usual" do
 
   it "shows names that a terminal does not obey" do
     tell_redis("SADD", "processes", "evil\e[2J:1:f00")
-    expect(fleet("stop", "--dry-run")[1]).to eq("evil [2J:1  is a ghost, and would be left out\n")
+    tell_redis("SADD", "processes", "bad\xff:1:f00".b)
+    expect(fleet("status")[1]).to match(/^bad\uFFFD:1 +ghost/).and match(/^evil \[2J:1 +ghost/)
+    expect(fleet_json("status")["processes"].map { |process| process["hostname"] })
+      .to contain_exactly("bad\uFFFD", "evil\e[2J")
   end
 
   describe "a webhook" do

@@ -53,6 +53,29 @@ RSpec.describe SidekiqLifecycle::Fleet do
       expect([odd.name, odd.busy, odd.state, odd.published]).to eq(["worker:7", 1, :running, nil])
     end
 
+    it "goes by Sidekiq's own fields where the gem's are in another form" do
+      [{ state: nil }, { state: "napping" }, { ready: "yes" }, { drained: nil }, { drained_at: 12 }, { cut_off: "2" },
+       { drained_at: "noon" }, { signal_path: [] }].each do |wrong|
+        one = member(quiet: true, published: { ready: true, **wrong })
+        expect(one.to_h).to include(state: :quiet, ready: false, drained: nil, lifecycle: nil), wrong.inspect
+      end
+    end
+
+    it "passes over fields that no Sidekiq writes" do
+      info = { hostname: 1, pid: {}, tag: [], queues: "default", labels: { a: 1 }, version: 8, concurrency: "x" }
+      odd = member(info: info.transform_keys(&:to_s))
+      expect(odd.to_h).to include(hostname: "worker-1", pid: 7, tag: nil, queues: [], labels: [], version: nil)
+      expect([odd.concurrency, odd.up_for]).to eq([nil, nil])
+    end
+
+    it "can be shown whatever bytes its identity has" do
+      ["bad\xff:1:x", "bad\xff:1:x".b].each do |identity|
+        odd = ghost(identity)
+        expect([odd.identity, odd.name]).to eq([identity, "bad\uFFFD:1"])
+        expect(JSON.parse(JSON.generate(odd.to_h))).to include("identity" => "bad\uFFFD:1:x", "hostname" => "bad\uFFFD")
+      end
+    end
+
     it "is frozen" do
       expect(member(published: {})).to be_frozen
     end
