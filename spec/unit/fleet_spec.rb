@@ -110,6 +110,35 @@ RSpec.describe SidekiqLifecycle::Fleet do
       ["", "tag=", "a,,b"].each do |wrong|
         expect { described_class.new(except: wrong) }.to raise_error(ArgumentError, /is no pattern; write one such as/)
       end
+      [/w/, { tag: "shop" }, :worker, [nil]].each do |matching|
+        expect { described_class.new(matching:) }.to raise_error(ArgumentError, /is no pattern; write one such as/)
+      end
+    end
+
+    it "takes an empty list for nobody rather than for everybody" do
+      expect { described_class.new(matching: []) }
+        .to raise_error(ArgumentError, "match is empty; leave it out to mean all processes")
+      expect(described_class.new(except: [])).to be_all
+    end
+
+    it "is said in words" do
+      { {} => "", { matching: "A" } => "A", { matching: %w[A B] } => "A or B", { except: "B" } => "not B",
+        { matching: "A", except: "B" } => "A but not B",
+        { matching: %w[A B], except: %w[C D] } => "A or B but not C nor D" }.each do |asked, words|
+        expect(described_class.new(**asked).to_s).to eq(words)
+      end
+    end
+  end
+
+  describe SidekiqLifecycle::Fleet::Targets do
+    def targets(*members)
+      described_class.new(members.to_h { |one| [one.identity, one] }, SidekiqLifecycle::Fleet::Selection.new)
+    end
+
+    it "say who is left out, the embedded where they could only be steered by others" do
+      all = targets(member, member("web:1:x", info: { "embedded" => true }), ghost("old:1:x"))
+      expect([all.present.size, all.left_out]).to eq([2, "1 ghost left out"])
+      expect([all.steerable.map(&:hostname), all.left_out]).to eq([%w[worker-1], "1 ghost and 1 embedded left out"])
     end
   end
 
@@ -223,9 +252,17 @@ RSpec.describe SidekiqLifecycle::Fleet do
       fleet = described_class.new
       expect { fleet.wait(:busy) }.to raise_error(ArgumentError, /no :busy to wait for; use one of :ready, :quiet/)
       expect { fleet.quiet(timeout: 0) }.to raise_error(ArgumentError, /timeout is 0; set it/)
-      [0, -1, 0.0, 1.5, "10%"].each do |batch|
+      [0, -1, 0.0, 1.5, Float::NAN, "10%"].each do |batch|
         expect { fleet.stop(batch:) }.to raise_error(ArgumentError, /batch is #{Regexp.escape(batch.inspect)}; set it/)
       end
+    end
+  end
+
+  it "says that Redis does not answer, whatever is asked" do
+    deaf = Class.new { def redis = raise(Errno::ECONNREFUSED) }
+    %i[members quiet].each do |ask|
+      expect { described_class.new(deaf.new).public_send(ask) }
+        .to raise_error(SidekiqLifecycle::Fleet::Unreachable, /\ARedis does not answer: Connection refused/)
     end
   end
 

@@ -36,7 +36,7 @@ module SidekiqLifecycle
         @listener = listener
         @begun = now
         @told = Hash.new { |told, signal| told[signal] = {} }
-        @targets = Targets.new(first_look, selection)
+        @targets = Targets.new(Fleet.first_look(registry), selection)
         @replacements = Replacements.new(@targets.known, selection)
         @pursuits = []
       end
@@ -77,12 +77,6 @@ module SidekiqLifecycle
       end
 
       private
-
-      def first_look
-        @registry.members
-      rescue *Fleet.redis_errors => e
-        raise Unreachable, "Redis does not answer: #{e.message}"
-      end
 
       # ---- what ----
 
