@@ -65,6 +65,31 @@ RSpec.describe "the fleet, when something is not as usual" do
     expect([out.lines.size, status.exitstatus]).to eq([1, 1])
   end
 
+  it "fails where its answer cannot be written" do
+    simulate(1)
+    ["status", "quiet --dry-run"].each do |arguments|
+      status, err = fleet_into("/dev/full", arguments)
+      expect([status, err]).to match([1, /\Asidekiq-lifecycle: the answer cannot be written: No space left/]), arguments
+    end
+  end
+
+  def fleet_into(path, arguments)
+    _, err, status = Open3.capture3(surroundings, "#{line([arguments]).join(" ")} > #{path}", chdir: app)
+    [status.exitstatus, err]
+  end
+
+  it "ends quietly when Ctrl-C is pressed before it has begun" do
+    File.write(file("impatient.rb"), <<~RUBY)
+      Kernel.prepend(Module.new do
+        def require(name)
+          Process.kill(:INT, Process.pid) && sleep if name == "sidekiq_lifecycle/fleet/command"
+          super
+        end
+      end)
+    RUBY
+    expect(fleet("status", environment: { "RUBYOPT" => "-r#{file("impatient.rb")}" })).to eq([130, "", ""])
+  end
+
   it "shows names that a terminal does not obey" do
     tell_redis("SADD", "processes", "evil\e[2J:1:f00")
     tell_redis("SADD", "processes", "bad\xff:1:f00".b)
