@@ -98,6 +98,14 @@ RSpec.describe "the fleet, when something is not as usual" do
       .to contain_exactly("bad\uFFFD", "evil\e[2J")
   end
 
+  it "reports jobs that are no UTF-8" do
+    identity = simulate(1).tap { |fleet| fleet.beat(busy: 1) }.identities.first
+    work = JSON.generate(run_at: 1.0, payload: { class: "bad?", jid: "1" }).b.sub("?", "\xff".b)
+    tell_redis("HSET", "#{identity}:work", "thread", work)
+    report = fleet_json("wait", "drained", "--timeout", "1s")
+    expect(report["progress"]["jobs"]).to match([a_hash_including("class" => "bad\uFFFD", "process" => identity)])
+  end
+
   describe "a webhook" do
     after { @webhook&.stop }
 

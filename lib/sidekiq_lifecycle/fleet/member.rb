@@ -1,6 +1,7 @@
 # frozen_string_literal: true
 
 require "json"
+require_relative "words"
 
 module SidekiqLifecycle
   class Fleet
@@ -59,7 +60,7 @@ module SidekiqLifecycle
         @beat_age = beat_age
         @published = understood(parse(published) || {})
         info = parse(fields["info"]) || {}
-        @readable = readable(identity)
+        @readable = Words.readable(identity)
         place(info)
         describe(info)
         @concurrency = fields["concurrency"]&.to_i || number(info["concurrency"])
@@ -169,11 +170,8 @@ module SidekiqLifecycle
 
       def number(value) = (value if value.is_a?(Numeric))
 
-      # Redis keeps any bytes; JSON and terminals want UTF-8.
-      def readable(bytes) = bytes.dup.force_encoding(Encoding::UTF_8).scrub
-
       def parse(json)
-        value = JSON.parse(readable(json)) if json
+        value = JSON.parse(Words.readable(json)) if json
         value if value.is_a?(Hash)
       rescue JSON::ParserError
         nil
