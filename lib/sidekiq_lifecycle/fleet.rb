@@ -20,7 +20,8 @@ module SidekiqLifecycle
   # process hears what it is told at its next heartbeat (5 s in Sidekiq 6, 10 s in 7 and 8), and its answer is seen at
   # the one after that.
   #
-  # Every method takes `match:` and `except:`, patterns for {Selection}; without them all processes are meant.
+  # Every method takes `match:` and `except:`, patterns for {Selection}; without them all processes are meant. An empty
+  # list to match is an error: one that was computed, and came out so, does not mean everybody.
   class Fleet
     # What can go wrong with an operation. What was told to processes until then stays told.
     class Error < SidekiqLifecycle::Error
@@ -52,6 +53,14 @@ module SidekiqLifecycle
       [SystemCallError, SocketError, *known.map { |name| Object.const_get(name) }]
     end
 
+    # Of one who asks for the first time whether Redis can be reached at all.
+    # @api private
+    def self.first_look(registry)
+      registry.members
+    rescue *redis_errors => e
+      raise Unreachable, "Redis does not answer: #{e.message}"
+    end
+
     # @param config [Object] what answers `redis`: the module `Sidekiq`, or a `Sidekiq::Config`
     def initialize(config = ::Sidekiq)
       @registry = Registry.new(config)
@@ -59,9 +68,10 @@ module SidekiqLifecycle
 
     # @return [Array<Member>] all that match, ghosts too
     # @raise [ArgumentError] if a pattern is wrong
+    # @raise [Unreachable] if Redis does not answer
     def members(match: nil, except: nil)
       selection = Selection.new(matching: match, except:)
-      @registry.members.values.select { |member| selection.include?(member) }
+      Targets.new(Fleet.first_look(@registry), selection).matching
     end
 
     # Tells processes to fetch no more jobs, and waits until they have finished with those they have.
@@ -103,7 +113,7 @@ module SidekiqLifecycle
     # @return [Progress] the last one
     # @raise (see #quiet)
     def stop(match: nil, except: nil, drain_first: false, batch: nil, timeout: nil, &listener)
-      unless batch.nil? || (batch.is_a?(Integer) && batch >= 1) || (batch.is_a?(Float) && batch.between?(Float::MIN, 1))
+      unless batch.nil? || (batch.is_a?(Integer) && batch >= 1) || (batch.is_a?(Float) && batch.positive? && batch <= 1)
         raise ArgumentError, "batch is #{batch.inspect}; set it to a number such as 5, or a part such as 0.1"
       end
 

@@ -87,6 +87,16 @@ RSpec.describe "the fleet's Redis" do
     end
   end
 
+  it "has to have an address that can be used, and that is said without a password" do
+    ["http://x", "redis://:s3cret@a b", "redis://127.0.0.1:1/abc", ""].each do |url|
+      code, out, err = fleet("status", environment: { "REDIS_URL" => url })
+      expect([code, out, err]).to match([1, "", /\Asidekiq-lifecycle: (.*\n)\z/]), url
+      expect(err).not_to include("s3cret")
+    end
+    expect(fleet("status", environment: { "REDIS_PROVIDER" => "redis://127.0.0.1:1/" }))
+      .to match([1, "", /\Asidekiq-lifecycle: Redis has no usable address: .*\$REDIS_PROVIDER.* \(RuntimeError\)\n\z/])
+  end
+
   describe "an application that is loaded for it" do
     # What a Sidekiq with the gem would have: threads, children, traps, a record.
     let(:traces) { <<~RUBY }
@@ -146,6 +156,7 @@ RSpec.describe "the fleet's Redis" do
     { "raises" => ['raise ArgumentError, "the\nsun"', /cannot be loaded: ArgumentError: the \(.*app\.rb:1/],
       "is no Ruby" => ["end", /cannot be loaded: SyntaxError: /],
       "wants what is not there" => ["require 'nix'", /cannot be loaded: LoadError: cannot load such file -- nix/],
+      "ends the process" => ["exit", /cannot be loaded: it ends the process with 0 \(.*app\.rb:1/],
       "configures what cannot be" => ["require 'sidekiq'; Sidekiq.configure_server { |config| config.nix }",
                                       /cannot be loaded: NoMethodError: undefined method .?nix/] }
       .each do |what, (code, complaint)|

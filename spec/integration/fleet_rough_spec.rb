@@ -7,23 +7,43 @@ RSpec.describe "the fleet, when something is not as usual" do
 
   def tell_redis(*words) = redis.call(*words, database: @database)
 
+  # New processes, or those once more.
+  def beat(*identities)
+    @started ||= Time.now.to_f
+    identities.each do |identity|
+      info = JSON.generate(hostname: "new", started_at: @started)
+      tell_redis("HSET", identity, "info", info, "busy", 0, "beat", Time.now.to_f, "quiet", "false")
+      tell_redis("EXPIRE", identity, 60)
+      tell_redis("SADD", "processes", identity)
+    end
+  end
+
   it "goes on where some of a later batch have gone by themselves meanwhile" do
     first, second, third = simulate(3).identities
     stopping = fleet_in_background("stop", "--batch", "1", "--timeout", "10m")
     told = ->(identity) { tell_redis("EXISTS", "#{identity}-signals") == 1 }
     wait_until("the first is told") { told.call(first) || stopping.raise_if_ended }
     tell_redis("SREM", "processes", first, second)
+    wait_until("it waits for new ones") { stopping.log.include?("waiting for new") || stopping.raise_if_ended }
     tell_redis("DEL", second, "#{second}:lifecycle") # a minute later
-    wait_until("it waits for a new one") { stopping.log.include?("waiting for new") || stopping.raise_if_ended }
-    %w[new:1:a new:2:b].each do |identity|
-      tell_redis("HSET", identity, "info", '{"hostname":"new"}', "busy", 0, "beat", 1.0, "quiet", "false")
-      tell_redis("SADD", "processes", identity)
-    end
-    wait_until("the third is told") { told.call(third) || stopping.raise_if_ended }
+    wait_until("the third is told") { beat("new:1:a", "new:2:b") && (told.call(third) || stopping.raise_if_ended) }
     tell_redis("SREM", "processes", third)
+    wait_until("it ends") { beat("new:1:a", "new:2:b") && stopping.status }
     expect(stopping.exit_code).to eq(0)
-    expect(stopping.log).to match(/^2 of 2 ready, batch 3 of 3; waiting for new processes after/)
+    expect(stopping.log).to match(/^3 of 3 ready, batch 3 of 3; 1 has gone unasked after/)
     expect(told.call(second)).to be(false)
+  end
+
+  it "takes none for a replacement that was killed, however many follow one another" do
+    first, second = simulate(2).identities
+    stopping = fleet_in_background("stop", "--batch", "1", "--timeout", "6s")
+    wait_until("the first is told") { tell_redis("EXISTS", "#{first}-signals") == 1 || stopping.raise_if_ended }
+    tell_redis("SREM", "processes", first)
+    number = 0
+    wait_until("it ends", every: 0.3) { beat("new:#{number += 1}:a") && stopping.status }
+    expect(stopping.exit_code).to eq(124)
+    expect(stopping.log).to include("not reached: timed out after 6 s: 0 of 1 ready, batch 1 of 2; waiting for new")
+    expect(tell_redis("EXISTS", "#{second}-signals")).to eq(0)
   end
 
   it "works for a user without a name, as in a container" do
@@ -45,9 +65,45 @@ RSpec.describe "the fleet, when something is not as usual" do
     expect([out.lines.size, status.exitstatus]).to eq([1, 1])
   end
 
+  it "fails where its answer cannot be written" do
+    simulate(1)
+    ["status", "quiet --dry-run"].each do |arguments|
+      status, err = fleet_into("/dev/full", arguments)
+      expect([status, err]).to match([1, /\Asidekiq-lifecycle: the answer cannot be written: No space left/]), arguments
+    end
+  end
+
+  def fleet_into(path, arguments)
+    _, err, status = Open3.capture3(surroundings, "#{line([arguments]).join(" ")} > #{path}", chdir: app)
+    [status.exitstatus, err]
+  end
+
+  it "ends quietly when Ctrl-C is pressed before it has begun" do
+    File.write(file("impatient.rb"), <<~RUBY)
+      Kernel.prepend(Module.new do
+        def require(name)
+          Process.kill(:INT, Process.pid) && sleep if name == "sidekiq_lifecycle/fleet/command"
+          super
+        end
+      end)
+    RUBY
+    expect(fleet("status", environment: { "RUBYOPT" => "-r#{file("impatient.rb")}" })).to eq([130, "", ""])
+  end
+
   it "shows names that a terminal does not obey" do
     tell_redis("SADD", "processes", "evil\e[2J:1:f00")
-    expect(fleet("stop", "--dry-run")[1]).to eq("evil [2J:1  is a ghost, and would be left out\n")
+    tell_redis("SADD", "processes", "bad\xff:1:f00".b)
+    expect(fleet("status")[1]).to match(/^bad\uFFFD:1 +ghost/).and match(/^evil \[2J:1 +ghost/)
+    expect(fleet_json("status")["processes"].map { |process| process["hostname"] })
+      .to contain_exactly("bad\uFFFD", "evil\e[2J")
+  end
+
+  it "reports jobs that are no UTF-8" do
+    identity = simulate(1).tap { |fleet| fleet.beat(busy: 1) }.identities.first
+    work = JSON.generate(run_at: 1.0, payload: { class: "bad?", jid: "1" }).b.sub("?", "\xff".b)
+    tell_redis("HSET", "#{identity}:work", "thread", work)
+    report = fleet_json("wait", "drained", "--timeout", "1s")
+    expect(report["progress"]["jobs"]).to match([a_hash_including("class" => "bad\uFFFD", "process" => identity)])
   end
 
   describe "a webhook" do

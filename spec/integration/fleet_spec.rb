@@ -141,7 +141,11 @@ RSpec.describe "the command fleet" do
 
   it "says so where only ghosts match" do
     haunt
-    expect(fleet("stop")).to match([1, /\Anot reached: only ghosts: processes that were killed, whom Sidekiq/, ""])
+    only_ghosts = [1, /\Anot reached: only ghosts: processes that were killed, whom Sidekiq/, ""]
+    expect([fleet("stop"), fleet("stop", "--dry-run"), fleet("wake", "--dry-run")]).to all(match(only_ghosts))
+    nobody = "no process matches nix but not x; there are 1, see them with: sidekiq-lifecycle fleet status"
+    expect(json("stop", "--dry-run", "--match", "nix", "--except", "x"))
+      .to include("outcome" => "not-reached", "reason" => nobody, "progress" => nil)
   end
 
   it "wakes what has drained, and leaves alone what is busy" do
@@ -163,7 +167,7 @@ RSpec.describe "the command fleet" do
 
     let_go
     workers << busy
-    expect(fleet("wake")[0..1]).to match([0, /\A1 of 1 ready, waiting for new processes after \d+ s\n\z/])
+    expect(fleet("wake")[0..1]).to match([0, /\A1 of 1 ready after \d+ s\n\z/])
     expect(notes).to include("let go")
   ensure
     supervisor&.kill
@@ -176,7 +180,7 @@ RSpec.describe "the command fleet" do
     supervisor = supervise(running)
     at_work = Watcher.new { running.count { |worker| record(worker.pid)&.fetch("state") == "running" } }
     code, out, err = fleet("stop", "--batch", "25%", "--timeout", "5m")
-    expect([code, out]).to match([0, /\A4 of 4 ready, batch 4 of 4; waiting for new processes after/])
+    expect([code, out]).to match([0, /\A4 of 4 ready, batch 4 of 4 after/])
     expect(err).to match(/^1 of 4 stopped, batch 2 of 4$/)
     expect(at_work.changes.min).to eq(3)
     expect(members.keys & old).to be_empty
@@ -294,6 +298,37 @@ RSpec.describe "the command fleet" do
       expect(fleet("stop", "--webhook", plain.url).first).to eq(1)
       expect(plain.messages).to match([a_hash_including("event" => "failed", "outcome" => "not-reached",
                                                         "by" => "#{Etc.getpwuid.name}@#{host}")])
+    end
+
+    it "are told of an application that cannot be loaded, and of a Redis without an address" do
+      plain = webhook
+      File.write(file("boom.rb"), "raise 'boom'")
+      expect(fleet("stop", "-r", "boom.rb", "--webhook", plain.url)[0..1])
+        .to match([1, /\Anot reached: boom\.rb cannot be loaded: RuntimeError: boom/])
+      expect(fleet("stop", "--webhook", plain.url, environment: { "REDIS_URL" => "http://x" })[0..1])
+        .to match([1, /\Anot reached: Redis has no usable address/])
+      expect(plain.messages.map { |message| message.values_at("event", "reason") })
+        .to match([["failed", /boom/], ["failed", /no usable address/]])
+    end
+
+    it "of which one hangs are told all the same, each" do
+      start_listed
+      plain = webhook
+      _, _, err = fleet("quiet", "--webhook", plain.url, "--slack-webhook", webhook(status: nil).url)
+      expect(plain.messages.map { |message| message["event"] }).to eq(%w[started reached])
+      expect(err).to match(/^the Slack webhook (has not answered|was not told)/)
+      expect(err).not_to match(/^the webhook|secret/)
+    end
+
+    it "are none where their variables are empty, and are a secret where they are wrong" do
+      start_listed
+      variables = %w[SIDEKIQ_LIFECYCLE_SLACK_WEBHOOK SIDEKIQ_LIFECYCLE_WEBHOOK]
+      code, out, err = fleet("quiet", environment: variables.to_h { |name| [name, ""] })
+      expect([code, out]).to match([0, /\A1 of 1 quiet/])
+      expect(err).not_to include("webhook")
+      code, _, err = fleet("quiet", environment: { variables.first => "hooks.example/secret" })
+      expect([code, err]).to match([2, /--slack-webhook/])
+      expect(err).not_to include("secret")
     end
 
     it "that fail or hang never fail the command" do

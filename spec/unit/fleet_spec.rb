@@ -53,6 +53,29 @@ RSpec.describe SidekiqLifecycle::Fleet do
       expect([odd.name, odd.busy, odd.state, odd.published]).to eq(["worker:7", 1, :running, nil])
     end
 
+    it "goes by Sidekiq's own fields where the gem's are in another form" do
+      [{ state: nil }, { state: "napping" }, { ready: "yes" }, { drained: nil }, { drained_at: 12 }, { cut_off: "2" },
+       { drained_at: "noon" }, { signal_path: [] }].each do |wrong|
+        one = member(quiet: true, published: { ready: true, **wrong })
+        expect(one.to_h).to include(state: :quiet, ready: false, drained: nil, lifecycle: nil), wrong.inspect
+      end
+    end
+
+    it "passes over fields that no Sidekiq writes" do
+      info = { hostname: 1, pid: {}, tag: [], queues: "default", labels: { a: 1 }, version: 8, concurrency: "x" }
+      odd = member(info: info.transform_keys(&:to_s))
+      expect(odd.to_h).to include(hostname: "worker-1", pid: 7, tag: nil, queues: [], labels: [], version: nil)
+      expect([odd.concurrency, odd.up_for]).to eq([nil, nil])
+    end
+
+    it "can be shown whatever bytes its identity has" do
+      ["bad\xff:1:x", "bad\xff:1:x".b].each do |identity|
+        odd = ghost(identity)
+        expect([odd.identity, odd.name]).to eq([identity, "bad\uFFFD:1"])
+        expect(JSON.parse(JSON.generate(odd.to_h))).to include("identity" => "bad\uFFFD:1:x", "hostname" => "bad\uFFFD")
+      end
+    end
+
     it "is frozen" do
       expect(member(published: {})).to be_frozen
     end
@@ -87,6 +110,35 @@ RSpec.describe SidekiqLifecycle::Fleet do
       ["", "tag=", "a,,b"].each do |wrong|
         expect { described_class.new(except: wrong) }.to raise_error(ArgumentError, /is no pattern; write one such as/)
       end
+      [/w/, { tag: "shop" }, :worker, [nil]].each do |matching|
+        expect { described_class.new(matching:) }.to raise_error(ArgumentError, /is no pattern; write one such as/)
+      end
+    end
+
+    it "takes an empty list for nobody rather than for everybody" do
+      expect { described_class.new(matching: []) }
+        .to raise_error(ArgumentError, "match is empty; leave it out to mean all processes")
+      expect(described_class.new(except: [])).to be_all
+    end
+
+    it "is said in words" do
+      { {} => "", { matching: "A" } => "A", { matching: %w[A B] } => "A or B", { except: "B" } => "not B",
+        { matching: "A", except: "B" } => "A but not B",
+        { matching: %w[A B], except: %w[C D] } => "A or B but not C nor D" }.each do |asked, words|
+        expect(described_class.new(**asked).to_s).to eq(words)
+      end
+    end
+  end
+
+  describe SidekiqLifecycle::Fleet::Targets do
+    def targets(*members)
+      described_class.new(members.to_h { |one| [one.identity, one] }, SidekiqLifecycle::Fleet::Selection.new)
+    end
+
+    it "say who is left out, the embedded where they could only be steered by others" do
+      all = targets(member, member("web:1:x", info: { "embedded" => true }), ghost("old:1:x"))
+      expect([all.present.size, all.left_out]).to eq([2, "1 ghost left out"])
+      expect([all.steerable.map(&:hostname), all.left_out]).to eq([%w[worker-1], "1 ghost and 1 embedded left out"])
     end
   end
 
@@ -146,8 +198,7 @@ RSpec.describe SidekiqLifecycle::Fleet do
         60.times { expect(see(told, missing)).not_to be_over, goal.to_s }
         expect(see(told, member)).not_to be_over
         expect(see(told, missing, elapsed: 61)).to be_over
-        reasons = goal == :quiet ? [] : ["has gone without a trace: nobody can tell whether it had drained"]
-        expect(told.failed.values).to eq(reasons)
+        expect(told.failed.values).to eq(["has gone without a trace: nobody can tell whether it had drained"])
       end
     end
 
@@ -183,8 +234,14 @@ RSpec.describe SidekiqLifecycle::Fleet do
       expect(stopped.failed.keys).to eq(["b:2:y"])
     end
 
-    it "takes whoever has gone for quiet" do
-      expect(see(pursuit(:quiet, member), gone)).to be_over
+    it "takes whoever has left for quiet, but not who was killed" do
+      left = see(pursuit(:quiet, member), gone)
+      expect([left.over?, left.failed]).to eq([true, {}])
+      [member, member(quiet: true)].each do |one|
+        killed = see(pursuit(:quiet, one, member("b:2:y", quiet: true)), ghost, member("b:2:y", quiet: true))
+        expect(killed.failed).to match("worker-1:7:abc" => /\Afell silent/)
+        expect(killed.reached.map(&:identity)).to eq(["b:2:y"])
+      end
       expect(pursuit(:quiet, member(quiet: true))).to be_over
       expect(pursuit(:quiet, member)).not_to be_over
     end
@@ -195,9 +252,17 @@ RSpec.describe SidekiqLifecycle::Fleet do
       fleet = described_class.new
       expect { fleet.wait(:busy) }.to raise_error(ArgumentError, /no :busy to wait for; use one of :ready, :quiet/)
       expect { fleet.quiet(timeout: 0) }.to raise_error(ArgumentError, /timeout is 0; set it/)
-      [0, -1, 0.0, 1.5, "10%"].each do |batch|
+      [0, -1, 0.0, 1.5, Float::NAN, "10%"].each do |batch|
         expect { fleet.stop(batch:) }.to raise_error(ArgumentError, /batch is #{Regexp.escape(batch.inspect)}; set it/)
       end
+    end
+  end
+
+  it "says that Redis does not answer, whatever is asked" do
+    deaf = Class.new { def redis = raise(Errno::ECONNREFUSED) }
+    %i[members quiet].each do |ask|
+      expect { described_class.new(deaf.new).public_send(ask) }
+        .to raise_error(SidekiqLifecycle::Fleet::Unreachable, /\ARedis does not answer: Connection refused/)
     end
   end
 

@@ -1,11 +1,14 @@
 //! The command line of `fleet`. What it does is Ruby's, for only the application knows how to reach its Redis; what may
 //! be asked of it is read and checked here.
 
+use std::ffi::OsStr;
 use std::io;
 use std::num::NonZeroU32;
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::builder::TypedValueParser;
+use clap::error::ErrorKind;
+use clap::{Arg, Args, Command, Error, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::faces::hand_over;
@@ -147,11 +150,11 @@ struct Patience {
 #[derive(Debug, Args, Serialize)]
 struct Notice {
     /// Tell a Slack-compatible webhook when it begins and how it ends
-    #[arg(long, value_name = "URL", env = "SIDEKIQ_LIFECYCLE_SLACK_WEBHOOK", hide_env_values = true, value_parser = url)]
-    slack_webhook: Option<String>,
+    #[arg(long, value_name = "URL", env = "SIDEKIQ_LIFECYCLE_SLACK_WEBHOOK", hide_env_values = true, value_parser = AddressParser)]
+    slack_webhook: Option<Address>,
     /// The same as plain JSON
-    #[arg(long, value_name = "URL", env = "SIDEKIQ_LIFECYCLE_WEBHOOK", hide_env_values = true, value_parser = url)]
-    webhook: Option<String>,
+    #[arg(long, value_name = "URL", env = "SIDEKIQ_LIFECYCLE_WEBHOOK", hide_env_values = true, value_parser = AddressParser)]
+    webhook: Option<Address>,
     /// Who asked, for the webhooks [default: the user and the host]
     #[arg(long, value_name = "NAME")]
     by: Option<String>,
@@ -219,9 +222,29 @@ fn pattern(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn url(text: &str) -> Result<String, String> {
-    let is_http = text.starts_with("https://") || text.starts_with("http://");
-    if is_http { Ok(text.to_owned()) } else { Err("write an address that begins with https:// or http://".to_owned()) }
+/// Of a webhook; none where it is empty, as a variable may be set to nothing.
+#[derive(Clone, Debug, Serialize)]
+#[serde(transparent)]
+struct Address(Option<String>);
+
+/// Reads an [`Address`]. It is a secret: clap's own message would show what is wrong with it.
+#[derive(Clone)]
+struct AddressParser;
+
+impl TypedValueParser for AddressParser {
+    type Value = Address;
+
+    fn parse_ref(&self, command: &Command, option: Option<&Arg>, value: &OsStr) -> Result<Address, Error> {
+        if value.is_empty() {
+            return Ok(Address(None));
+        }
+        let address = value.to_str().filter(|text| text.starts_with("https://") || text.starts_with("http://"));
+        address.map(|text| Address(Some(text.to_owned()))).ok_or_else(|| {
+            let option = option.map(ToString::to_string).unwrap_or_default();
+            let message = format!("{option}: write an address that begins with https:// or http://\n");
+            Error::raw(ErrorKind::ValueValidation, message).with_cmd(command)
+        })
+    }
 }
 
 /// Hands over to Ruby what was asked.
@@ -264,6 +287,14 @@ mod tests {
         assert_eq!((&wait["goal"], &wait["require"]), (&"drained".into(), &"app.rb".into()));
         assert_eq!((&wait["environment"], &wait["json"]), (&"production".into(), &true.into()));
         assert_eq!(parse("fleet stop --batch 5").unwrap()["batch"]["count"], 5);
+    }
+
+    #[test]
+    fn webhooks_may_be_empty_and_are_secret() {
+        let quiet = parse("fleet quiet --webhook http://x --slack-webhook=").unwrap();
+        assert_eq!((&quiet["webhook"], &quiet["slack_webhook"]), (&"http://x".into(), &serde_json::Value::Null));
+        let error = parse("fleet quiet --slack-webhook hooks.example/secret").unwrap_err();
+        assert!(error.contains("--slack-webhook") && !error.contains("secret"), "{error}");
     }
 
     #[test]

@@ -33,6 +33,7 @@ module SidekiqLifecycle
         require "sidekiq/cli"
         ::Sidekiq.logger.level = ::Logger::WARN
         load_application(path) if path
+        check_address
         ::Sidekiq
       end
 
@@ -55,10 +56,24 @@ module SidekiqLifecycle
 
       def self.require_file(path)
         require File.expand_path(path)
+      rescue SystemExit => e
+        raise Error, "#{path} cannot be loaded: it ends the process with #{e.status} (#{e.backtrace.first})"
       rescue ScriptError, StandardError => e
         raise Error, "#{path} cannot be loaded: #{e.class}: #{e.message.lines.first&.chomp} (#{e.backtrace.first})"
       end
       private_class_method :require_file
+
+      # Sidekiq reads the address when it first wants a connection. What is wrong with it is said without the message,
+      # in which there may be a password.
+      def self.check_address
+        ::Sidekiq.redis { nil }
+      rescue *Fleet.redis_errors
+        nil # of that whoever asks Redis something will hear
+      rescue StandardError => e
+        raise Error, "Redis has no usable address: look at $REDIS_URL, $REDIS_PROVIDER and what the application sets " \
+                     "(#{e.class})"
+      end
+      private_class_method :check_address
 
       def self.rails?(path) = File.exist?(File.join(path, "config/application.rb"))
       private_class_method :rails?

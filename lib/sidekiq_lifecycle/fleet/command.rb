@@ -24,6 +24,9 @@ module SidekiqLifecycle
       # What is asked for, in words.
       ASKED = { "quiet" => "be quiet", "stop" => "stop", "wake" => "wake up" }.freeze
 
+      # The answer cannot be written.
+      class Unwritten < SidekiqLifecycle::Error; end
+
       # Reads the arguments, does what they ask, and ends the process.
       #
       # @param arguments [Array<String>] of the whole command, with `fleet`
@@ -45,15 +48,14 @@ module SidekiqLifecycle
 
       # @return [Integer] the exit code
       def run
-        fleet = Fleet.new(Application.load(@options["require"], @options["environment"]))
-        return status(fleet) if @action == "status"
-        return preview(fleet) if @options["dry_run"]
+        return status if @action == "status"
+        return preview if @options["dry_run"]
 
-        operate(fleet)
+        operate
       rescue Errno::EPIPE
         1 # nobody reads the answer any more
-      rescue Application::Error, *Fleet.redis_errors => e
-        complain(e.is_a?(Application::Error) ? e.message : "Redis does not answer: #{e.message}")
+      rescue Application::Error, Fleet::Error, Unwritten => e
+        complain(e.message)
         1
       rescue Interrupt
         complain("interrupted")
@@ -62,41 +64,45 @@ module SidekiqLifecycle
 
       private
 
+      def fleet = Fleet.new(Application.load(@options["require"], @options["environment"]))
+
       # ---- status ----
 
-      def status(fleet)
+      def status
         members = fleet.members(**selection)
         if @options["json"]
-          @out.puts JSON.pretty_generate(schema: SCHEMA, processes: members.map(&:to_h))
+          write JSON.pretty_generate(schema: SCHEMA, processes: members.map(&:to_h))
         elsif members.empty?
           complain(@options["matching"].empty? ? "no Sidekiq is registered in this Redis" : "no process matches")
         else
-          @out.puts Table.new(members, colour: colour?)
+          write Table.new(members, colour: colour?)
         end
         members.empty? ? 1 : 0
       end
 
       # ---- what would be done ----
 
-      def preview(fleet)
-        members = fleet.members(**selection)
-        members.select!(&:quiet?) if @action == "wake"
-        if members.empty?
-          complain("nobody to tell")
-          return 1
-        end
+      # Where the command itself would find nobody to tell, it ends in the same way.
+      def preview
+        targets = Targets.new(fleet.members.to_h { |member| [member.identity, member] }, selected)
+        waking = @action == "wake"
+        waking ? targets.quiet : targets.steerable
+        members = waking ? targets.matching.select(&:quiet?) : targets.matching
         @options["json"] ? preview_json(members) : preview_text(members)
         0
+      rescue NoMatch => e
+        answer("not-reached", e.message)
+        OUTCOMES.fetch("not-reached")
       end
 
       def preview_json(members)
         processes = members.map { |member| { **member.to_h, would: would(member) } }
-        @out.puts JSON.pretty_generate(schema: SCHEMA, action: @action, processes:)
+        write JSON.pretty_generate(schema: SCHEMA, action: @action, processes:)
       end
 
       def preview_text(members)
         width = members.map { |member| member.name.size }.max
-        members.each { |member| @out.puts "#{member.name.ljust(width)}  #{would(member)}" }
+        write(members.map { |member| "#{member.name.ljust(width)}  #{would(member)}" })
       end
 
       def would(member)
@@ -113,11 +119,11 @@ module SidekiqLifecycle
 
       # ---- what is done ----
 
-      def operate(fleet)
+      def operate
         @screen = Screen.new
         webhooks = { slack: @options["slack_webhook"], plain: @options["webhook"] }
         @notifier = Notifier.new(**webhooks) { |line| @screen.say(line) }
-        outcome, reason = attempt(fleet)
+        outcome, reason = attempt
         event = outcome == "reached" ? "reached" : "failed"
         @notifier.tell(ending(outcome, reason), { event:, **brief_facts(outcome, reason) })
         finish
@@ -135,10 +141,13 @@ module SidekiqLifecycle
       end
 
       # [how it ended, why]
-      def attempt(fleet)
+      def attempt
+        loaded = fleet
         previous = Signal.trap("TERM") { Thread.main.raise(SignalException, "SIGTERM") }
-        @progress = call(fleet) { |progress| seen(progress) }
+        @progress = call(loaded) { |progress| seen(progress) }
         ["reached", nil]
+      rescue Application::Error => e
+        ["not-reached", e.message]
       rescue Fleet::Error => e
         @progress = e.progress || @progress
         [e.is_a?(TimedOut) ? "timed-out" : "not-reached", e.message]
@@ -160,7 +169,13 @@ module SidekiqLifecycle
         end
       end
 
-      def selection = { match: @options["matching"], except: @options["except"] }
+      # Whoever names nobody means all.
+      def selection
+        matching = @options["matching"]
+        { match: (matching unless matching.empty?), except: @options["except"] }
+      end
+
+      def selected = Selection.new(matching: selection[:match], except: selection[:except])
 
       def batch
         kind, number = @options["batch"]&.first
@@ -177,10 +192,20 @@ module SidekiqLifecycle
       # ---- in words ----
 
       def answer(outcome, reason)
-        return @out.puts(JSON.pretty_generate(schema: SCHEMA, **facts(outcome, reason))) if @options["json"]
-        return @out.puts("#{@progress}#{took}") if outcome == "reached"
+        return write(JSON.pretty_generate(schema: SCHEMA, **facts(outcome, reason))) if @options["json"]
+        return write("#{@progress}#{took}") if outcome == "reached"
 
-        @out.puts("not reached: #{reason}", *aftermath)
+        write(["not reached: #{reason}", *aftermath])
+      end
+
+      # At once: what fails when the process ends is heard by nobody.
+      def write(answer)
+        @out.puts(answer)
+        @out.flush
+      rescue Errno::EPIPE
+        raise
+      rescue SystemCallError => e
+        raise Unwritten, "the answer cannot be written: #{e.message}"
       end
 
       def facts(outcome, reason)
@@ -208,10 +233,7 @@ module SidekiqLifecycle
 
       def took = @progress ? " after #{Words.span(@progress.elapsed)}" : ""
 
-      def meant
-        chosen = Selection.new(matching: @options["matching"], except: @options["except"])
-        chosen.all? ? "" : " (#{chosen})"
-      end
+      def meant = selected.all? ? "" : " (#{selected})"
 
       # What stays done.
       def aftermath

@@ -1,15 +1,24 @@
 # frozen_string_literal: true
 
 require "json"
+require_relative "words"
 
 module SidekiqLifecycle
   class Fleet
     # One process of the fleet, as Redis showed it at one moment: Sidekiq's own fields (`launcher.rb`, `❤`), and what
     # this gem publishes beside them, where the process has it. An immutable value.
     class Member
-      # What the gem's own word has to say. Where some of it is missing another version has written it, in another form,
-      # and Sidekiq's fields have to do.
-      PUBLISHED = %w[state ready drained].freeze
+      # What the gem's own word has to say, and how. Where it is otherwise another version has written it, in another
+      # form, and Sidekiq's fields have to do.
+      PUBLISHED = {
+        "state" => ->(value) { %w[booting running quiet stopping stopped].include?(value) },
+        "ready" => ->(value) { [true, false].include?(value) },
+        "drained" => ->(value) { [true, false].include?(value) },
+        "drained_at" => ->(value) { value.nil? || Time.iso8601(value) },
+        "cut_off" => ->(value) { value.nil? || value.is_a?(Integer) },
+        "signal_path" => ->(value) { value.nil? || value.is_a?(String) },
+        "sidekiq" => ->(value) { value.nil? || value.is_a?(String) }
+      }.freeze
       private_constant :PUBLISHED
 
       # @return [String] Sidekiq's name for the process: hostname, pid and a random part
@@ -34,6 +43,8 @@ module SidekiqLifecycle
       attr_reader :beat
       # @return [Float, nil] seconds since then, on Redis's clock
       attr_reader :beat_age
+      # @return [Float, nil] when it started, on its own clock
+      attr_reader :started_at
       # @return [Hash, nil] what the gem published at that beat; nil if the process does not have it
       attr_reader :published
 
@@ -49,11 +60,13 @@ module SidekiqLifecycle
         @beat_age = beat_age
         @published = understood(parse(published) || {})
         info = parse(fields["info"]) || {}
+        @readable = Words.readable(identity)
         place(info)
         describe(info)
-        @concurrency = fields["concurrency"]&.to_i || info["concurrency"]
+        @concurrency = fields["concurrency"]&.to_i || number(info["concurrency"])
         @busy = fields["busy"].to_i
         @beat = fields["beat"]&.to_f
+        @started_at = number(info["started_at"])&.to_f
         @said_quiet = fields["quiet"] == "true"
         Ractor.make_shareable(self) # frozen, and all in it
       end
@@ -70,6 +83,15 @@ module SidekiqLifecycle
 
       # @return [Boolean] it runs inside another program, which alone may quiet and stop it
       def embedded? = @embedded
+
+      # @return [Float, nil] seconds since it started: until its last beat on its own clock, since then on Redis's. No
+      #   clock is compared with another one, for they may differ.
+      def up_for
+        (beat - started_at) + beat_age if beat && started_at && beat_age
+      end
+
+      # @return [Integer] seconds between two of its beats (`launcher.rb`, `BEAT_PAUSE`); who tells no version is a 6.x
+      def beat_pause = version.nil? || version.start_with?("6") ? 5 : 10
 
       # @return [Symbol] `:running`, `:quiet`, `:stopping`, `:stopped`, or `:ghost`
       def state
@@ -105,45 +127,57 @@ module SidekiqLifecycle
       def signal_path = @published&.dig("signal_path")
 
       # @return [String] for people: its host and pid; without control characters, which a terminal would obey
-      def name = (pid ? "#{hostname}:#{pid}" : identity).gsub(/[[:cntrl:]]/, " ")
+      def name = (pid ? "#{hostname}:#{pid}" : @readable).gsub(/[[:cntrl:]]/, " ")
 
       # @return [Hash{Symbol => Object}] all of it, to log or to serialise
       def to_h
-        { identity: identity.scrub, hostname:, pid:, tag:, labels:, queues:, version:, concurrency:, busy:, state:,
+        { identity: @readable, hostname:, pid:, tag:, labels:, queues:, version:, concurrency:, busy:, state:,
           ready: ready?, quiet: quiet?, drained: drained?, drained_at: drained_at&.iso8601(3), beat_age:,
           ghost: ghost?, embedded: embedded?, signal_path:, lifecycle: @published&.dig("version") }
       end
 
       # @return [String]
-      def inspect = "#<#{self.class} #{identity} #{state} busy=#{busy}>"
+      def inspect = "#<#{self.class} #{@readable} #{state} busy=#{busy}>"
 
       private
 
       # The identity is made of hostname, pid and a random part; the hostname may have colons of its own.
       def place(info)
-        hostname, pid = identity.match(/\A(.*):(\d+):[^:]*\z/)&.captures
-        @hostname = info["hostname"] || hostname || identity
-        @pid = (info["pid"] || pid)&.to_i
+        hostname, pid = @readable.match(/\A(.*):(\d+):[^:]*\z/)&.captures
+        @hostname = text(info["hostname"]) || hostname || @readable
+        @pid = number(info["pid"]) || pid&.to_i
       end
 
       def describe(info)
-        @tag = info["tag"] unless info["tag"].to_s.empty?
-        @labels = info["labels"] || []
-        @queues = info["queues"] || []
-        @version = info["version"] || @published&.dig("sidekiq")
+        @tag = text(info["tag"])
+        @labels = texts(info["labels"])
+        @queues = texts(info["queues"])
+        @version = text(info["version"]) || @published&.dig("sidekiq")
         @embedded = info["embedded"] ? true : false
       end
 
-      def understood(published) = PUBLISHED.all? { |field| published.key?(field) } ? published : nil
+      # ---- what anybody may have written ----
 
-      def said_state = @said_quiet ? :quiet : :running
+      def understood(published)
+        published if PUBLISHED.all? { |field, fits| fits.call(published[field]) }
+      rescue ArgumentError, TypeError
+        nil # its time is none
+      end
+
+      def text(value) = (value if value.is_a?(String) && !value.empty?)
+
+      def texts(value) = value.is_a?(Array) ? value.grep(String) : []
+
+      def number(value) = (value if value.is_a?(Numeric))
 
       def parse(json)
-        value = JSON.parse(json) if json
+        value = JSON.parse(Words.readable(json)) if json
         value if value.is_a?(Hash)
       rescue JSON::ParserError
         nil
       end
+
+      def said_state = @said_quiet ? :quiet : :running
     end
   end
 end

@@ -6,13 +6,15 @@ require "uri"
 
 module SidekiqLifecycle
   class Fleet
-    # Tells webhooks when an operation begins and how it ends. On a thread of its own, and never for long: a webhook
-    # that fails or hangs is a line on standard error, and no more.
+    # Tells webhooks when an operation begins and how it ends. Each on a thread of its own, and never for long: a
+    # webhook that fails or hangs is a line on standard error, and no more.
     #
     # @api private
     class Notifier
       # Seconds for one message, and for what is left of all when the command ends.
       LIMIT = 5
+      # What they are called; their addresses are secret.
+      NAMES = { slack: "Slack webhook", plain: "webhook" }.freeze
       # Slack's own signs.
       ESCAPES = { "&" => "&amp;", "<" => "&lt;", ">" => "&gt;" }.freeze
 
@@ -20,39 +22,39 @@ module SidekiqLifecycle
       # @param plain [String, nil] the address of one that gets everything as JSON
       # @yieldparam line [String] what went wrong
       def initialize(slack: nil, plain: nil, &complain)
-        @slack = slack
-        @plain = plain
         @complain = complain
-        @messages = Queue.new
-        @thread = Thread.new { work } if slack || plain
+        @addresses = { slack:, plain: }.compact
+        @messages = @addresses.transform_values { Queue.new }
+        @threads = @addresses.to_h { |kind, _| [kind, Thread.new { work(kind) }] }
       end
 
       # @param text [String] for people
       # @param facts [Hash] for machines
       def tell(text, facts)
-        return unless @thread
-
-        @messages << ["Slack webhook", @slack, { text: text.gsub(/[&<>]/, ESCAPES) }] if @slack
-        @messages << ["webhook", @plain, { text:, **facts }] if @plain
+        @messages[:slack]&.push({ text: text.gsub(/[&<>]/, ESCAPES) })
+        @messages[:plain]&.push({ text:, **facts })
       end
 
       # Waits until all is told, but not for ever.
       def finish
-        return unless @thread
+        @messages.each_value(&:close)
+        ends = now + LIMIT
+        @threads.each do |kind, thread|
+          next if thread.join([ends - now, 0].max)
 
-        @messages.close
-        return if @thread.join(LIMIT)
-
-        @complain.call("the webhook has not answered for #{LIMIT} s; it may not know how this ended")
+          @complain.call("the #{NAMES.fetch(kind)} has not answered for #{LIMIT} s; it may not know how this ended")
+        end
       end
 
       private
 
-      def work
-        while (message = @messages.pop)
-          post(*message)
+      def work(kind)
+        while (message = @messages.fetch(kind).pop)
+          post(NAMES.fetch(kind), @addresses.fetch(kind), message)
         end
       end
+
+      def now = Process.clock_gettime(Process::CLOCK_MONOTONIC)
 
       def post(name, address, body)
         uri = URI(address)
@@ -62,7 +64,7 @@ module SidekiqLifecycle
         end
         @complain.call("the #{name} answered #{response.code}") unless response.is_a?(Net::HTTPSuccess)
       rescue StandardError => e
-        # Without the address, which is a secret.
+        # The message may have the address in it.
         @complain.call("the #{name} was not told: #{e.class}")
       end
     end

@@ -2,6 +2,7 @@
 
 require_relative "progress"
 require_relative "pursuit"
+require_relative "replacements"
 require_relative "targets"
 require_relative "words"
 
@@ -35,148 +36,143 @@ module SidekiqLifecycle
         @listener = listener
         @begun = now
         @told = Hash.new { |told, signal| told[signal] = {} }
-        @targets = Targets.new(first_look, selection)
+        @targets = Targets.new(Fleet.first_look(registry), selection)
+        @replacements = Replacements.new(@targets.known, selection)
+        @pursuits = []
       end
 
       # For {Fleet#quiet}.
       def quiet(wait:)
-        targets = @targets.steerable
-        tell(targets, "TSTP")
-        pursue(Pursuit.new(wait ? :drained : :quiet, targets), repeat: "TSTP")
+        pursue(pursuit(wait ? :drained : :quiet, @targets.steerable), signal: "TSTP")
       end
 
       # For {Fleet#wait}.
       def wait(goal)
-        return wait_until_ready if goal == :ready
-
-        pursue(Pursuit.new(goal, @targets.present))
+        goal == :ready ? wait_until_ready : pursue(pursuit(goal, @targets.present))
       end
 
       # For {Fleet#stop}.
       def stop(drain_first:, batch:)
-        targets = @targets.steerable
-        slices = targets.each_slice(batch_size(batch, targets.size)).to_a
-        gone = stopped = 0
-        slices.each.with_index(1) do |slice, number|
-          @batch = "batch #{number} of #{slices.size}" if slices.size > 1
-          left = number == 1 ? slice : still_there(slice)
-          gone += slice.size - left.size
-          drain(left) if drain_first
-          end_all(left, of: targets.size, before: gone)
-          gone += left.size
-          stopped += left.size
-          replaced(stopped) if batch
+        ending = pursuit(:stopped, @targets.steerable)
+        batches = ending.identities.each_slice(batch_size(batch, ending.members.size)).to_a
+        batches.each.with_index(1) do |identities, number|
+          @batch = "batch #{number} of #{batches.size}" if batches.size > 1
+          drain(ending.pending(identities)) if drain_first
+          pursue(ending, ending.pending(identities), signal: "TERM")
+          replaced(ending.reached.size) if batch
         end
-        @last
+        reached(ending)
       end
 
       # For {Fleet#wake}.
       def wake(even_busy:)
         quiet = @targets.quiet
         busy = even_busy ? [] : still_busy(quiet)
+        @left_alone = left_alone(busy) unless busy.empty?
         left = busy.map(&:identity)
         progress = renew(quiet.reject { |member| left.include?(member.identity) })
-        busy.empty? ? progress : raise(NotReached.new(left_alone(busy, quiet.size), progress))
+        return progress if busy.empty?
+
+        raise NotReached.new("#{quiet.size - busy.size} of #{quiet.size} woken; #{@left_alone}", progress)
       end
 
       private
 
-      def first_look
-        @registry.members
-      rescue *Fleet.redis_errors => e
-        raise Unreachable, "Redis does not answer: #{e.message}"
-      end
-
       # ---- what ----
 
-      def tell(targets, signal)
-        patiently do
-          untold = targets.reject { |member| @told[signal].key?(member.identity) }
-          @registry.tell(untold, signal) { |slice| slice.each { |member| @told[signal][member.identity] = now } }
-        end
-      end
+      # A pursuit takes in every look from now on, also before the turn of its members comes.
+      def pursuit(goal, members) = Pursuit.new(goal, members).tap { |pursuit| @pursuits << pursuit }
 
-      def drain(slice)
-        tell(slice, "TSTP")
-        pursue(Pursuit.new(:drained, slice), repeat: "TSTP")
-      end
-
-      def end_all(slice, of:, before:)
-        tell(slice, "TERM")
-        pursue(Pursuit.new(:stopped, slice), repeat: "TERM", of:, before:)
+      def drain(members)
+        pursue(pursuit(:drained, members), signal: "TSTP") unless members.empty?
       end
 
       def renew(members)
         return if members.empty?
 
-        end_all(members, of: members.size, before: 0)
-        replaced(members.size)
+        ending = pursuit(:stopped, members)
+        pursue(ending, signal: "TERM")
+        replaced(ending.reached.size)
       end
 
-      # While the batches before it were replaced, some of a batch may have gone by themselves. Redis forgets such a
-      # process after a minute, and then nobody could tell it from one that is missing.
-      def still_there(members)
-        now = look(members.map(&:identity))
-        members.map { |member| now.fetch(member.identity) }.reject(&:gone?)
-      end
-
-      # As many new ones as have gone.
-      def replaced(number)
+      # Waits for as many new ones as were told to stop. Whether anybody replaces those that went by themselves nobody
+      # knows.
+      def replaced(gone)
+        needed = @told["TERM"].size
+        alone = gone - needed
+        went = "#{Words.count(alone, "has", "have")} gone unasked" if alone.positive?
         loop do
-          unknown = look.values.reject { |member| @targets.known.key?(member.identity) }
-          new = unknown.count { |member| member.ready? && @selection.include?(member) }
-          progress = progress(goal: :ready, total: number, done: [new, number].min, remark: "waiting for new processes")
-          return progress if new >= number
+          new = [@replacements.ready, needed].min
+          waiting = "waiting for new processes" if new < needed
+          progress(goal: :ready, total: gone, done: new + alone, remarks: [waiting, went])
+          return @last unless waiting
 
-          pause(progress)
+          pause
+          look
         end
       end
 
-      # Whoever is there by then; who goes is waited for no longer.
+      # Whoever is there by then; who goes is waited for no longer. Where all have gone it waits for others to come.
       def wait_until_ready
         known = @targets.present
         loop do
           ready, others = known.partition(&:ready?)
-          progress = progress(goal: :ready, total: known.size, done: ready.size, pending: others)
-          return progress if others.empty? && known.any?
+          nobody = "nobody is there, waiting for processes" if known.empty?
+          progress(goal: :ready, total: known.size, done: ready.size, pending: others, remarks: [nobody])
+          return @last if others.empty? && known.any?
 
-          pause(progress)
+          pause
           known = look.values.select { |member| @selection.include?(member) && !member.gone? }
         end
       end
 
       # Those that have not drained, which one look does not tell of processes without this gem.
       def still_busy(members)
-        pursuit = Pursuit.new(:drained, members)
+        pursuit = pursuit(:drained, members)
         while pursuit.members.any? { |member| pursuit.undecided?(member) }
-          pause(pursued(pursuit))
-          see(pursuit)
+          pursued(pursuit)
+          pause
+          look
         end
         pursuit.members.reject { |member| member.gone? || pursuit.drained?(member) }
       end
 
       # ---- on the way ----
 
-      def pursue(pursuit, repeat: nil, of: pursuit.members.size, before: 0)
-        until pursuit.over?
-          pause(pursued(pursuit, of:, before:))
-          see(pursuit)
-          tell_again(pursuit, repeat) if repeat
+      # Tells those of a pursuit whose turn it is, and waits until none of them is on the way any more.
+      def pursue(pursuit, turn = pursuit.members, signal: nil)
+        identities = turn.map(&:identity)
+        pursued(pursuit, identities)
+        tell(turn, signal) if signal
+        until pursuit.pending(identities).empty?
+          pause
+          look
+          tell_again(pursuit.pending(identities), signal) if signal
+          pursued(pursuit, identities)
         end
-        last = pursued(pursuit, of:, before:)
-        raise NotReached.new(never(pursuit), last) unless pursuit.failed.empty?
-
-        last
+        reached(pursuit, identities)
       end
 
-      def see(pursuit)
-        members = look(pursuit.identities)
-        pursuit.see(members, @since_last_look)
+      def reached(pursuit, identities = pursuit.identities)
+        raise NotReached.new(never(pursuit), @last) if identities.any? { |identity| pursuit.failed.key?(identity) }
+
+        @last
+      end
+
+      # Each pipeline is reported: whatever ends this in the middle, it is known how many have been told.
+      def tell(members, signal)
+        patiently do
+          untold = members.reject { |member| @told[signal].key?(member.identity) }
+          @registry.tell(untold, signal) do |slice|
+            slice.each { |member| @told[signal][member.identity] = now }
+            report(@last.later(elapsed: now - @begun, told:))
+          end
+        end
       end
 
       # Told once more, whoever shows no effect although his heart beats.
-      def tell_again(pursuit, signal)
-        deaf = pursuit.pending.select do |member|
+      def tell_again(members, signal)
+        deaf = members.select do |member|
           told = @told[signal][member.identity]
           told && now - told > REPEAT && (signal == "TSTP" ? !member.quiet? : member.state != :stopping)
         end
@@ -184,17 +180,20 @@ module SidekiqLifecycle
         tell(deaf, signal) unless deaf.empty?
       end
 
-      def pursued(pursuit, of: pursuit.members.size, before: 0)
-        names = pursuit.members.to_h { |member| [member.identity, member.name] }
-        progress(goal: pursuit.goal, total: of, done: before + pursuit.reached.size, pending: pursuit.pending,
-                 failed: pursuit.failed.transform_keys { |identity| names.fetch(identity) })
+      def pursued(pursuit, identities = pursuit.identities)
+        progress(goal: pursuit.goal, total: pursuit.members.size, done: pursuit.reached.size,
+                 pending: pursuit.pending(identities), failed: pursuit.failed_by_name)
       end
 
-      def progress(goal:, total:, done:, pending: [], failed: {}, remark: nil)
-        remark = [@batch, remark, @targets.left_out].compact.join("; ")
-        @last = Progress.new(goal:, total:, done:, pending:, failed:, jobs: jobs(goal, pending), elapsed: now - @begun,
-                             timeout: @timeout, remark: (remark unless remark.empty?), told: told)
-                        .tap { |progress| @listener&.call(progress) }
+      def progress(goal:, total:, done:, pending: [], failed: {}, remarks: [])
+        remark = [@batch, *remarks, @left_alone, @targets.left_out].compact.join("; ")
+        report(Progress.new(goal:, total:, done:, pending:, failed:, jobs: jobs(goal, pending), elapsed: now - @begun,
+                            timeout: @timeout, remark: (remark unless remark.empty?), told:))
+      end
+
+      def report(progress)
+        @last = progress
+        @listener&.call(progress)
       end
 
       def jobs(goal, pending)
@@ -206,12 +205,13 @@ module SidekiqLifecycle
         [] # the next look will tell
       end
 
-      def look(identities = [])
+      def look
         patiently do
           began = now
-          members = @registry.members(identities)
+          members = @registry.members(@pursuits.flat_map(&:identities))
           @look_takes = now - began
-          @since_last_look = began - (@looked_at || @begun)
+          @pursuits.each { |pursuit| pursuit.see(members, began - (@looked_at || @begun)) }
+          @replacements.see(members, now - @begun)
           @looked_at = began
           members
         end
@@ -225,25 +225,23 @@ module SidekiqLifecycle
         retry
       end
 
+      # It is first asked patiently when there is something to report.
       def wait_for_redis(error)
         @away_since ||= now
         if now - @away_since > PATIENCE
-          seen = @last ? "when it was seen last: #{@last}" : "nobody was told anything"
+          seen = "when it was seen last: #{@last}"
           raise Unreachable.new("Redis has not answered for #{PATIENCE} s: #{error.message}; #{seen}", @last)
         end
 
-        trouble = @last&.later(elapsed: now - @begun, remark: "Redis does not answer (#{error.message}), trying again")
-        @listener&.call(trouble) if trouble
+        trouble = @last.later(elapsed: now - @begun, remark: "Redis does not answer (#{error.message}), trying again")
+        @listener&.call(trouble)
         pause(trouble)
       end
 
       # To the next look, or to the end of the time.
-      def pause(progress)
+      def pause(progress = @last)
         left = @timeout ? @timeout - (now - @begun) : Float::INFINITY
-        if left <= 0
-          came = progress || "nobody was told anything"
-          raise TimedOut.new("timed out after #{Words.span(@timeout)}: #{came}", progress)
-        end
+        raise TimedOut.new("timed out after #{Words.span(@timeout)}: #{progress}", progress) if left <= 0
 
         sleep([left, [PAUSE, 4 * @look_takes.to_f].max].min) # rubocop:disable Style/ComparableClamp
       end
@@ -253,14 +251,13 @@ module SidekiqLifecycle
       def told = @told.to_h { |signal, members| [WORDS.fetch(signal), members.size] }
 
       def never(pursuit)
-        names = pursuit.members.to_h { |member| [member.identity, member.name] }
-        reasons = pursuit.failed.map { |identity, reason| "#{names.fetch(identity)} #{reason}" }
-        "#{pursuit.failed.size} of #{pursuit.members.size} not #{pursuit.goal}: #{Words.list(reasons)}"
+        reasons = pursuit.failed_by_name.map { |name, reason| "#{name} #{reason}" }
+        "#{reasons.size} of #{pursuit.members.size} not #{pursuit.goal}: #{Words.list(reasons)}"
       end
 
-      def left_alone(busy, all)
+      def left_alone(busy)
         names = busy.map { |member| "#{member.name} (#{Words.count(member.busy, "job")})" }
-        "#{all - busy.size} of #{all} woken; still busy and left alone: #{Words.list(names)}"
+        "still busy and left alone: #{Words.list(names)}"
       end
 
       def batch_size(batch, total)

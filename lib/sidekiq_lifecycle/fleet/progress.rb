@@ -62,8 +62,8 @@ module SidekiqLifecycle
       end
 
       # @api private
-      # @return [Progress] the same later, with another remark
-      def later(elapsed:, remark:)
+      # @return [Progress] the same later, with another remark, or with more that have been told
+      def later(elapsed:, remark: self.remark, told: self.told)
         self.class.new(goal:, total:, done:, pending:, failed:, jobs:, timeout:, told:, elapsed:, remark:)
       end
     end

@@ -27,15 +27,13 @@ module SidekiqLifecycle
       attr_reader :goal
       # @return [Hash{String => String}] why some have not got there and hardly ever will, by identity
       attr_reader :failed
-      # @return [Array<Member>] all, as they were seen last
-      attr_reader :members
 
       # @param goal [Symbol]
       # @param members [Array<Member>]
       def initialize(goal, members)
         @goal = goal
         @traces = members.to_h { |member| [member.identity, Trace.new] }
-        @members = members
+        @members = members.to_h { |member| [member.identity, member] }
         look(0)
       end
 
@@ -43,18 +41,28 @@ module SidekiqLifecycle
       # @param members [Hash{String => Member}]
       # @param elapsed [Numeric] seconds since the last one
       def see(members, elapsed)
-        @members = identities.map { |identity| members.fetch(identity) }
+        @members = identities.to_h { |identity| [identity, members.fetch(identity)] }
         look(elapsed)
       end
 
       # @return [Array<String>]
       def identities = @traces.keys
 
-      # @return [Array<Member>] those that have got there
-      def reached = @members.select { |member| there?(member) }
+      # @return [Array<Member>] all, as they were seen last
+      def members = @members.values
 
+      # @return [Array<Member>] those that have got there
+      def reached = members.select { |member| there?(member) }
+
+      # @param among [Array<String>] identities
       # @return [Array<Member>] those that may still get there
-      def pending = @members.reject { |member| there?(member) || failed.key?(member.identity) }
+      def pending(among = identities)
+        those = among.map { |identity| @members.fetch(identity) }
+        those.reject { |member| there?(member) || failed.key?(member.identity) }
+      end
+
+      # @return [Hash{String => String}] the same as {#failed}, by name
+      def failed_by_name = failed.transform_keys { |identity| @members.fetch(identity).name }
 
       # @return [Boolean] there is nothing left to wait for
       def over? = pending.empty?
@@ -116,33 +124,33 @@ module SidekiqLifecycle
       def trace(member) = @traces.fetch(member.identity)
 
       def look(elapsed)
-        @members.each { |member| trace(member).see(member, elapsed) }
-        @failed = @members.to_h { |member| [member.identity, failure(member)] }.compact
+        members.each { |member| trace(member).see(member, elapsed) }
+        @failed = @members.transform_values { |member| failure(member) }.compact
       end
 
       def there?(member)
         case goal
-        when :quiet then member.quiet? && !missing?(member)
+        when :quiet then member.gone? ? ended?(member) : member.quiet?
         when :drained then drained?(member)
-        when :stopped then trace(member).left || (drained?(member) && for_good?(member))
+        when :stopped then ended?(member)
         end
       end
 
-      # Without a trace, but perhaps not for long.
-      def missing?(member)
+      # It left, or had nothing more to lose.
+      def ended?(member) = trace(member).left || (drained?(member) && for_good?(member))
+
+      # Not just without a trace, which may not be for long.
+      def for_good?(member)
         missing = trace(member).missing
-        !missing.nil? && missing <= MISSING
+        member.gone? && (missing.nil? || missing > MISSING)
       end
 
-      def for_good?(member) = member.gone? && !missing?(member)
-
-      # What was drained has nothing more to lose.
       def failure(member)
-        return if goal == :quiet || drained?(member) || !for_good?(member)
+        return if drained?(member) || !for_good?(member)
         return KILLED if member.ghost?
         return FORGOTTEN unless trace(member).left
 
-        left(member) unless goal == :stopped
+        left(member) if goal == :drained
       end
 
       def left(member)

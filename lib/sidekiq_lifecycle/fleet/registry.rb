@@ -3,6 +3,7 @@
 require "json"
 require_relative "../announcement"
 require_relative "member"
+require_relative "words"
 
 module SidekiqLifecycle
   class Fleet
@@ -20,7 +21,7 @@ module SidekiqLifecycle
         def age = [Time.now.to_f - since, 0].max
 
         # @return [Hash{Symbol => Object}] to serialise
-        def to_h = { class: job_class, jid:, process: member.identity, running_for: age.round(1) }
+        def to_h = { class: job_class, jid:, process: Words.readable(member.identity), running_for: age.round(1) }
       end
 
       # @param config [Object] what answers `redis`: the module `Sidekiq`, or a `Sidekiq::Config`
@@ -91,7 +92,7 @@ module SidekiqLifecycle
 
       # In 6.x the payload is an object, later the text of one. ActiveJob hides the class.
       def job(member, work)
-        work = JSON.parse(work)
+        work = JSON.parse(Words.readable(work))
         payload = work["payload"].is_a?(String) ? JSON.parse(work["payload"]) : work["payload"]
         job_class = payload["wrapped"] || payload["class"]
         Job.new(member:, job_class:, jid: payload["jid"], since: work["run_at"].to_f)

@@ -16,13 +16,17 @@ module SidekiqLifecycle
         "version" => ->(member) { [member.version] }
       }.freeze
 
-      # @param matching [String, Array<String>, nil] patterns
+      # @param matching [String, Array<String>, nil] patterns; nil: all
       # @param except [String, Array<String>, nil] patterns
-      # @raise [ArgumentError] if there is no such field, or a pattern is empty
+      # @raise [ArgumentError] if there is no such field, or a pattern is empty or none
       def initialize(matching: nil, except: nil)
-        @patterns = Array(matching).map { |pattern| parse(pattern) }
-        @exceptions = Array(except).map { |pattern| parse(pattern) }
-        @words = [*Array(matching), *Array(except).map { |pattern| "not #{pattern}" }].join(" or ")
+        # A list that came out empty means nobody, which nobody asks for; least of all does it mean everybody.
+        raise ArgumentError, "match is empty; leave it out to mean all processes" if matching == []
+
+        @matching = listed(matching)
+        @except = listed(except)
+        @patterns = @matching.map { |pattern| parse(pattern) }
+        @exceptions = @except.map { |pattern| parse(pattern) }
       end
 
       # @param member [Member]
@@ -32,12 +36,23 @@ module SidekiqLifecycle
       end
 
       # @return [Boolean] every process is meant
-      def all? = @words.empty?
+      def all? = @matching.empty? && @except.empty?
 
-      # @return [String]
-      def to_s = @words
+      # @return [String] "A or B but not C", or "not C"
+      def to_s
+        exceptions = "not #{@except.join(" nor ")}" unless @except.empty?
+        @matching.empty? ? exceptions.to_s : [@matching.join(" or "), *exceptions].join(" but ")
+      end
 
       private
+
+      def listed(patterns)
+        list = patterns.is_a?(Array) ? patterns : [*patterns]
+        wrong = list.find { |pattern| !pattern.is_a?(String) }
+        raise ArgumentError, "#{wrong.inspect} is no pattern; write one such as worker-* or tag=shop" if wrong
+
+        list
+      end
 
       def parse(pattern)
         "#{pattern},".split(",", -1)[..-2].map do |part|

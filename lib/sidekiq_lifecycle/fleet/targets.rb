@@ -16,7 +16,11 @@ module SidekiqLifecycle
       def initialize(known, selection)
         @known = known
         @selection = selection
+        @embedded = []
       end
+
+      # @return [Array<Member>] all that match, ghosts too
+      def matching = @matching ||= known.values.select { |member| @selection.include?(member) }
 
       # @return [Array<Member>] all that match and are there
       # @raise [NoMatch]
@@ -30,7 +34,7 @@ module SidekiqLifecycle
       # @return [Array<Member>] all of them that can be told something
       # @raise [NoMatch]
       def steerable
-        free = present.reject(&:embedded?)
+        @embedded, free = present.partition(&:embedded?)
         return free unless free.empty?
 
         raise NoMatch, "all processes#{meant} run embedded in other programs, which alone can quiet and stop them"
@@ -43,15 +47,15 @@ module SidekiqLifecycle
         quiet.empty? ? raise(NoMatch, "no process#{meant} is quiet, so there is nobody to wake") : quiet
       end
 
-      # @return [String, nil] who matches and is left out, in words
+      # @return [String, nil] who matches and is left out of what was chosen, in words
       def left_out
         ghosts = matching.size - there.size
-        "#{Words.count(ghosts, "ghost")} left out" if ghosts.positive?
+        words = [(Words.count(ghosts, "ghost") if ghosts.positive?),
+                 ("#{@embedded.size} embedded" unless @embedded.empty?)].compact
+        "#{words.join(" and ")} left out" unless words.empty?
       end
 
       private
-
-      def matching = @matching ||= known.values.select { |member| @selection.include?(member) }
 
       def there = @there ||= matching.reject(&:ghost?)
 

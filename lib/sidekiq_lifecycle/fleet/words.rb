@@ -28,6 +28,9 @@ module SidekiqLifecycle
       # "1 h 5 min", or "1 h" where nothing is left
       def both(large, number, unit) = number.zero? ? large : "#{large} #{number} #{unit}"
 
+      # What Redis keeps may be any bytes; JSON and terminals want UTF-8.
+      def readable(bytes) = bytes.dup.force_encoding(Encoding::UTF_8).scrub
+
       # The first few of many.
       def list(things)
         more = things.size - NAMED
