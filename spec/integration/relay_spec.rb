@@ -125,7 +125,8 @@ RSpec.describe "the relay" do
   it "lets go when it is killed: all runs on, and the next beat tells" do
     worker = start_ready_in("dash", '"$@"; exit 0', after: QUICK_BEAT, install: "lifecycle.require_signal_path = true")
     Process.kill(:KILL, relay_of(worker))
-    wait_until("it is told") { the_record["signal_path"]["term"] == "lost" }
+    # On a machine that is very busy it may be dying for longer than the first look at it waits.
+    wait_until("it is told") { the_record["signal_path"].values_at("term", "relay") == ["lost", nil] }
     expect(the_record["problems"]).to contain_exactly(match(/the relay \(pid \d+\) has ended; to mend it, put exec/))
     wait_until("strict, it is ready no more") { !ready_file? }
     expect(check.last).to match(/not ready: process \d+ (is running, but a SIGTERM|belongs to)/)

@@ -1,6 +1,8 @@
 //! What a process says of the signal path to itself.
 
 use std::path::Path as File;
+use std::thread;
+use std::time::Duration;
 
 use nix::unistd::getpid;
 
@@ -18,11 +20,10 @@ pub fn own() -> Option<(SignalPath, Option<String>)> {
     if Snapshot::caller() != Some(pid) {
         return None;
     }
-    let mut path = Snapshot::path(pid);
+    let (mut path, relay) = path_and_relay(pid);
     if path.links().is_empty() {
         return None;
     }
-    let relay = alive();
     if relay.is_none() {
         // Another Sidekiq's relay carries nothing to this one.
         path = path.without_relay();
@@ -31,6 +32,23 @@ pub fn own() -> Option<(SignalPath, Option<String>)> {
     let problem = path.problem().map(|problem| sentence(&problem, no_relay.as_deref(), &path));
     let fates = SignalPath { term: path.fate(Asked::Stop).0, tstp: path.fate(Asked::Quiet).0, relay, no_relay };
     Some((fates, problem))
+}
+
+/// A relay that carries nothing is about to end, or has been killed just now: then it is waited for, some milliseconds, so
+/// that it can be told.
+fn path_and_relay(pid: i32) -> (Path, Option<i32>) {
+    let look = || (Snapshot::path(pid), alive());
+    let is_ending =
+        |(path, relay): &(Path, Option<i32>)| relay.is_some() && !path.links().iter().any(|link| link.is_relayed);
+    let mut seen = look();
+    for _ in 0..20 {
+        if !is_ending(&seen) {
+            break;
+        }
+        thread::sleep(Duration::from_millis(1));
+        seen = look();
+    }
+    seen
 }
 
 /// Starts the relay, if the path needs one. `command` is the native command.
