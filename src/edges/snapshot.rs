@@ -86,16 +86,7 @@ impl Snapshot {
     /// The same, but not from the midst of a fork, as far as that is over within some milliseconds: Ruby, for one, has every
     /// signal blocked meanwhile.
     fn settled(pid: i32) -> Option<Self> {
-        let is_forking = |snapshot: &Self| snapshot.is_awake() && snapshot.blocked.has(Signal::SIGTERM);
-        let mut snapshot = Self::of(pid)?;
-        for _ in 0..20 {
-            if !is_forking(&snapshot) {
-                break;
-            }
-            thread::sleep(Duration::from_millis(1));
-            snapshot = Self::of(pid)?;
-        }
-        Some(snapshot)
+        look_until_settled(|| Self::of(pid), |snapshot| snapshot.as_ref().is_some_and(Self::may_be_forking))
     }
 
     /// The calling process's pid as /proc has it; `None` without /proc.
@@ -182,6 +173,11 @@ impl Snapshot {
         self.is_awake() && matches!(self.program(), Program::Shell | Program::Timeout)
     }
 
+    /// An init that takes TERM with sigwait(3) looks the same for a moment, when a signal has woken it.
+    fn may_be_forking(&self) -> bool {
+        self.is_awake() && self.blocked.has(Signal::SIGTERM)
+    }
+
     /// It runs, or waits for what nothing can interrupt.
     fn is_awake(&self) -> bool {
         matches!(self.state, 'R' | 'D')
@@ -223,6 +219,19 @@ impl Snapshot {
     pub fn has_ended(&self) -> bool {
         matches!(self.state, 'Z' | 'X')
     }
+}
+
+/// Looks, and looks again while what is seen is about to pass; for some 20 ms at most, for Sidekiq's own hooks wait meanwhile.
+pub fn look_until_settled<T>(mut look: impl FnMut() -> T, is_passing: impl Fn(&T) -> bool) -> T {
+    let mut seen = look();
+    for _ in 0..20 {
+        if !is_passing(&seen) {
+            break;
+        }
+        thread::sleep(Duration::from_millis(1));
+        seen = look();
+    }
+    seen
 }
 
 /// A process that /proc hides (hidepid). What it does with signals cannot be told.
@@ -297,6 +306,29 @@ mod tests {
         assert!(snapshot.ignored.has(Signal::SIGQUIT) && snapshot.blocked.has(Signal::SIGTSTP));
         assert_eq!(parse_status(&STATUS.replace("SigCgt", "Else")), None);
         assert_eq!(parse_status(""), None);
+    }
+
+    #[test]
+    fn what_is_about_to_pass_is_looked_at_again_but_not_for_ever() {
+        for (passes_after, looks) in [(0, 1), (3, 4), (usize::MAX, 21)] {
+            let mut count = 0;
+            let look = || {
+                count += 1;
+                count
+            };
+            assert_eq!(look_until_settled(look, |seen| *seen <= passes_after), looks);
+        }
+        let process = |state, blocked| Snapshot { state, blocked: Mask(blocked), ..Snapshot::default() };
+        let term = 1 << (Signal::SIGTERM as i32 - 1);
+        for (snapshot, expected) in [
+            (process('R', term), true),
+            (process('D', u64::MAX), true),
+            (process('R', !term), false),
+            (process('S', u64::MAX), false),
+            (process('t', u64::MAX), false),
+        ] {
+            assert_eq!(snapshot.may_be_forking(), expected, "{snapshot:?}");
+        }
     }
 
     #[test]

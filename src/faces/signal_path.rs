@@ -1,13 +1,11 @@
 //! What a process says of the signal path to itself.
 
 use std::path::Path as File;
-use std::thread;
-use std::time::Duration;
 
 use nix::unistd::getpid;
 
 use crate::edges::record::SignalPath;
-use crate::edges::snapshot::Snapshot;
+use crate::edges::snapshot::{Snapshot, look_until_settled};
 #[cfg(target_os = "linux")]
 use crate::faces::relay;
 use crate::rules::path::{Asked, Path};
@@ -37,18 +35,8 @@ pub fn own() -> Option<(SignalPath, Option<String>)> {
 /// A relay that carries nothing is about to end, or has been killed just now: then it is waited for, some milliseconds, so
 /// that it can be told.
 fn path_and_relay(pid: i32) -> (Path, Option<i32>) {
-    let look = || (Snapshot::path(pid), alive());
-    let is_ending =
-        |(path, relay): &(Path, Option<i32>)| relay.is_some() && !path.links().iter().any(|link| link.is_relayed);
-    let mut seen = look();
-    for _ in 0..20 {
-        if !is_ending(&seen) {
-            break;
-        }
-        thread::sleep(Duration::from_millis(1));
-        seen = look();
-    }
-    seen
+    let carries = |path: &Path| path.links().iter().any(|link| link.is_relayed);
+    look_until_settled(|| (Snapshot::path(pid), alive()), |(path, relay)| relay.is_some() && !carries(path))
 }
 
 /// Starts the relay, if the path needs one. `command` is the native command.

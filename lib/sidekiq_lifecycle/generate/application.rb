@@ -19,7 +19,6 @@ module SidekiqLifecycle
       DEFAULT_CONCURRENCY = 5
       # Where Sidekiq looks for its configuration (`cli.rb`, `setup_options`).
       CONFIG_FILES = %w[config/sidekiq.yml config/sidekiq.yml.erb].freeze
-
       # The files of Docker Compose that an application may have of its own.
       COMPOSE_FILES = %w[compose.yaml compose.yml docker-compose.yaml docker-compose.yml].freeze
       # Images of what Sidekiq takes for a Redis.

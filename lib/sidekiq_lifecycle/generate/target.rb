@@ -40,7 +40,7 @@ module SidekiqLifecycle
 
       # What a template can say.
       class View
-        # What such a document takes for a path.
+        # What a document of Systems Manager's takes for a path.
         DOCUMENT_PATH = "^/[A-Za-z0-9._/@-]+$"
 
         # @param application [Application]
@@ -75,6 +75,14 @@ module SidekiqLifecycle
                        "an absolute path, or leave it to be shared/tmp/sidekiq"
         end
 
+        # The same as the parameter of a document of Systems Manager's, which a shell takes as it is.
+        def directory_in_document
+          return directory_on_host if directory_on_host.match?(DOCUMENT_PATH)
+
+          raise Error, "the lifecycle directory #{directory_on_host} cannot be a parameter of Systems Manager's: set " \
+                       "SIDEKIQ_LIFECYCLE_DIR to an absolute path of letters, digits and . _ / @ -"
+        end
+
         # A list on one line, as JSON, YAML and Dockerfiles have it.
         def list(items) = "[#{items.map { |item| JSON.generate(item) }.join(", ")}]"
 
@@ -95,14 +103,6 @@ module SidekiqLifecycle
 
         # A word of a command, where a $ begins a variable (systemd.service(5)).
         def unit_command_word(word) = unit_quoted(word).gsub("$", "$$")
-
-        # The same as the parameter of a document of Systems Manager's, which a shell takes as it is.
-        def directory_in_document
-          return directory_on_host if directory_on_host.match?(DOCUMENT_PATH)
-
-          raise Error, "the lifecycle directory #{directory_on_host} cannot be a parameter of Systems Manager's: set " \
-                       "SIDEKIQ_LIFECYCLE_DIR to an absolute path of letters, digits and . _ / @ -"
-        end
 
         # What the worker works on, for people.
         def work
