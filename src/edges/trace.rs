@@ -585,4 +585,48 @@ mod tests {
         assert_eq!(handle.signal(0), Err(Errno::ESRCH));
         assert_eq!(handle.tell(Message::Leave), Err(Errno::ESRCH));
     }
+
+    /// A process that has begun with a [`Failsafe`] and then does nothing; it is run by the tests below.
+    #[test]
+    #[ignore = "it is a process for other tests"]
+    fn stuck() {
+        let failsafe = Failsafe::start().unwrap();
+        println!("started");
+        std::thread::sleep(std::time::Duration::from_secs(300));
+        drop(failsafe);
+    }
+
+    fn start_stuck() -> std::process::Child {
+        use std::io::{BufRead, BufReader};
+        let arguments = ["--ignored", "--exact", "--nocapture", "--test-threads=1", "edges::trace::tests::stuck"];
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        let mut child = command.args(arguments).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let output = child.stdout.take().unwrap();
+        assert!(BufReader::new(output).lines().any(|line| line.unwrap().contains("started")));
+        child
+    }
+
+    #[test]
+    fn a_relay_that_is_stuck_is_killed() {
+        use std::os::unix::process::ExitStatusExt;
+        let status = start_stuck().wait().unwrap();
+        assert_eq!(status.signal(), Some(libc::SIGKILL));
+    }
+
+    #[test]
+    fn a_relay_that_was_stopped_goes_on() {
+        let mut child = start_stuck();
+        let pid = i32::try_from(child.id()).unwrap();
+        let state = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // SAFETY: two integers.
+        unsafe { libc::kill(pid, libc::SIGSTOP) };
+        // Until it goes on, or, should it never, until it is killed.
+        while state().contains(") T ") {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        let goes_on = child.try_wait().unwrap().is_none();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(goes_on);
+    }
 }

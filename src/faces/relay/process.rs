@@ -375,7 +375,8 @@ impl Relay {
     /// While a stop is under way, to hold who leaves before it exits; and while a shell has a signal of which it is not known
     /// yet whether it does anything.
     fn needs_calls(&self) -> bool {
-        self.ended.is_none_or(|_| !self.mates.is_empty()) && (self.stopping.is_some() || !self.watched.is_empty())
+        let is_stop = self.stopping.is_some() || self.is_stopped_from_above;
+        self.ended.is_none_or(|_| !self.mates.is_empty()) && (is_stop || !self.watched.is_empty())
     }
 
     fn see_calls(&mut self) {
