@@ -17,8 +17,19 @@ INITS = { "tini" => %w[tini -s --], "dumb-init" => %w[dumb-init], "catatonit" =>
 READY = 'trap("TERM") { exit! }; $stdout.syswrite("up"); sleep'
 WORKER = ["ruby", "--disable=gems", "-e", READY].freeze
 ASK = "start = File.read('/proc/self/stat')[/.*\\)(.*)/, 1].split[19]; began = Process.clock_gettime(1); " \
-      "said = IO.popen([#{COMMAND.inspect}, 'relay', $$.to_s, start, 'start'], &:read); " \
+      "said = IO.popen([[#{COMMAND.inspect}, 'signal-relay'], $$.to_s, start, '30', 'start'], &:read); " \
       "$stdout.syswrite(said + ' took ' + (Process.clock_gettime(1) - began).to_s + ' ');".freeze
+# A shell that starts so many commands while its worker runs.
+COMMANDS = 500
+LOOP = <<~SH
+  "$@" &
+  read go
+  n=#{COMMANDS}
+  while [ $n -gt 0 ]; do /bin/true; n=$((n-1)); done
+  echo done
+  kill $!
+  wait
+SH
 RELAYED = ["dash", "-c", '"$@"; exit 0', "dash", "ruby", "--disable=gems", "-e", ASK + READY].freeze
 
 def now = Process.clock_gettime(Process::CLOCK_MONOTONIC)
@@ -61,6 +72,24 @@ def ratio(values, base)
   "#{median} (#{low} to #{high})"
 end
 
+# Seconds that a shell takes for COMMANDS commands.
+def loop_time(*worker)
+  go, writer = IO.pipe
+  reader, out = IO.pipe
+  pid = spawn("dash", "-c", LOOP, "dash", *worker, in: go, out:)
+  [go, out].each(&:close)
+  said = +""
+  said << reader.readpartial(100) until said.include?("up")
+  timed do
+    writer.puts("go")
+    said << reader.readpartial(100) until said.include?("done")
+    true
+  end
+ensure
+  Process.wait(pid)
+  [writer, reader].each(&:close)
+end
+
 resting = INITS.to_h do |name, init|
   pid, reader, = start([*init, *WORKER])
   rest(pid).tap { stop(pid, reader) }.then { |costs| [name, costs] }
@@ -71,7 +100,11 @@ stop(pid, reader)
 
 starts = Hash.new { |hash, name| hash[name] = [] }
 ends = Hash.new { |hash, name| hash[name] = [] }
+traced = []
+untraced = []
 ROUNDS.times do
+  untraced << loop_time(*WORKER)
+  traced << loop_time("ruby", "--disable=gems", "-e", ASK + READY)
   { **INITS.transform_values { |init| [*init, *WORKER] }, "the relay" => RELAYED }.each do |name, command|
     pid, reader, said = start(command)
     starts[name] << (said[/took (\S+)/, 1]&.to_f || timed { system(*INITS[name], "true") })
@@ -86,3 +119,7 @@ resting.each do |name, (memory, wakes)|
   times = [starts, ends].map { |measured| ratio(measured[name], measured["tini"]) }
   puts "| #{name} | #{memory} KiB | #{wakes} | #{times.join(" | ")} |"
 end
+
+costs = traced.zip(untraced).map { |with, without| (with - without) * 1_000_000 / COMMANDS }
+puts "", "A traced shell takes #{ratio(traced, untraced)} times as long to start a command, " \
+         "#{quartiles(costs).first.round} µs more each."
