@@ -35,18 +35,21 @@ module SidekiqLifecycle
       @cut_off = []
     end
 
-    # Begins, or begins again where the configuration has changed. Without the command `sidekiq` nobody knows yet
-    # whether this process will be a Sidekiq (embedded) or never (a web server): then it begins with `:startup`.
+    # Begins, or begins again where the configuration has changed. Unless the command `sidekiq` is booting, nobody
+    # knows yet whether this process will be a Sidekiq (embedded, preloaded) or never (a web server, a rake task): then
+    # it begins with `Sidekiq::CLI#run`, or with `:startup`.
     def begin(config)
       @config = config
       settings = [configuration.directory, configuration.ready_file]
-      start_relay
+      Boot.relay(configuration) if ours? && server?
       return describe if ours? && settings == @settings
       return complain("install cannot set another directory or ready_file now: Sidekiq has started") if @launcher
+      return complain("install came too late: Sidekiq has started, and goes on without it") if Boot.over?
 
       @settings = settings
+      @installed_by ||= Process.pid
       listen(config)
-      begin_booting if server?
+      boot if Boot.underway?
     rescue StandardError => e
       complain("#{e.class}: #{e.message} (#{e.backtrace&.first})")
     end
@@ -86,32 +89,34 @@ module SidekiqLifecycle
 
     private
 
-    # What takes its signals from a program around it has no signal path of its own.
-    def start_relay
-      Boot.relay(configuration) if server?
+    # A process turns out to be a Sidekiq in one of these. A child that a job forked never comes here.
+    def mine?(event)
+      return true if ours? || %i[boot embedded].include?(event)
+      return false unless event == :startup
+
+      register
+      true
     end
 
-    def begin_booting
+    # The command `sidekiq` boots.
+    def boot
       Boot.hold
+      # What takes its signals from a program around it (embedded) has no signal path of its own, and needs no relay.
+      Boot.relay(configuration)
       @native.retire if ours?
       register
     end
 
-    def mine?(event)
-      return true if ours?
-      # Now it turns out that this process is a Sidekiq: embedded, or one of its own whose application was loaded in
-      # its parent. A child that a job forked never comes here.
-      return false unless event == :startup
-
-      register(preloaded_by: (Process.ppid if @native))
-      true
+    # Sidekiq starts inside a program.
+    def embedded
+      @embedded = true
     end
 
-    def register(preloaded_by: nil)
-      @native = Native::Process.begin(configuration.directory, configuration.ready_file, about, preloaded_by)
+    def register
+      @native = Native::Process.begin(configuration.directory, configuration.ready_file, about, nil)
       @native.require_signal_path(configuration.require_signal_path)
       # The program around an embedded Sidekiq, or the parent of preloaded ones, is the one that systemd knows.
-      Systemd.begin(@native) if server? && !preloaded_by
+      Systemd.begin(@native) if server? && Process.pid == @installed_by
       report_problems
     end
 
@@ -271,7 +276,8 @@ module SidekiqLifecycle
     # 7+: one manager a capsule.
     def capsules? = ::Sidekiq::Launcher.method_defined?(:managers)
 
-    def server? = defined?(::Sidekiq::CLI) ? true : false
+    # Whether the command `sidekiq` runs it, and not a program around it.
+    def server? = defined?(::Sidekiq::CLI) && !@embedded ? true : false
 
     # WORKER_STATE until 6.4.1.
     def busy

@@ -25,7 +25,7 @@ module SidekiqLifecycle
       #
       # @param what [Symbol] `:state` or `:heart`
       def speaks?(what)
-        SidekiqLifecycle.status && !Boot.forked? && (what == :heart ? @heart : @state)
+        SidekiqLifecycle.status && (what == :heart ? @heart : @state)
       end
     end
 

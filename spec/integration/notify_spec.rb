@@ -224,6 +224,15 @@ RSpec.describe "what systemd is told" do
     wait_for("READY=1")
   end
 
+  it "is each state, once, where another hook at :startup forks before ours" do
+    listen
+    fork_first = 'Sidekiq.configure_server { |config| config.on(:startup) { Process.wait(fork { exit!(0) }) } }'
+    worker = start_ready(environment:, before: "require \"sidekiq\"\n#{fork_first}")
+    worker.signal(:TERM)
+    expect(worker.exit_code).to eq(0)
+    expect(said.grep(/=1$/)).to eq(["READY=1", "STOPPING=1"])
+  end
+
   it "is nothing from a child that a job has forked" do
     listen
     worker = start_ready(environment:)
