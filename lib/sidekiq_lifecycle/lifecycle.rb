@@ -1,6 +1,7 @@
 # frozen_string_literal: true
 
 require "json"
+require_relative "redis_timeouts"
 require_relative "systemd"
 require_relative "task_protection"
 
@@ -16,8 +17,12 @@ module SidekiqLifecycle
     HOOKS = {
       startup: -> { SidekiqLifecycle.hear(:startup) },
       quiet: -> { SidekiqLifecycle.hear(:quiet) },
-      shutdown: -> { SidekiqLifecycle.hear(:shutdown) }
+      shutdown: -> { SidekiqLifecycle.hear(:shutdown) },
+      beat: -> { SidekiqLifecycle.hear(:reached_redis) } # not in 6.4
     }.freeze
+
+    # Seconds after which a heartbeat that has waited for Redis gives another sign of life at its end.
+    LONG_BEAT = 1
 
     # These are Sidekiq's words for an error that got past its retries: the job is in nobody's hands any more
     # (`processor.rb`, `process`). 6.x gives two arguments.
@@ -124,7 +129,8 @@ module SidekiqLifecycle
       Taps.install
       config.error_handlers << ERRORS unless config.error_handlers.include?(ERRORS)
       events = config.respond_to?(:[]) ? config[:lifecycle_events] : config.options[:lifecycle_events]
-      HOOKS.each { |event, hook| config.on(event, &hook) unless events.fetch(event).include?(hook) }
+      @tells_of_beats = events.key?(:beat)
+      HOOKS.slice(*events.keys).each { |event, hook| config.on(event, &hook) unless events[event].include?(hook) }
     end
 
     # ---- what Sidekiq does ----
@@ -158,6 +164,7 @@ module SidekiqLifecycle
     def started(launcher)
       @launcher = launcher
       @native.started
+      @native.note("Redis timeouts", RedisTimeouts.problem(@config, Systemd.watchdog))
       report_problems
       now = status
       said = "#{now.ready? ? "ready" : now.state} (#{now.directory})#{", but see the warnings" if now.problems.any?}"
@@ -225,14 +232,31 @@ module SidekiqLifecycle
       report_problems
     end
 
-    # Sidekiq has told Redis of itself, on its heartbeat's thread.
-    def beaten(identity)
-      @announcement ||= Announcement.new(@config)
-      @announcement.publish(identity, status, @cut_off.sum)
+    # Sidekiq's :beat, which it fires once its heartbeat has reached Redis.
+    def reached_redis
+      @reached_redis = true
     end
 
-    # The next beat may be too late. Where the last one did not reach Redis, the end is not kept waiting for it.
-    def last_word(identity) = @announcement&.arrived? && beaten(identity)
+    # Sidekiq has told Redis of itself, on its heartbeat's thread, or it has tried: it keeps the error to itself, and
+    # without an event only what its method returns shows it (`launcher.rb`, `❤`: the rescue returns a count). After a
+    # try that failed ours would only wait as well, and delay the next beat.
+    def beaten(identity, result, took)
+      reached = @tells_of_beats ? @reached_redis : result.nil?
+      @reached_redis = false
+      beat if took > LONG_BEAT
+      announce(identity) if reached
+    end
+
+    # The next beat may be too late.
+    def last_word(identity) = announce(identity)
+
+    # Where Redis has gone away since Sidekiq's own round trip, its next one tells of it.
+    def announce(identity)
+      @announcement ||= Announcement.new(@config)
+      @announcement.publish(identity, status, @cut_off.sum)
+    rescue *Announcement.lost_connections
+      nil
+    end
 
     # Sidekiq has ended inside a program that goes on.
     def ended

@@ -70,12 +70,16 @@ module SidekiqLifecycle
       # 6.4 has no such event at all.
       def ❤(...) # rubocop:disable Naming/AsciiIdentifiers, Naming/MethodName
         SidekiqLifecycle.hear(:beat)
-        super.tap { SidekiqLifecycle.hear(:beaten, identity) }
+        began = ::Process.clock_gettime(::Process::CLOCK_MONOTONIC)
+        super.tap do |result|
+          took = ::Process.clock_gettime(::Process::CLOCK_MONOTONIC) - began
+          SidekiqLifecycle.hear(:beaten, identity, result, took)
+        end
       end
 
-      # Sidekiq's last word to Redis.
+      # Sidekiq's last word to Redis. Where that failed it returns nil.
       def clear_heartbeat(...)
-        super.tap { SidekiqLifecycle.hear(:last_word, identity) }
+        super.tap { |result| SidekiqLifecycle.hear(:last_word, identity) if result }
       end
     end
 

@@ -99,6 +99,10 @@ fn microseconds(seconds: f64) -> u64 {
     (seconds * 1e6).ceil() as u64
 }
 
+/// The `WatchdogSec` that is advised: longer than the timeouts of a Redis client, as Sidekiq sets them, can silence its
+/// heartbeat. `generate` writes the same (`plan.rb`).
+const ADVISED: u32 = 60;
+
 /// Who feeds the service manager's watchdog.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Watchdog {
@@ -121,8 +125,7 @@ pub fn watchdog(usec: Option<&str>, pid: Option<&str>, own: i32, pause: f64) -> 
         Some(limit) if limit >= 2.0 * pause => Watchdog::Heart,
         Some(limit) => Watchdog::Sidekiqs(format!(
             "systemd's watchdog of {limit} s is shorter than two of Sidekiq's beats, which come every {pause} s; so it is left to \
-             Sidekiq's own thread, which tells less: set WatchdogSec={}",
-            3.0 * pause
+             Sidekiq's own thread, which tells less: set WatchdogSec={ADVISED}"
         )),
     }
 }
@@ -234,7 +237,7 @@ mod tests {
         assert_eq!(
             problem,
             "systemd's watchdog of 10 s is shorter than two of Sidekiq's beats, which come every 10 s; so it is left to \
-             Sidekiq's own thread, which tells less: set WatchdogSec=30"
+             Sidekiq's own thread, which tells less: set WatchdogSec=60"
         );
     }
 }
