@@ -163,8 +163,8 @@ module SidekiqLifecycle
 
     def started(launcher)
       @launcher = launcher
-      @native.started
       @native.note("Redis timeouts", RedisTimeouts.problem(@config, Systemd.watchdog))
+      @native.started
       report_problems
       now = status
       said = "#{now.ready? ? "ready" : now.state} (#{now.directory})#{", but see the warnings" if now.problems.any?}"
