@@ -9,5 +9,6 @@ pub mod recipients;
 pub mod refusal;
 pub mod rewrite;
 pub mod state;
+pub mod text;
 pub mod time;
 pub mod waiting;

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::rules::state::State;
+use crate::rules::text::one_line;
 
 /// A Sidekiq as the service manager is to see it.
 #[derive(Clone, Copy, Debug)]
@@ -91,7 +92,7 @@ fn status(now: &Situation<'_>) -> String {
         }
     }
     // An assignment is a line; whatever an exception says, it is no further one.
-    text.replace(char::is_control, " ")
+    one_line(&text)
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // `as` saturates, which is what is wanted here
