@@ -98,7 +98,7 @@ module SidekiqLifecycle
     #
     # @api private
     def before_boot
-      return unless defined?(::Sidekiq::CLI)
+      return unless Boot.underway?
 
       Boot.hold
       configuration = Configuration.new

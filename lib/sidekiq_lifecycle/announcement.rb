@@ -31,12 +31,13 @@ module SidekiqLifecycle
       words = { schema: SCHEMA, version: status.version, sidekiq: status.sidekiq_version, state: status.state,
                 since: status.since.iso8601(3), ready: status.ready?, drained: status.drained?,
                 drained_at: status.timings[:drained]&.iso8601(3), cut_off:, signal_path: status.signal_path }
-      @arrived = false
       @config.redis { |redis| redis.set(self.class.key(identity), JSON.generate(words), ex: EXPIRY) }
-      @arrived = true
     end
 
-    # @return [Boolean] the last one reached Redis
-    def arrived? = @arrived || false
+    # @return [Array<Class>] what is raised where Redis cannot be reached, by the client that is loaded
+    def self.lost_connections
+      clients = %w[Redis::BaseConnectionError RedisClient::ConnectionError ConnectionPool::TimeoutError]
+      clients.select { |name| Object.const_defined?(name) }.map { |name| Object.const_get(name) }
+    end
   end
 end

@@ -12,14 +12,22 @@ module SidekiqLifecycle
       # @return [Array<String>] what was inherited and had to be repaired, in words
       attr_reader :repaired
 
-      # Begins, once, on the main thread of a process that is going to be a Sidekiq.
-      def hold
-        return if @held
+      # Whether the command `sidekiq` is booting the application now: `Sidekiq::CLI#run` is being called. Whoever has only
+      # loaded `sidekiq/cli` (a web server, a rake task, a parent that preloads) is no Sidekiq.
+      def underway? = running?("run") && !running?("launch")
 
-        @held = true
+      # @return [Boolean] Sidekiq has launched; its `:startup` is over
+      def over? = running?("launch")
+
+      # Begins, once in a process, when `Sidekiq::CLI#run` is being called.
+      def hold
+        return if @held_by == Process.pid
+
+        @exits ||= at_exit { exit_as_pid1($!) }
+        @held_by = Process.pid
+        @stop = @quiet = @passed_on = false
+        release_after_run
         take
-        at_exit { exit_as_pid1($!) }
-        Process.singleton_class.prepend(ForkWatch)
         @watch = Thread.new { watch }
         @watch.name = "sidekiq_lifecycle boot"
         @watch.report_on_exception = false
@@ -42,19 +50,11 @@ module SidekiqLifecycle
       #
       # @return [Array(Boolean, Boolean)] whether TERM was to end the boot and has not, and whether TSTP came
       def release
+        @run&.disable
         let_go
         # What it has begun it finishes; a trap of the application's own may take its time.
         @watch&.join(1)
         [@stop && !@passed_on, @quiet]
-      end
-
-      # @return [Boolean] the process, or the one that it was forked from, has forked while it booted
-      def forked? = @forked || false
-
-      # The process is about to fork.
-      def forking
-        @forked ||= Native.guarding?
-        let_go
       end
 
       # Ends the guard.
@@ -66,6 +66,35 @@ module SidekiqLifecycle
       end
 
       private
+
+      # Whether a method of Sidekiq::CLI is being called, on the main thread or on this one.
+      def running?(name)
+        file = sidekiqs(name)&.source_location&.first if defined?(::Sidekiq::CLI)
+        return false unless file
+
+        stacks = [Thread.main, Thread.current].uniq.map { |thread| thread.backtrace_locations || [] }
+        stacks.any? { |stack| stack.any? { |frame| frame.base_label == name && frame.path == file } }
+      end
+
+      # Sidekiq's own method, below whatever has been prepended.
+      def sidekiqs(name)
+        method = ::Sidekiq::CLI.instance_method(name)
+        method = method.super_method until method.nil? || method.owner == ::Sidekiq::CLI
+        method
+      rescue NameError
+        nil
+      end
+
+      # A run that ends without `:startup`, by an exception for instance, leaves the signals to whoever goes on. It may
+      # have been called long before this; a trace of this one method sees its end all the same.
+      def release_after_run
+        @run = TracePoint.new(:return) do
+          @run.disable
+          @held_by = nil
+          let_go
+        end
+        @run.enable(target: sidekiqs("run"))
+      end
 
       # Whoever launched us may have had signals ignored, which is inherited (`execve(2)`). Blocked ones are inherited
       # as well; Ruby unblocks them when it starts, but a native library may have blocked them again.
@@ -115,16 +144,6 @@ module SidekiqLifecycle
         [SignalException, signal]
       rescue Exception => e # rubocop:disable Lint/RescueException
         [e]
-      end
-    end
-
-    # A process that forks while it boots preloads the application for its children (sidekiqswarm does). It has its
-    # own ways with signals, and it is no Sidekiq.
-    module ForkWatch
-      # Ruby's own place to notice forks (Process._fork, since 3.1).
-      def _fork
-        Boot.forking
-        super
       end
     end
   end

@@ -1,6 +1,7 @@
 # frozen_string_literal: true
 
 require "json"
+require_relative "redis_timeouts"
 require_relative "systemd"
 require_relative "task_protection"
 
@@ -16,8 +17,12 @@ module SidekiqLifecycle
     HOOKS = {
       startup: -> { SidekiqLifecycle.hear(:startup) },
       quiet: -> { SidekiqLifecycle.hear(:quiet) },
-      shutdown: -> { SidekiqLifecycle.hear(:shutdown) }
+      shutdown: -> { SidekiqLifecycle.hear(:shutdown) },
+      beat: -> { SidekiqLifecycle.hear(:reached_redis) } # not in 6.4
     }.freeze
+
+    # Seconds after which a heartbeat that has waited for Redis gives another sign of life at its end.
+    LONG_BEAT = 1
 
     # These are Sidekiq's words for an error that got past its retries: the job is in nobody's hands any more
     # (`processor.rb`, `process`). 6.x gives two arguments.
@@ -35,18 +40,21 @@ module SidekiqLifecycle
       @cut_off = []
     end
 
-    # Begins, or begins again where the configuration has changed. Without the command `sidekiq` nobody knows yet
-    # whether this process will be a Sidekiq (embedded) or never (a web server): then it begins with `:startup`.
+    # Begins, or begins again where the configuration has changed. Unless the command `sidekiq` is booting, nobody
+    # knows yet whether this process will be a Sidekiq (embedded, preloaded) or never (a web server, a rake task): then
+    # it begins with `Sidekiq::CLI#run`, or with `:startup`.
     def begin(config)
       @config = config
       settings = [configuration.directory, configuration.ready_file]
-      start_relay
+      start_relay if ours? && server?
       return describe if ours? && settings == @settings
       return complain("install cannot set another directory or ready_file now: Sidekiq has started") if @launcher
+      return complain("install came too late: Sidekiq has started, and goes on without it") if Boot.over?
 
       @settings = settings
+      @installed_by ||= Process.pid
       listen(config)
-      begin_booting if server?
+      boot if Boot.underway?
     rescue StandardError => e
       complain("#{e.class}: #{e.message} (#{e.backtrace&.first})")
     end
@@ -86,32 +94,36 @@ module SidekiqLifecycle
 
     private
 
-    # What takes its signals from a program around it has no signal path of its own.
-    def start_relay
-      Boot.relay(configuration, options[:timeout]) if server?
+    # A process turns out to be a Sidekiq in one of these. A child that a job forked never comes here.
+    def mine?(event)
+      return true if ours? || %i[boot embedded].include?(event)
+      return false unless event == :startup
+
+      register
+      true
     end
 
-    def begin_booting
+    # The command `sidekiq` boots.
+    def boot
       Boot.hold
+      # What takes its signals from a program around it (embedded) has no signal path of its own, and needs no relay.
+      start_relay
       @native.retire if ours?
       register
     end
 
-    def mine?(event)
-      return true if ours?
-      # Now it turns out that this process is a Sidekiq: embedded, or one of its own whose application was loaded in
-      # its parent. A child that a job forked never comes here.
-      return false unless event == :startup
+    def start_relay = Boot.relay(configuration, options[:timeout])
 
-      register(preloaded_by: (Process.ppid if @native))
-      true
+    # Sidekiq starts inside a program.
+    def embedded
+      @embedded = true
     end
 
-    def register(preloaded_by: nil)
-      @native = Native::Process.begin(configuration.directory, configuration.ready_file, about, preloaded_by)
+    def register
+      @native = Native::Process.begin(configuration.directory, configuration.ready_file, about, nil)
       @native.require_signal_path(configuration.require_signal_path)
       # The program around an embedded Sidekiq, or the parent of preloaded ones, is the one that systemd knows.
-      Systemd.begin(@native) if server? && !preloaded_by
+      Systemd.begin(@native) if server? && Process.pid == @installed_by
       report_problems
     end
 
@@ -119,7 +131,8 @@ module SidekiqLifecycle
       Taps.install
       config.error_handlers << ERRORS unless config.error_handlers.include?(ERRORS)
       events = config.respond_to?(:[]) ? config[:lifecycle_events] : config.options[:lifecycle_events]
-      HOOKS.each { |event, hook| config.on(event, &hook) unless events.fetch(event).include?(hook) }
+      @tells_of_beats = events.key?(:beat)
+      HOOKS.slice(*events.keys).each { |event, hook| config.on(event, &hook) unless events[event].include?(hook) }
     end
 
     # ---- what Sidekiq does ----
@@ -152,6 +165,7 @@ module SidekiqLifecycle
 
     def started(launcher)
       @launcher = launcher
+      @native.note("Redis timeouts", RedisTimeouts.problem(@config, Systemd.watchdog))
       @native.started
       # Every :startup hook has run, and may have set traps.
       Traps.of_application.each { |signal| Native.trapped(signal) } if Native.relay?
@@ -222,14 +236,31 @@ module SidekiqLifecycle
       report_problems
     end
 
-    # Sidekiq has told Redis of itself, on its heartbeat's thread.
-    def beaten(identity)
-      @announcement ||= Announcement.new(@config)
-      @announcement.publish(identity, status, @cut_off.sum)
+    # Sidekiq's :beat, which it fires once its heartbeat has reached Redis.
+    def reached_redis
+      @reached_redis = true
     end
 
-    # The next beat may be too late. Where the last one did not reach Redis, the end is not kept waiting for it.
-    def last_word(identity) = @announcement&.arrived? && beaten(identity)
+    # Sidekiq has told Redis of itself, on its heartbeat's thread, or it has tried: it keeps the error to itself, and
+    # without an event only what its method returns shows it (`launcher.rb`, `❤`: the rescue returns a count). After a
+    # try that failed ours would only wait as well, and delay the next beat.
+    def beaten(identity, result, took)
+      reached = @tells_of_beats ? @reached_redis : result.nil?
+      @reached_redis = false
+      beat if took > LONG_BEAT
+      announce(identity) if reached
+    end
+
+    # The next beat may be too late.
+    def last_word(identity) = announce(identity)
+
+    # Where Redis has gone away since Sidekiq's own round trip, its next one tells of it.
+    def announce(identity)
+      @announcement ||= Announcement.new(@config)
+      @announcement.publish(identity, status, @cut_off.sum)
+    rescue *Announcement.lost_connections
+      nil
+    end
 
     # Sidekiq has ended inside a program that goes on.
     def ended
@@ -273,7 +304,8 @@ module SidekiqLifecycle
     # 7+: one manager a capsule.
     def capsules? = ::Sidekiq::Launcher.method_defined?(:managers)
 
-    def server? = defined?(::Sidekiq::CLI) ? true : false
+    # Whether the command `sidekiq` runs it, and not a program around it.
+    def server? = defined?(::Sidekiq::CLI) && !@embedded ? true : false
 
     # WORKER_STATE until 6.4.1.
     def busy

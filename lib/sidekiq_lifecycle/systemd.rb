@@ -20,12 +20,14 @@ module SidekiqLifecycle
         ::Sidekiq::SdNotify.singleton_class.prepend(Silence)
       end
 
-      # Whether the core says what Sidekiq is about to say. In a forked child it says nothing, and the parent of a
-      # sidekiqswarm, which forks while it boots, has to say for itself that it is ready.
+      # @return [Float, nil] the seconds of its watchdog, where Sidekiq's heartbeat feeds it
+      def watchdog = (ENV["WATCHDOG_USEC"].to_f / 1e6 if @heart)
+
+      # Whether the core says what Sidekiq is about to say. In a forked child it says nothing.
       #
       # @param what [Symbol] `:state` or `:heart`
       def speaks?(what)
-        SidekiqLifecycle.status && !Boot.forked? && (what == :heart ? @heart : @state)
+        SidekiqLifecycle.status && (what == :heart ? @heart : @state)
       end
     end
 

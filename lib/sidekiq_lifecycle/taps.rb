@@ -12,13 +12,29 @@ module SidekiqLifecycle
       ::Sidekiq::Launcher.prepend(Launcher)
       ::Sidekiq::Manager.prepend(Manager)
       ::Sidekiq::CLI.prepend(CLI) if defined?(::Sidekiq::CLI)
+      ::Sidekiq::Embedded.prepend(Embedded) if defined?(::Sidekiq::Embedded)
     end
 
     # Sidekiq::CLI
     module CLI
+      # Where the application was loaded before, this is where the process turns out to be a Sidekiq.
+      def run(...)
+        SidekiqLifecycle.hear(:boot)
+        super
+      end
+
       # Sidekiq's traps write to a pipe, and its main loop, which begins here, reads from it.
       def launch(pipe)
         SidekiqLifecycle.hear(:launching, pipe.extend(SignalPipe))
+        super
+      end
+    end
+
+    # Sidekiq::Embedded (7 and later)
+    module Embedded
+      # The program around it may have loaded `sidekiq/cli` as well.
+      def run(...)
+        SidekiqLifecycle.hear(:embedded)
         super
       end
     end
@@ -54,12 +70,16 @@ module SidekiqLifecycle
       # 6.4 has no such event at all.
       def ❤(...) # rubocop:disable Naming/AsciiIdentifiers, Naming/MethodName
         SidekiqLifecycle.hear(:beat)
-        super.tap { SidekiqLifecycle.hear(:beaten, identity) }
+        began = ::Process.clock_gettime(::Process::CLOCK_MONOTONIC)
+        super.tap do |result|
+          took = ::Process.clock_gettime(::Process::CLOCK_MONOTONIC) - began
+          SidekiqLifecycle.hear(:beaten, identity, result, took)
+        end
       end
 
-      # Sidekiq's last word to Redis.
+      # Sidekiq's last word to Redis. Where that failed it returns nil.
       def clear_heartbeat(...)
-        super.tap { SidekiqLifecycle.hear(:last_word, identity) }
+        super.tap { |result| SidekiqLifecycle.hear(:last_word, identity) if result }
       end
     end
 

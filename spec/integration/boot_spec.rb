@@ -358,6 +358,123 @@ RSpec.describe "signals during the boot" do
     end
   end
 
+  # A web server, a rake task, a parent that preloads: without `Sidekiq::CLI#run` it never is a Sidekiq.
+  context "in a program that has only loaded sidekiq/cli" do
+    def start_server(name, gem: true, after: "", **options)
+      File.write(file("#{name}.rb"), <<~RUBY)
+        require "sidekiq/cli"
+        #{'require "sidekiq_lifecycle"' if gem}
+        def note(text) = File.open("notes", "a") { |notes| notes.puts(text) }
+        trap("TERM") { note "#{name} stops"; sleep 0.5; note "#{name} stopped"; exit 0 }
+        Sidekiq.configure_server do |config|
+          config.redis = { url: #{redis.url(@database).inspect} }
+          #{"SidekiqLifecycle.install(config)" if gem}
+        end
+        #{"SidekiqLifecycle.before_boot" if gem}
+        #{after}
+        note "#{name} serves"
+        sleep
+      RUBY
+      start_program(*launcher, RbConfig.ruby, "./#{name}.rb", name:, **options).tap { wait_for_note("#{name} serves") }
+    end
+
+    # What the kernel knows of the process: its signals, its threads, who traces it.
+    def known(server)
+      status = File.read("/proc/#{server.pid}/status")
+      names = Dir["/proc/#{server.pid}/task/*/comm"].map { |comm| File.read(comm).chomp }
+      [status[/^SigCgt:\s*(\h+)/, 1], status[/^SigIgn:\s*(\h+)/, 1], names.sort]
+    end
+
+    it "leaves it as it is without the gem: signals, threads, its own graceful stop, and no record" do
+      with, without = start_server("with"), start_server("without", gem: false)
+      expect(known(with)).to eq(known(without))
+      [with, without].each { |server| server.signal(:TERM) }
+      expect([with.exit_code, without.exit_code]).to eq([0, 0])
+      expect(notes).to include("with stops", "with stopped", "without stopped")
+      expect(File).not_to exist(file("tmp"))
+      expect(with.log).not_to include("sidekiq_lifecycle")
+    end
+
+    it "lets TSTP stop it, and TERM end it as it ends any program that has no trap" do
+      server = start_server("server", after: 'trap("TERM", "DEFAULT")')
+      server.signal(:TSTP)
+      wait_until("it is stopped") { File.read("/proc/#{server.pid}/stat")[/\) (\S)/, 1] == "T" }
+      server.signal(:CONT)
+      server.signal(:TERM)
+      expect(server.exit_code).to eq(143)
+      expect(server.status).to be_signaled
+      expect(File).not_to exist(file("tmp"))
+    end
+
+    context "below a shell that is PID 1" do
+      let(:launcher) { in_namespace + ["dash", "-c", '"$@"; exit $?', "dash"] }
+
+      it "starts no relay" do
+        server = start_server("server")
+        shell = inner(server)
+        expect(File.read("/proc/#{shell}/status")).to match(/^TracerPid:\s0$/)
+      end
+    end
+
+    # Each of these calls Sidekiq::CLI#run, which fails before :startup; the program goes on.
+    failing = lambda do |before: "", application: ""|
+      <<~RUBY
+        File.write("application.rb", #{application.inspect})
+        #{before}
+        begin
+          Sidekiq::CLI.instance.parse(["-r", "./application.rb"])
+          Sidekiq::CLI.instance.run
+        rescue RuntimeError => e
+          note e.message
+        end
+        trap("TERM") { note "server stops"; sleep 0.5; note "server stopped"; exit 0 }
+        sleep 1 # in which a guard would take this trap's place
+      RUBY
+    end
+    {
+      "installed before" => failing.call(application: 'raise "no database"'),
+      "installed by its application" => failing.call(
+        before: "SidekiqLifecycle.remove_instance_variable(:@lifecycle)",
+        application: 'Sidekiq.configure_server { |config| SidekiqLifecycle.install(config) }; raise "no database"'
+      )
+    }.each do |how, code|
+      it "gives it its signals back where Sidekiq::CLI#run has failed, #{how}" do
+        server = start_server("server", after: code)
+        server.signal(:TERM)
+        expect(server.exit_code).to eq(0)
+        expect(notes).to eq(["no database", "server serves", "server stops", "server stopped"])
+        expect(record(server.pid)).to include("state" => "stopped", "exit_status" => 0)
+      end
+    end
+
+    it "is a Sidekiq from Sidekiq::CLI#run on: TERM ends its boot with 143, whatever traps are there" do
+      server = start_server("server", after: <<~RUBY)
+        trap("TERM") { note "trapped" }
+        File.write("application.rb", 'note "server serves"; sleep')
+        Sidekiq::CLI.instance.parse(["-r", "./application.rb"])
+        Sidekiq::CLI.instance.run
+      RUBY
+      expect(record(server.pid)).to include("state" => "booting")
+      server.signal(:TERM)
+      expect_ended_by_term(server)
+      expect(notes).to eq(["server serves", "trapped"])
+    end
+  end
+
+  it "does not begin in a job that installs the gem: it is too late, and said so" do
+    worker = start(gem: false)
+    push("Evaluate", <<~RUBY)
+      require "sidekiq_lifecycle"
+      Sidekiq.configure_server { |config| SidekiqLifecycle.install(config) }
+      note "installed \#{SidekiqLifecycle.status.inspect}"
+    RUBY
+    wait_for_note("installed nil")
+    expect(worker.log).to include("sidekiq_lifecycle: install came too late: Sidekiq has started")
+    worker.signal(:TERM)
+    expect(worker.exit_code).to eq(0)
+    expect(File).not_to exist(file("tmp"))
+  end
+
   context "after a predecessor that was killed" do
     look = 'note Dir.glob("tmp/{sidekiq/{ready,drained,processes/*},pids/*}").sort.inspect'
 

@@ -72,18 +72,20 @@ RSpec.describe "embedded in another program" do
       expect(record(host.pid)).to include("state" => "stopped", "exit_status" => nil)
     end
 
-    it "leaves the program's own signals alone" do
-      host = start_host
-      handlers = -> { File.read("/proc/#{host.pid}/status")[/^SigCgt:\s*(\h+)/, 1] }
-      ask(host, "0")
-      before = handlers.call
-      ask(host, "instance.run; nil")
-      expect(handlers.call).to eq(before)
-      host.signal(:TERM)
-      wait_until("the host's own trap runs") { notes.include?("the host's TERM") }
-      ask(host, "0")
-      expect(check).to eq([0, "ready\n"])
-      expect(record(host.pid)).to include("state" => "running", "why" => nil)
+    [[], %w[-r sidekiq/cli]].each do |arguments|
+      it "leaves the program's own signals alone#{", which has loaded sidekiq/cli as well" if arguments.any?}" do
+        host = start_host(*arguments)
+        handlers = -> { File.read("/proc/#{host.pid}/status")[/^SigCgt:\s*(\h+)/, 1] }
+        ask(host, "0")
+        before = handlers.call
+        ask(host, "instance.run; nil")
+        expect(handlers.call).to eq(before)
+        host.signal(:TERM)
+        wait_until("the host's own trap runs") { notes.include?("the host's TERM") }
+        ask(host, "0")
+        expect(check).to eq([0, "ready\n"])
+        expect(record(host.pid)).to include("state" => "running", "why" => nil, "embedded" => true)
+      end
     end
 
     it "is told as ended when the program ends without stopping it" do

@@ -1,5 +1,6 @@
 # frozen_string_literal: true
 
+require "sidekiq_lifecycle/generate/plan"
 require "socket"
 
 RSpec.describe "what systemd is told" do
@@ -164,10 +165,51 @@ RSpec.describe "what systemd is told" do
       wait_until("it is fed") { messages.count(["WATCHDOG=1"]) > 2 }
       pause = Sandbox::MAJOR == 6 ? 5 : 10
       problem = "systemd's watchdog of 2 s is shorter than two of Sidekiq's beats, which come every #{pause} s; so " \
-                "it is left to Sidekiq's own thread, which tells less: set WatchdogSec=#{3 * pause}"
+                "it is left to Sidekiq's own thread, which tells less: set WatchdogSec=60"
       expect(record(worker.pid)["problems"]).to eq([problem])
       expect(worker.log.scan(problem).size).to eq(1)
       expect(count("READY=1")).to eq(1)
+    end
+
+    it "goes on being fed by a heartbeat that waits for a Redis that hangs, and Redis is asked no further thing" do
+      own_redis
+      listen
+      announces = 'SidekiqLifecycle::Announcement.prepend(Module.new { def publish(...) = (note("announces"); super) })'
+      worker = start_ready(environment: environment(WATCHDOG_USEC: "60000000"), before: quick_beat,
+                           install: "config.redis = { url: #{redis.url(@database).inspect}, network_timeout: 1 }",
+                           after: announces)
+      announced = -> { notes.count("announces") }
+      failed = -> { worker.log.scan("heartbeat: ").size }
+      wait_until("it is announced") { announced.call.positive? }
+      redis.freeze_process
+      wait_until("a heartbeat fails") { failed.call.positive? }
+      before = [announced.call, fed]
+      wait_until("others do") { failed.call > 3 }
+      expect(announced.call).to eq(before.first)
+      # Before it asks Redis, and when it has waited.
+      expect(fed).to be >= before.last + 5
+      redis.thaw_process
+      wait_until("it is announced again") { announced.call > before.first }
+      expect(worker.log).not_to match(/sidekiq_lifecycle: (beaten|beat|last_word)/)
+    end
+
+    it "says at the boot that it is shorter than the application's Redis client may wait" do
+      listen
+      client = "config.redis = { url: #{redis.url(@database).inspect}, network_timeout: 10 }"
+      worker = start_ready(environment: environment(WATCHDOG_USEC: "30000000"), install: client)
+      longest, advised = Sandbox::MAJOR == 6 ? [60, 70] : [80, 90]
+      problem = "a Redis that hangs can silence Sidekiq's heartbeat for #{longest} s, as this application has set the " \
+                "timeouts of its Redis client, and systemd's watchdog kills it, with its jobs, after 30 s: set shorter " \
+                "timeouts in config.redis, or WatchdogSec=#{advised}"
+      expect(record(worker.pid)["problems"]).to eq([problem])
+      expect(worker.log.scan(problem).size).to eq(1)
+    end
+
+    it "is long enough for the timeouts that Sidekiq sets by itself, as generate writes it" do
+      listen
+      seconds = SidekiqLifecycle::Generate::Plan::WATCHDOG
+      worker = start_ready(environment: environment(WATCHDOG_USEC: (seconds * 1_000_000).to_s))
+      expect(record(worker.pid)["problems"]).to be_empty
     end
 
     it "does not feed another process's" do
@@ -222,6 +264,15 @@ RSpec.describe "what systemd is told" do
     listen("\0#{name}")
     start_ready(environment: environment(NOTIFY_SOCKET: "@#{name}"))
     wait_for("READY=1")
+  end
+
+  it "is each state, once, where another hook at :startup forks before ours" do
+    listen
+    fork_first = 'Sidekiq.configure_server { |config| config.on(:startup) { Process.wait(fork { exit!(0) }) } }'
+    worker = start_ready(environment:, before: "require \"sidekiq\"\n#{fork_first}")
+    worker.signal(:TERM)
+    expect(worker.exit_code).to eq(0)
+    expect(said.grep(/=1$/)).to eq(["READY=1", "STOPPING=1"])
   end
 
   it "is nothing from a child that a job has forked" do

@@ -15,7 +15,7 @@ RSpec.describe "preloaded, then forked" do
       require "sidekiq/cli"
       Sidekiq::CLI.instance.parse(["-r", "./application.rb", "-c", "1", "-t", "8"])
       require "./application"
-      note "loaded \#{SidekiqLifecycle.status.state}"
+      note "loaded \#{SidekiqLifecycle.status.inspect}"
 
       def child
         fork do
@@ -57,9 +57,9 @@ RSpec.describe "preloaded, then forked" do
     []
   end
 
-  it "has a life for each child, and none for the parent once it has turned out to be one" do
+  it "has a life for each child, and none for the parent, which is no Sidekiq" do
     swarm = start_swarm(2)
-    expect(notes).to eq(["loaded booting"])
+    expect(notes).to eq(["loaded nil"])
     children = children_of(swarm)
     expect(registered).to eq(children)
     children.each { |pid| expect(record(pid)).to include("state" => "running") }
@@ -106,13 +106,14 @@ RSpec.describe "preloaded, then forked" do
     expect(swarm.exit_code).to eq(7)
   end
 
-  it "has one relay, the parent's, where a shell is PID 1: TERM comes to the parent, and by it to each child" do
+  it "has a relay for each child where a shell is PID 1: TERM comes to the parent, and by it to each child" do
     launcher = %w[unshare --pid --fork --kill-child --mount-proc dash -c] + ['"$@"; exit $?', "dash"]
     swarm = start_swarm(2, launcher:)
     2.times { |number| push("Sleep", 2, number.to_s) }
     wait_until("the jobs begin") { notes.grep(/begins/).size == 2 }
     commands = Dir["/proc/[0-9]*/cmdline"].map { |file| File.read(file).tr("\0", " ") rescue "" } # rubocop:disable Style/RescueModifier
-    expect(commands.grep(/sidekiq-lifecycle relay 2 /).size).to eq(1)
+    relayed = commands.filter_map { |command| command[/sidekiq-lifecycle relay (\d+) /, 1]&.to_i }
+    expect(relayed).to match_array(registered)
     pid1 = File.read("/proc/#{swarm.pid}/task/#{swarm.pid}/children").to_i
     Process.kill(:TERM, pid1)
     expect(swarm.exit_code).to eq(7)

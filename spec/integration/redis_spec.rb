@@ -80,6 +80,30 @@ RSpec.describe "with Redis" do
     expect(expect_end_is_told(worker)).to include("drained" => false)
   end
 
+  it "gone or hanging when it stops, its end asks Redis no further thing, and no hook of ours is in the log" do
+    # So that the scheduler has looked at Redis for the first time before it goes.
+    interval = "config.average_scheduled_poll_interval = 1"
+    interval = "config[:poll_interval_average] = 1" if Sandbox::MAJOR > 6
+    announces = 'SidekiqLifecycle::Announcement.prepend(Module.new { def publish(...) = (note("announces"); super) })'
+    %i[freeze_process stop].each do |goes|
+      FileUtils.rm_f(file("notes"))
+      redis.call("DEL", "process_cleanup", database: @database)
+      client = "config.redis = { url: #{redis.url(@database).inspect}, network_timeout: 1 }"
+      worker = start_ready(install: "#{interval}; #{client}", timeout: 3, after: announces, name: goes.to_s)
+      if Sandbox::MAJOR > 6
+        wait_until("the scheduler begins") { redis.call("EXISTS", "process_cleanup", database: @database) == 1 }
+      end
+      wait_until("it is announced") { notes.include?("announces") }
+      redis.public_send(goes)
+      before = notes.count("announces")
+      worker.signal(:TERM)
+      expect_end_is_told(worker)
+      expect(notes.count("announces")).to eq(before)
+      expect(worker.log).not_to match(/sidekiq_lifecycle: (beaten|beat|last_word)/)
+      redis.thaw_process if redis.pid
+    end
+  end
+
   it "full, a drain that lost a job is not called drained, and why is told" do
     # So that the scheduler has looked at Redis for the first time soon, and not while it is full.
     interval = "config.average_scheduled_poll_interval = 1"

@@ -65,6 +65,10 @@ class RedisServer
     self
   end
 
+  # Stands still, as a Redis does whose machine hangs: connections are made, and nothing is answered.
+  def freeze_process = Process.kill(:STOP, @pid)
+  def thaw_process = Process.kill(:CONT, @pid)
+
   # Speaks to Redis without a client library: their interfaces differ between Sidekiq's majors.
   def call(*words, database: 0) = pipelined(words, database:).last
 

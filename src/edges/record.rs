@@ -11,6 +11,7 @@ use super::process::Identity;
 use crate::rules::path::Fate;
 use crate::rules::probe::{Facts, Presence};
 use crate::rules::state::State;
+use crate::rules::text::masked;
 
 /// The version of the record's form. A reader refuses a record of a later one rather than misread it.
 pub const SCHEMA: u32 = 1;
@@ -155,7 +156,7 @@ impl Record {
     pub fn enter(&mut self, state: State, why: Option<String>) {
         self.state = state;
         self.since = now();
-        self.why = why;
+        self.why = why.map(|why| masked(&why));
         self.timings.insert(state.to_string(), self.since);
     }
 

@@ -18,6 +18,7 @@ use crate::faces::generate::{self, Generate};
 use crate::faces::who::{Place, Who, Whom};
 use crate::faces::{init, manual, progress, status, steer};
 use crate::rules::probe::{self, Facts, MAX_BEAT_AGE, Probe};
+use crate::rules::text::one_line;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -237,11 +238,6 @@ fn check(out: &mut impl Write, probe: Probe, who: &Who, max_age: Duration) -> Ex
 /// Says on standard error what is wrong. That it may be full or closed changes nothing.
 pub(crate) fn complain(reason: &str) {
     let _ = writeln!(io::stderr(), "sidekiq-lifecycle: {}", one_line(reason));
-}
-
-/// Records hold what others have written, and a terminal obeys control characters.
-pub(crate) fn one_line(text: &str) -> String {
-    text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
 }
 
 #[cfg(test)]

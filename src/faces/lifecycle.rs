@@ -24,6 +24,7 @@ use crate::faces::signal_path;
 use crate::rules::notice::{self, Situation, Told, Watchdog};
 use crate::rules::probe::Presence;
 use crate::rules::state::{Event, Progress, State};
+use crate::rules::text::masked;
 use crate::rules::time::{self, Source, StopTimeout};
 
 /// One Sidekiq process. Every method does nothing in a forked child: a child owns nothing of its parent's.
@@ -281,7 +282,7 @@ impl Lifecycle {
     pub fn note(&self, name: &str, problem: Option<String>) {
         self.known(|Inner { record, problems, .. }| {
             match problem {
-                Some(problem) => drop(problems.insert(name.to_owned(), problem)),
+                Some(problem) => drop(problems.insert(name.to_owned(), masked(&problem))),
                 None => drop(problems.remove(name)),
             }
             record.problems = problems.values().cloned().collect();

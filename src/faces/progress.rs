@@ -16,7 +16,7 @@ use console::{Term, colors_enabled_stderr, measure_text_width, style, truncate_s
 use nix::libc::SIGINT;
 use serde::Deserialize;
 
-use crate::faces::command::one_line;
+use crate::rules::text::one_line;
 use crate::rules::time::stretch;
 
 /// The word by which Ruby calls [`main`].

@@ -7,13 +7,14 @@ use clap::builder::styling::{AnsiColor, Style};
 use jiff::Timestamp;
 
 use crate::edges::record::now;
-use crate::faces::command::{complain, one_line};
+use crate::faces::command::complain;
 use crate::faces::report::Report;
 #[cfg(target_os = "linux")]
 use crate::faces::screen;
 use crate::faces::who::{Sight, Who, Whom};
 use crate::rules::probe::{Facts, MAX_BEAT_AGE, Presence, Probe};
 use crate::rules::state::State;
+use crate::rules::text::one_line;
 use crate::rules::time::stretch;
 
 const EXAMPLES: &str = "\

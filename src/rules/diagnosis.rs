@@ -95,7 +95,7 @@ pub fn judge(findings: &Findings<'_>) -> Diagnosis {
         diagnosis.remarks.push(remark);
     }
     if fate != Fate::Arrives && diagnosis.fix.is_none() {
-        diagnosis.fix = path.fix().map(|fix| format!("to mend it, {fix}"));
+        diagnosis.fix = path.fix_in_full().map(|fix| format!("to mend it, {fix}"));
     }
     if let Some(time) = time {
         diagnosis.add(Verdict::LosesJobs, time.to_owned());

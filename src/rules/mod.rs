@@ -10,6 +10,7 @@ pub mod recipients;
 pub mod refusal;
 pub mod rewrite;
 pub mod state;
+pub mod text;
 pub mod time;
 pub mod traps;
 pub mod waiting;

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::rules::state::State;
+use crate::rules::text::one_line;
 
 /// A Sidekiq as the service manager is to see it.
 #[derive(Clone, Copy, Debug)]
@@ -91,13 +92,17 @@ fn status(now: &Situation<'_>) -> String {
         }
     }
     // An assignment is a line; whatever an exception says, it is no further one.
-    text.replace(char::is_control, " ")
+    one_line(&text)
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // `as` saturates, which is what is wanted here
 fn microseconds(seconds: f64) -> u64 {
     (seconds * 1e6).ceil() as u64
 }
+
+/// The `WatchdogSec` that is advised: longer than the timeouts of a Redis client, as Sidekiq sets them, can silence its
+/// heartbeat. `generate` writes the same (`plan.rb`).
+const ADVISED: u32 = 60;
 
 /// Who feeds the service manager's watchdog.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,8 +126,7 @@ pub fn watchdog(usec: Option<&str>, pid: Option<&str>, own: i32, pause: f64) -> 
         Some(limit) if limit >= 2.0 * pause => Watchdog::Heart,
         Some(limit) => Watchdog::Sidekiqs(format!(
             "systemd's watchdog of {limit} s is shorter than two of Sidekiq's beats, which come every {pause} s; so it is left to \
-             Sidekiq's own thread, which tells less: set WatchdogSec={}",
-            3.0 * pause
+             Sidekiq's own thread, which tells less: set WatchdogSec={ADVISED}"
         )),
     }
 }
@@ -234,7 +238,7 @@ mod tests {
         assert_eq!(
             problem,
             "systemd's watchdog of 10 s is shorter than two of Sidekiq's beats, which come every 10 s; so it is left to \
-             Sidekiq's own thread, which tells less: set WatchdogSec=30"
+             Sidekiq's own thread, which tells less: set WatchdogSec=60"
         );
     }
 }

@@ -10,6 +10,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::program::Program;
+use super::text::masked;
 
 /// What a process does with one signal, as its masks in /proc say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -394,16 +395,27 @@ impl Path {
         })
     }
 
-    /// The shortest way to a sound path, in words to paste; `None` if it is sound.
+    /// The shortest way to a sound path; `None` if it is sound. Nothing of a command line is in it, for it goes to logs and to
+    /// files that others may read.
     #[must_use]
     pub fn fix(&self) -> Option<String> {
+        self.shortest_fix(false)
+    }
+
+    /// The same in words to paste, for whoever asks the doctor. What looks like a secret is hidden there, too.
+    #[must_use]
+    pub fn fix_in_full(&self) -> Option<String> {
+        self.shortest_fix(true)
+    }
+
+    fn shortest_fix(&self, in_full: bool) -> Option<String> {
         let culprit = |asked| match self.fate(asked) {
             (Fate::Arrives, _) => None,
             (_, index) => self.links.get(index).map(|link| (link, asked)),
         };
         let (link, asked) = culprit(Asked::Stop).or_else(|| culprit(Asked::Quiet))?;
         Some(match (link.program, asked) {
-            (Program::Shell, _) => link.fix_shell(),
+            (Program::Shell, _) => link.fix_shell(in_full),
             (Program::DumbInit, Asked::Quiet) => {
                 "write dumb-init --rewrite 20:20, or sidekiq-lifecycle run -- in its place".to_owned()
             }
@@ -427,18 +439,25 @@ impl Link {
         format!("{} (pid {})", self.name, self.pid)
     }
 
-    fn fix_shell(&self) -> String {
+    fn fix_shell(&self, in_full: bool) -> String {
         let run = "or put sidekiq-lifecycle run -- in front of it";
         match self.command() {
-            ShellCommand::Words(words) => {
-                let json = words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", ");
+            ShellCommand::Words(words) if in_full => {
+                let json = words.iter().map(|word| format!("\"{}\"", masked(word))).collect::<Vec<_>>().join(", ");
                 format!("write CMD [{json}], {run}")
             }
-            ShellCommand::Line(line) => format!("put exec before the command that starts Sidekiq in `{line}`, {run}"),
-            ShellCommand::Script(script) => {
+            ShellCommand::Line(line) if in_full => {
+                format!("put exec before the command that starts Sidekiq in `{}`, {run}", masked(line))
+            }
+            ShellCommand::Words(_) | ShellCommand::Line(_) => {
+                format!("put exec before the command that starts Sidekiq in `{} -c '…'`, {run}", self.name)
+            }
+            ShellCommand::Script(script) if in_full || is_path(script) => {
                 format!("put exec before the command that starts Sidekiq, the last one of {script}, {run}")
             }
-            ShellCommand::Hidden => format!("put exec before the command that starts Sidekiq, {run}"),
+            ShellCommand::Script(_) | ShellCommand::Hidden => {
+                format!("put exec before the command that starts Sidekiq, {run}")
+            }
         }
     }
 
@@ -471,6 +490,11 @@ impl Link {
             }
         }
     }
+}
+
+/// Whether it is a file's path and nothing else.
+fn is_path(word: &str) -> bool {
+    word.chars().all(|letter| letter.is_ascii_alphanumeric() || "._/-".contains(letter))
 }
 
 enum ShellCommand<'a> {
@@ -663,7 +687,10 @@ mod tests {
                 shell(1, "busybox sh -c 'cd / && sidekiq'"),
                 "put exec before the command that starts Sidekiq in `cd / && sidekiq`",
             ),
-            (shell(1, "sh -c 'A=b sidekiq'"), "put exec before the command that starts Sidekiq in `A=b sidekiq`"),
+            (
+                shell(1, "sh -c 'A=b sidekiq'"),
+                "put exec before the command that starts Sidekiq in `A=[hidden] sidekiq`",
+            ),
             (shell(1, "bash -eu -o pipefail /app/entry.sh"), "the last one of /app/entry.sh,"),
             (shell(1, "bash -eo pipefail -c 'x; y'"), "in `x; y`"),
             (shell(1, "bash"), "put exec before the command that starts Sidekiq, or"),
@@ -672,10 +699,30 @@ mod tests {
             (link(1, Program::Other, "python3 main.py"), "let python3 pass signals on"),
         ];
         for (link, expected) in table {
-            let fix = path(std::slice::from_ref(link)).fix().unwrap();
+            let fix = path(std::slice::from_ref(link)).fix_in_full().unwrap();
             assert!(fix.contains(expected), "{fix}");
         }
         assert_eq!(path(&[init(Program::Tini, "tini -- sidekiq")]).fix(), None);
+    }
+
+    #[test]
+    fn a_fix_that_anybody_may_read_has_nothing_of_a_command_line() {
+        let in_line = "put exec before the command that starts Sidekiq in `sh -c '…'`, or put sidekiq-lifecycle run -- in front of it";
+        for (link, expected) in [
+            (shell(1, "sh -c 'bundle exec sidekiq'"), in_line),
+            (shell(1, "sh -c 'sidekiq -r redis://u:hunter2@h'"), in_line),
+            (shell(1, "sh -c 'TOKEN=hunter2 sidekiq; true'"), in_line),
+            (
+                shell(1, "sh /app/entry.sh hunter2"),
+                "put exec before the command that starts Sidekiq, the last one of /app/entry.sh, or put sidekiq-lifecycle run -- in front of it",
+            ),
+            (
+                shell(1, "sh TOKEN=hunter2"),
+                "put exec before the command that starts Sidekiq, or put sidekiq-lifecycle run -- in front of it",
+            ),
+        ] {
+            assert_eq!(path(std::slice::from_ref(&link)).fix().as_deref(), Some(expected));
+        }
     }
 
     #[test]

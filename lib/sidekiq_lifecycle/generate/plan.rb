@@ -14,6 +14,10 @@ module SidekiqLifecycle
       # ECS on Fargate stops no later than this (its `stopTimeout`).
       ECS_MOST = 120
 
+      # systemd's `WatchdogSec`: longer than a Redis that hangs can silence Sidekiq's heartbeat, with the timeouts that
+      # Sidekiq sets by itself (30 s by the sum of them, 20 s as measured), and as long as `live` is patient.
+      WATCHDOG = 60
+
       # @return [Integer] Sidekiq's `-t`
       attr_reader :timeout
 

@@ -18,6 +18,7 @@ use crate::rules::path::{Asked, Effect, Fate, KillMode, Path};
 use crate::rules::probe::{Facts, Presence};
 use crate::rules::program::{Program, Sidekiq};
 use crate::rules::state::State;
+use crate::rules::text::masked;
 use crate::rules::time::{self, Source, StopTimeout};
 
 /// One Sidekiq.
@@ -242,7 +243,7 @@ fn signal_path(path: &Path) -> SignalPath {
             pid: link.pid,
             title: link.title(),
             program: link.program,
-            arguments: link.arguments.clone(),
+            arguments: link.arguments.iter().map(|word| masked(word)).collect(),
             term: path.effect(index, Asked::Stop),
             tstp: path.effect(index, Asked::Quiet),
             verdict,

@@ -7,9 +7,9 @@ use clap::builder::styling::{AnsiColor, Style};
 use super::Report;
 use super::examination::{Examination, Link};
 use crate::edges::directory::health::Health;
-use crate::faces::command::one_line;
 use crate::rules::diagnosis::Verdict;
 use crate::rules::path::{Effect, Fate};
+use crate::rules::text::one_line;
 use crate::rules::time::EPILOGUE;
 
 pub(super) fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {

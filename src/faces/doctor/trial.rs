@@ -244,7 +244,7 @@ impl Trial {
         let lines: Vec<&str> = said.lines().collect();
         let from = lines.len().saturating_sub(LINES_SHOWN);
         for line in lines.iter().skip(from) {
-            eprintln!("{}", crate::faces::command::one_line(line));
+            eprintln!("{}", crate::rules::text::one_line(line));
         }
     }
 

@@ -18,13 +18,13 @@ use crate::edges::finder::{self, Found, Registered};
 use crate::edges::snapshot::Snapshot;
 use crate::edges::trace::Handle;
 use crate::edges::watch::{Place, SLOW, Watch, Woken};
-use crate::faces::command::one_line;
 use crate::faces::progress::{Progress, Step};
 use crate::faces::report::{self, Process};
 use crate::faces::who::{Sight, Who};
 use crate::rules::path::Handling;
 use crate::rules::probe::{self, Facts, MAX_BEAT_AGE, Presence, Probe};
 use crate::rules::state::State;
+use crate::rules::text::one_line;
 use crate::rules::time::stretch;
 use crate::rules::waiting::{Goal, Standing, jobs};
 
