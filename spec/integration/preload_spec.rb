@@ -112,7 +112,7 @@ RSpec.describe "preloaded, then forked" do
     2.times { |number| push("Sleep", 2, number.to_s) }
     wait_until("the jobs begin") { notes.grep(/begins/).size == 2 }
     commands = Dir["/proc/[0-9]*/cmdline"].map { |file| File.read(file).tr("\0", " ") rescue "" } # rubocop:disable Style/RescueModifier
-    relayed = commands.filter_map { |command| command[/sidekiq-lifecycle relay (\d+) /, 1]&.to_i }
+    relayed = commands.filter_map { |command| command[/\Asignal-relay (\d+) /, 1]&.to_i }
     expect(relayed).to match_array(registered)
     pid1 = File.read("/proc/#{swarm.pid}/task/#{swarm.pid}/children").to_i
     Process.kill(:TERM, pid1)
