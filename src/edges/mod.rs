@@ -2,6 +2,7 @@
 
 #[cfg(target_os = "linux")]
 pub mod children;
+pub mod descriptors;
 pub mod directory;
 pub mod finder;
 #[cfg(target_os = "linux")]

@@ -7,7 +7,7 @@ mod error;
 mod gvl;
 
 use std::ffi::c_void;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use error::{guarded, raise};
@@ -33,7 +33,8 @@ impl Process {
         guarded(ruby, || {
             let about = parse(ruby, &about)?;
             let directory = Directory::new(Path::new(&directory), ready_file.as_deref().map(Path::new));
-            Ok(Self(Lifecycle::begin(directory, about, preloaded_by)))
+            let begin = || Lifecycle::begin(directory.clone(), about.clone(), preloaded_by);
+            Ok(Self(gvl::without(begin, None).unwrap_or_else(begin)))
         })
     }
 
@@ -132,7 +133,8 @@ fn parse(ruby: &Ruby, about: &str) -> Result<About, Error> {
 }
 
 fn clear(ruby: &Ruby, directory: String) -> Result<(), Error> {
-    guarded(ruby, || lifecycle::clear(PathBuf::from(directory)).map_err(|error| raise(ruby, error)))
+    let clear = || lifecycle::clear(Path::new(&directory));
+    guarded(ruby, || gvl::without(clear, None).unwrap_or_else(clear).map_err(|error| raise(ruby, error)))
 }
 
 fn ignored(ruby: &Ruby) -> Result<Vec<String>, Error> {
