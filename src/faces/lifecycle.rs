@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use nix::unistd::getpid;
 
 use crate::edges::directory::{Directory, Durability, Error, Kept, Open};
 use crate::edges::notify::Socket;
+use crate::edges::patience::{PATIENCE, in_time};
 use crate::edges::platform;
 use crate::edges::record::{About, Record};
 use crate::edges::signals::{self, OBSERVED, Observer};
@@ -30,9 +31,6 @@ use crate::rules::notice::{self, Situation, Told, Watchdog};
 use crate::rules::probe::Presence;
 use crate::rules::state::{Event, Progress, State};
 use crate::rules::time::{self, Source, StopTimeout};
-
-/// How long one of Sidekiq's threads waits for the disk.
-const PATIENCE: Duration = Duration::from_millis(200);
 
 /// How long the end of the process waits for it, all in all.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -606,14 +604,8 @@ pub fn stop_timeout(about: &About) -> Result<Option<StopTimeout>, String> {
 /// # Errors
 /// It cannot be read or cleared, or does not answer.
 pub fn clear(path: &Path) -> Result<(), Error> {
-    let (sender, receiver) = mpsc::channel();
     let directory = Directory::new(path, None);
-    let work = move || drop(sender.send(clear_now(&directory)));
-    let started = signals::with_signals_blocked(|| thread::Builder::new().name("lifecycle".to_owned()).spawn(work));
-    if started.is_err() {
-        return clear_now(&Directory::new(path, None));
-    }
-    receiver.recv_timeout(PATIENCE).unwrap_or_else(|_| Err(Error::Late(path.to_owned())))
+    in_time(move || clear_now(&directory)).unwrap_or_else(|| Err(Error::Late(path.to_owned())))
 }
 
 fn clear_now(directory: &Directory) -> Result<(), Error> {
