@@ -86,6 +86,7 @@ module SidekiqLifecycle
       cut_off = @cut_off.sum
       why = [why, "#{cut_off} cut off at Sidekiq's timeout"].compact.join(", ") if cut_off.positive?
       @native.ended(exit_status, why)
+      report_problems
       tell(:stopped)
     end
 
@@ -183,6 +184,7 @@ module SidekiqLifecycle
     def quiet
       @native.quieted
       @native.draining(busy)
+      report_problems
       tell(:quiet)
       quieted if capsules?
     end
@@ -196,6 +198,7 @@ module SidekiqLifecycle
     # Sidekiq's :shutdown. In 6.x it is fired after the scheduler's thread has ended, in 7+ after :quiet.
     def shutdown
       @native.stopping
+      report_problems
       tell(:stopping)
       quieted
     end

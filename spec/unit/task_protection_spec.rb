@@ -126,6 +126,17 @@ RSpec.describe SidekiqLifecycle::TaskProtection do
       expect([order.pop, order.pop]).to eq(%i[ended taken])
     end
 
+    it "waits only so long for one that is alone for ever" do
+      stub_const("#{described_class}::Claim::PATIENCE", 0.2)
+      File.open(directory) do |file|
+        file.flock(File::LOCK_EX)
+        claims.first.take
+        expect(left(claims.first)).to eq(:not_alone)
+      end
+      claims.first.take
+      expect(left(claims.first)).to eq(:alone)
+    end
+
     it "is not kept by a child that outlives its parent's claim" do
       claims.first.take
       child = fork { sleep }

@@ -88,6 +88,9 @@ pub enum Error {
         "{0} is there already and is not a ready file of sidekiq_lifecycle; move it away or set another ready_file"
     )]
     NotOurs(PathBuf),
+    /// The disk does not answer.
+    #[error("{0} does not answer, so what it says is out of date; look at the disk or the mount that it is on")]
+    Late(PathBuf),
     /// Anything else.
     #[error("{path}: {errno}", errno = .errno.desc())]
     Other {
@@ -119,6 +122,12 @@ impl Error {
             other => other,
         }
     }
+
+    /// Whether the process had no descriptor left, or the system none.
+    #[must_use]
+    pub fn is_out_of_descriptors(&self) -> bool {
+        matches!(self, Self::Other { errno: Errno::EMFILE | Errno::ENFILE, .. })
+    }
 }
 
 /// A lifecycle directory, by name.
@@ -129,12 +138,12 @@ pub struct Directory {
 }
 
 /// Whether a write must survive a power cut (a change of state) or only be whole (a beat).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Durability {
-    /// Flushed to the disk before it shows.
-    Flushed,
     /// Whole, but left to the system to write out.
     Whole,
+    /// Flushed to the disk before it shows.
+    Flushed,
 }
 
 /// What stands at `processes/PID`.
@@ -207,7 +216,7 @@ impl Directory {
     /// The directory is missing or cannot be read.
     pub fn read(&self) -> Result<Vec<Entry>, Error> {
         let entries = open_directory(&self.path).and_then(|top| match self.open_processes(&top) {
-            Ok(processes) => self.entries(&processes),
+            Ok(processes) => self.entries(&processes, &|| {}),
             Err(Error::Missing(_)) => Ok(Vec::new()),
             Err(error) => Err(error),
         });
@@ -237,6 +246,15 @@ impl Directory {
     /// # Errors
     /// It can be neither opened nor made.
     pub fn open(&self) -> Result<Open<'_>, Error> {
+        self.open_with(&|| false)
+    }
+
+    /// The same for a writer that can be interrupted: while others' records are read or the lock is waited for, it asks
+    /// `is_urgent` over and over, and withdraws the ready file when it says so.
+    ///
+    /// # Errors
+    /// As [`Directory::open`].
+    pub fn open_with<'a>(&'a self, is_urgent: &'a dyn Fn() -> bool) -> Result<Open<'a>, Error> {
         let made = DirBuilder::new().recursive(true).mode(0o755).create(&self.path);
         let top = match (open_directory(&self.path), made) {
             // Why it could not be made says more than that it is not there.
@@ -248,20 +266,22 @@ impl Directory {
             Err(errno) => return Err(Error::new(&self.path, errno)),
         }
         let processes = self.open_processes(&top)?;
-        Ok(Open { directory: self, top, processes })
+        Ok(Open { directory: self, top, processes, is_urgent })
     }
 
     fn open_processes(&self, top: &OwnedFd) -> Result<OwnedFd, Error> {
         openat(top, PROCESSES, DIRECTORY, Mode::empty()).map_err(|errno| not_opened(&self.path.join(PROCESSES), errno))
     }
 
-    fn entries(&self, processes: &OwnedFd) -> Result<Vec<Entry>, Error> {
+    /// All entries; calls `between` after each that is read, for there may be many.
+    fn entries(&self, processes: &OwnedFd, between: &dyn Fn()) -> Result<Vec<Entry>, Error> {
         let path = self.path.join(PROCESSES);
         let names = names(processes).map_err(|errno| Error::new(&path, errno))?;
         let mut entries: Vec<Entry> = names
             .iter()
             .filter_map(|name| name.parse::<i32>().ok().filter(|pid| *pid > 0 && pid.to_string() == *name))
             .filter_map(|pid| entry(processes, pid))
+            .inspect(|_| between())
             .collect();
         entries.sort_by_key(|entry| (entry.record.as_ref().ok().map(|record| record.since), entry.pid));
         Ok(entries)
@@ -288,14 +308,67 @@ impl Processes {
     fn is_sound(&self) -> bool {
         fstat(&self.descriptor).is_ok_and(|stat| place(&stat) == self.place)
     }
+
+    /// Leaves the descriptor open: its number is somebody else's by now, and not ours to close.
+    fn forget(self) {
+        let _ = self.descriptor.into_raw_fd();
+    }
+}
+
+/// What a writer keeps of the directory between two writings: a descriptor of `processes` by which others find the record,
+/// and copies of it, to give up when the process has no descriptor left.
+#[derive(Debug, Default)]
+pub struct Kept(Vec<Processes>);
+
+/// As many descriptors as a writing needs at once: the directory, `processes`, the place of a ready file elsewhere, the
+/// lock, and the file that is written.
+const NEEDED: usize = 5;
+
+impl Kept {
+    /// Keeps what `open` has opened, with `spare` copies to give up, once nothing else is done with it. What was kept before
+    /// stays, unless the directory was made anew since.
+    pub fn keep(&mut self, open: Open<'_>, spare: bool) {
+        let Open { top, processes, .. } = open;
+        drop(top);
+        let Some(place) = fstat(&processes).ok().map(|stat| place(&stat)) else { return };
+        for held in std::mem::take(&mut self.0) {
+            match held.is_sound() {
+                true if held.place == place => self.0.push(held),
+                true => drop(held),
+                false => held.forget(),
+            }
+        }
+        let wanted = if spare { NEEDED } else { 1 };
+        if self.0.len() < wanted {
+            self.0.push(Processes { descriptor: processes, place });
+        }
+        while let Some(first) = self.0.first().filter(|_| self.0.len() < wanted) {
+            let Ok(descriptor) = first.descriptor.try_clone() else { return };
+            self.0.push(Processes { descriptor, place });
+        }
+    }
+
+    /// Gives up all descriptors, and says whether there were any.
+    pub fn let_go(&mut self) -> bool {
+        let held = std::mem::take(&mut self.0);
+        let is_any = !held.is_empty();
+        held.into_iter().for_each(|held| if held.is_sound() { drop(held) } else { held.forget() });
+        is_any
+    }
 }
 
 /// A lifecycle directory, opened to write.
-#[derive(Debug)]
 pub struct Open<'a> {
     directory: &'a Directory,
     top: OwnedFd,
     processes: OwnedFd,
+    is_urgent: &'a dyn Fn() -> bool,
+}
+
+impl std::fmt::Debug for Open<'_> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_tuple("Open").field(&self.directory).finish()
+    }
 }
 
 impl Open<'_> {
@@ -314,23 +387,10 @@ impl Open<'_> {
                 Err((returned, Errno::EAGAIN | Errno::EINTR)) => descriptor = returned,
                 Err(_) => return None,
             }
+            self.attend();
             std::thread::sleep(Duration::from_millis(5));
         }
         None
-    }
-
-    /// A descriptor of `processes` to keep: the one that is `held`, unless the directory was made anew since.
-    #[must_use]
-    pub fn keep(&self, held: Option<Processes>) -> Option<Processes> {
-        let place = fstat(&self.processes).ok().map(|stat| place(&stat))?;
-        match held {
-            Some(held) if held.is_sound() && held.place == place => return Some(held),
-            Some(held) if held.is_sound() => drop(held),
-            // The number is somebody else's by now, and not ours to close.
-            Some(held) => drop(held.descriptor.into_raw_fd()),
-            None => {}
-        }
-        Some(Processes { descriptor: self.processes.try_clone().ok()?, place })
     }
 
     /// Writes a process's record. Where there is no room the old one is written over, for a health check must not take
@@ -362,7 +422,7 @@ impl Open<'_> {
         let is_stranger = |record: &Record| {
             record.identity.presence() == Presence::Elsewhere && record.beat.as_ref() > began && began.is_some()
         };
-        let entries = self.directory.entries(&self.processes).unwrap_or_default();
+        let entries = self.entries().unwrap_or_default();
         entries.iter().find(|entry| entry.record.as_ref().is_ok_and(is_stranger)).map(|entry| entry.pid)
     }
 
@@ -431,9 +491,21 @@ impl Open<'_> {
         done.into_iter().collect()
     }
 
+    fn entries(&self) -> Result<Vec<Entry>, Error> {
+        self.directory.entries(&self.processes, &|| self.attend())
+    }
+
+    /// Does at once what cannot wait.
+    fn attend(&self) {
+        if (self.is_urgent)() {
+            // Where it fails, it fails again when the sentinels are settled, and is reported then.
+            let _ = self.withdraw_ready();
+        }
+    }
+
     fn sweep_records(&self) -> Result<Vec<Result<(), Error>>, Error> {
         let user = geteuid().as_raw();
-        let entries = self.directory.entries(&self.processes)?;
+        let entries = self.entries()?;
         let clear = |entry: &Entry| {
             let name = entry.pid.to_string();
             let own = fstatat(&self.processes, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW)
@@ -452,7 +524,7 @@ impl Open<'_> {
     /// record.
     fn facts(&self, own: Option<Facts>) -> Result<Vec<Facts>, Error> {
         let own_pid = own.as_ref().map(|own| own.pid);
-        let entries = self.directory.entries(&self.processes)?;
+        let entries = self.entries()?;
         let others = entries.iter().filter(|entry| Some(entry.pid) != own_pid).map(Entry::facts);
         Ok(others.chain(own).collect())
     }

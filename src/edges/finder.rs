@@ -1,7 +1,7 @@
 //! Who is there: the Sidekiqs of a lifecycle directory, one by its pid, or all that can be seen from here.
 //!
 //! A process that is registered keeps a descriptor of the `processes` directory that its record is in. So whoever may look
-//! into it (its own user, or root) finds the record as `/proc/PID/fd/N/OWN_PID`, wherever the directory was put, and across
+//! into it (its own user, or root) finds the record as `/proc/PID/task/TID/fd/N/OWN_PID`, wherever the directory was put, and across
 //! mount namespaces (`proc_pid_fd(5)`). Pids differ between PID namespaces; a process is known by its innermost one
 //! (`NSpid`), its start time, and its namespace.
 
@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::descriptors;
 use super::directory::{DEFAULT, Directory, Entry, Error};
 use super::record::Record;
 use super::snapshot::Snapshot;
@@ -142,10 +143,21 @@ pub fn among(all: &[Snapshot]) -> Vec<Found> {
     all.iter().filter_map(find).filter(counts).collect()
 }
 
-/// By the descriptor that it keeps. A forked child has it too, but no record.
+/// By the descriptor that it keeps. A forked child may have it too, but no record. It is the writer's, which has a table of
+/// its own where the kernel offers that, and shares that of the process elsewhere.
 fn held(snapshot: &Snapshot) -> Option<Found> {
-    let descriptors = fs::read_dir(format!("/proc/{}/fd", snapshot.pid)).ok()?;
-    descriptors.flatten().find_map(|descriptor| {
+    let process = PathBuf::from(format!("/proc/{}", snapshot.pid));
+    held_in(snapshot, &process).or_else(|| {
+        let threads = fs::read_dir(process.join("task")).ok()?.flatten().map(|thread| thread.path());
+        let is_writer = |thread: &PathBuf| {
+            fs::read_to_string(thread.join("comm")).is_ok_and(|name| name.trim_end() == descriptors::THREAD)
+        };
+        threads.filter(is_writer).find_map(|thread| held_in(snapshot, &thread))
+    })
+}
+
+fn held_in(snapshot: &Snapshot, thread: &Path) -> Option<Found> {
+    fs::read_dir(thread.join("fd")).ok()?.flatten().find_map(|descriptor| {
         let link = descriptor.path();
         let target = fs::read_link(&link).ok().filter(|target| target.ends_with("processes"))?;
         recorded(snapshot, &Directory::new(&way_to(snapshot, &link, &target), None))

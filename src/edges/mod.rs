@@ -2,11 +2,14 @@
 
 #[cfg(target_os = "linux")]
 pub mod children;
+pub mod claim;
+pub mod descriptors;
 pub mod directory;
 pub mod finder;
 #[cfg(target_os = "linux")]
 pub mod namespace;
 pub mod notify;
+pub mod patience;
 pub mod platform;
 pub mod process;
 pub mod record;

@@ -5,8 +5,12 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::OnceLock;
 
 const SOCKET: &str = "NOTIFY_SOCKET";
+
+/// For a process that has no descriptor left: a socket, and its inode.
+static SPARE: OnceLock<(UnixDatagram, u64)> = OnceLock::new();
 
 /// Where the service manager listens.
 #[derive(Clone, Debug)]
@@ -21,6 +25,14 @@ impl Socket {
     /// # Errors
     /// What is wrong with its name, in one sentence.
     pub fn of_environment() -> Result<Option<Self>, String> {
+        let socket = Self::in_environment();
+        if let (Ok(Some(_)), None, Ok(spare)) = (&socket, SPARE.get(), unbound()) {
+            let _ = inode(&spare).map(|inode| SPARE.set((spare, inode)));
+        }
+        socket
+    }
+
+    fn in_environment() -> Result<Option<Self>, String> {
         env::var_os(SOCKET).filter(|name| !name.is_empty()).map(Self::named).transpose()
     }
 
@@ -33,21 +45,36 @@ impl Socket {
 
     /// Sends a message, or fails at once: it never waits for the service manager.
     ///
-    /// Each message has a socket of its own. None is held meanwhile that a forked child would inherit, and a service
-    /// manager that has begun to listen anew is heard again.
+    /// Each message has a socket of its own, for others may close what is not theirs; only where no descriptor is left for
+    /// one, that of the beginning is used. It is bound to no address, so a service manager that has begun to listen anew
+    /// is reached again.
     ///
     /// # Errors
     /// What the system says, in one sentence.
     pub fn send(&self, message: &str) -> Result<(), String> {
         let send = || {
-            let socket = UnixDatagram::unbound()?;
-            socket.set_nonblocking(true)?;
-            socket.send_to_addr(message.as_bytes(), &self.address).map(drop)
+            let message = message.as_bytes();
+            // In somebody else's process the number may be another socket's by now.
+            match (unbound(), SPARE.get().filter(|(spare, found)| inode(spare) == Some(*found))) {
+                (Err(_), Some((spare, _))) => spare.send_to_addr(message, &self.address),
+                (socket, _) => socket?.send_to_addr(message, &self.address),
+            }
+            .map(drop)
         };
         send().map_err(|error: io::Error| {
             format!("systemd is not told of this process, through {:?}: {error}", self.name)
         })
     }
+}
+
+fn inode(socket: &UnixDatagram) -> Option<u64> {
+    nix::sys::stat::fstat(socket).ok().map(|stat| stat.st_ino)
+}
+
+fn unbound() -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
 }
 
 /// A path, or a name in Linux's abstract namespace, which an `@` stands before (unix(7)).

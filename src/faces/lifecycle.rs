@@ -2,40 +2,55 @@
 //!
 //! Everything that can fail here is kept as a *problem* in the process's own record; nothing is handed up as an
 //! error, because no failure of ours may become the failure of somebody's Sidekiq. Ruby logs each problem once.
+//!
+//! The directory belongs to a thread of its own ([`Writer`]). Sidekiq's threads wait for it, but not for long, and not at
+//! all once it is known to be late: a disk that hangs keeps no Sidekiq from its shutdown. The thread that hears signals
+//! never waits.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::unistd::getpid;
 
-use crate::edges::directory::{Directory, Durability, Error, Processes};
+use crate::edges::directory::{Directory, Durability, Error, Kept, Open};
 use crate::edges::notify::Socket;
+use crate::edges::patience::{PATIENCE, in_time};
 use crate::edges::platform;
 use crate::edges::record::{About, Record};
 use crate::edges::signals::{self, OBSERVED, Observer};
 use crate::faces::report::Process;
 use crate::faces::signal_path;
+use crate::faces::writer::{Work, Writer};
 use crate::rules::notice::{self, Situation, Told, Watchdog};
 use crate::rules::probe::Presence;
 use crate::rules::state::{Event, Progress, State};
 use crate::rules::text::masked;
 use crate::rules::time::{self, Source, StopTimeout};
 
+/// How long the end of the process waits for it, all in all.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// From when on it is a problem that the disk does not answer.
+const LATE: Duration = Duration::from_secs(1);
+
 /// One Sidekiq process. Every method does nothing in a forked child: a child owns nothing of its parent's.
 #[derive(Debug)]
 pub struct Lifecycle {
     owner: i32,
     directory: Directory,
+    /// The process that this one was forked from, if the application was loaded there.
+    preloaded_by: Option<i32>,
     inner: Mutex<Inner>,
-    /// Held while the disk is written, so that what is written last is what is true last. `inner` is not held
-    /// meanwhile: a status never waits for a disk. In it is what the record is found by.
-    writing: Mutex<Option<Processes>>,
+    writer: Writer,
+    /// Held by whoever writes where there is no writer's thread, so that what is written last is what is true last.
+    /// `inner` is not held while the disk is written: a status never waits for it.
+    writing: Mutex<Kept>,
     /// Held while the service manager is told, for the same reason; `inner` is not.
     manager: Mutex<Option<Manager>>,
 }
@@ -67,6 +82,17 @@ struct Inner {
     requires_path: bool,
     record: Record,
     problems: BTreeMap<String, String>,
+    /// The own record was looked for, and was not there.
+    was_withdrawn: bool,
+}
+
+impl Drop for Lifecycle {
+    fn drop(&mut self) {
+        // In a forked child there is no thread, and nobody who would let go of its lock.
+        if self.is_ours() {
+            self.writer.close();
+        }
+    }
 }
 
 impl Lifecycle {
@@ -82,20 +108,39 @@ impl Lifecycle {
             requires_path: false,
             record: Record::begin(about, ready_file),
             problems: BTreeMap::new(),
+            was_withdrawn: false,
         };
-        let lifecycle = Self {
+        let lifecycle = Arc::new(Self {
             owner: getpid().as_raw(),
             directory,
+            preloaded_by,
             inner: Mutex::new(inner),
-            writing: Mutex::new(None),
+            writer: Writer::default(),
+            writing: Mutex::default(),
             manager: Mutex::new(None),
-        };
-        let swept = sweep(&lifecycle.directory, preloaded_by);
-        lifecycle.note("directory", swept.err().map(|error| error.to_string()));
+        });
+        lifecycle.start_writer();
         lifecycle.look_at_path();
         lifecycle.look_at_time();
-        lifecycle.publish(Durability::Flushed);
-        Arc::new(lifecycle)
+        lifecycle.hand_over(Work { sweep: true, publish: Some(Durability::Flushed), ..Work::default() });
+        lifecycle.wait();
+        lifecycle
+    }
+
+    fn start_writer(self: &Arc<Self>) {
+        let lifecycle = Arc::downgrade(self);
+        // The thread's own: the descriptors in it are no one else's to close.
+        let mut kept = Kept::default();
+        let write = move |work| {
+            if let Some(lifecycle) = lifecycle.upgrade() {
+                lifecycle.write(work, &mut kept);
+            }
+        };
+        let problem = self.writer.start(write).err().map(|error| {
+            let path = self.directory.path().display();
+            format!("there can be no thread to write {path} ({error}), so Sidekiq waits for its disk")
+        });
+        self.note("writer", problem);
     }
 
     /// Tells what Ruby has learnt of the process since it began.
@@ -151,7 +196,7 @@ impl Lifecycle {
         let watch = move || {
             while let Some(signal) = observer.next_signal() {
                 // Whatever goes wrong, the next signal is heard as well.
-                let _ = catch_unwind(AssertUnwindSafe(|| lifecycle.arrived(signal)));
+                let _ = catch_unwind(AssertUnwindSafe(|| lifecycle.heard(signal)));
             }
         };
         signals::with_signals_blocked(|| thread::Builder::new().name("lifecycle".to_owned()).spawn(watch)).map(drop)
@@ -159,6 +204,11 @@ impl Lifecycle {
 
     /// A signal has arrived.
     pub fn arrived(&self, signal: Signal) {
+        self.heard(signal);
+        self.wait();
+    }
+
+    fn heard(&self, signal: Signal) {
         let event = match signal {
             Signal::SIGTSTP => Event::Quieted,
             _ => Event::Stopped,
@@ -174,6 +224,7 @@ impl Lifecycle {
             self.look_at_path();
             self.catch_up();
             self.happened(Event::Started, None);
+            self.wait();
         }
     }
 
@@ -181,6 +232,7 @@ impl Lifecycle {
     pub fn quieted(&self) {
         self.catch_up();
         self.happened(Event::Quieted, Some("quiet was called".to_owned()));
+        self.wait();
     }
 
     /// Sidekiq was told to stop.
@@ -194,6 +246,7 @@ impl Lifecycle {
             }
             self.tell_manager(false);
         }
+        self.wait();
     }
 
     /// Ruby's heart has beaten, with `busy` jobs in hand.
@@ -205,10 +258,10 @@ impl Lifecycle {
             record.beats();
             record.busy = if record.drained { 0 } else { busy };
         });
-        self.look_for_strangers();
         self.look_at_path();
         self.tell_manager(true);
-        self.publish(Durability::Whole);
+        self.hand_over(Work { strangers: true, publish: Some(Durability::Whole), ..Work::default() });
+        self.wait();
     }
 
     /// A job is finished with while the process drains; `busy` are left.
@@ -223,6 +276,7 @@ impl Lifecycle {
         if self.is_ours() && self.known(is_news) {
             self.tell_manager(false);
             self.publish(Durability::Whole);
+            self.wait();
         }
     }
 
@@ -239,6 +293,7 @@ impl Lifecycle {
         if is_news {
             self.tell_manager(false);
             self.publish(Durability::Flushed);
+            self.wait();
         }
         is_news
     }
@@ -249,10 +304,11 @@ impl Lifecycle {
         if !self.is_ours() {
             return;
         }
+        let deadline = Instant::now() + FAREWELL;
         self.catch_up();
         let state = self.known(|inner| inner.record.state);
         // A preloading parent whose children have taken its place; it never was a Sidekiq.
-        if state == State::Booting && self.was_withdrawn() {
+        if state == State::Booting && self.was_withdrawn(deadline) {
             return;
         }
         let why = self.known(|Inner { record, .. }| {
@@ -264,6 +320,7 @@ impl Lifecycle {
             }
         });
         self.happened(Event::Ended, why);
+        self.writer.wait(deadline);
     }
 
     /// A signal's handler had been replaced; puts the observer's back and counts it.
@@ -276,6 +333,7 @@ impl Lifecycle {
         self.note(signal.as_str(), problem);
         self.known(|inner| *inner.record.rearmed.entry(signal.to_string()).or_default() += 1);
         self.publish(Durability::Whole);
+        self.wait();
     }
 
     /// Keeps a problem under a name, or clears it.
@@ -300,6 +358,7 @@ impl Lifecycle {
     /// # Errors
     /// What could not be written as JSON.
     pub fn report(&self) -> Result<String, String> {
+        self.look_whether_late();
         let record = self.record();
         let facts = record.facts_with(Presence::Here);
         serde_json::to_string(&Process::new(&Ok(record), &facts)).map_err(|error| error.to_string())
@@ -308,14 +367,9 @@ impl Lifecycle {
     /// Withdraws the record and leaves the directory to others: the application has chosen another one.
     pub fn retire(&self) {
         if self.is_ours() {
-            let mut held = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-            *held = None;
-            let retired = self.directory.open().and_then(|open| {
-                let _lock = open.lock();
-                open.withdraw_record(self.owner)?;
-                open.settle(|| None)
-            });
-            self.note("directory", retired.err().map(|error| error.to_string()));
+            self.hand_over(Work { retire: true, ..Work::default() });
+            self.wait();
+            self.writer.close();
         }
     }
 
@@ -347,17 +401,15 @@ impl Lifecycle {
             moved.then_some(after.state)
         });
         let Some(state) = moved else { return };
-        if state > State::Running {
-            // Before anything that may have to wait, for a lock or a disk.
-            let withdrawn = self.directory.open().and_then(|open| open.withdraw_ready());
-            self.note("directory", withdrawn.err().map(|error| error.to_string()));
-        }
+        // First of all, so that the ready file is gone before anything else is done.
+        let withdraw = state > State::Running;
+        self.hand_over(Work { withdraw, publish: Some(Durability::Flushed), ..Work::default() });
         self.tell_manager(false);
-        self.publish(Durability::Flushed);
     }
 
     /// Tells the service manager how it stands. What did not reach it is said again at the next beat.
     fn tell_manager(&self, heart_has_beaten: bool) {
+        let late = self.look_whether_late();
         let mut manager = self.manager.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(Manager { socket, told, is_fed, stopping_since }) = manager.as_mut() else { return };
         let record = self.record();
@@ -375,6 +427,7 @@ impl Lifecycle {
             left: left.unwrap_or_default(),
             exit_status: record.exit_status,
             why: record.why.as_deref(),
+            late: late.as_deref(),
         };
         let sent = socket.send(&notice::notice(*told, &now, heart_has_beaten && *is_fed));
         if sent.is_ok() {
@@ -384,30 +437,112 @@ impl Lifecycle {
     }
 
     fn publish(&self, durability: Durability) {
-        let mut held = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let record = self.record();
-        let published = self.directory.open().and_then(|open| {
-            // Before the lock: what is true of this process waits for nobody, and whoever settles last has read it.
-            let written = open.publish_record(&record, durability);
-            *held = open.keep(held.take());
-            let _lock = open.lock();
-            // Whatever became of the record, the sentinels must not lie.
-            let settled = open.settle(|| Some(self.record()));
-            let published = written.and(settled);
-            self.note("directory", published.as_ref().err().map(ToString::to_string));
-            let noted = self.record();
-            if noted.problems != record.problems {
-                let _ = open.publish_record(&noted, Durability::Whole);
-            }
-            published
-        });
-        self.note("directory", published.err().map(|error| error.to_string()));
+        self.hand_over(Work { publish: Some(durability), ..Work::default() });
     }
 
-    fn look_for_strangers(&self) {
+    /// Hands work to the writer; without one the calling thread does it.
+    fn hand_over(&self, work: Work) {
+        if !self.writer.hand_over(work) {
+            self.write(work, &mut self.writing.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    /// Waits a moment until all that was handed over is done, so that it can be seen when a hook returns. Whoever comes
+    /// after one that has waited in vain does not wait again.
+    fn wait(&self) {
+        if self.is_ours() {
+            let left = PATIENCE.saturating_sub(self.writer.behind());
+            self.writer.wait(Instant::now() + left);
+        }
+    }
+
+    /// A writer that is late is a problem, until it has caught up.
+    fn look_whether_late(&self) -> Option<String> {
+        if !self.is_ours() {
+            return None;
+        }
+        let problem = (self.writer.behind() >= LATE).then(|| Error::Late(self.directory.path().to_owned()).to_string());
+        self.note("late", problem.clone());
+        problem
+    }
+
+    // ---- on the writer's thread ----
+
+    /// Does the work. Where no descriptor is left for it, what is kept for that is given up, and it is done once more.
+    fn write(&self, work: Work, kept: &mut Kept) {
+        if self.try_to_write(work, kept) && kept.let_go() {
+            self.try_to_write(work, kept);
+        }
+    }
+
+    /// Tells whether it has failed for want of descriptors.
+    fn try_to_write(&self, work: Work, kept: &mut Kept) -> bool {
+        let is_urgent = || self.writer.take_withdrawal();
+        let mut is_out = false;
+        let mut note = |done: Result<(), Error>| {
+            let error = done.err();
+            is_out |= error.as_ref().is_some_and(Error::is_out_of_descriptors);
+            self.note("directory", error.map(|error| error.to_string()));
+        };
+        let open = match self.directory.open_with(&is_urgent) {
+            Ok(open) => open,
+            Err(error) => {
+                note(Err(error));
+                return is_out;
+            }
+        };
+        if work.withdraw {
+            note(open.withdraw_ready());
+        }
+        if work.sweep {
+            note(sweep(&open, self.preloaded_by));
+        }
+        if work.look {
+            let was_withdrawn = open.record(self.owner).is_none();
+            self.known(|inner| inner.was_withdrawn = was_withdrawn);
+        }
+        if work.strangers {
+            self.look_for_strangers(&open);
+        }
+        if let Some(durability) = work.publish {
+            note(self.write_record(&open, durability));
+        }
+        if work.retire {
+            note(self.leave(&open));
+            kept.let_go();
+        } else {
+            kept.keep(open, !self.writer.has_own_descriptors());
+        }
+        is_out
+    }
+
+    fn write_record(&self, open: &Open<'_>, durability: Durability) -> Result<(), Error> {
         let record = self.record();
-        let stranger = self.directory.open().ok().and_then(|open| open.stranger(&record));
-        let problem = stranger.map(|pid| {
+        // Before the lock: what is true of this process waits for nobody, and whoever settles last has read it.
+        let written = open.publish_record(&record, durability);
+        let _lock = open.lock();
+        // Whatever became of the record, the sentinels must not lie.
+        let settled = open.settle(|| Some(self.record()));
+        let published = written.and(settled);
+        self.note("directory", published.as_ref().err().map(ToString::to_string));
+        if self.writer.is_last() {
+            self.note("late", None);
+        }
+        let noted = self.record();
+        if noted.problems != record.problems {
+            let _ = open.publish_record(&noted, Durability::Whole);
+        }
+        published
+    }
+
+    fn leave(&self, open: &Open<'_>) -> Result<(), Error> {
+        let _lock = open.lock();
+        open.withdraw_record(self.owner)?;
+        open.settle(|| None)
+    }
+
+    fn look_for_strangers(&self, open: &Open<'_>) {
+        let problem = open.stranger(&self.record()).map(|pid| {
             let path = self.directory.path().display();
             format!(
                 "process {pid} of another container uses {path} as well; give each container a directory of its own"
@@ -415,6 +550,8 @@ impl Lifecycle {
         });
         self.note("sharing", problem);
     }
+
+    // ---- on the others ----
 
     /// A shell may have become another program or ended, the relay may have been killed.
     fn look_at_path(&self) {
@@ -441,8 +578,11 @@ impl Lifecycle {
         self.note("stop timeout", problem);
     }
 
-    fn was_withdrawn(&self) -> bool {
-        self.directory.open().is_ok_and(|open| open.record(self.owner).is_none())
+    /// Whether the own record was found gone; of a disk that does not say so in time it is not known.
+    fn was_withdrawn(&self, deadline: Instant) -> bool {
+        self.hand_over(Work { look: true, ..Work::default() });
+        self.writer.wait(deadline);
+        self.known(|inner| inner.was_withdrawn)
     }
 
     /// The only way to what is known. Nothing that waits, and nothing that comes here again, may be called inside.
@@ -461,21 +601,24 @@ pub fn stop_timeout(about: &About) -> Result<Option<StopTimeout>, String> {
 }
 
 /// Clears what dead processes left in a directory, before the application boots. A directory that is not there
-/// needs no clearing.
+/// needs no clearing; one that does not answer keeps the boot only for a moment.
 ///
 /// # Errors
-/// It cannot be read or cleared.
-pub fn clear(path: PathBuf) -> Result<(), Error> {
-    let directory = Directory::new(&path, None);
+/// It cannot be read or cleared, or does not answer.
+pub fn clear(path: &Path) -> Result<(), Error> {
+    let directory = Directory::new(path, None);
+    in_time(move || clear_now(&directory)).unwrap_or_else(|| Err(Error::Late(path.to_owned())))
+}
+
+fn clear_now(directory: &Directory) -> Result<(), Error> {
     match directory.read() {
-        Ok(_) => sweep(&directory, None),
+        Ok(_) => sweep(&directory.open()?, None),
         Err(Error::Missing(_)) => Ok(()),
         Err(error) => Err(error),
     }
 }
 
-fn sweep(directory: &Directory, preloaded_by: Option<i32>) -> Result<(), Error> {
-    let open = directory.open()?;
+fn sweep(open: &Open<'_>, preloaded_by: Option<i32>) -> Result<(), Error> {
     let _lock = open.lock();
     if let Some(parent) = preloaded_by {
         if open.record(parent).is_some_and(|record| record.state == State::Booting) {

@@ -19,3 +19,4 @@ pub mod signal_path;
 pub mod status;
 pub mod steer;
 pub mod who;
+mod writer;

@@ -24,6 +24,8 @@ pub struct Situation<'a> {
     pub exit_status: Option<i32>,
     /// What led to its state.
     pub why: Option<&'a str>,
+    /// What is wrong, where its record cannot be written for now.
+    pub late: Option<&'a str>,
 }
 
 /// What the service manager has been told, and need not be told again.
@@ -91,6 +93,9 @@ fn status(now: &Situation<'_>) -> String {
             }
         }
     }
+    if let Some(late) = now.late {
+        let _ = write!(text, "; {late}");
+    }
     // An assignment is a line; whatever an exception says, it is no further one.
     one_line(&text)
 }
@@ -144,6 +149,7 @@ mod tests {
         left: 0.0,
         exit_status: None,
         why: None,
+        late: None,
     };
     const RUNNING: Situation<'_> = Situation { state: State::Running, busy: 3, ..BOOTING };
     const QUIET: Situation<'_> = Situation { state: State::Quiet, ..RUNNING };

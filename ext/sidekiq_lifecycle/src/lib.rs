@@ -7,11 +7,12 @@ mod error;
 mod gvl;
 
 use std::ffi::c_void;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use error::{guarded, raise};
 use magnus::{Error, Module, Object, RModule, Ruby, function, method};
+use sidekiq_lifecycle::edges::claim;
 use sidekiq_lifecycle::edges::directory::Directory;
 use sidekiq_lifecycle::edges::record::About;
 use sidekiq_lifecycle::edges::signals::{self, Signal};
@@ -33,7 +34,8 @@ impl Process {
         guarded(ruby, || {
             let about = parse(ruby, &about)?;
             let directory = Directory::new(Path::new(&directory), ready_file.as_deref().map(Path::new));
-            Ok(Self(Lifecycle::begin(directory, about, preloaded_by)))
+            let begin = || Lifecycle::begin(directory.clone(), about.clone(), preloaded_by);
+            Ok(Self(gvl::without(begin, None).unwrap_or_else(begin)))
         })
     }
 
@@ -127,12 +129,35 @@ impl Process {
     }
 }
 
+/// `SidekiqLifecycle::Native::Claim`: a claim to a directory, beside those of other processes.
+#[magnus::wrap(class = "SidekiqLifecycle::Native::Claim", free_immediately, size)]
+struct Claim(claim::Claim);
+
+impl Claim {
+    fn new(directory: String) -> Self {
+        Self(claim::Claim::new(Path::new(&directory)))
+    }
+
+    fn take(ruby: &Ruby, this: &Self) -> Result<Option<bool>, Error> {
+        guarded(ruby, || Ok(gvl::without(|| this.0.take(), None).flatten()))
+    }
+
+    fn is_alone(ruby: &Ruby, this: &Self) -> Result<Option<bool>, Error> {
+        guarded(ruby, || Ok(gvl::without(|| this.0.is_alone(), None).flatten()))
+    }
+
+    fn leave(ruby: &Ruby, this: &Self) -> Result<(), Error> {
+        guarded(ruby, || Ok(gvl::without(|| this.0.leave(), None).unwrap_or_else(|| this.0.leave())))
+    }
+}
+
 fn parse(ruby: &Ruby, about: &str) -> Result<About, Error> {
     About::parse(about).map_err(|error| raise(ruby, error))
 }
 
 fn clear(ruby: &Ruby, directory: String) -> Result<(), Error> {
-    guarded(ruby, || lifecycle::clear(PathBuf::from(directory)).map_err(|error| raise(ruby, error)))
+    let clear = || lifecycle::clear(Path::new(&directory));
+    guarded(ruby, || gvl::without(clear, None).unwrap_or_else(clear).map_err(|error| raise(ruby, error)))
 }
 
 fn ignored(ruby: &Ruby) -> Result<Vec<String>, Error> {
@@ -252,5 +277,11 @@ fn init(ruby: &Ruby) -> Result<(), Error> {
     process.define_method("retire", method!(Process::retire, 0))?;
     process.define_method("require_signal_path", method!(Process::require_signal_path, 1))?;
     process.define_method("ours?", method!(Process::is_ours, 0))?;
+
+    let claim = module.define_class("Claim", ruby.class_object())?;
+    claim.define_singleton_method("new", function!(Claim::new, 1))?;
+    claim.define_method("take", method!(Claim::take, 0))?;
+    claim.define_method("alone?", method!(Claim::is_alone, 0))?;
+    claim.define_method("leave", method!(Claim::leave, 0))?;
     Ok(())
 }

@@ -7,17 +7,25 @@ module SidekiqLifecycle
     #
     # It is a shared flock(2) on the lifecycle directory, so nothing is written, and the kernel takes it from whoever
     # dies. (The core locks `processes` in there, never the directory itself.) Sidekiqs that share no directory do not
-    # see each other.
+    # see each other. The core takes it, without waiting: a thread that a disk holds would keep Ruby from its end.
     #
     # @api private
     class Claim
+      # Seconds for which another one, which found itself alone, is left to end the protection: longer than the agent
+      # may take ({Agent::TOTAL}). Whoever holds it longer (anybody who may read the directory can) keeps nobody unprotected.
+      PATIENCE = 8
+
+      # Seconds between two attempts.
+      PAUSE = 0.05
+
       def initialize(directory)
-        @directory = directory
+        @native = Native::Claim.new(directory)
       end
 
-      # Waits while another one, which found itself alone, ends the protection.
+      # Waits while another one, which found itself alone, ends the protection, but not for ever.
       def take
-        lock(File::LOCK_SH)
+        deadline = now + PATIENCE
+        sleep PAUSE while @native.take == false && now < deadline
       end
 
       # Leaves, and calls the block if nobody else has a claim; nobody can take one before the block is through.
@@ -25,27 +33,14 @@ module SidekiqLifecycle
       #
       # @return what the block returned, or nil
       def leave
-        yield if lock(File::LOCK_EX | File::LOCK_NB)
+        yield if @native.alone?
       ensure
-        unlock
+        @native.leave
       end
 
       private
 
-      # @return [Integer, false] false: others have it, or nobody can know
-      def lock(how)
-        @file ||= File.open(@directory)
-        @file.flock(how)
-      rescue SystemCallError
-        false
-      end
-
-      # By name: a child that a job has forked meanwhile has the file as well.
-      def unlock
-        lock(File::LOCK_UN) if @file
-        @file&.close
-        @file = nil
-      end
+      def now = Process.clock_gettime(Process::CLOCK_MONOTONIC)
     end
   end
 end

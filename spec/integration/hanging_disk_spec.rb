@@ -1,0 +1,100 @@
+# frozen_string_literal: true
+
+# Whoever looks into the directory while it hangs waits as well, so the examples do not.
+RSpec.describe "a lifecycle directory on a disk that hangs" do
+  let(:directory) { file("tmp/sidekiq") }
+  let(:late) do
+    "#{directory} does not answer, so what it says is out of date; look at the disk or the mount that it is on"
+  end
+
+  before do
+    missing = HangingDisk.missing
+    skip missing if missing
+    FileUtils.mkdir_p(directory)
+    @disk = HangingDisk.new(directory)
+  end
+
+  after { @disk&.remove }
+
+  def complaints(worker) = worker.log.lines.grep(/sidekiq_lifecycle: /).map { |line| line[/sidekiq_lifecycle: (.*)/, 1] }
+
+  def occupied(**options)
+    start_ready(**options).tap do
+      push("Sleep", 600)
+      wait_until("the job begins") { notes.include?("sleep begins") }
+    end
+  end
+
+  def quieted(worker)
+    worker.signal(:TSTP)
+    wait_until("it is quiet\n#{worker}") { worker.log.match?(/accepting new work|Terminating quiet threads/) }
+  end
+
+  # When Sidekiq has last told Redis of itself.
+  def beat
+    identity = redis.call("SMEMBERS", "processes", database: @database).first
+    identity && redis.call("HGET", identity, "beat", database: @database).to_f
+  end
+
+  def beats_on
+    3.times do
+      before = beat
+      wait_until("Sidekiq beats") { beat > before }
+    end
+  end
+
+  it "keeps nobody from TERM" do
+    worker = occupied(after: QUICK_BEAT, timeout: 1)
+    @disk.hang
+    worker.signal(:TERM)
+    expect(worker.exit_code).to eq(0)
+    expect(worker.log).to match(/Pushed 1 jobs? back to Redis/)
+    expect(queued).to eq(1)
+    expect(complaints(worker)).to include(late)
+    @disk.go_on
+    expect(check).to eq([1, "not ready: process #{worker.pid} is gone\n"])
+  end
+
+  it "keeps nobody from TSTP, and then TERM, however slow the heart" do
+    worker = occupied(timeout: 1)
+    @disk.hang
+    quieted(worker)
+    worker.signal(:TERM)
+    expect(worker.exit_code).to eq(0)
+    expect(queued).to eq(1)
+    expect(complaints(worker)).to include(late)
+  end
+
+  it "keeps no heartbeat, and comes right when it goes on" do
+    worker = start_ready(after: QUICK_BEAT)
+    @disk.hang
+    beats_on
+    push("Evaluate", 'sleep 0.1 until SidekiqLifecycle.status.problems.any?; note SidekiqLifecycle.status.problems.inspect')
+    wait_until("a job sees it") { notes.any? }
+    expect(notes).to eq([[late].inspect])
+    wait_until("it is in the log") { complaints(worker).include?(late) }
+    quieted(worker)
+    beats_on
+    @disk.go_on
+    wait_until("no longer ready") { !worker.ready_file? }
+    wait_until("drained") { File.exist?(drained_file) }
+    wait_until("all is well") { record(worker.pid)["problems"].empty? }
+    expect(record(worker.pid)).to include("state" => "quiet", "why" => "SIGTSTP")
+    expect(check).to eq([1, "not ready: process #{worker.pid} is quiet\n"])
+    worker.signal(:TERM)
+    expect(worker.exit_code).to eq(0)
+    expect(record(worker.pid)).to include("state" => "stopped", "exit_status" => 0)
+    expect(complaints(worker).grep(/WARN|does not answer/)).to eq([late])
+  end
+
+  it "keeps no boot" do
+    @disk.hang
+    worker = start(after: QUICK_BEAT)
+    push("Evaluate", 'note "works"')
+    wait_until("it works") { notes.include?("works") || worker.raise_if_ended }
+    @disk.go_on
+    wait_until("ready") { worker.ready_file? }
+    expect(check).to eq([0, "ready\n"])
+    wait_until("all is well") { record(worker.pid)["problems"].empty? }
+  end
+end
