@@ -7,7 +7,7 @@
 # where it isn't 0 it is the shell's own. `terms` is how many SIGTERMs a Sidekiq may hear with the relay. `tstp` is what
 # becomes of a TSTP without the relay, `tstp_rescued` with it.
 Form = Struct.new(:group, :name, :command, :script, :init, :sidekiqs, :untouched, :rescued, :terms, :tstp,
-                  :tstp_rescued, :before, :timeout, keyword_init: true) do
+                  :tstp_rescued, :before, :timeout, :drains, keyword_init: true) do
   def to_s = name
 
   # @return [Form] the same with another `-t`

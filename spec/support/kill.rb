@@ -1,13 +1,10 @@
 # frozen_string_literal: true
 
 require "json"
-require_relative "launch"
 
 # A container that is killed, while its worker and its relay are in one state each. With `-t 120` and a worker that doesn't
 # end by itself, whoever waits for the worker is seen at once: the container is there long after it was killed.
 class Kill
-  include Waiting
-
   WORKERS = {
     "idle" => "has no job",
     "busy" => "has jobs that never end",
@@ -25,10 +22,10 @@ class Kill
   LIMIT = 40
   STOP_TIMEOUT = 5
 
-  # What all of them measured, a JSON object a line; bin/kill_matrix.rb makes tables of it.
-  MEASURED = File.join(Launch::DIRECTORY, "killed")
-
   class << self
+    # @return [String] what all of them measured, a JSON object a line; bin/kill_matrix.rb makes tables of it
+    def measured = File.join(Launch::DIRECTORY, "killed")
+
     # @return [Array<Kill>] each form with everything that can be
     def all(forms) = forms.product(COMBINATIONS).map { |form, combination| new(form, *combination) }
 
@@ -69,7 +66,7 @@ class Kill
       @story = launch.story
     end
     line = { form: form.name, sidekiq: Sandbox::MAJOR, worker:, way:, relay:, seconds: @seconds&.round(1) }
-    File.write(MEASURED, "#{JSON.generate(line)}\n", mode: "a")
+    File.write(Kill.measured, "#{JSON.generate(line)}\n", mode: "a")
     self
   end
 

@@ -45,12 +45,12 @@ class Launch
 
     class Short
       include Sidekiq::Worker
-      def perform
+      def perform(seconds = 1)
         note "short begins"
         sleep 0.02 until File.exist?("watch")
         note "short watches"
         sleep 0.02 while File.exist?("tmp/sidekiq/ready")
-        sleep 1
+        sleep seconds
         note "short ends"
       end
     end
@@ -146,10 +146,12 @@ class Launch
 
   # Gives each thread its job, and waits until it has it.
   #
+  # @param jobs [Array<Array>] a job's class and arguments for each thread
   # @param ready [Boolean] whether Sidekiq will be ready
-  def occupy(ready: true)
-    form.sidekiqs.times { %w[Short Long].each { |job| push(job) } }
-    await("each thread has its job") { noted("begins").size == form.sidekiqs * 2 }
+  def occupy(*jobs, ready: true)
+    jobs = [["Short"], ["Long"]] if jobs.empty?
+    form.sidekiqs.times { jobs.each { |job| push(*job) } }
+    await("each thread has its job") { noted("begins").size == form.sidekiqs * jobs.size }
     await("ready") { ready? } if ready
     FileUtils.touch(file("watch"))
     await("each short job watches") { noted("short watches").size == form.sidekiqs } if ready
@@ -199,6 +201,11 @@ class Launch
   # @return [Array<Integer>] how many times each Sidekiq heard a signal
   def heard(signal)
     noted("begins").map(&:to_i).uniq.map { |pid| notes.count("#{pid} hears #{signal}") }
+  end
+
+  # @return [Array<Array<String>>] the signals that each Sidekiq heard, in their order
+  def signals
+    noted("hears").group_by(&:to_i).values.map { |heard| heard.map { |note| note[/hears (\w+)/, 1] } }.sort
   end
 
   # Whether each short job has ended: readiness was gone while it ran, and it was given time to work on.
