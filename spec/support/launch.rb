@@ -168,7 +168,13 @@ class Launch
   def stop(seconds) = @container.stop(seconds)
   def kill = @container.kill
   def remove = @container.remove
-  def exit_code = @container.exit_code
+
+  # Waits for its end, but not for ever.
+  def exit_code
+    wait_until("the end of the container", every: 0.05) { !running? }
+    @container.exit_code
+  end
+
   def processes = @container.processes
   def exec(...) = @container.exec(...)
   def log = @container.log
