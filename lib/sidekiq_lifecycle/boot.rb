@@ -30,11 +30,12 @@ module SidekiqLifecycle
       # Starts the relay, if the signal path needs one, or sends it away.
       #
       # @param configuration [Configuration]
-      def relay(configuration)
+      # @param timeout [Numeric, nil] Sidekiq's `-t`, in seconds
+      def relay(configuration, timeout)
         return Native.stop_relay if configuration.signal_relay == :off
 
         command = NativeCommand.path
-        Native.start_relay(command) if command
+        Native.start_relay(command, timeout&.to_f) if command
       end
 
       # Ends the guard, in :startup.

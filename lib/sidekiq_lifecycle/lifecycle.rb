@@ -88,7 +88,7 @@ module SidekiqLifecycle
 
     # What takes its signals from a program around it has no signal path of its own.
     def start_relay
-      Boot.relay(configuration) if server?
+      Boot.relay(configuration, options[:timeout]) if server?
     end
 
     def begin_booting
@@ -153,6 +153,8 @@ module SidekiqLifecycle
     def started(launcher)
       @launcher = launcher
       @native.started
+      # Every :startup hook has run, and may have set traps.
+      Traps.of_application.each { |signal| Native.trapped(signal) } if Native.relay?
       report_problems
       now = status
       said = "#{now.ready? ? "ready" : now.state} (#{now.directory})#{", but see the warnings" if now.problems.any?}"
@@ -284,8 +286,10 @@ module SidekiqLifecycle
       @native.require_signal_path(configuration.require_signal_path)
     end
 
+    # 6.x keeps them aside.
+    def options = @config.respond_to?(:[]) ? @config : @config.options
+
     def about
-      options = @config.respond_to?(:[]) ? @config : @config.options
       concurrency = @config.respond_to?(:total_concurrency) ? @config.total_concurrency : options[:concurrency]
       JSON.generate(sidekiq: ::Sidekiq::VERSION, ruby: RUBY_VERSION, tag: options[:tag], concurrency:,
                     embedded: !server?, timeout: options[:timeout], stop_timeout: configuration.stop_timeout)

@@ -9,6 +9,23 @@ module SidekiqLifecycle
     # The signals by which Sidekiq is quieted and stopped.
     SIGNALS = %w[SIGTERM SIGINT SIGTSTP].freeze
 
+    # Signals at which Ruby raises an exception that ends the process, unless the application traps them.
+    FATAL = %w[SIGQUIT SIGUSR1 SIGUSR2].freeze
+
+    # @return [Array<String>] of {FATAL}, those that the application has a trap of its own for
+    def self.of_application = FATAL.reject { |signal| ["DEFAULT", "SYSTEM_DEFAULT"].include?(peek(signal)) }
+
+    # Ruby tells which trap is set only when another is. What native code has set Ruby does not know (nil).
+    def self.peek(signal)
+      Native.keep_handler(signal)
+      found = Signal.trap(signal, "IGNORE")
+      Signal.trap(signal, found || "DEFAULT")
+      found
+    ensure
+      Native.put_handler_back(signal)
+    end
+    private_class_method :peek
+
     # @return [Boolean] whether a trap is one that Sidekiq has set (`cli.rb`, `run`)
     def self.sidekiqs?(trap)
       trap.is_a?(Proc) && trap.source_location&.first.to_s.end_with?("sidekiq/cli.rb")

@@ -133,6 +133,31 @@ pub fn with_signals_blocked<T>(work: impl FnOnce() -> io::Result<T>) -> io::Resu
     done
 }
 
+/// Handlers to put back, as the kernel had them.
+static KEPT: Mutex<Vec<(Signal, libc::sigaction)>> = Mutex::new(Vec::new());
+
+/// Keeps the handler of a signal. Ruby tells which trap is set only when another is, and cannot set a handler again that
+/// native code has set.
+///
+/// # Errors
+/// What the system says.
+pub fn keep(signal: Signal) -> nix::Result<()> {
+    let now = disposition(signal)?;
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner).push((signal, now));
+    Ok(())
+}
+
+/// Puts the handler back that was [kept](keep) last.
+///
+/// # Errors
+/// What the system says.
+pub fn put_back(signal: Signal) -> nix::Result<()> {
+    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(place) = kept.iter().rposition(|(of, _)| *of == signal) else { return Ok(()) };
+    let (_, action) = kept.swap_remove(place);
+    dispose(signal, &action)
+}
+
 // ---- the observer ----
 
 static OBSERVER: Wire = Wire::new();

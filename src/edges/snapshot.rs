@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::process;
 use crate::rules::path::{Handling, Link, Path};
 use crate::rules::program::{Program, Sidekiq};
+use crate::rules::traps;
 
 /// One process, as /proc showed it at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -149,7 +150,7 @@ impl Snapshot {
             term: self.handling(Signal::SIGTERM),
             tstp: self.handling(Signal::SIGTSTP),
             is_interactive: program == Program::Shell && is_interactive,
-            is_free: below.is_some_and(|below| below.ignored.has(Signal::SIGQUIT)) && !self.ignores_by_birth(),
+            is_free: below.is_some_and(|below| traps::run_at_once(self.for_traps(), below.for_traps())),
             threads: self.threads,
             is_relayed: self.tracer != 0 && Self::of(self.tracer).as_ref().is_some_and(is_relay),
         }
@@ -203,9 +204,10 @@ impl Snapshot {
         Program::of(&self.name, self.executable.as_deref(), &self.arguments)
     }
 
-    /// Started with `&` itself, and so are all below it. QUIT alone says nothing: bash always ignores it (bash(1), SIGNALS).
-    fn ignores_by_birth(&self) -> bool {
-        self.ignored.has(Signal::SIGQUIT) && self.ignored.has(Signal::SIGINT)
+    /// What tells when a shell runs a trap.
+    #[must_use]
+    pub fn for_traps(&self) -> traps::Process {
+        traps::Process { program: self.program(), ignored: self.ignored.0 }
     }
 
     /// Whether it is a Sidekiq, and how far it has come.

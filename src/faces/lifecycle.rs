@@ -100,6 +100,7 @@ impl Lifecycle {
     /// Tells what Ruby has learnt of the process since it began.
     pub fn describe(&self, about: About) {
         if self.is_ours() {
+            signal_path::limit(about.timeout);
             self.known(|inner| inner.record.about = about);
             self.look_at_time();
         }

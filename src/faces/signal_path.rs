@@ -2,6 +2,7 @@
 
 use std::path::Path as File;
 
+use nix::sys::signal::Signal;
 use nix::unistd::getpid;
 
 use crate::edges::record::SignalPath;
@@ -39,12 +40,34 @@ fn path_and_relay(pid: i32) -> (Path, Option<i32>) {
     look_until_settled(|| (Snapshot::path(pid), alive()), |(path, relay)| relay.is_some() && !carries(path))
 }
 
-/// Starts the relay, if the path needs one. `command` is the native command.
-pub fn start_relay(command: &File) {
+/// Starts the relay, if the path needs one, within 2 s. `command` is the native command, `timeout` Sidekiq's `-t` in seconds.
+pub fn start_relay(command: &File, timeout: Option<f64>) {
     #[cfg(target_os = "linux")]
-    relay::start(command);
+    relay::start(command, timeout);
     #[cfg(not(target_os = "linux"))]
-    let _ = command;
+    let _ = (command, timeout);
+}
+
+/// Whether there is a relay now.
+#[must_use]
+pub fn has_relay() -> bool {
+    alive().is_some()
+}
+
+/// Tells the relay for which signals the application has traps of its own.
+pub fn trapped(signal: Signal) {
+    #[cfg(target_os = "linux")]
+    relay::trapped(signal);
+    #[cfg(not(target_os = "linux"))]
+    let _ = signal;
+}
+
+/// Tells the relay what `-t` is now.
+pub fn limit(timeout: Option<f64>) {
+    #[cfg(target_os = "linux")]
+    relay::limit(timeout);
+    #[cfg(not(target_os = "linux"))]
+    let _ = timeout;
 }
 
 /// Sends the relay away, if there is one.
@@ -80,9 +103,12 @@ fn no_relay(path: &Path) -> Option<String> {
         return Some(format!("the relay (pid {pid}) has ended"));
     }
     let (pid, refusal) = report.refused.first()?;
-    let link = path.links().iter().find(|link| link.pid == *pid).map_or_else(|| pid.to_string(), |link| link.title());
     let advice = refusal.advice();
     let separator = if advice.is_empty() { "" } else { ": " };
+    if !refusal.is_of_a_process() {
+        return Some(format!("the relay cannot work here, for {refusal}{separator}{advice}"));
+    }
+    let link = path.links().iter().find(|link| link.pid == *pid).map_or_else(|| pid.to_string(), |link| link.title());
     Some(format!("the relay may not trace {link}, for {refusal}{separator}{advice}"))
 }
 

@@ -1,6 +1,7 @@
 //! The ground floor: pure rules over plain values, each with a table of tests.
 
 pub mod diagnosis;
+pub mod forwarding;
 pub mod notice;
 pub mod path;
 pub mod probe;
@@ -10,4 +11,5 @@ pub mod refusal;
 pub mod rewrite;
 pub mod state;
 pub mod time;
+pub mod traps;
 pub mod waiting;

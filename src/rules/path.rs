@@ -47,7 +47,7 @@ pub struct Link {
     pub tstp: Handling,
     /// A shell with job control: a person sits there.
     pub is_interactive: bool,
-    /// It has started the next link with `&`: that one ignores INT and QUIT (POSIX 2.11), and traps run at once.
+    /// Its traps [run at once](super::traps), for the next link runs in its background.
     pub is_free: bool,
     /// How many threads it has.
     pub threads: u32,
@@ -175,7 +175,12 @@ impl Link {
     /// What it does with a signal, if it is not Sidekiq itself.
     #[must_use]
     pub fn effect(&self, asked: Asked) -> Effect {
-        if self.is_relayed {
+        let handling = match asked {
+            Asked::Stop => self.term,
+            Asked::Quiet => self.tstp,
+        };
+        let decides = self.program == Program::Shell && self.is_free && handling == Handling::Handled;
+        if self.is_relayed && !decides {
             return Effect::Relayed;
         }
         match (self.program, asked) {
@@ -190,13 +195,9 @@ impl Link {
             (Program::Timeout, Asked::Stop) if self.term == Handling::Handled => return Effect::Forwards,
             _ => {}
         }
-        let handling = match asked {
-            Asked::Stop => self.term,
-            Asked::Quiet => self.tstp,
-        };
         match (handling, self.program, asked) {
             (Handling::Ignored, ..) => Effect::Drops,
-            (Handling::Handled, Program::Shell, _) if self.is_free => Effect::Traps,
+            (Handling::Handled, Program::Shell, _) if decides => Effect::Traps,
             (Handling::Handled, Program::Shell, _) => Effect::Defers,
             (Handling::Blocked, Program::Shell | Program::Timeout, _) => Effect::Drops,
             (Handling::Handled | Handling::Blocked, ..) => Effect::Unknown,
@@ -345,7 +346,8 @@ impl Path {
                 Effect::Relayed => is_carried |= link.program != Program::DumbInit,
                 Effect::Arrives | Effect::Forwards => {}
                 // The relay signals Sidekiq itself, or a supervisor of several.
-                Effect::Stops | Effect::Defers | Effect::Drops | Effect::Dies | Effect::Freezes if is_carried => {}
+                Effect::Stops | Effect::Defers | Effect::Drops | Effect::Dies | Effect::Freezes | Effect::Traps
+                    if is_carried => {}
                 Effect::ForwardsToGroup => is_grouped = true,
                 Effect::Freezes => return (Fate::Freezes, index),
                 // Its child is signalled by whatever signals all of the group.
@@ -580,6 +582,9 @@ mod tests {
             ("a program without", vec![other(1, Handling::Default)], Lost, Lost),
             ("a program with sigwait", vec![other(1, Handling::Blocked)], Unknown, Lost),
             ("the relay", vec![relayed(bash(1))], Arrives, Arrives),
+            ("the relay and a trap, foreground", vec![relayed(trap(1))], Arrives, Arrives),
+            ("the relay and a trap, background", vec![relayed(free(trap(1)))], Unknown, Arrives),
+            ("the relay, above a trap", vec![relayed(bash(1)), relayed(free(trap(7)))], Arrives, Arrives),
             ("the relay, in part", vec![bash(1), relayed(bash(7))], Lost, Lost),
             ("the relay, above", vec![relayed(bash(1)), bash(7)], Arrives, Arrives),
             (

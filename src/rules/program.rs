@@ -29,6 +29,10 @@ pub enum Program {
     Other,
 }
 
+/// The name that the relay is called by, and goes by in `ps`. The word sidekiq is not in it: scripts look for that word to find
+/// a worker.
+pub const RELAY: &str = "signal-relay";
+
 const SHELLS: [&str; 9] = ["sh", "dash", "bash", "ash", "zsh", "ksh", "ksh93", "mksh", "yash"];
 const SUPERVISORS: [&str; 8] =
     ["systemd", "s6-svscan", "s6-supervise", "runsvdir", "runsv", "runit", "launchd", "s6-linux-init"];
@@ -50,7 +54,7 @@ impl Program {
             Some("sidekiq-lifecycle") => Self::ours(arguments),
             Some(executable) => Self::named(executable),
             None if called == "busybox" => Self::in_busybox(called, arguments),
-            None if called == "sidekiq-lifecycle" => Self::ours(arguments),
+            None if called == "sidekiq-lifecycle" || called == RELAY => Self::ours(arguments),
             None => match Self::named(called) {
                 Self::Other => Self::named(name),
                 program => program,
@@ -78,9 +82,10 @@ impl Program {
     }
 
     fn ours(arguments: &[String]) -> Self {
-        match arguments.get(1).map(String::as_str) {
-            Some("run") => Self::Run,
-            Some("relay") => Self::Relay,
+        let mut words = arguments.iter().map(String::as_str);
+        match (words.next(), words.next()) {
+            (Some(RELAY), _) => Self::Relay,
+            (_, Some("run")) => Self::Run,
             _ => Self::Other,
         }
     }
@@ -192,7 +197,9 @@ mod tests {
             ("init", Some("/sbin/init"), &["init"], Supervisor),
             ("runsv", Some("/usr/bin/runsv"), &["runsv", "worker"], Supervisor),
             ("sidekiq-lifecyc", Some("/x/sidekiq-lifecycle"), &["sidekiq-lifecycle", "run", "--", "x"], Run),
-            ("sidekiq-lifecyc", Some("/x/sidekiq-lifecycle"), &["sidekiq-lifecycle", "relay", "7"], Relay),
+            ("signal-relay", Some("/x/sidekiq-lifecycle"), &["signal-relay", "7", "4711", "30"], Relay),
+            ("signal-relay", Some("/usr/bin/perl"), &["signal-relay"], Other),
+            ("signal-relay", None, &["signal-relay", "7"], Relay),
             ("ruby", Some("/usr/bin/ruby3.1"), &["sidekiq 6.4.1 app [0 of 5 busy]"], Other),
             ("node", Some("/usr/bin/node"), &["node", "sh"], Other),
             // Another user's, whose executable is hidden.

@@ -4,21 +4,15 @@
 //! the worker. Of several, the Sidekiqs are; without one, those that handle the signal; without one, all.
 //!
 //! A shell without a trap for the signal would die of it, or stop: it is given nothing, waits for the worker as always and
-//! ends with it. A shell with a trap keeps its say, and is given the signal. Whether the worker is given it as well says where
-//! it runs:
-//!
-//! - in the foreground of that shell, it is: the shell runs no trap before its foreground command has ended (POSIX, sh,
-//!   2.11);
-//! - in the background, it is not: the shell waits in `wait`, its trap runs at once, and may be a careful shutdown in
-//!   several steps. Should the shell end instead, its worker is told to stop by the rule of the init's own end.
-//!
-//! What runs in the background of a shell without job control ignores INT and QUIT (POSIX, sh, 2.9.3.1 and 2.11). Sidekiq
-//! traps INT, so QUIT is what tells.
+//! ends with it. A shell with a trap keeps its say, and is given the signal. The worker is given it as well, unless it runs
+//! in the background of that shell, whose trap [runs at once](super::traps) then and decides. Should the shell end instead, its
+//! worker is told to stop by the rule of the init's own end.
 
 use nix::sys::signal::Signal;
 
 use super::program::Program;
 use super::rewrite::Number;
+use super::traps;
 
 /// What the rule wants to know of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,9 +76,8 @@ impl Process {
         has(self.handled, signal)
     }
 
-    fn is_in_background(&self) -> bool {
-        let int = Number::from(Signal::SIGINT);
-        has(self.ignored, Signal::SIGQUIT.into()) && (has(self.ignored, int) || self.handles(int))
+    fn for_traps(&self) -> traps::Process {
+        traps::Process { program: self.program, ignored: self.ignored }
     }
 }
 
@@ -110,10 +103,10 @@ pub fn recipients(processes: &[Process], roots: &[i32], signal: Number) -> Recip
     };
     let chosen = found.into_iter().filter(|(process, _)| kind(process, signal));
     let mut workers: Vec<Worker> = chosen
-        .flat_map(|(process, asks_shell)| {
-            in_place_of(processes, process, signal).into_iter().map(move |p| (p, asks_shell))
+        .flat_map(|(process, shell_decides)| {
+            let workers = in_place_of(processes, process, signal).into_iter();
+            workers.map(move |worker| Worker { pid: worker.pid, is_told: !shell_decides })
         })
-        .map(|(process, asks_shell)| Worker { pid: process.pid, is_told: !(asks_shell && process.is_in_background()) })
         .collect();
     // Nothing but shells, or no /proc: the roots themselves, unless they would only be stopped, and never go on.
     if workers.is_empty() && between.is_empty() {
@@ -128,14 +121,14 @@ struct Search<'a> {
     processes: &'a [Process],
     signal: Number,
     between: Vec<i32>,
-    /// What stands directly below those between, and whether a shell above has a trap for the signal.
+    /// What stands directly below those between, and whether a shell above decides.
     found: Vec<(&'a Process, bool)>,
 }
 
 impl<'a> Search<'a> {
-    fn descend(&mut self, process: &'a Process, asks_shell: bool, depth: usize) {
+    fn descend(&mut self, process: &'a Process, shell_decides: bool, depth: usize) {
         if !stands_between(process.program) {
-            self.found.push((process, asks_shell));
+            self.found.push((process, shell_decides));
             return;
         }
         let has_trap = process.program == Program::Shell && process.handles(self.signal);
@@ -144,7 +137,8 @@ impl<'a> Search<'a> {
             self.between.push(process.pid);
         }
         for child in children(self.processes, process.pid).filter(|_| depth > 0) {
-            self.descend(child, asks_shell || has_trap, depth - 1);
+            let decides = has_trap && traps::run_at_once(process.for_traps(), child.for_traps());
+            self.descend(child, shell_decides || decides, depth - 1);
         }
     }
 }
@@ -226,6 +220,14 @@ mod tests {
         Process { ignored: QUIT | INT & !process.handled, ..process }
     }
 
+    fn bash(pid: i32, parent: i32, trapped: u64) -> Process {
+        Process { ignored: QUIT, ..shell(pid, parent, trapped) }
+    }
+
+    fn with_job_control(shell: Process) -> Process {
+        Process { ignored: TSTP | 1 << (Signal::SIGTTOU as i32 - 1), ..shell }
+    }
+
     /// Those between, the workers that are told, and those that are not.
     type Expected<'a> = (&'a [i32], &'a [i32], &'a [i32]);
 
@@ -272,6 +274,19 @@ mod tests {
             ("two Sidekiqs", &[shell(2, 1, 0), sidekiq(3, 2), sidekiq(4, 2)], SIGTERM, (none, &[3, 4], none)),
             ("trap, foreground", &[shell(2, 1, TERM), sidekiq(3, 2)], SIGTERM, (&[2], &[3], none)),
             ("trap, background", &[shell(2, 1, TERM), behind(sidekiq(3, 2))], SIGTERM, (&[2], none, &[3])),
+            (
+                "trap, a shell in the background",
+                &[shell(2, 1, TERM), behind(shell(3, 2, 0)), behind(sidekiq(4, 3))],
+                SIGTERM,
+                (&[2], none, &[4]),
+            ),
+            (
+                "trap, a bash in the foreground with a background",
+                &[bash(2, 1, TERM), bash(3, 2, 0), behind(sidekiq(4, 3))],
+                SIGTERM,
+                (&[2], &[4], none),
+            ),
+            ("trap and set -m", &[with_job_control(shell(2, 1, TERM)), sidekiq(3, 2)], SIGTERM, (&[2], none, &[3])),
             ("another's trap", &[shell(2, 1, TERM), behind(sidekiq(3, 2))], SIGTSTP, (none, &[3], none)),
             ("no trap, background", &[shell(2, 1, 0), behind(sidekiq(3, 2))], SIGTERM, (none, &[3], none)),
             ("a shell alone", &[shell(2, 1, 0)], SIGTERM, (none, &[2], none)),

@@ -1,4 +1,4 @@
-//! Why a process may not be traced, and what to change: `ptrace(2)`, "Ptrace access mode checking".
+//! Why there can be no relay, and what to change: `ptrace(2)`, "Ptrace access mode checking"; `seccomp(2)`.
 
 use std::fmt;
 
@@ -7,8 +7,6 @@ use serde::{Deserialize, Serialize};
 /// What is known of a refusal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Evidence {
-    /// ptrace(2) fails even where no process is asked for.
-    pub is_denied: bool,
     /// The user of the process that was to be traced, where it is another one.
     pub other_user: Option<u32>,
     /// Who traces it already.
@@ -19,14 +17,32 @@ pub struct Evidence {
     pub is_capable: bool,
 }
 
-/// Why a process may not be traced.
+/// A system call that the relay needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Call {
+    /// ptrace(2).
+    Ptrace,
+    /// pidfd_open(2), since Linux 5.3.
+    PidfdOpen,
+    /// pidfd_send_signal(2), since Linux 5.1.
+    PidfdSendSignal,
+    /// signalfd(2).
+    Signalfd,
+    /// timer_create(2), timer_settime(2).
+    Timer,
+    /// wait4(2).
+    Wait,
+}
+
+/// Why there can be no relay, or why it may not trace a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Refusal {
-    /// pidfd_open(2) came with Linux 5.3.
+    /// The kernel is older than 5.3, and has no pidfd_open(2).
     OldKernel,
-    /// A seccomp profile denies ptrace(2).
-    Seccomp,
+    /// A system call is refused, with this errno: by a seccomp profile, as far as is known.
+    Call(Call, i32),
     /// Somebody else traces it.
     Traced(i32),
     /// It belongs to another user.
@@ -38,11 +54,10 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Tells the reason: the one that would refuse first, or most surely.
+    /// Tells why a process may not be traced: the reason that would refuse first, or most surely.
     #[must_use]
     pub fn of(evidence: Evidence) -> Self {
         match evidence {
-            Evidence { is_denied: true, .. } => Self::Seccomp,
             Evidence { tracer, .. } if tracer != 0 => Self::Traced(tracer),
             Evidence { yama: Some(scope @ 3..), .. } => Self::Yama(scope),
             Evidence { other_user: Some(uid), is_capable: false, .. } => Self::OtherUser(uid),
@@ -58,11 +73,35 @@ impl Refusal {
                           linuxParameters.capabilities.add; in Kubernetes securityContext.capabilities.add)";
         match self {
             Self::OldKernel | Self::Yama(3..) | Self::Unknown => String::new(),
-            Self::Seccomp => format!("{capability}, or use the default seccomp profile of Docker 20 or later"),
+            Self::Call(Call::Ptrace, _) => {
+                format!("{capability}, or use the default seccomp profile of Docker 20.10 or later")
+            }
+            Self::Call(call, _) => {
+                format!("allow {call} in the seccomp profile, as the default one of Docker 20.10 and later does")
+            }
             Self::Traced(_) => "end that tracer and start Sidekiq anew".to_owned(),
             Self::OtherUser(_) => format!("start both as one user, or {capability}"),
             Self::Yama(_) => capability.to_owned(),
         }
+    }
+
+    /// Whether it is a matter of one process, and not of the relay as a whole.
+    #[must_use]
+    pub fn is_of_a_process(self) -> bool {
+        !matches!(self, Self::OldKernel | Self::Call(..))
+    }
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(match self {
+            Self::Ptrace => "ptrace",
+            Self::PidfdOpen => "pidfd_open",
+            Self::PidfdSendSignal => "pidfd_send_signal",
+            Self::Signalfd => "signalfd4",
+            Self::Timer => "timer_create and timer_settime",
+            Self::Wait => "wait4",
+        })
     }
 }
 
@@ -70,7 +109,10 @@ impl fmt::Display for Refusal {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::OldKernel => write!(out, "the kernel is older than 5.3 and has no pidfd_open"),
-            Self::Seccomp => write!(out, "a seccomp profile denies ptrace"),
+            Self::Call(call, errno) => {
+                let why = nix::errno::Errno::from_raw(*errno);
+                write!(out, "{call} is refused ({why:?}), most likely by a seccomp profile")
+            }
             Self::Traced(pid) => write!(out, "process {pid} traces it already"),
             Self::OtherUser(uid) => write!(out, "it belongs to another user (uid {uid})"),
             Self::Yama(scope) => write!(out, "Yama forbids it (kernel.yama.ptrace_scope is {scope})"),
@@ -88,7 +130,6 @@ mod tests {
         let none = Evidence::default();
         let table: &[(Evidence, Refusal, &str)] = &[
             (none, Refusal::Unknown, ""),
-            (Evidence { is_denied: true, yama: Some(1), ..none }, Refusal::Seccomp, "--cap-add SYS_PTRACE"),
             (Evidence { tracer: 9, ..none }, Refusal::Traced(9), "end that tracer"),
             (Evidence { other_user: Some(0), yama: Some(1), ..none }, Refusal::OtherUser(0), "as one user"),
             (Evidence { other_user: Some(0), is_capable: true, ..none }, Refusal::Unknown, ""),
@@ -103,5 +144,18 @@ mod tests {
             assert!(!refusal.to_string().is_empty());
         }
         assert!(Refusal::OldKernel.to_string().contains("older than 5.3") && Refusal::OldKernel.advice().is_empty());
+        for (call, name, advice) in [
+            (Call::Ptrace, "ptrace", "--cap-add SYS_PTRACE"),
+            (Call::PidfdOpen, "pidfd_open", "allow pidfd_open in the seccomp profile"),
+            (Call::PidfdSendSignal, "pidfd_send_signal", "allow pidfd_send_signal"),
+            (Call::Signalfd, "signalfd4", "allow signalfd4"),
+            (Call::Timer, "timer_create and timer_settime", "allow timer_create and timer_settime"),
+            (Call::Wait, "wait4", "allow wait4"),
+        ] {
+            let refusal = Refusal::Call(call, nix::libc::EPERM);
+            assert_eq!(refusal.to_string(), format!("{name} is refused (EPERM), most likely by a seccomp profile"));
+            assert!(refusal.advice().contains(advice), "{}", refusal.advice());
+            assert!(!refusal.is_of_a_process());
+        }
     }
 }

@@ -1,12 +1,26 @@
 //! Whether a Sidekiq has the time to end: its own timeout beside the platform's.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::Serialize;
 
 /// Seconds that Sidekiq takes for itself once its timeout (`-t`) is over: it waits up to 3 s for the `ensure` blocks of
 /// the jobs it has cut off (`manager.rb`, `hard_shutdown`); then Redis is told, and hooks and `at_exit` run.
 pub const EPILOGUE: f64 = 4.0;
+
+/// Sidekiq's own timeout where none is set (`config.rb`, `DEFAULTS`).
+pub const DEFAULT_TIMEOUT: f64 = 25.0;
+
+/// Seconds that a busy machine may add to what Sidekiq takes.
+const MARGIN: f64 = 1.0;
+
+/// How long Sidekiq takes to stop at the most, for its timeout (`-t`) in seconds: nobody is to wait for longer.
+#[must_use]
+pub fn longest_stop(timeout: Option<f64>) -> Duration {
+    let seconds = timeout.unwrap_or(DEFAULT_TIMEOUT).max(0.0) + EPILOGUE + MARGIN;
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+}
 
 /// Seconds that the platform leaves between SIGTERM and SIGKILL, and who says so.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -140,6 +154,15 @@ fn parse(text: &str, units: &[(&str, f64)]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn how_long_a_stop_takes_at_the_most() {
+        let table = [(Some(8.0), 13.0), (None, 30.0), (Some(0.5), 5.5), (Some(-3.0), 5.0)];
+        for (timeout, seconds) in table {
+            assert_eq!(longest_stop(timeout), Duration::from_secs_f64(seconds), "{timeout:?}");
+        }
+        assert_eq!(longest_stop(Some(f64::MAX)), Duration::MAX);
+    }
 
     #[test]
     fn stretches_of_time() {

@@ -155,6 +155,16 @@ fn names(signals: Vec<Signal>) -> Vec<String> {
     signals.into_iter().map(|signal| signal.to_string()).collect()
 }
 
+fn keep_handler(ruby: &Ruby, signal: String) -> Result<(), Error> {
+    let signal = named(ruby, &signal)?;
+    guarded(ruby, || signals::keep(signal).map_err(|errno| raise(ruby, errno)))
+}
+
+fn put_handler_back(ruby: &Ruby, signal: String) -> Result<(), Error> {
+    let signal = named(ruby, &signal)?;
+    guarded(ruby, || signals::put_back(signal).map_err(|errno| raise(ruby, errno)))
+}
+
 fn hold_boot(ruby: &Ruby) -> Result<(), Error> {
     guarded(ruby, || signals::hold_boot().map_err(|error| raise(ruby, error)))
 }
@@ -166,9 +176,20 @@ fn wait_for_stop(ruby: &Ruby) -> Result<Option<String>, Error> {
     guarded(ruby, || Ok(gvl::without(signals::wait_for_stop, Some(unblock)).flatten().map(|signal| signal.to_string())))
 }
 
-fn start_relay(ruby: &Ruby, command: String) -> Result<(), Error> {
+/// It may take 2 s, in which a booting process is to hear of signals.
+fn start_relay(ruby: &Ruby, command: String, timeout: Option<f64>) -> Result<(), Error> {
+    let start = || signal_path::start_relay(Path::new(&command), timeout);
+    guarded(ruby, || Ok(gvl::without(start, None).unwrap_or_else(start)))
+}
+
+fn has_relay() -> bool {
+    signal_path::has_relay()
+}
+
+fn trapped(ruby: &Ruby, signal: String) -> Result<(), Error> {
+    let signal = named(ruby, &signal)?;
     guarded(ruby, || {
-        signal_path::start_relay(Path::new(&command));
+        signal_path::trapped(signal);
         Ok(())
     })
 }
@@ -200,11 +221,15 @@ fn init(ruby: &Ruby) -> Result<(), Error> {
     module.define_singleton_method("ignored", function!(ignored, 0))?;
     module.define_singleton_method("unblock", function!(unblock, 0))?;
     module.define_singleton_method("displaced", function!(displaced, 0))?;
+    module.define_singleton_method("keep_handler", function!(keep_handler, 1))?;
+    module.define_singleton_method("put_handler_back", function!(put_handler_back, 1))?;
     module.define_singleton_method("hold_boot", function!(hold_boot, 0))?;
     module.define_singleton_method("wait_for_stop", function!(wait_for_stop, 0))?;
     module.define_singleton_method("guarding?", function!(is_guarding, 0))?;
     module.define_singleton_method("release_boot", function!(release_boot, 0))?;
-    module.define_singleton_method("start_relay", function!(start_relay, 1))?;
+    module.define_singleton_method("start_relay", function!(start_relay, 2))?;
+    module.define_singleton_method("relay?", function!(has_relay, 0))?;
+    module.define_singleton_method("trapped", function!(trapped, 1))?;
     module.define_singleton_method("stop_relay", function!(stop_relay, 0))?;
 
     let process = module.define_class("Process", ruby.class_object())?;

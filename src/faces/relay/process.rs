@@ -1,0 +1,677 @@
+//! The relay's own process. It traces shells (`ptrace(2)`), and so takes part in each signal's delivery:
+//!
+//! - A shell without a handler for the signal does not get it; Sidekiq does. The shell lives on, waits for Sidekiq as
+//!   it would have, and exits with its status.
+//! - A shell with a handler gets it. A handler that runs at once decides alone. One that is put off, as a trap is while its shell
+//!   waits for a foreground command, cannot: if Sidekiq has not heard of the signal a moment later, it gets the signal too.
+//! - A shell at whose end all that still runs would be killed is held there until Sidekiq has ended, and not longer than
+//!   Sidekiq takes.
+//!
+//! Nothing is held against a SIGKILL. A shell that dies of one is let go at once, and while a stop is under way a shell is
+//! held before it begins to exit, where a SIGKILL still ends it. Should the relay be stopped or stuck, the kernel sees to it
+//! that nothing waits for it ([`Failsafe`]).
+//!
+//! Where several Sidekiqs stand below one shell, each has its relay; the first one traces the shell, and the others
+//! ask it to tell them what comes there.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, getpgid, setsid};
+
+use super::Report;
+use crate::edges::process;
+use crate::edges::signals;
+use crate::edges::snapshot::Snapshot;
+use crate::edges::trace::{self, Failsafe, Handle, Inbox, Mail, Message, Sender, Stop, Until};
+use crate::rules::forwarding::{self, FORWARDED, Handlers, stops};
+use crate::rules::path::{Handling, Path as SignalPath};
+use crate::rules::program::{Program, RELAY};
+use crate::rules::refusal::{Call, Evidence, Refusal};
+use crate::rules::traps;
+
+/// How long a shell that does nothing with a signal of its own keeps it from the worker.
+const GRACE: Duration = Duration::from_millis(300);
+
+/// How long the relay stays once its worker has ended in a stop, for a Sidekiq that is started anew meanwhile: it would be
+/// killed with its jobs, so it is told to stop as well. 120 s is the longest stop timeout that ECS grants on Fargate.
+const AFTERWARDS: Duration = Duration::from_secs(120);
+
+/// How long a program may take to set its handlers and to begin its threads.
+const BEGINNING: Duration = Duration::from_secs(60);
+
+/// `signal-relay PID START_TIME SECONDS [start]`: the worker, and how long it takes to stop at the most.
+#[must_use]
+pub fn main(arguments: &[String]) -> ExitCode {
+    let number = |index: usize| arguments.get(index).and_then(|word| word.parse::<u64>().ok());
+    let pid = number(0).and_then(|pid| i32::try_from(pid).ok());
+    let (Some(pid), Some(start_time), Some(seconds)) = (pid, number(1), number(2)) else {
+        eprintln!("{RELAY} is started by the gem sidekiq_lifecycle itself, and of no use to anybody else");
+        return ExitCode::from(2);
+    };
+    let _ = prctl::set_name(&std::ffi::CString::new(RELAY).unwrap_or_default());
+    let done = match arguments.get(3) {
+        Some(_) => again(arguments),
+        None => relay(pid, start_time, Duration::from_secs(seconds)),
+    };
+    if done.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn again(arguments: &[String]) -> io::Result<()> {
+    let own = arguments.iter().take(3);
+    Command::new("/proc/self/exe").arg0(RELAY).args(own).stdin(Stdio::null()).spawn().map(drop)
+}
+
+fn relay(pid: i32, start_time: u64, limit: Duration) -> io::Result<()> {
+    // What is sent to the worker's group or session, or by its terminal, is not meant for the relay.
+    setsid()?;
+    close_inherited();
+    let mut relay = match prepare(pid, limit) {
+        Ok(relay) => relay,
+        Err(refusal) => return report(&Report { refused: vec![(pid, refusal)], ..Report::default() }),
+    };
+    if process::start_time(pid) != Some(start_time) {
+        return Err(Errno::ESRCH.into());
+    }
+    let stopped: Vec<i32> = Snapshot::chain(pid).iter().filter(|link| link.state == 'T').map(|link| link.pid).collect();
+    let refused = relay.take();
+    // A TSTP that came before the relay: a shell that stands still would not see Sidekiq end, nor hear of any signal.
+    for pid in stopped.into_iter().filter(|pid| relay.traced.contains(pid)) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
+    }
+    let is_of_use = relay.is_of_use();
+    report(&Report { pid: is_of_use.then(|| nix::unistd::getpid().as_raw()), refused, failure: None })?;
+    if is_of_use {
+        let null = fs::File::options().read(true).write(true).open("/dev/null")?;
+        dup2_stdin(&null)?;
+        dup2_stdout(&null)?;
+        dup2_stderr(&null)?;
+        drop(null);
+        relay.run();
+    }
+    Ok(())
+}
+
+/// Nothing is traced before every system call that the relay needs has been seen to work.
+fn prepare(pid: i32, limit: Duration) -> Result<Relay, Refusal> {
+    let worker = Handle::open(pid).map_err(not_opened)?;
+    let inbox = Inbox::open()?;
+    trace::verify(&worker)?;
+    Ok(Relay::new(worker, inbox, Failsafe::start()?, limit))
+}
+
+fn report(report: &Report) -> io::Result<()> {
+    let mut out = io::stdout();
+    serde_json::to_writer(&mut out, report)?;
+    out.flush()
+}
+
+/// Whatever came along without close-on-exec: a descriptor kept open would keep a pipe open.
+fn close_inherited() {
+    let names = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    // One of them is the directory's own, and closed when all are read.
+    let numbers: Vec<i32> = names.filter_map(|name| name.file_name().to_str()?.parse().ok()).collect();
+    for number in numbers.into_iter().filter(|number| *number > 2) {
+        let _ = nix::unistd::close(number);
+    }
+}
+
+/// A signal that a shell with a handler has got.
+#[derive(Debug)]
+struct Watched {
+    signal: i32,
+    since: Instant,
+    /// The shell, where this relay traces it.
+    shell: Option<i32>,
+}
+
+#[derive(Debug)]
+struct Relay {
+    worker: Handle,
+    inbox: Inbox,
+    failsafe: Failsafe,
+    /// The processes it traces.
+    traced: Vec<i32>,
+    /// Those of them that want to end, and wait for the worker.
+    held: Vec<i32>,
+    /// Other relays, each with the process of [`Self::traced`] that its worker stands below as well.
+    mates: Vec<(i32, Handle)>,
+    /// Other relays, each with the process that it traces and this one would.
+    hosts: Vec<(i32, Handle)>,
+    /// Signals that shells with handlers have got.
+    watched: Vec<Watched>,
+    /// When the worker last heard a signal that this relay has not sent.
+    heard: Option<Instant>,
+    /// The signals that it has sent, and the worker has not told of yet.
+    echoes: Vec<i32>,
+    /// When the worker was told to stop.
+    stopping: Option<Instant>,
+    /// How long a stop takes at the most, the worker's own and its mates'.
+    limit: Duration,
+    /// The signals that the application has traps of its own for.
+    trapped: u64,
+    /// A stop has come from above, to a shell.
+    is_stopped_from_above: bool,
+    /// Shells that get their TERM after all.
+    condemned: Vec<i32>,
+    /// When the worker ended.
+    ended: Option<Instant>,
+    /// The worker was told to be quiet, by a TSTP that this relay carried.
+    was_quieted: bool,
+    /// The traced processes are stopped at each system call.
+    sees_calls: bool,
+    /// Traced processes that have become another program, and when. What that is shows once it has begun.
+    changed: Vec<(i32, Instant)>,
+}
+
+impl Relay {
+    fn new(worker: Handle, inbox: Inbox, failsafe: Failsafe, limit: Duration) -> Self {
+        Self {
+            worker,
+            inbox,
+            failsafe,
+            traced: Vec::new(),
+            held: Vec::new(),
+            mates: Vec::new(),
+            hosts: Vec::new(),
+            watched: Vec::new(),
+            heard: None,
+            echoes: Vec::new(),
+            stopping: None,
+            limit,
+            trapped: 0,
+            is_stopped_from_above: false,
+            condemned: Vec::new(),
+            ended: None,
+            was_quieted: false,
+            sees_calls: false,
+            changed: Vec::new(),
+        }
+    }
+
+    fn is_of_use(&self) -> bool {
+        !self.traced.is_empty() || !self.hosts.is_empty() || !self.mates.is_empty()
+    }
+
+    /// Traces what the path asks for, or joins the relay that does, and gives back what can be neither.
+    fn take(&mut self) -> Vec<(i32, Refusal)> {
+        let mut refused = Vec::new();
+        for pid in Snapshot::path(self.worker.pid).without_relay().to_be_relayed() {
+            if self.traced.contains(&pid) || self.hosts.iter().any(|(traced, _)| *traced == pid) {
+                continue;
+            }
+            match trace::seize(pid) {
+                Ok(()) => self.traced.push(pid),
+                Err(Errno::ESRCH) => {}
+                Err(_) if self.join(pid) => {}
+                Err(_) => refused.push((pid, refusal(pid))),
+            }
+        }
+        refused
+    }
+
+    /// Asks the relay that traces `pid`, if one does, to tell this one what comes there.
+    fn join(&mut self, pid: i32) -> bool {
+        let tracer = Snapshot::of(pid).map_or(0, |snapshot| snapshot.tracer);
+        let is_relay = Snapshot::of(tracer).is_some_and(|tracer| tracer.program() == Program::Relay);
+        let Ok(host) = Handle::open(tracer) else { return false };
+        let joins = is_relay && host.tell(Message::Join(pid)).is_ok();
+        if joins {
+            let _ = host.tell(self.limit_message());
+            self.hosts.push((pid, host));
+        }
+        joins
+    }
+
+    fn run(&mut self) {
+        loop {
+            let _ = self.failsafe.awake();
+            // First, for it takes the news of stops out as well: of those that come from here on it wakes again.
+            for mail in self.inbox.read() {
+                match mail {
+                    Mail::Message(sender, Message::Leave) if sender == self.worker.pid => return,
+                    Mail::Message(sender, message) => self.told(sender, message),
+                    Mail::Signal(signal) => self.mistaken_for_worker(signal),
+                }
+            }
+            while let Some((pid, stop)) = trace::next_stop() {
+                // A process that is gone meanwhile will be told of as ended.
+                let _ = self.stopped(pid, stop);
+            }
+            self.pass_on_what_is_due();
+            self.mates.retain(|(_, mate)| !has_ended(mate));
+            let hosts = self.hosts.len();
+            self.hosts.retain(|(_, host)| !has_ended(host));
+            if self.hosts.len() < hosts {
+                self.take();
+            }
+            self.look_whether_ended();
+            self.let_go();
+            if self.is_done() {
+                // The kernel lets go of all that is traced.
+                return;
+            }
+            self.see_calls();
+            self.look_at_the_changed();
+            self.failsafe.asleep();
+            self.wait();
+        }
+    }
+
+    /// What its worker was told to do is over for those that outlive it: at once if nobody else was meant.
+    fn look_whether_ended(&mut self) {
+        if !has_ended(&self.worker) {
+            return;
+        }
+        self.ended.get_or_insert_with(Instant::now);
+        let afterwards = if self.is_stopped_from_above { self.limit + AFTERWARDS } else { Duration::ZERO };
+        let is_past = |since: Instant| since.elapsed() >= afterwards;
+        if self.held.is_empty() && self.stopping.is_some_and(is_past) {
+            self.stopping = None;
+            self.is_stopped_from_above = false;
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        let stays = self.is_stopped_from_above && !self.traced.is_empty();
+        let is_over = self.ended.is_some_and(|ended| !stays || ended.elapsed() >= AFTERWARDS);
+        (is_over && self.mates.is_empty()) || !self.is_of_use()
+    }
+
+    /// Asleep until something happens; until the next tick at the latest.
+    fn wait(&self) {
+        let worker = Some(&self.worker).filter(|_| self.ended.is_none());
+        let others = self.mates.iter().chain(&self.hosts).map(|(_, relay)| relay);
+        let handles = worker.into_iter().chain(others);
+        let descriptors = std::iter::once(self.inbox.as_fd()).chain(handles.map(AsFd::as_fd));
+        let mut polled: Vec<PollFd<'_>> = descriptors.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        let next = self.watched.iter().map(|watched| GRACE.saturating_sub(watched.since.elapsed())).min();
+        // Rounded up, or the last millisecond would be spent awake.
+        let timeout = next.and_then(|time| PollTimeout::try_from(time.as_millis() + 1).ok());
+        let _ = poll(&mut polled, timeout.unwrap_or(PollTimeout::NONE));
+    }
+
+    // ---- what happens to a traced process ----
+
+    fn stopped(&mut self, pid: i32, stop: Stop) -> nix::Result<()> {
+        match stop {
+            Stop::Signal(number) => self.signalled(pid, number),
+            Stop::Leaving | Stop::Exit if self.must_wait(pid) => {
+                self.held.push(pid);
+                self.stop_worker();
+                self.tell_mates(pid, Message::Ending);
+                Ok(())
+            }
+            Stop::Exec => {
+                self.changed.retain(|(changed, _)| *changed != pid);
+                self.changed.push((pid, Instant::now()));
+                self.resume(pid, 0)
+            }
+            Stop::Passing if self.changed.iter().any(|(changed, _)| *changed == pid) && !may_be_traced(pid) => {
+                self.release(pid, 0)
+            }
+            Stop::Call(call) => {
+                if !trace::only_waits(call) {
+                    self.leave_it_to(pid);
+                }
+                self.resume(pid, 0)
+            }
+            Stop::Leaving | Stop::Exit | Stop::Killed | Stop::Passing => self.resume(pid, 0),
+            Stop::Group => trace::listen(pid),
+            Stop::Ended => {
+                self.traced.retain(|traced| *traced != pid);
+                self.changed.retain(|(changed, _)| *changed != pid);
+                self.held.retain(|held| *held != pid);
+                self.mates.retain(|(traced, _)| *traced != pid);
+                Ok(())
+            }
+        }
+    }
+
+    fn signalled(&mut self, pid: i32, number: i32) -> nix::Result<()> {
+        if number == libc::SIGCHLD && self.was_quieted && trace::stopped_child(pid).is_some() {
+            self.continue_siblings();
+        }
+        // All else is none of the relay's business, and costs a process as little as can be: a shell gets a SIGCHLD for every
+        // command that it has started.
+        if number != libc::SIGSTOP && !FORWARDED.contains(&number) {
+            return self.resume(pid, number);
+        }
+        if !may_be_traced(pid) {
+            return self.release(pid, number);
+        }
+        let number = self.deliver(pid, number);
+        self.resume(pid, number)
+    }
+
+    /// It has become a program that decides for itself, or has got handlers since.
+    fn release(&mut self, pid: i32, signal: i32) -> nix::Result<()> {
+        self.traced.retain(|traced| *traced != pid);
+        self.changed.retain(|(changed, _)| *changed != pid);
+        trace::release(pid, signal)
+    }
+
+    /// Stops for a moment, to be released, whoever has become a program with ways of its own.
+    fn look_at_the_changed(&mut self) {
+        self.changed.retain(|(_, since)| since.elapsed() < BEGINNING);
+        for (pid, _) in self.changed.iter().filter(|(pid, _)| !may_be_traced(*pid)) {
+            let _ = trace::interrupt(*pid);
+        }
+    }
+
+    fn resume(&self, pid: i32, signal: i32) -> nix::Result<()> {
+        trace::resume(pid, signal, if self.needs_calls() { Until::Call } else { Until::Event })
+    }
+
+    /// While a stop is under way, to hold who leaves before it exits; and while a shell has a signal of which it is not known
+    /// yet whether it does anything.
+    fn needs_calls(&self) -> bool {
+        let is_stop = self.stopping.is_some() || self.is_stopped_from_above;
+        self.ended.is_none_or(|_| !self.mates.is_empty()) && (is_stop || !self.watched.is_empty())
+    }
+
+    fn see_calls(&mut self) {
+        let needed = self.needs_calls();
+        if needed && !self.sees_calls {
+            for pid in self.traced.iter().filter(|pid| !self.held.contains(pid)) {
+                let _ = trace::interrupt(*pid);
+            }
+        }
+        self.sees_calls = needed;
+    }
+
+    /// Takes part in a signal's delivery; gives back which signal the process is to get (0: none).
+    fn deliver(&mut self, pid: i32, signal: i32) -> i32 {
+        let sender = trace::sender(pid);
+        if signal == libc::SIGSTOP {
+            return self.deliver_stop(pid, sender);
+        }
+        // At a terminal all of the foreground group gets it, the worker too. And who has outlived the worker has ways of its own.
+        let is_alone = self.ended.is_some() && self.mates.is_empty();
+        if sender == Sender::Terminal || is_alone || self.condemned.contains(&pid) {
+            return signal;
+        }
+        let Some(snapshot) = Snapshot::of(pid) else { return signal };
+        self.is_stopped_from_above |= stops(signal);
+        if is_handled(&snapshot, signal) {
+            if !self.decides(&snapshot) {
+                self.watch(signal, Some(pid));
+                self.tell_mates(pid, Message::Watch(signal));
+            }
+            return signal;
+        }
+        self.forward(pid, signal);
+        self.tell_mates(pid, Message::Carry(signal, pid));
+        0
+    }
+
+    /// PID 1 is not stopped by its own container; the kernel would see to that if it were not traced. And dumb-init makes
+    /// SIGSTOP of TSTP (TTIN, TTOU), for its child's group and then for itself.
+    fn deliver_stop(&mut self, pid: i32, sender: Sender) -> i32 {
+        let Sender::Process(sender) = sender else { return libc::SIGSTOP };
+        let is_dumb_init = |pid| Snapshot::of(pid).is_some_and(|snapshot| snapshot.program() == Program::DumbInit);
+        if sender == pid && is_dumb_init(pid) {
+            let child = self.child_towards_worker(pid);
+            let group = child.and_then(|child| getpgid(Some(Pid::from_raw(child.pid))).ok());
+            let _ = group.map(|group| killpg(group, Signal::SIGCONT));
+            let _ = self.worker.signal(libc::SIGCONT);
+            self.carry(libc::SIGTSTP);
+            self.tell_mates(pid, Message::Carry(libc::SIGTSTP, pid));
+            return 0;
+        }
+        let is_from_above = self.traced.contains(&sender) && is_dumb_init(sender);
+        if is_from_above || (pid == 1 && sender != 0) { 0 } else { libc::SIGSTOP }
+    }
+
+    fn child_towards_worker(&self, pid: i32) -> Option<Snapshot> {
+        Snapshot::chain(self.worker.pid).into_iter().find(|child| child.parent == pid)
+    }
+
+    /// A program with a handler of its own does, unless it is known to wait for its command.
+    fn decides(&self, snapshot: &Snapshot) -> bool {
+        match snapshot.program() {
+            Program::Shell => self
+                .child_towards_worker(snapshot.pid)
+                .is_some_and(|child| traps::run_at_once(snapshot.for_traps(), child.for_traps())),
+            program => program != Program::Timeout,
+        }
+    }
+
+    /// Whether this process is to wait until the worker has ended: it would be killed if this one ended now.
+    fn must_wait(&self, pid: i32) -> bool {
+        let is_awaited = self.ended.is_none() || self.mates.iter().any(|(traced, _)| *traced == pid);
+        is_awaited && !self.is_over() && !self.held.contains(&pid) && Snapshot::path(pid).ends_all(0)
+    }
+
+    /// Whether the worker, and its mates, have had the time that a stop takes.
+    fn is_over(&self) -> bool {
+        self.stopping.is_some_and(|since| since.elapsed() >= self.limit)
+    }
+
+    /// Lets those go that have waited for the worker, once it has ended or had its time.
+    fn let_go(&mut self) {
+        let is_over = self.is_over();
+        let is_awaited =
+            |pid: &i32| !is_over && (self.ended.is_none() || self.mates.iter().any(|(traced, _)| traced == pid));
+        let (held, free): (Vec<i32>, Vec<i32>) = self.held.iter().partition(|pid| is_awaited(pid));
+        self.held = held;
+        for pid in free {
+            let _ = self.resume(pid, 0);
+        }
+    }
+
+    // ---- what others say ----
+
+    fn told(&mut self, sender: i32, message: Message) {
+        match message {
+            Message::Heard(signal) if sender == self.worker.pid => {
+                if stops(signal) {
+                    self.stopping.get_or_insert_with(Instant::now);
+                }
+                match self.echoes.iter().position(|echo| *echo == signal) {
+                    Some(echo) => drop(self.echoes.swap_remove(echo)),
+                    None => self.heard = Some(Instant::now()),
+                }
+            }
+            Message::Traps(signal) if sender == self.worker.pid => {
+                self.trapped = forwarding::with(self.trapped, signal);
+            }
+            Message::Limit(seconds) if sender == self.worker.pid => {
+                self.limit = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
+                for (_, host) in &self.hosts {
+                    let _ = host.tell(self.limit_message());
+                }
+            }
+            Message::Limit(seconds) if self.mates.iter().any(|(_, mate)| mate.pid == sender) => {
+                self.limit = self.limit.max(Duration::from_secs(u64::try_from(seconds).unwrap_or_default()));
+            }
+            Message::Join(pid) if self.traced.contains(&pid) => {
+                let Ok(mate) = Handle::open(sender) else { return };
+                if self.stopping.is_some() && self.is_stopped_from_above {
+                    self.end_loop(pid, &mate);
+                }
+                self.mates.push((pid, mate));
+            }
+            Message::Carry(signal, pid) => self.forward(pid, signal),
+            Message::Watch(signal) => self.watch(signal, None),
+            Message::Decides(signal) => self.watched.retain(|watched| watched.signal != signal),
+            Message::Ending => self.stop_worker(),
+            Message::Heard(_) | Message::Join(_) | Message::Leave | Message::Traps(_) | Message::Limit(_) => {}
+        }
+    }
+
+    /// A shell has started a Sidekiq anew, in a stop. It gets what it has missed; and so does the shell, if it would have ended
+    /// of it were it not for the relay.
+    fn end_loop(&mut self, pid: i32, mate: &Handle) {
+        let _ = mate.tell(Message::Carry(libc::SIGTERM, pid));
+        let would_end = Snapshot::of(pid).is_some_and(|shell| shell.handling(Signal::SIGTERM) == Handling::Default);
+        if pid != 1 && would_end && self.ended.is_some() {
+            self.condemned.push(pid);
+            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+        }
+    }
+
+    fn limit_message(&self) -> Message {
+        Message::Limit(i32::try_from(self.limit.as_secs()).unwrap_or(i32::MAX))
+    }
+
+    fn tell_mates(&self, pid: i32, message: Message) {
+        for (_, mate) in self.mates.iter().filter(|(traced, _)| *traced == pid) {
+            let _ = mate.tell(message);
+        }
+    }
+
+    // ---- what the worker gets ----
+
+    /// A signal that goes no further at `pid` goes on to whoever stands nearest to the worker and handles it.
+    fn forward(&mut self, pid: i32, signal: i32) {
+        self.is_stopped_from_above |= stops(signal);
+        match self.spokesman(pid, signal) {
+            // It stands nearer to the worker, and knows better what to do.
+            Some(spokesman) => {
+                let _ = spokesman.signal(signal);
+                self.watch(signal, None);
+            }
+            None => self.carry(signal),
+        }
+    }
+
+    fn carry(&mut self, signal: i32) {
+        let Some(signal) = self.for_worker(signal) else { return };
+        if stops(signal) {
+            self.stopping.get_or_insert_with(Instant::now);
+        }
+        if is_told_of(signal) && !self.echoes.contains(&signal) {
+            self.echoes.push(signal);
+        }
+        let _ = self.worker.signal(signal);
+        if signal == libc::SIGTSTP {
+            self.was_quieted = true;
+            self.continue_siblings();
+        }
+    }
+
+    fn for_worker(&self, signal: i32) -> Option<i32> {
+        let caught = Snapshot::of(self.worker.pid).map(|worker| worker.caught.0);
+        forwarding::forwarded(signal, Handlers { caught, trapped: self.trapped })
+    }
+
+    /// A script has looked for the newest process of a Sidekiq, or for all of its group or user. If the worker does not hear of
+    /// the signal by itself, it gets it.
+    fn mistaken_for_worker(&mut self, signal: i32) {
+        match self.for_worker(signal) {
+            Some(signal) if is_told_of(signal) => self.watch(signal, None),
+            Some(_) => self.carry(signal),
+            None => {}
+        }
+    }
+
+    /// A TSTP that is meant for Sidekiq has stopped others of its group: the cat of a pipeline, whose pipe Sidekiq would
+    /// soon wait for.
+    fn continue_siblings(&self) {
+        let is_sibling = |snapshot: &Snapshot| {
+            snapshot.state == 'T' && self.traced.contains(&snapshot.parent) && !self.traced.contains(&snapshot.pid)
+        };
+        for sibling in Snapshot::all().iter().filter(|snapshot| is_sibling(snapshot)) {
+            let _ = kill(Pid::from_raw(sibling.pid), Signal::SIGCONT);
+        }
+    }
+
+    fn stop_worker(&mut self) {
+        if self.stopping.is_none() {
+            self.carry(libc::SIGTERM);
+        }
+    }
+
+    /// Only what the worker tells of when it hears it can be waited for.
+    fn watch(&mut self, signal: i32, shell: Option<i32>) {
+        if self.for_worker(signal).is_some_and(is_told_of) {
+            self.watched.push(Watched { signal, since: Instant::now(), shell });
+        }
+    }
+
+    /// A shell does something with the signals that it has got, and decides what becomes of them.
+    fn leave_it_to(&mut self, shell: i32) {
+        let (decided, watched): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.watched).into_iter().partition(|watched| watched.shell == Some(shell));
+        self.watched = watched;
+        for watched in decided {
+            self.tell_mates(shell, Message::Decides(watched.signal));
+        }
+    }
+
+    fn pass_on_what_is_due(&mut self) {
+        let (due, waiting): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.watched).into_iter().partition(|watched| watched.since.elapsed() >= GRACE);
+        self.watched = waiting;
+        for Watched { signal, since, .. } in due {
+            let is_stopping = self.stopping.is_some() && stops(signal);
+            let has_heard = self.heard.is_some_and(|heard| heard >= since) || is_stopping;
+            if !has_heard {
+                self.carry(signal);
+            }
+        }
+    }
+
+    /// A program with a handler of its own between `pid` and the worker: a supervisor of several workers, most likely.
+    fn spokesman(&self, pid: i32, signal: i32) -> Option<Handle> {
+        let chain = Snapshot::chain(self.worker.pid);
+        let between = chain.iter().skip(1).take_while(|snapshot| snapshot.pid != pid);
+        let speaks = |snapshot: &&Snapshot| snapshot.program() == Program::Other && is_handled(snapshot, signal);
+        between.filter(speaks).last().and_then(|snapshot| Handle::open(snapshot.pid).ok())
+    }
+}
+
+fn is_handled(snapshot: &Snapshot, signal: i32) -> bool {
+    Signal::try_from(signal).is_ok_and(|signal| snapshot.handling(signal) == Handling::Handled)
+}
+
+/// Whether the worker tells its relay when it hears the signal.
+fn is_told_of(signal: i32) -> bool {
+    signals::OBSERVED.into_iter().any(|observed| observed as i32 == signal)
+}
+
+/// Whether the process that a handle is of has ended.
+pub(super) fn has_ended(handle: &impl AsFd) -> bool {
+    let mut polled = [PollFd::new(handle.as_fd(), PollFlags::POLLIN)];
+    poll(&mut polled, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
+
+fn may_be_traced(pid: i32) -> bool {
+    let link = Snapshot::of(pid).map(|snapshot| snapshot.link(None));
+    let path = SignalPath::new(link.into_iter().collect()).without_relay();
+    path.links().iter().all(|link| link.can_be_relayed())
+}
+
+/// Why a process may not be traced, as far as can be told.
+fn refusal(pid: i32) -> Refusal {
+    let target = Snapshot::of(pid).unwrap_or_default();
+    let own = Snapshot::caller().and_then(Snapshot::of).unwrap_or_default();
+    let yama = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok();
+    Refusal::of(Evidence {
+        other_user: (target.uid != own.uid).then_some(target.uid),
+        tracer: target.tracer,
+        yama: yama.and_then(|scope| scope.trim().parse().ok()),
+        is_capable: own.may_trace_all,
+    })
+}
+
+/// Why a process cannot be opened with pidfd_open(2), which came with Linux 5.3.
+fn not_opened(errno: Errno) -> Refusal {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit()).map_while(|number| number.parse().ok());
+    let version: (u32, u32) = (numbers.next().unwrap_or(u32::MAX), numbers.next().unwrap_or_default());
+    if errno == Errno::ENOSYS && version < (5, 3) {
+        return Refusal::OldKernel;
+    }
+    Refusal::Call(Call::PidfdOpen, errno as i32)
+}

@@ -1,0 +1,103 @@
+//! What the relay makes of a signal that it keeps from a shell: which signal the worker gets in its place, if any.
+//!
+//! A worker is sent only what it handles. The default action of every other signal here would end or stop it, while
+//! without the gem such a signal had no effect: a shell that is PID 1 never gets it.
+
+use nix::libc;
+
+/// The signals that are kept from a shell without a handler for them.
+pub const FORWARDED: [i32; 7] =
+    [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGTSTP, libc::SIGTTIN, libc::SIGUSR1, libc::SIGUSR2];
+
+/// The signals for which Ruby has a handler of its own that raises an exception; whether the application has a trap for them
+/// the kernel cannot tell (`signal.c` of Ruby, `install_sighandler`).
+pub const RUBYS_OWN: [i32; 3] = [libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2];
+
+/// What is known of a worker's handlers. Bit n - 1 is signal n.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Handlers {
+    /// What the kernel knows (`SigCgt` in /proc/PID/status); `None` if it cannot be read.
+    pub caught: Option<u64>,
+    /// What the application has set traps for, of [`RUBYS_OWN`].
+    pub trapped: u64,
+}
+
+/// The signal to send to the worker in place of one that has come to a shell; `None` if it handles none such.
+/// QUIT counts as TERM: it is what images derived from nginx's and php-fpm's are stopped by, and Sidekiq does not know it.
+#[must_use]
+pub fn forwarded(signal: i32, handlers: Handlers) -> Option<i32> {
+    let is_trapped = has(handlers.trapped, signal);
+    match signal {
+        libc::SIGTERM | libc::SIGINT => Some(signal),
+        libc::SIGQUIT if !is_trapped => Some(libc::SIGTERM),
+        libc::SIGQUIT | libc::SIGUSR1 | libc::SIGUSR2 => Some(signal).filter(|_| is_trapped),
+        _ => Some(signal).filter(|signal| handlers.caught.is_none_or(|caught| has(caught, *signal))),
+    }
+}
+
+/// Whether the signal tells a worker to stop.
+#[must_use]
+pub fn stops(signal: i32) -> bool {
+    matches!(signal, libc::SIGTERM | libc::SIGINT | libc::SIGQUIT)
+}
+
+/// The set with the signal in it.
+#[must_use]
+pub fn with(mask: u64, signal: i32) -> u64 {
+    mask | bit(signal)
+}
+
+fn has(mask: u64, signal: i32) -> bool {
+    mask & bit(signal) != 0
+}
+
+fn bit(signal: i32) -> u64 {
+    u32::try_from(signal - 1).ok().and_then(|shift| 1_u64.checked_shl(shift)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_worker_gets() {
+        use libc::{SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGUSR1, SIGUSR2};
+        let mask = |signals: &[i32]| signals.iter().fold(0, |mask, signal| with(mask, *signal));
+        // As a Sidekiq has them: its own traps, and what Ruby catches for itself.
+        let sidekiq = Handlers {
+            caught: Some(mask(&[SIGTERM, SIGINT, SIGTSTP, SIGTTIN, SIGQUIT, SIGUSR1, SIGUSR2])),
+            trapped: 0,
+        };
+        let with_traps = Handlers { trapped: mask(&[SIGUSR2, SIGQUIT]), ..sidekiq };
+        let booting = Handlers { caught: Some(mask(&[SIGTERM, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2])), trapped: 0 };
+        let hidden = Handlers::default();
+        let table: &[(Handlers, i32, Option<i32>)] = &[
+            (sidekiq, SIGTERM, Some(SIGTERM)),
+            (sidekiq, SIGINT, Some(SIGINT)),
+            (sidekiq, SIGQUIT, Some(SIGTERM)),
+            (sidekiq, SIGTSTP, Some(SIGTSTP)),
+            (sidekiq, SIGTTIN, Some(SIGTTIN)),
+            (sidekiq, SIGUSR1, None),
+            (sidekiq, SIGUSR2, None),
+            (with_traps, SIGQUIT, Some(SIGQUIT)),
+            (with_traps, SIGUSR1, None),
+            (with_traps, SIGUSR2, Some(SIGUSR2)),
+            // It would stop.
+            (booting, SIGTSTP, None),
+            (booting, SIGTTIN, None),
+            (booting, SIGTERM, Some(SIGTERM)),
+            (hidden, SIGTSTP, Some(SIGTSTP)),
+            (hidden, SIGUSR1, None),
+        ];
+        for (handlers, signal, expected) in table {
+            assert_eq!(forwarded(*signal, *handlers), *expected, "{handlers:?} {signal}");
+        }
+    }
+
+    #[test]
+    fn all_signals_fit() {
+        assert_eq!(with(0, 1), 1);
+        assert_eq!(with(0, 64), 1 << 63);
+        assert_eq!((with(0, 0), with(0, 65)), (0, 0));
+    }
+}
