@@ -6,7 +6,7 @@ RSpec.describe "with a relay,", :containers, full: Sandbox::MAJOR != 7 do
   before(:context) { Launch.prepare }
 
   def launch(text = "sidekiq; echo x", **options, &)
-    Launch.open(text.is_a?(Form) ? text : Form.line(text), after: QUICK_BEAT, **options, &)
+    Launch.open(text.is_a?(Form) ? text : Form.line(text).with_timeout(3), after: QUICK_BEAT, **options, &)
   end
 
   def worker(launch) = launch.records.fetch(0)["pid"]
@@ -76,6 +76,7 @@ RSpec.describe "with a relay,", :containers, full: Sandbox::MAJOR != 7 do
       launch.await("the supervisor has it") { launch.noted("supervisor has USR2").any? }
       expect_to_be_stopped_as_ever(launch)
       expect(launch.noted("supervisor has USR2").size).to eq(1)
+      expect(launch.signals).to eq([["TERM"], ["TERM"]])
     end
   end
 
