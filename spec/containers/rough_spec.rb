@@ -5,7 +5,7 @@
 RSpec.describe "a container that is handled roughly", :containers, full: Sandbox::MAJOR != 6 do
   before(:context) { Launch.prepare }
 
-  def launch(text, &) = Launch.open(Form.line(text), after: QUICK_BEAT, &)
+  def launch(text, **options, &) = Launch.open(Form.line(text), after: QUICK_BEAT, **options, &)
 
   def sidekiq(launch) = launch.records.fetch(0)["pid"]
   def path(launch) = launch.records.fetch(0)["signal_path"]
@@ -89,6 +89,24 @@ RSpec.describe "a container that is handled roughly", :containers, full: Sandbox
       # Not by `kill`: the container may end before the command in it does.
       launch.exec("dash", "-c", "kill -CONT #{inner}")
       expect(launch.exit_code).to eq(0)
+    end
+  end
+
+  it "saves its jobs when the relay was stopped: it is continued" do
+    launch("sidekiq; echo x") do |launch|
+      kill(launch, :STOP, path(launch)["relay"])
+      expect_jobs_saved_by_stop(launch)
+    end
+  end
+
+  # Whoever ignores it leaves that to all it starts, the relay too, which then is not told of its traced processes' stops.
+  { "in the script that starts Sidekiq" => ["trap '' CHLD; sidekiq; echo x", ""],
+    "by the application" => ["sidekiq; echo x", 'Signal.trap("CLD", "IGNORE")'] }.each do |where, (text, before)|
+    it "is stopped as ever where SIGCHLD is ignored #{where}" do
+      launch(text, before:) do |launch|
+        expect(path(launch)).to include("term" => "arrives", "relay" => status(launch, 1)["TracerPid"].to_i)
+        expect_jobs_saved_by_stop(launch)
+      end
     end
   end
 

@@ -110,6 +110,33 @@ RSpec.describe "the relay" do
     expect(the_record["state"]).to eq("stopped")
   end
 
+  # As one whose disk hangs.
+  context "when its start hangs" do
+    let(:before) do
+      FileUtils.mkdir_p(file("hangs/sidekiq_lifecycle"))
+      command = file("hangs/sidekiq_lifecycle/sidekiq-lifecycle")
+      File.write(command, "#!/bin/sh\necho $$ >>#{file("hanging")}\nexec sleep 600\n")
+      File.chmod(0o755, command)
+      '$LOAD_PATH.unshift(File.expand_path("hangs"))'
+    end
+
+    it "lets the boot go on, and says so in the log and in the status" do
+      worker = start_ready_in("dash", '"$@"; exit 0', before:)
+      expect(the_record["signal_path"]).to include("term" => "lost", "relay" => nil)
+      expect(the_record["problems"]).to match([include("is lost", "could not be started", "no answer within 2 s")])
+      expect(worker.log).to include("no answer within 2 s")
+      wait_until("what hung is ended") { tree(worker.pid).values.none? { |command, _| command.include?("sleep 600") } }
+    end
+
+    it "ends a Sidekiq that is told to meanwhile" do
+      worker = start_in("dash", '"$@"; exit $?', before:)
+      wait_until("it hangs") { File.exist?(file("hanging")) }
+      Process.kill(:TERM, find(worker, /sidekiq -r/))
+      expect(worker.exit_code).to eq(128 + 15)
+      expect(ready_file?).to be(false)
+    end
+  end
+
   it "is not there when it is off, and then TERM is lost, as the log and the status say" do
     worker = start_ready_in("dash", '"$@"; exit 0', install: "lifecycle.signal_relay = :off")
     expect(tree(worker.pid).values.map(&:first).grep(/relay/)).to be_empty

@@ -16,6 +16,9 @@ class Container
   IMAGE = "sidekiq_lifecycle-empty:1"
   DIRECTORIES = %w[app build dev etc proc run sbin sys tmp usr var].freeze
 
+  # There is no such container or image.
+  class NotFound < RuntimeError; end
+
   class << self
     # @return [String, nil] why there can be none here, in words
     def missing
@@ -35,9 +38,9 @@ class Container
       request = Net::HTTPGenericRequest.new(verb, !body.nil?, true, path, "Host" => "docker", "Content-Type" => type)
       request.body = body
       response = exchange(request, path)
-      raise "Docker: #{verb} #{path}: #{response.code} #{response.body}" if response.code.to_i >= 400
+      return response.body if response.code.to_i < 400
 
-      response.body
+      raise response.code == "404" ? NotFound : RuntimeError, "Docker: #{verb} #{path}: #{response.code} #{response.body}"
     end
 
     # Makes the image unless it is there. (Docker would keep the one before it, without a name.)
@@ -78,9 +81,13 @@ class Container
   # @param user [Integer] whose the command is
   # @param capabilities [Array<String>] as `docker run --cap-add`
   # @param denied [Array<String>] system calls that its seccomp profile denies; the default profile if there are none
-  def initialize(command, app:, init: false, user: 1000, capabilities: [], denied: [])
-    host = { NetworkMode: "host", Init: init, CapDrop: ["ALL"], CapAdd: capabilities, Binds: binds(app),
-             SecurityOpt: ["no-new-privileges", *(profile(denied) if denied.any?)] }
+  # @param errno [Integer] what they fail with
+  # @param pid_namespace [String] as `docker run --pid`
+  def initialize(command, app:, init: false, user: 1000, capabilities: [], denied: [], errno: Errno::EPERM::Errno,
+                 pid_namespace: "")
+    host = { NetworkMode: "host", PidMode: pid_namespace, Init: init, CapDrop: ["ALL"], CapAdd: capabilities,
+             Binds: binds(app), SecurityOpt: ["no-new-privileges", *(profile(denied, errno) if denied.any?)] }
+    @app = app
     description = { Image: IMAGE, Cmd: command, WorkingDir: "/app", User: "#{user}:#{user}", Env: environment,
                     HostConfig: host }
     @id = JSON.parse(Container.call("POST", "/containers/create", JSON.generate(description)))["Id"]
@@ -96,17 +103,22 @@ class Container
   # As `docker stop -t`: TERM to PID 1, and KILL if it is still there after so many seconds.
   def stop(seconds) = post("stop?t=#{seconds}")
 
-  def running? = JSON.parse(get("json")).dig("State", "Running")
+  # As `docker kill`.
+  def kill = post("kill")
+
+  # Whether it runs. (It may have been removed.)
+  def running?
+    JSON.parse(get("json")).dig("State", "Running")
+  rescue NotFound
+    false
+  end
 
   # Waits for its end.
   # @return [Integer] as `docker run` would give it
   def exit_code = JSON.parse(post("wait"))["StatusCode"]
 
   # @return [Array<String>] its processes: their states (ps(1): "Ss", "T", …) and their commands
-  def processes
-    # There are none if it has just ended.
-    JSON.parse(get("top?ps_args=-eo%20pid,stat,args"))["Processes"].to_a.map { |_pid, *words| words.join(" ") }
-  end
+  def processes = listed.values
 
   # As `docker exec`.
   # @return [Array(Integer, String)] the exit code, and what it printed
@@ -119,9 +131,42 @@ class Container
   # What it has printed.
   def log = text(get("logs?stdout=1&stderr=1"))
 
+  # As `docker rm -f`.
   def remove = Container.call("DELETE", "/containers/#{@id}?force=true")
 
+  # Removes it even if it cannot be killed: then a relay still holds it, which is ended from outside.
+  def clear
+    attempts ||= 0
+    remove
+  rescue NotFound
+    nil
+  rescue RuntimeError
+    raise if (attempts += 1) > 5
+
+    end_relays
+    sleep 1
+    retry
+  end
+
   private
+
+  # @return [Hash{String => String}] by the pid outside: a process's state and command; none if it has just ended
+  def listed
+    JSON.parse(get("top?ps_args=-eo%20pid,stat,args"))["Processes"].to_a.to_h { |pid, *words| [pid, words.join(" ")] }
+  end
+
+  # From a container that sees all processes, as an operator on the machine would.
+  def end_relays
+    pids = listed.select { |_, process| process.match?(/\brelay\b/) }.keys
+    return if pids.empty?
+
+    operator = Container.new(["kill", "-KILL", *pids], app: @app, user: 0, capabilities: ["KILL"],
+                                                       pid_namespace: "host")
+    operator.exit_code
+    operator.remove
+  rescue RuntimeError
+    nil # It may have ended meanwhile.
+  end
 
   def post(action, body = nil) = Container.call("POST", "/containers/#{@id}/#{action}", body && JSON.generate(body))
   def get(what) = Container.call("GET", "/containers/#{@id}/#{what}")
@@ -149,8 +194,8 @@ class Container
      "#{Container.outside(gems)}:#{gems}:ro", "#{Container.outside(app)}:/app"]
   end
 
-  def profile(denied)
-    rule = { names: denied, action: "SCMP_ACT_ERRNO", errnoRet: 1 }
+  def profile(denied, errno)
+    rule = { names: denied, action: "SCMP_ACT_ERRNO", errnoRet: errno }
     "seccomp=#{JSON.generate(defaultAction: "SCMP_ACT_ALLOW", syscalls: [rule])}"
   end
 end

@@ -7,11 +7,27 @@
 # where it isn't 0 it is the shell's own. `terms` is how many SIGTERMs a Sidekiq may hear with the relay. `tstp` is what
 # becomes of a TSTP without the relay, `tstp_rescued` with it.
 Form = Struct.new(:group, :name, :command, :script, :init, :sidekiqs, :untouched, :rescued, :terms, :tstp,
-                  :tstp_rescued, keyword_init: true) do
+                  :tstp_rescued, :before, :timeout, :drains, keyword_init: true) do
   def to_s = name
+
+  # @return [Form] the same with another `-t`
+  def with_timeout(seconds)
+    words = command.map { |word| word.sub(/-t 5\b/, "-t #{seconds}") }
+    words[-1] = seconds.to_s if words.last(2) == %w[-t 5]
+    dup.tap { |form| form.command, form.timeout = words, seconds }
+  end
+
+  # @return [String] what stands in the file `script`
+  def script_text = Form::SCRIPTS.fetch(script, script).gsub(/-t 5\b/, "-t #{timeout}")
 
   # @return [Boolean] whether the shutdown runs to its end without the relay
   def safe? = untouched.zero?
+
+  # @return [Boolean] whether a shell or an init stays that the relay traces. (The relay continues what dumb-init stops.)
+  def traced? = !safe? || name.match?(/ trap |\Adumb-init sidekiq/)
+
+  # @return [Boolean] whether a SIGTERM ends the container at once without the relay, its worker with it
+  def ends_early? = untouched == 143 || script == "trap that exits"
 end
 
 # The table of all forms.
@@ -49,10 +65,20 @@ class Form
       wait -n
     SH
     "exec" => "exec #{TARGET}",
-    "two in the background and wait" => <<~SH
+    "two in the background and wait" => <<~SH,
       #{TARGET} &
       #{TARGET} &
       wait
+    SH
+    "trap that exits" => <<~SH,
+      trap 'exit 0' TERM
+      #{TARGET} &
+      wait
+    SH
+    "SIGCHLD ignored" => <<~SH
+      trap '' CHLD
+      #{TARGET}
+      echo end
     SH
   }.freeze
 
@@ -73,6 +99,9 @@ class Form
     # @return [Array<Form>] those with `run` in the place of an init, or right before a shell. Here it is `run` that
     #   rescues: `rescued`, `terms` and `tstp_rescued` are what it comes to without the relay.
     def with_run = @with_run ||= group("`run`, without the relay", in_place_of_inits + before_shells)
+
+    # @return [Array<Form>] those in which a process is traced: of the table, and some that are in none
+    def traced = @traced ||= all.select(&:traced?) + group("In no other table", [*ending_early, *programs, *deaf])
 
     # @return [Form] one that is in no table: `dash -c` with a line in which `sidekiq` stands for the target
     def line(text) = inline("dash", text)
@@ -150,6 +179,25 @@ class Form
        inline("dash", "exec sidekiq", **SAFE), script("dash", "exec", **SAFE)]
     end
 
+    # Without the relay each ends at once, and its worker with it.
+    def ending_early
+      [script("dash", "trap that exits", untouched: 0), script("bash", "trap that exits", untouched: 0),
+       under("tini --", script("dash", "trap that exits"))]
+    end
+
+    # No shells.
+    def programs
+      [form("perl -e 'system(\"sidekiq\")'", ["perl", "-e", "system(q(#{TARGET}))"]),
+       form("timeout 100 sidekiq", ["timeout", "100", *DIRECT])]
+    end
+
+    # Whoever ignores SIGCHLD leaves that to all it starts.
+    def deaf
+      ruby = inline("dash", "sidekiq; echo x", before: 'Signal.trap("CLD", "IGNORE")')
+      ruby.name += ", Signal.trap(\"CLD\", \"IGNORE\") in the application"
+      [script("dash", "SIGCHLD ignored"), ruby]
+    end
+
     # `shell -c` with a command that is all there is to do: most shells exec it.
     def lone(shell, text = "sidekiq") = inline(shell, text, **(shell == "dash" ? {} : SAFE))
 
@@ -187,7 +235,7 @@ class Form
 
     def form(name, command, **options)
       new(name:, command:, init: false, sidekiqs: 1, untouched: 137, rescued: 0, terms: 1..1, tstp: "lost",
-          tstp_rescued: "quiet", **options)
+          tstp_rescued: "quiet", before: "", timeout: 5, **options)
     end
   end
 

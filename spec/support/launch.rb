@@ -25,6 +25,8 @@ class Launch
 
     def note(text) = File.write("notes", "\#{Process.pid} \#{text}\\n", mode: "a")
 
+    %<before>s
+
     # Sidekiq's own traps write each signal to this pipe (cli.rb, `run`).
     IO.singleton_class.prepend(Module.new do
       def pipe(...)
@@ -43,12 +45,12 @@ class Launch
 
     class Short
       include Sidekiq::Worker
-      def perform
+      def perform(seconds = 1)
         note "short begins"
         sleep 0.02 until File.exist?("watch")
         note "short watches"
         sleep 0.02 while File.exist?("tmp/sidekiq/ready")
-        sleep 1
+        sleep seconds
         note "short ends"
       end
     end
@@ -58,6 +60,19 @@ class Launch
       def perform
         note "long begins"
         sleep
+      end
+    end
+
+    # It holds Ruby's lock for good: a mutex that is locked already is waited for in native code, whatever signal comes.
+    class Stuck
+      include Sidekiq::Worker
+      def perform
+        require "fiddle"
+        lock = Fiddle::Function.new(Fiddle.dlopen(nil)["pthread_mutex_lock"], [Fiddle::TYPE_VOIDP], Fiddle::TYPE_INT,
+                                    need_gvl: true)
+        mutex = "\0".b * 64
+        note "stuck begins"
+        2.times { lock.call(mutex) }
       end
     end
 
@@ -87,6 +102,7 @@ class Launch
     # Launches, waits until each thread has its job, hands the launch to the block, and clears up.
     #
     # @param install [String] what goes into the block of `install`
+    # @param before [String] what goes to the beginning of the application
     # @param after [String] what goes to the end of the application
     # @param container [Hash] as {Container#initialize}
     def open(form, **options)
@@ -112,14 +128,14 @@ class Launch
 
   attr_reader :form
 
-  def initialize(form, install: "", after: "", **container)
+  def initialize(form, install: "", before: form.before, after: "", **container)
     @form = form
     @options = container
     @database = Sandbox.next_database
     @app = File.join(DIRECTORY, SecureRandom.hex(6))
     FileUtils.mkdir_p(@app)
-    File.write(file("app.rb"), format(APPLICATION, redis: redis.url(@database), install:, after:))
-    File.write(file("script"), Form::SCRIPTS.fetch(form.script)) if form.script
+    File.write(file("app.rb"), format(APPLICATION, redis: redis.url(@database), install:, before:, after:))
+    File.write(file("script"), form.script_text) if form.script
     FileUtils.chown_R(USER, USER, @app)
     redis.call("FLUSHDB", database: @database)
   end
@@ -130,10 +146,12 @@ class Launch
 
   # Gives each thread its job, and waits until it has it.
   #
+  # @param jobs [Array<Array>] a job's class and arguments for each thread
   # @param ready [Boolean] whether Sidekiq will be ready
-  def occupy(ready: true)
-    form.sidekiqs.times { %w[Short Long].each { |job| push(job) } }
-    await("each thread has its job") { noted("begins").size == form.sidekiqs * 2 }
+  def occupy(*jobs, ready: true)
+    jobs = [["Short"], ["Long"]] if jobs.empty?
+    form.sidekiqs.times { jobs.each { |job| push(*job) } }
+    await("each thread has its job") { noted("begins").size == form.sidekiqs * jobs.size }
     await("ready") { ready? } if ready
     FileUtils.touch(file("watch"))
     await("each short job watches") { noted("short watches").size == form.sidekiqs } if ready
@@ -142,16 +160,33 @@ class Launch
 
   # Waits for what must come before the container ends.
   def await(what)
-    wait_until(what) { yield || (raise "the container ended" unless running?) }
+    wait_until(what, every: 0.05) { yield || (raise "the container ended" unless running?) }
   end
 
   def running? = @container.running?
   def signal(name) = @container.signal(name)
   def stop(seconds) = @container.stop(seconds)
-  def exit_code = @container.exit_code
+  def kill = @container.kill
+  def remove = @container.remove
+
+  # Waits for its end, but not for ever.
+  def exit_code
+    wait_until("the end of the container", every: 0.05) { !running? }
+    @container.exit_code
+  end
+
   def processes = @container.processes
   def exec(...) = @container.exec(...)
   def log = @container.log
+
+  # @return [Array(Integer, String)] what `check` in another container with the same directory comes to: its exit code, and
+  #   what it says
+  def check_from_outside(probe)
+    container = Container.new(["sidekiq-lifecycle", "check", probe], app: @app)
+    [container.exit_code, container.log]
+  ensure
+    container&.clear
+  end
 
   # @return [String] the job's id
   def push(job, *arguments)
@@ -183,6 +218,11 @@ class Launch
     noted("begins").map(&:to_i).uniq.map { |pid| notes.count("#{pid} hears #{signal}") }
   end
 
+  # @return [Array<Array<String>>] the signals that each Sidekiq heard, in their order
+  def signals
+    noted("hears").group_by(&:to_i).values.map { |heard| heard.map { |note| note[/hears (\w+)/, 1] } }.sort
+  end
+
   # Whether each short job has ended: readiness was gone while it ran, and it was given time to work on.
   def short_ended? = noted("short ends").size == form.sidekiqs
 
@@ -191,6 +231,15 @@ class Launch
 
   # Whether a process is stopped, as by SIGSTOP. (One that its tracer holds shows a small t.)
   def frozen? = processes.any? { |process| process.start_with?("T") }
+
+  # @return [Array<Integer>] the pids of the relays, in the container
+  def relays = records.filter_map { |record| record.dig("signal_path", "relay") }.uniq
+
+  # Sends a signal from inside, as the container's own user.
+  def send_inside(signal, *pids)
+    code, output = exec("kill", "-#{signal}", *pids.map(&:to_s))
+    raise "kill: #{output}" unless code.zero?
+  end
 
   # @return [Array<String>] the processes that have ended and that nobody has reaped
   def zombies
@@ -203,18 +252,27 @@ class Launch
 
   # All there is to know.
   def story
-    parts = { "notes" => notes.join("\n"), "queued" => queued.join(" "), "log" => @container&.log }
+    parts = { "notes" => notes.join("\n"), "queued" => queued.join(" ") }
     records.each { |record| parts["record #{record["pid"]}"] = JSON.generate(record) }
-    parts["processes"] = processes.join("\n") if @container&.running?
+    parts.merge!(seen_of_container) if @container
     "#{form}: #{form.command.inspect}\n" + parts.map { |name, text| "--- #{name}\n#{text}\n" }.join
   end
 
   def clear
-    @container&.remove
+    @container&.clear
     FileUtils.rm_rf(@app)
   end
 
   private
+
+  # As far as it is there: it may be removed already.
+  def seen_of_container
+    seen = { "log" => log }
+    seen["processes"] = processes.join("\n") if running?
+    seen
+  rescue RuntimeError => e
+    { **seen.to_h, "Docker" => e.message }
+  end
 
   def jobs(command, key) = redis.call(command, key, 0, -1, database: @database).map { |job| JSON.parse(job) }
   def redis = RedisServer.shared

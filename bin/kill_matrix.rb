@@ -1,0 +1,139 @@
+# frozen_string_literal: true
+
+# Writes docs/kill-matrix.md: ruby bin/kill_matrix.rb <MEASURED
+# Or compares with it, not the seconds but whether each container was gone: ruby bin/kill_matrix.rb --check OLD <MEASURED
+# MEASURED is what spec/containers/kill_spec.rb noted, a JSON object a line.
+
+require "json"
+require_relative "../spec/support/forms"
+require_relative "../spec/support/kill"
+
+STAYS = "stays"
+UNKNOWN = "–"
+COLUMNS = [Kill::OFF, *Kill::RELAYS].freeze
+FORMS = Form.traced.to_h { |form| [form.name, form] }.freeze
+# The major that is measured whole.
+WHOLE = 7
+# How much longer it may take with the relay.
+TOLERANCE = 2
+
+def code(text) = "`#{text.gsub("|", "\\|")}`"
+
+class Measured
+  def initialize(lines)
+    @lines = lines
+    @seconds = lines.to_h { |line| [line.values_at("sidekiq", "form", "worker", "way", "relay"), line["seconds"]] }
+  end
+
+  attr_reader :lines
+
+  def show(*key)
+    return UNKNOWN unless @seconds.key?(key)
+
+    @seconds[key]&.to_s || STAYS
+  end
+
+  # Whether one with a relay was gone in time, as far as it can be known; nil if not.
+  def in_time?(line)
+    return false unless line["seconds"]
+
+    off = @seconds[[*line.values_at("sidekiq", "form", "worker", "way"), Kill::OFF]]
+    off && line["seconds"] <= off_or_kill(line, off) + TOLERANCE
+  end
+
+  private
+
+  # Where a SIGTERM ends the container at once, jobs and all, the relay holds its end until the worker has shut down, or
+  # the platform kills it.
+  def off_or_kill(line, off)
+    held = line["way"] == "stop" && FORMS.fetch(line["form"]).ends_early?
+    held ? [off, Kill::STOP_TIMEOUT].max : off
+  end
+end
+
+def summary(measured)
+  rows = measured.lines.reject { |line| line["relay"] == Kill::OFF }.group_by { |line| line["sidekiq"] }.sort
+  rows.map! do |major, lines|
+    late = lines.count { |line| measured.in_time?(line) == false }
+    "| #{major} | #{lines.size} | #{lines.count { |line| line["seconds"] }} | #{late} |"
+  end
+  ["| Sidekiq | with a relay | gone | of all, later than allowed |", "|---|---|---|---|", *rows].join("\n")
+end
+
+def table(way, measured)
+  rows = FORMS.keys.map do |form|
+    cells = Kill::WORKERS.keys.map do |worker|
+      off, *on = COLUMNS.map { |relay| measured.show(WHOLE, form, worker, way, relay) }
+      "#{off} · #{on.join(" ")}"
+    end
+    "| #{code(form)} | #{cells.join(" | ")} |"
+  end
+  ["| the container's command | #{Kill::WORKERS.keys.join(" | ")} |", "|---|#{"---|" * Kill::WORKERS.size}", *rows].join("\n")
+end
+
+# What a table says: [form, worker, way, relay] => whether it was gone; without those that were not measured.
+def read(text)
+  way = nil
+  text.each_line(chomp: true).with_object({}) do |line, verdicts|
+    way = Kill::WAYS.key(line[/\A## `(.*)`/, 1]) || way
+    next unless way && line.start_with?("| `")
+
+    form, *cells = line.delete_prefix("| ").delete_suffix(" |").split(/(?<!\\) \| /)
+    Kill::WORKERS.keys.zip(cells) do |worker, cell|
+      COLUMNS.zip(cell.sub(" · ", " ").split) do |relay, seconds|
+        verdicts[[form, worker, way, relay]] = seconds != STAYS unless seconds == UNKNOWN
+      end
+    end
+  end
+end
+
+def differences(old, measured)
+  verdicts = read(old)
+  measured.lines.filter_map do |line|
+    key = [code(line["form"]), *line.values_at("worker", "way", "relay")]
+    gone = !line["seconds"].nil?
+    next if verdicts[key] == gone
+
+    "Sidekiq #{line["sidekiq"]}: #{key.join(", ")}: gone is #{gone}, the table says #{verdicts.fetch(key, "nothing")}"
+  end
+end
+
+measured = Measured.new($stdin.each_line.map { |line| JSON.parse(line) })
+if ARGV.first == "--check"
+  found = differences(File.read(ARGV.fetch(1)), measured)
+  puts found
+  exit found.empty? && measured.lines.any?
+end
+
+puts <<~MARKDOWN
+  # Whether a container can be killed, and how long it takes
+
+  This file is written by `bin/test --full`, from what it measured. The relay traces shells and small inits, PID 1 among them, so
+  it must never keep one of them from dying. Each command below was launched in a real container, by an ordinary user without any
+  capability, and each in every combination of these:
+
+  | the worker | |
+  |---|---|
+  #{Kill::WORKERS.map { |name, text| "| #{name} | #{text} |" }.join("\n")}
+
+  | the relay | |
+  |---|---|
+  | off | `signal_relay = :off`: what the platform comes to without it |
+  | alive | as it is by default |
+  | stopped | a SIGSTOP was sent to it right before |
+  | killed | a SIGKILL was sent to it before |
+
+  `sidekiq` stands for `#{Form::TARGET.sub("-t 5", "-t #{Kill::TIMEOUT}")}`: whatever waits for a worker that doesn't end by itself
+  is there two minutes later. A cell has the seconds until the container was gone: with the relay off · alive, stopped, killed. A
+  container that is there after #{Kill::LIMIT} s *stays*; #{UNKNOWN} was not measured.
+
+  Later than allowed is what takes #{TOLERANCE} s more than with the relay off. There is one exception: where a SIGTERM ends the container
+  at once and its jobs are lost (a trap that exits; an init, and a shell below), the relay rightly holds that end while
+  the worker shuts down. There it counts from the end of Docker's stop timeout, #{Kill::STOP_TIMEOUT} s.
+
+  #{summary(measured)}
+
+  The tables are those of Sidekiq #{WHOLE}, with which everything is measured. With the others it is a selection that has each command
+  and each combination.
+MARKDOWN
+Kill::WAYS.each { |way, name| puts "\n## `#{name}`\n\n#{table(way, measured)}" }

@@ -1,0 +1,130 @@
+# frozen_string_literal: true
+
+# Signals other than TERM and TSTP, and signals to others than PID 1: with the relay they come to what they come to
+# without it.
+RSpec.describe "with a relay,", :containers, full: Sandbox::MAJOR != 7 do
+  before(:context) { Launch.prepare }
+
+  def launch(text = "sidekiq; echo x", **options, &)
+    Launch.open(text.is_a?(Form) ? text : Form.line(text).with_timeout(3), after: QUICK_BEAT, **options, &)
+  end
+
+  def worker(launch) = launch.records.fetch(0)["pid"]
+  def state(launch) = launch.records.fetch(0)["state"]
+
+  # A signal that came to the worker after all would have come before this one, and its job would be lost.
+  def expect_to_be_stopped_as_ever(launch, code: 0)
+    expect(launch).to be_running
+    expect(launch.noted("short ends")).to be_empty
+    launch.stop(Outcome::GENEROUS)
+    expect(launch.exit_code).to eq(code)
+    expect(launch).to be_nothing_lost
+    expect(launch.records).to all(include("state" => "stopped", "exit_status" => 0))
+  end
+
+  [:off, :auto].each do |relay|
+    %w[USR1 USR2 HUP].each do |signal|
+      it "a worker lives on that nobody has taught #{signal}, and its jobs (relay #{relay})" do
+        launch(install: "lifecycle.signal_relay = #{relay.inspect}") do |launch|
+          launch.signal(signal)
+          next expect_to_be_stopped_as_ever(launch) unless relay == :off
+
+          # Without it the TERM is for the worker.
+          launch.send_inside("TERM", worker(launch))
+          expect(launch.exit_code).to eq(0)
+          expect(launch).to be_nothing_lost
+        end
+      end
+    end
+  end
+
+  it "QUIT stops a worker as TERM does" do
+    launch do |launch|
+      launch.signal("QUIT")
+      expect(launch.exit_code).to eq(0)
+      expect(launch).to be_nothing_lost
+      expect(launch.signals).to eq([["TERM"]])
+    end
+  end
+
+  %w[USR1 USR2].each do |signal|
+    it "#{signal} comes to an application that traps it" do
+      launch(after: "#{QUICK_BEAT}\ntrap(#{signal.inspect}) { note \"has #{signal}\" }") do |launch|
+        launch.signal(signal)
+        launch.await("it comes") { launch.noted("has #{signal}").any? }
+        expect_to_be_stopped_as_ever(launch)
+        expect(launch.noted("has #{signal}").size).to eq(1)
+      end
+    end
+  end
+
+  # It counts what it gets, and hands TERM on.
+  let(:supervisor) do
+    <<~RUBY
+      workers = Array.new(2) { spawn("#{Form::TARGET}") }
+      trap("USR2") { File.write("notes", "supervisor has USR2\\n", mode: "a") }
+      trap("TERM") { workers.each { |worker| Process.kill(:TERM, worker) } }
+      workers.each { |worker| Process.wait(worker) }
+    RUBY
+  end
+
+  it "USR2 comes to a supervisor that traps it, and to none of its workers" do
+    form = Form.new(name: "tini -- dash -c 'ruby script; true'", command: ["tini", "--", "dash", "-c", "ruby script; true"],
+                    script: supervisor, sidekiqs: 2, timeout: 5, before: "", init: false)
+    launch(form) do |launch|
+      launch.signal("USR2")
+      launch.await("the supervisor has it") { launch.noted("supervisor has USR2").any? }
+      expect_to_be_stopped_as_ever(launch)
+      expect(launch.noted("supervisor has USR2").size).to eq(1)
+      expect(launch.signals).to eq([["TERM"], ["TERM"]])
+    end
+  end
+
+  # What people write into their scripts; the pattern doesn't find the shell that it stands in.
+  { "pgrep" => "pgrep -nf '[s]idekiq'", "ps" => "ps -eo pid,args | grep '[s]idekiq' | tail -n 1 | awk '{ print $1 }'" }
+    .each do |tool, newest|
+      it "the newest process that #{tool} calls sidekiq is the worker, for TSTP and for TERM" do
+        launch do |launch|
+          expect(launch.exec("dash", "-c", "kill -TSTP $(#{newest})")).to eq([0, ""])
+          launch.await("it is quiet") { state(launch) == "quiet" }
+          launch.exec("dash", "-c", "kill -TERM $(#{newest})")
+          expect(launch.exit_code).to eq(0)
+          expect(launch).to be_nothing_lost
+        end
+      end
+    end
+
+  it "there are as many processes called sidekiq as without" do
+    counts = %i[off auto].map do |relay|
+      launch(install: "lifecycle.signal_relay = #{relay.inspect}") do |launch|
+        expect(launch.relays.size).to eq(relay == :auto ? 1 : 0)
+        ["-fc", "-c"].map { |option| launch.exec("dash", "-c", "pgrep #{option} '[s]idekiq'").last.to_i }
+      end
+    end
+    expect(counts.last).to eq(counts.first)
+  end
+
+  it "TSTP, TTIN and TERM that are sent to the relay alone come to the worker" do
+    launch do |launch|
+      relay = launch.relays.fetch(0)
+      launch.send_inside("TTIN", relay)
+      launch.await("TTIN comes") { launch.signals == [["TTIN"]] }
+      launch.send_inside("TSTP", relay)
+      launch.await("it is quiet") { state(launch) == "quiet" }
+      launch.send_inside("TERM", relay)
+      expect(launch.exit_code).to eq(0)
+      expect(launch).to be_nothing_lost
+      expect(launch.signals).to eq([%w[TTIN TSTP TERM]])
+    end
+  end
+
+  %w[INT QUIT].each do |signal|
+    it "#{signal} that is sent to the relay alone stops the worker" do
+      launch do |launch|
+        launch.send_inside(signal, launch.relays.fetch(0))
+        expect(launch.exit_code).to eq(0)
+        expect(launch).to be_nothing_lost
+      end
+    end
+  end
+end

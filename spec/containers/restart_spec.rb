@@ -1,0 +1,31 @@
+# frozen_string_literal: true
+
+# A shell that starts Sidekiq again whenever it ends goes on with that during a stop. What it starts then takes no job: it
+# would be killed with it.
+RSpec.describe "a restart loop that is told to stop", :containers, full: Sandbox::MAJOR != 7 do
+  before(:context) { Launch.prepare }
+
+  loops = { "dash -c" => %w[dash -c], "bash -c" => %w[bash -c], "tini -- dash -c" => %w[tini -- dash -c],
+            "tini -- bash -c" => %w[tini -- bash -c] }
+
+  def boots(launch) = launch.noted("boots").size
+
+  loops.each do |name, command|
+    it "saves the jobs and begins no other: #{name}" do
+      text = "while true; do #{Form::TARGET}; sleep 0.1; done"
+      form = Form.new(name: "#{name} '#{text}'", command: [*command, text], sidekiqs: 1, timeout: 5, init: false,
+                      before: 'note "boots"')
+      Launch.open(form) do |launch|
+        launch.signal("TERM")
+        launch.await("the short job ends") { launch.short_ended? }
+        launch.push("Late")
+        # Two more boots: the first of them could have taken the job. Or the loop has come to its end.
+        wait_until("the loop goes on, or ends") { boots(launch) >= 3 || launch.noted("late begins").any? || !launch.running? }
+        launch.kill if launch.running?
+        launch.exit_code
+        expect(launch.noted("late begins")).to be_empty
+        expect(launch.queued).to contain_exactly("Late", "Long")
+      end
+    end
+  end
+end

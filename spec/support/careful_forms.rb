@@ -1,0 +1,133 @@
+# frozen_string_literal: true
+
+require_relative "forms"
+
+# Forms that somebody has thought about: Sidekiq is stopped in an orderly way by the script, the supervisor or the init
+# itself, in its own time. They need no relay, and have to stay as they are with one.
+class Form
+  # Each lets time pass before it tells the worker: whoever told it meanwhile would be seen.
+  TRAPS = {
+    "sleeps, quiets, waits for the drain, stops" => <<~SH,
+      trap 'sleep 1; sidekiq-lifecycle quiet --wait --timeout 60s; kill -TERM $P' TERM
+      #{TARGET} &
+      P=$!
+      wait $P
+      wait $P
+    SH
+    "sleeps, quiets, sleeps, stops" => <<~SH,
+      trap 'sleep 1; kill -TSTP $P; sleep 3; kill -TERM $P' TERM
+      #{TARGET} &
+      P=$!
+      wait $P
+      wait $P
+    SH
+    "sleeps, stops the child of a subshell" => <<~SH,
+      trap 'sleep 1; pkill -TERM -P $P' TERM
+      (#{TARGET}; true) &
+      P=$!
+      wait $P
+      wait $P
+    SH
+    "sleeps, stops the child of another shell" => <<~SH,
+      trap 'sleep 1; pkill -TERM -P $P' TERM
+      sh -c '#{TARGET}; true' &
+      P=$!
+      wait $P
+      wait $P
+    SH
+    "sleeps, stops the first of a pipeline" => <<~SH,
+      trap 'sleep 1; pkill -TERM -f "^sidekiq [0-9]"' TERM
+      #{TARGET} | cat &
+      P=$!
+      wait $P
+      wait $P
+    SH
+    "sleeps, stops a group of its own" => <<~SH
+      set -m
+      trap 'sleep 1; kill -TERM $P' TERM
+      #{TARGET} &
+      P=$!
+      wait $P
+      wait $P
+    SH
+  }.freeze
+  DRAINS = TRAPS.keys.first(2).freeze
+
+  SUPERVISORS = {
+    "ruby" => <<~RUBY,
+      worker = spawn("#{TARGET}")
+      stop = false
+      trap("TERM") { stop = true }
+      sleep 0.1 until stop
+      [["TSTP", 3], ["TERM", 0]].each do |signal, pause|
+        sleep 1
+        Process.kill(signal, worker)
+        sleep pause
+      end
+      Process.wait(worker)
+      exit($?.exitstatus || 1)
+    RUBY
+    "python3" => <<~PYTHON
+      import signal, subprocess, sys, time
+      worker = subprocess.Popen("#{TARGET}".split())
+      def stop(*_):
+          time.sleep(1)
+          worker.send_signal(signal.SIGTERM)
+      signal.signal(signal.SIGTERM, stop)
+      sys.exit(worker.wait())
+    PYTHON
+  }.freeze
+
+  EXECS = {
+    "as for s6 or runit" => "exec 2>&1\ncd /app\nexec #{TARGET}",
+    "exec env" => "exec env STAGE=production #{TARGET}",
+    "exec nice" => "cd /app && exec nice -n 1 #{TARGET}"
+  }.freeze
+
+  class << self
+    # @return [Array<Form>] every one
+    def careful = @careful ||= traps + supervisors + execs
+
+    private
+
+    def traps
+      # A zsh without a terminal takes no `set -m`.
+      each = SHELLS.keys.product(TRAPS.keys) - [["zsh", "sleeps, stops a group of its own"]]
+      before = ["tini --", "#{RUN} --"].product(%w[dash bash], TRAPS.keys)
+      each.map { |shell, name| trapping(shell, name) } +
+        before.map { |first, shell, name| behind(first, trapping(shell, name)) }
+    end
+
+    def supervisors
+      SUPERVISORS.flat_map do |language, text|
+        [nil, "tini --", "#{RUN} --"].map do |first|
+          form = careful_form("#{language} supervisor", [language, "script"], text, drains: language == "ruby")
+          behind(first, form)
+        end
+      end
+    end
+
+    def execs = EXECS.map { |name, text| careful_form("dash script: #{name}", %w[dash script], text) }
+
+    # Zsh reaps the worker while its trap runs, and knows its status no more.
+    def trapping(shell, name)
+      careful_form("#{shell} script: trap that #{name}", [*SHELLS.fetch(shell), "script"], TRAPS.fetch(name),
+                   drains: DRAINS.include?(name), untouched: shell == "zsh" ? 127 : 0)
+    end
+
+    # One that drains has a job that takes longer than `-t` and ends before Sidekiq is stopped.
+    def careful_form(name, command, text, drains: false, untouched: 0)
+      form = form(name, command, script: text, drains:, untouched:)
+      form.timeout = 3 if drains
+      form
+    end
+
+    def behind(first, form)
+      return form unless first
+
+      form.name = "#{first} #{form.name}"
+      form.command = [*first.split, *form.command]
+      form
+    end
+  end
+end

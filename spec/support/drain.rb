@@ -1,0 +1,36 @@
+# frozen_string_literal: true
+
+require_relative "launch"
+
+# How a Sidekiq ends that was launched in one form, when its container is stopped: what it heard, what became of its jobs.
+class Drain
+  # Far more than any of them takes: nobody is to be killed.
+  STOP_TIMEOUT = 60
+
+  attr_reader :story
+
+  def initialize(form, relay)
+    @form = form
+    @relay = relay
+  end
+
+  def run
+    Launch.prepared(@form, install: "lifecycle.signal_relay = #{@relay.inspect}") do |launch|
+      launch.boot
+      @form.drains ? launch.occupy(["Short", 4]) : launch.occupy
+      launch.stop(STOP_TIMEOUT)
+      @seen = { exit_code: launch.exit_code, signals: launch.signals, short_ended: launch.short_ended?,
+                queued: launch.queued }
+      @story = launch.story
+    end
+    self
+  end
+
+  # @return [Hash] what can be compared
+  attr_reader :seen
+
+  # Whether no job was cut off or lost.
+  def orderly?
+    seen.values_at(:exit_code, :short_ended, :queued) == [@form.untouched, true, @form.drains ? [] : ["Long"]]
+  end
+end

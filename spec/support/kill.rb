@@ -1,0 +1,137 @@
+# frozen_string_literal: true
+
+require "json"
+
+# A container that is killed, while its worker and its relay are in one state each. With `-t 120` and a worker that doesn't
+# end by itself, whoever waits for the worker is seen at once: the container is there long after it was killed.
+class Kill
+  WORKERS = {
+    "idle" => "has no job",
+    "busy" => "has jobs that never end",
+    "stuck" => "has a job that holds Ruby's lock in native code for good",
+    "hung" => "has been stopped, and hangs in `at_exit { sleep }`",
+    "frozen" => "was stopped by SIGSTOP"
+  }.freeze
+  WAYS = { "stop" => "docker stop -t 5", "kill" => "docker kill", "rm" => "docker rm -f" }.freeze
+  RELAYS = %w[alive stopped killed].freeze
+  OFF = "off"
+  COMBINATIONS = WORKERS.keys.product(WAYS.keys, RELAYS).freeze
+
+  # How long Sidekiq and so the relay may wait for a worker; and when we have seen enough.
+  TIMEOUT = 120
+  LIMIT = 40
+  STOP_TIMEOUT = 5
+
+  class << self
+    # @return [String] what all of them measured, a JSON object a line; bin/kill_matrix.rb makes tables of it
+    def measured = File.join(Launch::DIRECTORY, "killed")
+
+    # @return [Array<Kill>] each form with everything that can be
+    def all(forms) = forms.product(COMBINATIONS).map { |form, combination| new(form, *combination) }
+
+    # @return [Array<Kill>] each form and each combination at least once
+    def covering(forms)
+      Array.new([forms.size, COMBINATIONS.size].max) do |number|
+        # 7 and the number of combinations have no common divisor.
+        new(forms[number % forms.size], *COMBINATIONS[number * 7 % COMBINATIONS.size])
+      end
+    end
+  end
+
+  attr_reader :form, :worker, :way, :relay, :story
+
+  # @return [Float, nil] how many seconds after the kill the container was gone; nil if it stayed
+  attr_reader :seconds
+
+  def initialize(form, worker, way, relay)
+    @form = form
+    @worker = worker
+    @way = way
+    @relay = relay
+  end
+
+  # @return [Kill] the same with the relay off
+  def without_relay = Kill.new(form, worker, way, OFF)
+
+  def key = [form.name, worker, way, relay]
+  def eql?(other) = key == other.key
+  def hash = key.hash
+  def to_s = "#{form}, #{worker} worker, relay #{relay}: #{WAYS.fetch(way)}"
+
+  def run
+    launch_form do |launch|
+      prepare_worker(launch)
+      prepare_relay(launch)
+      @seconds = measure(launch)
+      @story = launch.story
+    end
+    line = { form: form.name, sidekiq: Sandbox::MAJOR, worker:, way:, relay:, seconds: @seconds&.round(1) }
+    File.write(Kill.measured, "#{JSON.generate(line)}\n", mode: "a")
+    self
+  end
+
+  private
+
+  def launch_form(&)
+    install = "lifecycle.signal_relay = :off" if relay == OFF
+    after = 'at_exit { note("hangs") and sleep }' if worker == "hung"
+    Launch.prepared(form.with_timeout(TIMEOUT), install: install.to_s, after: after.to_s, &)
+  end
+
+  def prepare_worker(launch)
+    launch.boot
+    launch.await("ready") { launch.ready? && launch.records.size == form.sidekiqs }
+    case worker
+    when "busy", "stuck" then occupy(launch, { "busy" => "Long", "stuck" => "Stuck" }.fetch(worker))
+    when "frozen" then launch.send_inside("STOP", *workers(launch))
+    # `docker stop` itself tells it to stop.
+    when "hung" then hang(launch) unless way == "stop"
+    end
+    launch.await("it is frozen") { launch.frozen? } if worker == "frozen"
+  end
+
+  # One that holds the lock takes no other job.
+  def occupy(launch, job)
+    form.sidekiqs.times { launch.push(job) }
+    launch.await("the jobs run") { launch.noted("#{job.downcase} begins").size == form.sidekiqs }
+  end
+
+  def hang(launch)
+    launch.send_inside("TERM", *workers(launch))
+    launch.await("it hangs") { launch.noted("hangs").size == form.sidekiqs }
+  end
+
+  def prepare_relay(launch)
+    return if relay == OFF
+
+    relays = launch.relays
+    raise "there is no relay" if relays.empty?
+
+    launch.send_inside("STOP", *relays) if relay == "stopped"
+    return unless relay == "killed"
+
+    launch.send_inside("KILL", *relays)
+    launch.await("the relay is gone") { launch.processes.grep_v(/\AZ/).grep(/\brelay\b/).empty? }
+  end
+
+  def workers(launch) = launch.records.map { |record| record["pid"] }
+
+  # Docker answers when the container is gone, or says some time later that it cannot end it.
+  def measure(launch)
+    begun = Waiting.now
+    killer = Thread.new { kill(launch) }
+    killer.report_on_exception = false
+    sleep 0.05 while launch.running? && Waiting.now - begun < LIMIT
+    Waiting.now - begun unless launch.running?
+  ensure
+    killer&.kill
+  end
+
+  def kill(launch)
+    case way
+    when "stop" then launch.stop(STOP_TIMEOUT)
+    when "kill" then launch.kill
+    when "rm" then launch.remove
+    end
+  end
+end
