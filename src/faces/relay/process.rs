@@ -297,7 +297,11 @@ impl Relay {
         let next = self.watched.iter().map(|watched| GRACE.saturating_sub(watched.since.elapsed())).min();
         // Rounded up, or the last millisecond would be spent awake.
         let timeout = next.and_then(|time| PollTimeout::try_from(time.as_millis() + 1).ok());
-        let _ = poll(&mut polled, timeout.unwrap_or(PollTimeout::NONE));
+        let slept = poll(&mut polled, timeout.unwrap_or(PollTimeout::NONE));
+        if slept.is_err_and(|errno| errno != Errno::EINTR) {
+            // Whatever forbids it, nobody is to be kept busy by that.
+            std::thread::sleep(GRACE);
+        }
     }
 
     // ---- what happens to a traced process ----
