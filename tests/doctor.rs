@@ -201,7 +201,7 @@ fn a_trial_in_vain_says_why_and_shows_what_was_said() {
 fn a_trial_works_where_chld_is_ignored_at_launch() {
     let Some(surgery) = Surgery::open() else { return };
     let script = "trap '' CHLD; exec \"$DOCTOR\" doctor -- dash -c 'exit 7'";
-    let (code, out, _) = surgery.said(Command::new("dash").args(["-c", script]));
+    let (code, out, _) = surgery.said(Command::new("bash").args(["-c", script]));
     assert_eq!(
         (code, out.as_str()),
         (3, "could not tell: the command ended before a Sidekiq stood (exit status: 7)\n")
