@@ -6,12 +6,14 @@
 mod error;
 mod gvl;
 
-use std::ffi::c_void;
-use std::path::{Path, PathBuf};
+use std::ffi::{OsString, c_void};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use error::{guarded, raise};
-use magnus::{Error, Module, Object, RModule, Ruby, function, method};
+use magnus::value::ReprValue;
+use magnus::{Error, Module, Object, RModule, RString, Ruby, function, method};
 use sidekiq_lifecycle::edges::directory::Directory;
 use sidekiq_lifecycle::edges::record::About;
 use sidekiq_lifecycle::edges::signals::{self, Signal};
@@ -25,14 +27,14 @@ struct Process(Arc<Lifecycle>);
 impl Process {
     fn begin(
         ruby: &Ruby,
-        directory: String,
-        ready_file: Option<String>,
+        directory: RString,
+        ready_file: Option<RString>,
         about: String,
         preloaded_by: Option<i32>,
     ) -> Result<Self, Error> {
         guarded(ruby, || {
             let about = parse(ruby, &about)?;
-            let directory = Directory::new(Path::new(&directory), ready_file.as_deref().map(Path::new));
+            let directory = Directory::new(&path(directory)?, ready_file.map(path).transpose()?.as_deref());
             Ok(Self(Lifecycle::begin(directory, about, preloaded_by)))
         })
     }
@@ -131,8 +133,14 @@ fn parse(ruby: &Ruby, about: &str) -> Result<About, Error> {
     About::parse(about).map_err(|error| raise(ruby, error))
 }
 
-fn clear(ruby: &Ruby, directory: String) -> Result<(), Error> {
-    guarded(ruby, || lifecycle::clear(PathBuf::from(directory)).map_err(|error| raise(ruby, error)))
+/// A path is bytes; whatever encoding Ruby has given them, which without a locale is ASCII.
+fn path(text: RString) -> Result<PathBuf, Error> {
+    let bytes: Vec<u8> = text.funcall("bytes", ())?;
+    Ok(PathBuf::from(OsString::from_vec(bytes)))
+}
+
+fn clear(ruby: &Ruby, directory: RString) -> Result<(), Error> {
+    guarded(ruby, || lifecycle::clear(path(directory)?).map_err(|error| raise(ruby, error)))
 }
 
 fn ignored(ruby: &Ruby) -> Result<Vec<String>, Error> {
@@ -166,9 +174,9 @@ fn wait_for_stop(ruby: &Ruby) -> Result<Option<String>, Error> {
     guarded(ruby, || Ok(gvl::without(signals::wait_for_stop, Some(unblock)).flatten().map(|signal| signal.to_string())))
 }
 
-fn start_relay(ruby: &Ruby, command: String) -> Result<(), Error> {
+fn start_relay(ruby: &Ruby, command: RString) -> Result<(), Error> {
     guarded(ruby, || {
-        signal_path::start_relay(Path::new(&command));
+        signal_path::start_relay(&path(command)?);
         Ok(())
     })
 }
