@@ -6,6 +6,12 @@ require "sidekiq_lifecycle/native_command"
 
 Dir[File.join(__dir__, "support", "*.rb")].each { |file| require file }
 
+# A script that has started this with & has had INT and QUIT ignored, and every Sidekiq would inherit that.
+%w[INT QUIT].each do |signal|
+  before = Signal.trap(signal, "DEFAULT")
+  Signal.trap(signal, before) unless before == "IGNORE"
+end
+
 RSpec.configure do |config|
   config.disable_monkey_patching!
   config.expect_with(:rspec) { |expectations| expectations.max_formatted_output_length = 4000 }

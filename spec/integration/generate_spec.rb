@@ -8,6 +8,8 @@ RSpec.describe "the command generate" do
 
   before { FileUtils.cp_r(File.join(examples, "shop"), file("shop")) }
 
+  after { ENV.delete("SIDEKIQ_LIFECYCLE_DIR") }
+
   # The gem's own command, as a user calls it: [exit status, standard output, standard error].
   def generate(*arguments)
     out, err, status = Open3.capture3("sidekiq-lifecycle", "generate", *arguments, chdir: app, stdin_data: "")
@@ -55,6 +57,19 @@ RSpec.describe "the command generate" do
     expect(generate("docker", "--root", "nowhere")).to eq(
       [1, "", "sidekiq-lifecycle: nowhere is no directory; point --root to the application's root\n"]
     )
+    { ["--user", "root ALL"] => /a user is called by/, ["--user", "x\ny ALL=(ALL) NOPASSWD: ALL"] => /a user is called by/,
+      ["-e", "production\nExecStartPre=/bin/evil"] => /an environment is called by/,
+      ["-q", "a\nb"] => /there is a control character in it/ }.each do |arguments, sentence|
+      %w[systemd kubernetes].each do |target|
+        expect(generate(target, "--root", "shop", *arguments)).to match([2, "", sentence])
+      end
+    end
+    ENV["SIDEKIQ_LIFECYCLE_DIR"] = "/run/x\nUser=root"
+    %w[systemd docker kamal].each do |target|
+      expect(generate(target, "--root", "shop"))
+        .to match([2, "", /SIDEKIQ_LIFECYCLE_DIR is .*; set it to a path without control characters/])
+    end
+    ENV.delete("SIDEKIQ_LIFECYCLE_DIR")
     expect(generate("ecs", "--root", "shop", "-t", "200"))
       .to match([1, "", /: -t 200 and Sidekiq's own 4 s do not fit/])
     File.write(file("shop/Dockerfile.sidekiq"), "FROM mine\n")

@@ -129,8 +129,7 @@ RSpec.describe "processes that share a directory" do
 
     # The log line of a problem that both sides are told of.
     def shared_line(pid)
-      "process #{pid} of another container uses #{file("tmp/sidekiq")} as well; " \
-        "give each container a directory of its own"
+      "process #{pid} of another container or machine uses #{file("tmp/sidekiq")} as well; give each a directory of its own"
     end
 
     it "answer for their own only, and are told that they share it" do
@@ -154,6 +153,17 @@ RSpec.describe "processes that share a directory" do
       outside.signal(:TERM)
       expect(outside.exit_code).to eq(0)
       expect(check.first).to eq(1)
+    end
+
+    # A directory on NFS or EFS. What tells machines apart is the kernel's id of its boot.
+    it "are told so where the other one is on another machine" do
+      File.write(file("boot_id"), "00000000-0000-4000-8000-000000000000\n")
+      script = 'mount --bind boot_id /proc/sys/kernel/random/boot_id && exec "$@"'
+      both = { "here" => [], "there" => ["unshare", "--mount", "dash", "-c", script, "dash"] }
+      both = both.map { |name, launcher| start(after: QUICK_BEAT, name:, launcher:) }
+      both.zip(both.reverse).each do |worker, other|
+        wait_until("it is told") { worker.log.include?(shared_line(other.pid)) || worker.raise_if_ended }
+      end
     end
 
     it "are told so even where both have the same pid" do

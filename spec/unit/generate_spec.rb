@@ -169,6 +169,19 @@ RSpec.describe SidekiqLifecycle::Generate do
       end
     end
 
+    it "is refused where it would not stand in a unit or in sudoers as what it is" do
+      { '"/srv/x\\\\"' => /deploy_to to .*set it to an absolute path/, "'srv/x'" => /set it to an absolute path/,
+        "'/srv/\u202Ex'" => /set it to an absolute path/ }.each do |path, sentence|
+        put("config/deploy.rb", "set :deploy_to, #{path}")
+        expect { application.deploy_to }.to raise_error(error, sentence)
+      end
+      ["", "-x", "a b", "a\nb", "#1000", "%wheel", "ALL!"].each do |user|
+        expect { application(user:).user }.to raise_error(error, /is no name of a user; say whose the workers are/)
+      end
+      put("config/deploy/production.rb", %(server "a", user: "-x"))
+      expect { application.user }.to raise_error(error, /"-x" is no name of a user/)
+    end
+
     it "is refused where only Capistrano itself can know it" do
       said = { deploy_to: ["-> { shared }", '"/opt/#{ENV.fetch("NAME")}"', '"/opt/" + fetch(:application)'], # rubocop:disable Lint/InterpolationCheck
                application: ['ENV["NAME"]', '"shop_#{fetch(:stage)}"'] } # rubocop:disable Lint/InterpolationCheck

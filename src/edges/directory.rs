@@ -415,13 +415,16 @@ impl Open<'_> {
         })
     }
 
-    /// The pid of a Sidekiq of another container that uses this directory as well: it has beaten since `own` process
+    /// The pid of a Sidekiq of another container, or on another machine, that uses this directory as well: it has beaten since `own` process
     /// began. Ask before the own record is written: the other may have the same pid, and so the same place.
     #[must_use]
     pub fn stranger(&self, own: &Record) -> Option<i32> {
         let began = own.timings.get(&State::Booting.to_string());
         let is_stranger = |record: &Record| {
-            record.identity.presence() == Presence::Elsewhere && record.beat.as_ref() > began && began.is_some()
+            // What has beaten since, and is of no boot of ours, is on another machine (NFS, EFS).
+            let is_elsewhere =
+                record.identity.presence() == Presence::Elsewhere || record.identity.is_of_another_boot();
+            is_elsewhere && record.beat.as_ref() > began && began.is_some()
         };
         let entries = self.entries().unwrap_or_default();
         entries.iter().find(|entry| entry.record.as_ref().is_ok_and(is_stranger)).map(|entry| entry.pid)

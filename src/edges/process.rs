@@ -34,10 +34,16 @@ impl Identity {
         Self { pid, start_time: start_time(pid), boot_id: boot_id(), pid_namespace: own_pid_namespace() }
     }
 
+    /// It is of another boot of this machine, and gone; or of another machine.
+    #[must_use]
+    pub fn is_of_another_boot(&self) -> bool {
+        self.boot_id.is_some() && self.boot_id != boot_id()
+    }
+
     /// Whether that process is there, asked from the calling one.
     #[must_use]
     pub fn presence(&self) -> Presence {
-        if self.boot_id.is_some() && self.boot_id != boot_id() {
+        if self.is_of_another_boot() {
             return Presence::Gone;
         }
         if self.pid_namespace.is_some() && self.pid_namespace != own_pid_namespace() {

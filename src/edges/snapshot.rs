@@ -366,15 +366,21 @@ mod tests {
             ("bash", "(trap '' INT QUIT; exec bash -c 'sleep 60; true')", false),
         ];
         for (shell, script, is_free) in table {
-            let Ok(mut child) = Command::new(shell).args(["-c", script]).spawn() else { continue };
-            let of = |name: &str| {
-                Snapshot::all().into_iter().find(|process| process.name == name && is_below(process, child.id()))
-            };
+            // Whoever runs the tests may have been started with & himself, and the shells below inherit that.
+            let started = Command::new("env").args(["--default-signal=INT,QUIT", shell, "-c", script]).spawn();
+            let Ok(mut child) = started else { continue };
+            let id = child.id();
+            let of =
+                |name: &str| Snapshot::all().into_iter().find(|process| process.name == name && is_below(process, id));
             let sleep = loop {
                 if let Some(sleep) = of("sleep") {
-                    break sleep;
+                    break Some(sleep);
+                }
+                if child.try_wait().unwrap().is_some() {
+                    break None; // that shell is not here
                 }
             };
+            let Some(sleep) = sleep else { continue };
             let parent = Snapshot::of(sleep.parent).unwrap();
             assert_eq!(parent.link(Some(&sleep)).is_free, is_free, "{shell} {script}");
             nix::sys::signal::kill(nix::unistd::Pid::from_raw(sleep.pid), Signal::SIGKILL).unwrap();

@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use crate::faces::hand_over;
+use crate::rules::text::one_line;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -35,28 +36,28 @@ pub struct Generate {
     #[arg(long, value_name = "DIR", default_value = ".", value_parser = NonEmptyStringValueParser::new())]
     root: String,
     /// Sidekiq's configuration file, below the root [default: config/sidekiq.yml or config/sidekiq.yml.erb, where it is there]
-    #[arg(short = 'C', long, value_name = "PATH", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(short = 'C', long, value_name = "PATH", value_parser = line)]
     config: Option<String>,
     /// The jobs that are worked on at a time [default: what the configuration file says]
     #[arg(short, long, value_name = "NUMBER")]
     concurrency: Option<NonZeroU32>,
     /// The environment that is deployed
-    #[arg(short, long, value_name = "ENV", default_value = "production", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(short, long, value_name = "ENV", default_value = "production", value_parser = environment)]
     environment: String,
     /// What the processes are called [default: what the configuration file says, else the name of the root]
-    #[arg(short = 'g', long, value_name = "TAG", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(short = 'g', long, value_name = "TAG", value_parser = line)]
     tag: Option<String>,
     /// The file that loads the application, where it is no Rails application; or a Rails application's root
-    #[arg(short, long, value_name = "PATH", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(short, long, value_name = "PATH", value_parser = line)]
     require: Option<String>,
     /// The seconds that Sidekiq leaves its jobs at the end [default: what the configuration file says, else 25]
     #[arg(short, long, value_name = "SECONDS")]
     timeout: Option<NonZeroU32>,
     /// A queue, with a weight if it has one; may be given again for more [default: what the configuration file says]
-    #[arg(short, long = "queue", value_name = "QUEUE[,WEIGHT]", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(short, long = "queue", value_name = "QUEUE[,WEIGHT]", value_parser = line)]
     queues: Vec<String>,
     /// Whose the workers are on a host [default: who logs in there, as Capistrano's files say, else the application's name]
-    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "NAME", value_parser = user)]
     user: Option<String>,
     /// Replace files that differ without asking
     #[arg(long)]
@@ -85,6 +86,33 @@ enum Target {
     Systemd,
     /// Tasks that quiet the workers, wait, and restart them; systemd's files as well
     Capistrano,
+}
+
+/// What stands on a line of a file.
+fn line(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("it is empty".to_owned()),
+        text if one_line(text) == text => Ok(text.to_owned()),
+        _ => Err("there is a control character in it, such as a line's end".to_owned()),
+    }
+}
+
+/// It stands in a unit as it is.
+fn environment(text: &str) -> Result<String, String> {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "_.-".contains(letter);
+    let is_name = text.starts_with(|letter: char| letter.is_ascii_alphanumeric()) && text.chars().all(is_plain);
+    if is_name { Ok(text.to_owned()) } else { Err("an environment is called by letters, digits and _ . -".to_owned()) }
+}
+
+/// A user's name (useradd(8)); it stands in sudoers and in a unit as it is.
+fn user(text: &str) -> Result<String, String> {
+    let begins = text.starts_with(|letter: char| letter.is_ascii_alphabetic() || letter == '_');
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "_.-".contains(letter);
+    if begins && text.len() <= 32 && text.chars().all(is_plain) {
+        Ok(text.to_owned())
+    } else {
+        Err("a user is called by a letter or _, and then letters, digits and _ . -, 32 at most".to_owned())
+    }
 }
 
 /// Hands over to Ruby what was asked.
@@ -142,6 +170,14 @@ mod tests {
             ("generate docker -t 0", "invalid value '0'"),
             ("generate docker --root=", "a value is required for '--root <DIR>'"),
             ("generate docker -t soon", "invalid value 'soon'"),
+            ("generate systemd --user root\nALL", "a user is called by"),
+            ("generate systemd --user=-x", "a user is called by"),
+            ("generate systemd --user=", "a user is called by"),
+            ("generate systemd -e a\nExecStartPre=/x", "an environment is called by"),
+            ("generate systemd -q a\nb", "there is a control character in it"),
+            ("generate docker -g a\u{202e}b", "there is a control character in it"),
+            ("generate docker -C a\nb", "there is a control character in it"),
+            ("generate docker -r=", "it is empty"),
         ] {
             let error = parse(line).unwrap_err();
             assert!(error.contains(sentence), "{line}: {error}");

@@ -545,7 +545,7 @@ impl Lifecycle {
         let problem = open.stranger(&self.record()).map(|pid| {
             let path = self.directory.path().display();
             format!(
-                "process {pid} of another container uses {path} as well; give each container a directory of its own"
+                "process {pid} of another container or machine uses {path} as well; give each a directory of its own"
             )
         });
         self.note("sharing", problem);

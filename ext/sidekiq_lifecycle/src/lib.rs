@@ -6,12 +6,14 @@
 mod error;
 mod gvl;
 
-use std::ffi::c_void;
-use std::path::Path;
+use std::ffi::{OsString, c_void};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use error::{guarded, raise};
-use magnus::{Error, Module, Object, RModule, Ruby, function, method};
+use magnus::value::ReprValue;
+use magnus::{Error, Module, Object, RModule, RString, Ruby, function, method};
 use sidekiq_lifecycle::edges::claim;
 use sidekiq_lifecycle::edges::directory::Directory;
 use sidekiq_lifecycle::edges::record::About;
@@ -26,14 +28,14 @@ struct Process(Arc<Lifecycle>);
 impl Process {
     fn begin(
         ruby: &Ruby,
-        directory: String,
-        ready_file: Option<String>,
+        directory: RString,
+        ready_file: Option<RString>,
         about: String,
         preloaded_by: Option<i32>,
     ) -> Result<Self, Error> {
         guarded(ruby, || {
             let about = parse(ruby, &about)?;
-            let directory = Directory::new(Path::new(&directory), ready_file.as_deref().map(Path::new));
+            let directory = Directory::new(&path(directory)?, ready_file.map(path).transpose()?.as_deref());
             let begin = || Lifecycle::begin(directory.clone(), about.clone(), preloaded_by);
             Ok(Self(gvl::without(begin, None).unwrap_or_else(begin)))
         })
@@ -134,8 +136,8 @@ impl Process {
 struct Claim(claim::Claim);
 
 impl Claim {
-    fn new(directory: String) -> Self {
-        Self(claim::Claim::new(Path::new(&directory)))
+    fn new(ruby: &Ruby, directory: RString) -> Result<Self, Error> {
+        guarded(ruby, || Ok(Self(claim::Claim::new(&path(directory)?))))
     }
 
     fn take(ruby: &Ruby, this: &Self) -> Result<Option<bool>, Error> {
@@ -155,9 +157,18 @@ fn parse(ruby: &Ruby, about: &str) -> Result<About, Error> {
     About::parse(about).map_err(|error| raise(ruby, error))
 }
 
-fn clear(ruby: &Ruby, directory: String) -> Result<(), Error> {
-    let clear = || lifecycle::clear(Path::new(&directory));
-    guarded(ruby, || gvl::without(clear, None).unwrap_or_else(clear).map_err(|error| raise(ruby, error)))
+/// A path is bytes; whatever encoding Ruby has given them, which without a locale is ASCII.
+fn path(text: RString) -> Result<PathBuf, Error> {
+    let bytes: Vec<u8> = text.funcall("bytes", ())?;
+    Ok(PathBuf::from(OsString::from_vec(bytes)))
+}
+
+fn clear(ruby: &Ruby, directory: RString) -> Result<(), Error> {
+    guarded(ruby, || {
+        let directory = path(directory)?;
+        let clear = || lifecycle::clear(&directory);
+        gvl::without(clear, None).unwrap_or_else(clear).map_err(|error| raise(ruby, error))
+    })
 }
 
 fn ignored(ruby: &Ruby) -> Result<Vec<String>, Error> {
@@ -202,9 +213,13 @@ fn wait_for_stop(ruby: &Ruby) -> Result<Option<String>, Error> {
 }
 
 /// It may take 2 s, in which a booting process is to hear of signals.
-fn start_relay(ruby: &Ruby, command: String, timeout: Option<f64>) -> Result<(), Error> {
-    let start = || signal_path::start_relay(Path::new(&command), timeout);
-    guarded(ruby, || Ok(gvl::without(start, None).unwrap_or_else(start)))
+fn start_relay(ruby: &Ruby, command: RString, timeout: Option<f64>) -> Result<(), Error> {
+    guarded(ruby, || {
+        let command = path(command)?;
+        let start = || signal_path::start_relay(&command, timeout);
+        gvl::without(start, None).unwrap_or_else(start);
+        Ok(())
+    })
 }
 
 fn has_relay() -> bool {

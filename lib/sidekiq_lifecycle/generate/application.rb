@@ -4,6 +4,7 @@ require "erb"
 require "shellwords"
 require "yaml"
 require_relative "error"
+require_relative "../text"
 require_relative "hosts"
 
 module SidekiqLifecycle
@@ -23,7 +24,9 @@ module SidekiqLifecycle
       COMPOSE_FILES = %w[compose.yaml compose.yml docker-compose.yaml docker-compose.yml].freeze
       # Images of what Sidekiq takes for a Redis.
       REDIS = %r{(?:\A|/)(?:redis|redis-stack|redis-stack-server|valkey|keydb|dragonfly)(?:[:@]|\z)}
-      private_constant :REDIS
+      # What a system takes for a user's name (useradd(8)); in sudoers and in a unit it stands as it is.
+      USER = /\A[A-Za-z_][\w.-]{0,31}\z/
+      private_constant :REDIS, :USER
 
       # @return [String] its root, as an absolute path
       attr_reader :root
@@ -87,9 +90,13 @@ module SidekiqLifecycle
       def command_line = Shellwords.join(command)
 
       # @return [String, nil] the lifecycle directory, where it is not `tmp/sidekiq` below the root
+      # @raise [Misuse] if it is no path that a file could hold on one line
       def lifecycle_directory
         directory = ENV.fetch("SIDEKIQ_LIFECYCLE_DIR", "")
-        directory unless directory.empty?
+        return if directory.empty?
+        return directory if Text.one_line(directory) == directory
+
+        raise Misuse, "SIDEKIQ_LIFECYCLE_DIR is #{directory.inspect}; set it to a path without control characters"
       end
 
       # @return [Array(String, Boolean), nil] the service in its own file of Docker Compose that is a Redis, and whether
@@ -99,18 +106,34 @@ module SidekiqLifecycle
         file = COMPOSE_FILES.find { |name| File.exist?(path(name)) } or return
         services = Hash(YAML.safe_load_file(path(file), aliases: true))["services"].to_h
         name, service = services.find { |_, service| service.to_h["image"].to_s.match?(REDIS) }
-        [name, service.key?("healthcheck")] if name
+        return unless name
+        return [name, service.key?("healthcheck")] if name.to_s.match?(/\A[\w.-]+\z/)
+
+        raise Error, "#{file} calls a service #{name.inspect}; name it in letters, digits and . _ -"
+      rescue Error
+        raise
       rescue StandardError => e
-        raise Error, "#{file} cannot be read: #{e.class}: #{e.message.lines.first&.chomp}"
+        raise Error, "#{file} cannot be read: #{Text.error(e)}"
       end
 
       # @return [String] where its releases lie on a host
       # @raise [Error] if Capistrano's configuration cannot be read for it
-      def deploy_to = hosts.deploy_to
+      def deploy_to
+        path = hosts.deploy_to
+        return path if Text.one_line(path) == path && path.start_with?("/") && !path.match?(/["'\\]/)
+
+        raise Error, "Capistrano's files set :deploy_to to #{path.inspect}; set it to an absolute path without quotes, " \
+                     "backslashes and control characters"
+      end
 
       # @return [String] whose the workers are on a host
       # @raise [Error] if Capistrano's configuration does not say it plainly
-      def user = @given["user"] || hosts.user
+      def user
+        name = @given["user"] || hosts.user
+        return name if name.match?(USER)
+
+        raise Error, "#{name.inspect} is no name of a user; say whose the workers are: --user NAME"
+      end
 
       private
 
@@ -140,7 +163,7 @@ module SidekiqLifecycle
         text = as_deployed { erb.result }
         YAML.safe_load(text, permitted_classes: [Symbol], aliases: true)
       rescue ScriptError, StandardError, SystemExit => e
-        raise Error, "#{config_file} cannot be read: #{e.class}: #{e.message.lines.first&.chomp}"
+        raise Error, "#{config_file} cannot be read: #{Text.error(e)}"
       end
 
       # Where and as what Sidekiq carries the file out.

@@ -28,8 +28,8 @@ module SidekiqLifecycle
         exit
       rescue Error => e
         $stdout.flush # the diff comes before what is said of it
-        warn "sidekiq-lifecycle: #{e.message}"
-        exit 1
+        warn "sidekiq-lifecycle: #{Text.one_line(Text.masked(e.message))}"
+        exit e.is_a?(Misuse) ? 2 : 1
       rescue Errno::EPIPE
         exit 1 # whoever read has gone
       rescue Interrupt

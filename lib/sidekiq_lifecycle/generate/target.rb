@@ -71,13 +71,13 @@ module SidekiqLifecycle
           directory = application.lifecycle_directory || File.join(application.deploy_to, "shared/tmp/sidekiq")
           return directory if directory.start_with?("/")
 
-          raise Error, "SIDEKIQ_LIFECYCLE_DIR is #{directory}, which is another directory in each release; set it to " \
+          raise Misuse, "SIDEKIQ_LIFECYCLE_DIR is #{directory}, which is another directory in each release; set it to " \
                        "an absolute path, or leave it to be shared/tmp/sidekiq"
         end
 
         # The same as the parameter of a document of Systems Manager's, which a shell takes as it is.
         def directory_in_document
-          return directory_on_host if directory_on_host.match?(DOCUMENT_PATH)
+          return directory_on_host if directory_on_host.match?(/\A#{DOCUMENT_PATH[1..-2]}\z/)
 
           raise Error, "the lifecycle directory #{directory_on_host} cannot be a parameter of Systems Manager's: set " \
                        "SIDEKIQ_LIFECYCLE_DIR to an absolute path of letters, digits and . _ / @ -"
@@ -114,7 +114,7 @@ module SidekiqLifecycle
         def timeout = comment("-t #{plan.timeout} (#{application.timeout_source})")
 
         # What stands in a comment must not end it.
-        def comment(text) = text.gsub(/[[:cntrl:]]/, " ")
+        def comment(text) = Text.one_line(text)
       end
       private_constant :View
     end

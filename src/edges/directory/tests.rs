@@ -693,7 +693,13 @@ fn another_container_at_work_in_the_directory_is_noticed() {
     theirs.identity.pid_namespace = Some(1);
     place.publish(&theirs);
     assert_eq!(place.open().stranger(&own_record), Some(theirs.identity.pid), "with the same pid, too");
+    theirs.identity.boot_id = Some("another".to_owned());
+    place.publish(&theirs);
+    assert_eq!(place.open().stranger(&own_record), Some(theirs.identity.pid), "on another machine");
     theirs.beat = theirs.beat.map(|beat| beat - jiff::SignedDuration::from_secs(3600));
+    place.publish(&theirs);
+    assert_eq!(place.open().stranger(&own_record), None, "from before the machine was booted anew");
+    theirs.identity.boot_id = crate::edges::process::Identity::own().boot_id;
     place.publish(&theirs);
     assert_eq!(place.open().stranger(&own_record), None, "a predecessor, from before this process began");
     theirs.beat = None;
