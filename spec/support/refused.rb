@@ -1,0 +1,81 @@
+# frozen_string_literal: true
+
+require_relative "launch"
+
+# A container in which a system call is refused that the relay or `run` uses. It is not for us to say which of them can be
+# done without: either all works, or nothing is touched and the words are right.
+class Refused
+  ERRNOS = %w[EPERM EACCES ENOSYS].freeze
+
+  # What they call themselves (strace -ff, from their execve on, through a boot, a TSTP and a stop), and libc or Rust may
+  # call in its place on other systems; without those that Ruby, a shell or Sidekiq cannot do without.
+  RELAY = %w[].freeze
+  RUN = %w[].freeze
+
+  class << self
+    def relay = RELAY.product(ERRNOS).map { |call, errno| new(:relay, call, errno) }
+    def run = RUN.product(ERRNOS).map { |call, errno| new(:run, call, errno) }
+  end
+
+  attr_reader :subject, :call, :errno, :story
+
+  # @return [String] what it came to: "works", "says so", or what is wrong
+  attr_reader :result
+
+  def initialize(subject, call, errno)
+    @subject = subject
+    @call = call
+    @errno = errno
+  end
+
+  def to_s = "#{call} is refused with #{errno}"
+
+  def run
+    Launch.prepared(form, install: install, denied: [call], errno: Errno.const_get(errno)::Errno) do |launch|
+      launch.boot
+      @result = subject == :run && ended_instead?(launch) ? judge_end(launch) : judge(launch)
+      @story = launch.story
+    end
+    self
+  end
+
+  private
+
+  def form
+    line = "sidekiq; echo x"
+    (subject == :relay ? Form.line(line) : Form.with_run.find { |form| form.name == "#{Form::RUN} -- bash -c '#{line}'" })
+      .with_timeout(3)
+  end
+
+  # Without the relay it is `run` that saves the jobs.
+  def install = subject == :relay ? "" : "lifecycle.signal_relay = :off"
+
+  def ended_instead?(launch)
+    launch.wait_until("ready, or its end") { launch.ready? || !launch.running? }
+    !launch.ready?
+  end
+
+  # One sentence, and nothing was started.
+  def judge_end(launch)
+    says_so = launch.exit_code == 1 && launch.log.match?(/\Asidekiq-lifecycle run: [^\n]*\b#{call}\b[^\n]*\n\z/)
+    says_so ? "says so" : "ends with #{launch.exit_code}: #{launch.log}"
+  end
+
+  def judge(launch)
+    launch.occupy
+    return judge_words(launch) if subject == :relay && launch.relays.empty?
+
+    launch.stop(Outcome::GENEROUS)
+    launch.exit_code
+    launch.nothing_lost? ? "works" : "loses the jobs"
+  end
+
+  def judge_words(launch)
+    problems = launch.records.flat_map { |record| record["problems"] }.join("\n")
+    traced = launch.exec("cat", "/proc/1/status").last[/^TracerPid:\s*([1-9]\d*)/, 1]
+    return "traced by #{traced}, but there is no relay" if traced
+
+    said = [launch.log, problems].all? { |words| words.match?(/\b#{call}\b/) && words.include?(errno) }
+    said ? "says so" : "nothing is traced, and why is not said: #{problems}"
+  end
+end
