@@ -7,10 +7,12 @@ require_relative "launch"
 class Refused
   ERRNOS = %w[EPERM EACCES ENOSYS].freeze
 
-  # What they call themselves (strace -ff, from their execve on, through a boot, a TSTP and a stop), and libc or Rust may
-  # call in its place on other systems; without those that Ruby, a shell or Sidekiq cannot do without.
-  RELAY = %w[].freeze
-  RUN = %w[].freeze
+  # Made with `strace -ff` on Debian 13: what each calls itself, from its start through a boot, a TSTP and a stop. Those are
+  # left out without which Sidekiq below a dash doesn't work either; each was tried, with each errno.
+  BOTH = %w[access brk getpgid getpid getrandom gettid kill pidfd_open pidfd_send_signal poll prctl prlimit64 rseq
+            sched_getaffinity set_robust_list set_tid_address sigaltstack signalfd4 statx].freeze
+  RELAY = [*BOTH, "chdir", "dup2", "ptrace", "setsid", "timer_create", "timer_settime"].freeze
+  RUN = [*BOTH, "getpgrp", "ioctl", "setpgid", "socketpair"].freeze
 
   class << self
     def relay = RELAY.product(ERRNOS).map { |call, errno| new(:relay, call, errno) }
