@@ -198,6 +198,17 @@ fn a_trial_in_vain_says_why_and_shows_what_was_said() {
 }
 
 #[test]
+fn a_trial_works_where_chld_is_ignored_at_launch() {
+    let Some(surgery) = Surgery::open() else { return };
+    let script = "trap '' CHLD; exec \"$DOCTOR\" doctor -- dash -c 'exit 7'";
+    let (code, out, _) = surgery.said(Command::new("bash").args(["-c", script]));
+    assert_eq!(
+        (code, out.as_str()),
+        (3, "could not tell: the command ended before a Sidekiq stood (exit status: 7)\n")
+    );
+}
+
+#[test]
 fn a_trial_that_is_not_allowed_says_so() {
     let Some(surgery) = Surgery::open() else { return };
     let script = "echo 0 >/proc/sys/user/max_pid_namespaces; exec $DOCTOR doctor -- true";

@@ -133,6 +133,15 @@ pub fn with_signals_blocked<T>(work: impl FnOnce() -> io::Result<T>) -> io::Resu
     done
 }
 
+/// Sets CHLD back to its default in this process. It may have been ignored at launch, which is inherited, and then nobody
+/// can wait for a child (waitpid(2), ECHILD).
+///
+/// # Errors
+/// What the system says.
+pub fn wait_for_children() -> nix::Result<()> {
+    dispose(Signal::SIGCHLD, &action(libc::SIG_DFL, 0))
+}
+
 /// Handlers to put back, as the kernel had them.
 static KEPT: Mutex<Vec<(Signal, libc::sigaction)>> = Mutex::new(Vec::new());
 

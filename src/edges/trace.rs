@@ -334,6 +334,8 @@ pub enum Message {
     Limit(i32),
     /// The worker's application has a trap of its own for this signal.
     Traps(i32),
+    /// This signal was sent to a program (its pid) between the shell that it came to and some of the workers.
+    Sent(i32, i32),
 }
 
 impl Message {
@@ -349,6 +351,7 @@ impl Message {
             Self::Limit(seconds) => (7, 0, seconds),
             Self::Traps(signal) => (8, signal, 0),
             Self::Decides(signal) => (9, signal, 0),
+            Self::Sent(signal, pid) => (10, signal, pid),
         };
         let part = |number: i32| usize::try_from(number).unwrap_or_default();
         kind << 40 | (part(signal) & 0xFF) << 32 | part(value)
@@ -369,6 +372,7 @@ impl Message {
             7 => Some(Self::Limit(value)),
             8 => Some(Self::Traps(signal)),
             9 => Some(Self::Decides(signal)),
+            10 => Some(Self::Sent(signal, value)),
             _ => None,
         }
     }
@@ -558,6 +562,7 @@ mod tests {
             Message::Carry(20, 4_194_304),
             Message::Watch(2),
             Message::Decides(2),
+            Message::Sent(12, 4_194_304),
             Message::Ending,
             Message::Leave,
             Message::Limit(i32::MAX),

@@ -12,6 +12,8 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 #[cfg(target_os = "linux")]
+use crate::edges::signals;
+#[cfg(target_os = "linux")]
 use crate::faces::doctor;
 use crate::faces::fleet::{self, Fleet};
 use crate::faces::generate::{self, Generate};
@@ -207,6 +209,7 @@ fn run(command: Command) -> io::Result<ExitCode> {
 
 #[cfg(target_os = "linux")]
 fn doctor(out: &mut impl Write, place: Place, json: bool, timeout: f64, command: &[OsString]) -> io::Result<ExitCode> {
+    signals::wait_for_children()?;
     let code = if command.is_empty() {
         doctor::main(out, &place.directory(), json)?
     } else {

@@ -66,9 +66,10 @@ impl Refusal {
         }
     }
 
-    /// What to change, the easiest first.
+    /// What to change, for a worker that runs as root or as another user: only root is given a capability that is added to a
+    /// container (capabilities(7), "Capabilities and execution of programs by root").
     #[must_use]
-    pub fn advice(self) -> String {
+    pub fn advice(self, is_root: bool) -> String {
         let capability = "add the capability SYS_PTRACE (docker run --cap-add SYS_PTRACE; on ECS \
                           linuxParameters.capabilities.add; in Kubernetes securityContext.capabilities.add)";
         match self {
@@ -80,8 +81,10 @@ impl Refusal {
                 format!("allow {call} in the seccomp profile, as the default one of Docker 20.10 and later does")
             }
             Self::Traced(_) => "end that tracer and start Sidekiq anew".to_owned(),
-            Self::OtherUser(_) => format!("start both as one user, or {capability}"),
-            Self::Yama(_) => capability.to_owned(),
+            Self::OtherUser(_) if is_root => format!("start both as one user, or {capability}"),
+            Self::OtherUser(_) => "start both as one user".to_owned(),
+            Self::Yama(_) if is_root => capability.to_owned(),
+            Self::Yama(_) => String::new(),
         }
     }
 
@@ -140,10 +143,13 @@ mod tests {
         ];
         for (evidence, refusal, advice) in table {
             assert_eq!(Refusal::of(*evidence), *refusal, "{evidence:?}");
-            assert!(refusal.advice().contains(advice), "{refusal:?}");
+            assert!(refusal.advice(true).contains(advice), "{refusal:?}");
+            assert!(!refusal.advice(false).contains("SYS_PTRACE"), "{refusal:?}");
             assert!(!refusal.to_string().is_empty());
         }
-        assert!(Refusal::OldKernel.to_string().contains("older than 5.3") && Refusal::OldKernel.advice().is_empty());
+        assert!(
+            Refusal::OldKernel.to_string().contains("older than 5.3") && Refusal::OldKernel.advice(true).is_empty()
+        );
         for (call, name, advice) in [
             (Call::Ptrace, "ptrace", "--cap-add SYS_PTRACE"),
             (Call::PidfdOpen, "pidfd_open", "allow pidfd_open in the seccomp profile"),
@@ -154,7 +160,7 @@ mod tests {
         ] {
             let refusal = Refusal::Call(call, nix::libc::EPERM);
             assert_eq!(refusal.to_string(), format!("{name} is refused (EPERM), most likely by a seccomp profile"));
-            assert!(refusal.advice().contains(advice), "{}", refusal.advice());
+            assert!(refusal.advice(false).contains(advice), "{}", refusal.advice(false));
             assert!(!refusal.is_of_a_process());
         }
     }

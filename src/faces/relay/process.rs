@@ -297,7 +297,11 @@ impl Relay {
         let next = self.watched.iter().map(|watched| GRACE.saturating_sub(watched.since.elapsed())).min();
         // Rounded up, or the last millisecond would be spent awake.
         let timeout = next.and_then(|time| PollTimeout::try_from(time.as_millis() + 1).ok());
-        let _ = poll(&mut polled, timeout.unwrap_or(PollTimeout::NONE));
+        let slept = poll(&mut polled, timeout.unwrap_or(PollTimeout::NONE));
+        if slept.is_err_and(|errno| errno != Errno::EINTR) {
+            // Whatever forbids it, nobody is to be kept busy by that.
+            std::thread::sleep(GRACE);
+        }
     }
 
     // ---- what happens to a traced process ----
@@ -409,8 +413,11 @@ impl Relay {
             }
             return signal;
         }
-        self.forward(pid, signal);
-        self.tell_mates(pid, Message::Carry(signal, pid));
+        let message = match self.forward(pid, signal) {
+            Some(supervisor) => Message::Sent(signal, supervisor),
+            None => Message::Carry(signal, pid),
+        };
+        self.tell_mates(pid, message);
         0
     }
 
@@ -501,7 +508,8 @@ impl Relay {
                 }
                 self.mates.push((pid, mate));
             }
-            Message::Carry(signal, pid) => self.forward(pid, signal),
+            Message::Carry(signal, pid) => drop(self.forward(pid, signal)),
+            Message::Sent(signal, supervisor) => self.forward_unless_below(supervisor, sender, signal),
             Message::Watch(signal) => self.watch(signal, None),
             Message::Decides(signal) => self.watched.retain(|watched| watched.signal != signal),
             Message::Ending => self.stop_worker(),
@@ -532,16 +540,25 @@ impl Relay {
 
     // ---- what the worker gets ----
 
-    /// A signal that goes no further at `pid` goes on to whoever stands nearest to the worker and handles it.
-    fn forward(&mut self, pid: i32, signal: i32) {
+    /// A signal that goes no further at `pid` goes on to the worker, or to a program between that handles it: a supervisor
+    /// knows better what to do, and decides. Gives back the pid of that.
+    fn forward(&mut self, pid: i32, signal: i32) -> Option<i32> {
         self.is_stopped_from_above |= stops(signal);
-        match self.spokesman(pid, signal) {
-            // It stands nearer to the worker, and knows better what to do.
-            Some(spokesman) => {
-                let _ = spokesman.signal(signal);
-                self.watch(signal, None);
-            }
+        let supervisor = self.supervisor(pid, signal);
+        match &supervisor {
+            Some(supervisor) => drop(supervisor.signal(signal)),
             None => self.carry(signal),
+        }
+        supervisor.map(|supervisor| supervisor.pid)
+    }
+
+    /// The relay `host` has sent the signal to a supervisor; that may be another worker's.
+    fn forward_unless_below(&mut self, supervisor: i32, host: i32, signal: i32) {
+        self.is_stopped_from_above |= stops(signal);
+        let is_below = Snapshot::chain(self.worker.pid).iter().any(|above| above.pid == supervisor);
+        let shell = self.hosts.iter().find(|(_, relay)| relay.pid == host).map(|(shell, _)| *shell);
+        if let Some(shell) = shell.filter(|_| !is_below) {
+            self.forward(shell, signal);
         }
     }
 
@@ -622,8 +639,8 @@ impl Relay {
         }
     }
 
-    /// A program with a handler of its own between `pid` and the worker: a supervisor of several workers, most likely.
-    fn spokesman(&self, pid: i32, signal: i32) -> Option<Handle> {
+    /// A program with a handler of its own between `pid` and the worker.
+    fn supervisor(&self, pid: i32, signal: i32) -> Option<Handle> {
         let chain = Snapshot::chain(self.worker.pid);
         let between = chain.iter().skip(1).take_while(|snapshot| snapshot.pid != pid);
         let speaks = |snapshot: &&Snapshot| snapshot.program() == Program::Other && is_handled(snapshot, signal);
