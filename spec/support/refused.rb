@@ -8,8 +8,9 @@ class Refused
   ERRNOS = %w[EPERM EACCES ENOSYS].freeze
 
   # Made with `strace -ff` on Debian 13: what each calls itself, from its start through a boot, a TSTP and a stop. Those are
-  # left out without which Sidekiq below a dash doesn't work either; each was tried, with each errno.
-  BOTH = %w[access brk getpgid getpid getrandom gettid kill pidfd_open pidfd_send_signal poll prctl prlimit64 rseq
+  # left out without which Sidekiq below a dash doesn't work either; each was tried, with each errno. (Without getpid it works
+  # under a wrong name. Without poll no program in Rust starts: its runtime aborts.)
+  BOTH = %w[access brk getpgid getrandom gettid kill pidfd_open pidfd_send_signal prctl prlimit64 rseq
             sched_getaffinity set_robust_list set_tid_address sigaltstack signalfd4 statx].freeze
   RELAY = [*BOTH, "chdir", "dup2", "ptrace", "setsid", "timer_create", "timer_settime"].freeze
   RUN = [*BOTH, "getpgrp", "ioctl", "setpgid", "socketpair"].freeze
@@ -44,9 +45,9 @@ class Refused
   private
 
   def form
-    line = "sidekiq; echo x"
-    (subject == :relay ? Form.line(line) : Form.with_run.find { |form| form.name == "#{Form::RUN} -- bash -c '#{line}'" })
-      .with_timeout(3)
+    return Form.line("sidekiq; echo x").with_timeout(3) if subject == :relay
+
+    Form.with_run.find { |form| form.name == "#{Form::RUN} -- dash script: foreground" }.with_timeout(3)
   end
 
   # Without the relay it is `run` that saves the jobs.
@@ -57,10 +58,12 @@ class Refused
     !launch.ready?
   end
 
-  # One sentence, and nothing was started.
+  # One sentence, with what the system says.
   def judge_end(launch)
-    says_so = launch.exit_code == 1 && launch.log.match?(/\Asidekiq-lifecycle run: [^\n]*\b#{call}\b[^\n]*\n\z/)
-    says_so ? "says so" : "ends with #{launch.exit_code}: #{launch.log}"
+    code = launch.exit_code
+    reason = Regexp.escape(SystemCallError.new(nil, Errno.const_get(errno)::Errno).message)
+    is_clear = launch.log.match?(/\Asidekiq-lifecycle run: [^\n]*(#{reason}|#{errno})[^\n]*\n\z/)
+    [1, 126].include?(code) && is_clear ? "says so" : "ends with #{code}: #{launch.log}"
   end
 
   def judge(launch)
