@@ -195,7 +195,8 @@ class Form
     def deaf
       ruby = inline("dash", "sidekiq; echo x", before: 'Signal.trap("CLD", "IGNORE")')
       ruby.name += ", Signal.trap(\"CLD\", \"IGNORE\") in the application"
-      [script("dash", "SIGCHLD ignored"), ruby]
+      # Dash would not ignore it.
+      [script("bash", "SIGCHLD ignored"), ruby]
     end
 
     # `shell -c` with a command that is all there is to do: most shells exec it.

@@ -43,7 +43,8 @@ pub const DEFAULT: &str = "tmp/sidekiq";
 const PROCESSES: &str = "processes";
 /// What every ready and drained file begins with; it tells ours from anybody else's.
 const SIGNATURE: &str = "sidekiq_lifecycle";
-const RECORD_LIMIT: u64 = 1024 * 1024;
+/// Far more than a record with the longest messages has; with many hostile ones it is what each costs.
+const RECORD_LIMIT: u64 = 256 * 1024;
 
 /// What can be wrong with a lifecycle directory: what, where, and what to do.
 #[derive(Debug, Error)]

@@ -4,6 +4,7 @@
 //! `pid_namespaces(7)` says in which world a pid means something. Elsewhere only the pid is known.
 
 use std::fs;
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::sys::signal::kill;
@@ -97,8 +98,14 @@ fn parse_stat(text: &str) -> Option<Stat> {
     Some(Stat { start_time, dead: matches!(state, "Z" | "X") })
 }
 
+/// Read once: of a directory with many records it would be asked for each.
 fn boot_id() -> Option<String> {
-    Some(fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned())
+    static BOOT_ID: OnceLock<String> = OnceLock::new();
+    if BOOT_ID.get().is_none() {
+        let read = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        let _ = BOOT_ID.set(read.trim().to_owned());
+    }
+    BOOT_ID.get().cloned()
 }
 
 fn own_pid_namespace() -> Option<u64> {

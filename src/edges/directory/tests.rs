@@ -1,4 +1,5 @@
 use std::fs::{self, OpenOptions, Permissions};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::process::{Child, Command};
@@ -829,4 +830,47 @@ fn a_child_forked_while_the_lock_is_held_does_not_keep_it() {
     drop(lock);
     assert!(place.open().lock().is_some());
     drop(inherited);
+}
+
+// ---- what does not wait ----
+
+#[test]
+fn what_is_urgent_is_done_between_two_records() {
+    let place = Place::new();
+    let record = own(State::Running);
+    place.publish(&record);
+    place.settle(&record).unwrap();
+    assert!(place.ready().exists());
+    for pid in 4_000_001..4_000_010 {
+        fs::write(place.record_file(pid), "hostile").unwrap();
+    }
+    let asked = std::cell::Cell::new(0);
+    let is_urgent = || {
+        asked.set(asked.get() + 1);
+        assert_eq!(place.ready().exists(), asked.get() <= 3, "before or after the third time");
+        asked.get() == 3
+    };
+    place.directory.open_with(&is_urgent).unwrap().settle(|| Some(record.clone())).unwrap();
+    assert!(asked.get() >= 10);
+    assert!(!place.ready().exists(), "it is not put up again from what was read before");
+}
+
+#[test]
+fn what_is_kept_is_given_up_and_never_what_is_somebody_elses_by_now() {
+    let place = Place::new();
+    let mut kept = Kept::default();
+    assert!(!kept.let_go());
+    for (spare, count) in [(false, 1), (true, NEEDED), (true, NEEDED)] {
+        kept.keep(place.open(), spare);
+        assert_eq!(kept.0.len(), count);
+    }
+    assert!(kept.let_go() && !kept.let_go());
+    // The number has become another file's.
+    let theirs = fs::File::open(place.path("sidekiq")).unwrap();
+    let wrong = Processes { place: (0, 0), descriptor: theirs.try_clone().unwrap().into() };
+    let number = wrong.descriptor.as_raw_fd();
+    kept.0.push(wrong);
+    assert!(kept.let_go());
+    let seen = fs::metadata(format!("/proc/self/fd/{number}")).unwrap();
+    assert_eq!((seen.dev(), seen.ino()), super::place(&fstat(&theirs).unwrap()), "it is still open");
 }
