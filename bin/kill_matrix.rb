@@ -68,7 +68,8 @@ def table(way, measured)
     end
     "| #{code(form)} | #{cells.join(" | ")} |"
   end
-  ["| the container's command | #{Kill::WORKERS.keys.join(" | ")} |", "|---|#{"---|" * Kill::WORKERS.size}", *rows].join("\n")
+  heading = "| the container's command | #{Kill::WORKERS.keys.join(" | ")} |"
+  [heading, "|---|#{"---|" * Kill::WORKERS.size}", *rows].join("\n")
 end
 
 # What a table says: [form, worker, way, relay] => whether it was gone; without those that were not measured.
@@ -96,7 +97,7 @@ def differences(old, measured)
     gone = !line["seconds"].nil?
     next if gone && verdicts.fetch(key, forms.include?(key.first))
 
-    "Sidekiq #{line["sidekiq"]}: #{key.join(", ")}: #{gone ? "gone" : "stays"}; the table says something else, or nothing"
+    "Sidekiq #{line["sidekiq"]}: #{key.join(", ")}: #{gone ? "gone" : STAYS}; the table says something else, or nothing"
   end
 end
 

@@ -2,14 +2,14 @@
 
 require_relative "launch"
 
-# A container in which a system call is refused that the relay or `run` uses. It is not for us to say which of them can be
-# done without: either all works, or nothing is touched and the words are right.
+# A container in which a system call is refused that the relay or `run` uses. It is not for us to say which of them can
+# be done without: either all works, or nothing is touched and the words are right.
 class Refused
   ERRNOS = %w[EPERM EACCES ENOSYS].freeze
 
-  # Made with `strace -ff` on Debian 13: what each calls itself, from its start through a boot, a TSTP and a stop. Those are
-  # left out without which Sidekiq below a dash doesn't work either; each was tried, with each errno. (Without getpid it works
-  # under a wrong name. Without poll no program in Rust starts: its runtime aborts.)
+  # Made with `strace -ff` on Debian 13: what each calls itself, from its start through a boot, a TSTP and a stop. Those
+  # are left out without which Sidekiq below a dash doesn't work either; each was tried, with each errno. (Without
+  # getpid it works under a wrong name. Without poll no program in Rust starts: its runtime aborts.)
   BOTH = %w[access brk getpgid getrandom gettid kill pidfd_open pidfd_send_signal prctl prlimit64 rseq
             sched_getaffinity set_robust_list set_tid_address sigaltstack signalfd4 statx].freeze
   RELAY = [*BOTH, "chdir", "dup2", "ptrace", "setsid", "timer_create", "timer_settime"].freeze

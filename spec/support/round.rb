@@ -37,7 +37,8 @@ class Round
 
   def to_s
     signals = @signals.map { |name, pause| "#{name}, #{pause.round(3)} s" }.join(", ")
-    "round #{@number}: #{@form}: #{@delay.round(3)} s after the beginning of its #{@moment}: #{[signals, blow].compact.join("; ")}"
+    happens = [signals, blow].compact.join("; ")
+    "round #{@number}: #{@form}: #{@delay.round(3)} s after the beginning of its #{@moment}: #{happens}"
   end
 
   def run
