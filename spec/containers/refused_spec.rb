@@ -1,8 +1,8 @@
 # frozen_string_literal: true
 
 # Each system call that the relay and `run` make is refused by a seccomp profile in turn. Either docker stop saves the
-# jobs all the same; or nothing is traced, and the log and the status say which call is refused; and `run` starts nothing
-# and says so.
+# jobs all the same; or nothing is traced, and the log and the status say which call is refused; and `run` starts
+# nothing and says so.
 RSpec.describe "where a seccomp profile refuses", :containers do
   # In an ordinary run what is most likely: profiles that are older than a call, or stricter than Docker's.
   likely = %w[ptrace pidfd_open pidfd_send_signal signalfd4 timer_create]

@@ -1,7 +1,7 @@
 # frozen_string_literal: true
 
-# Signals at random, in random forms, and sometimes a SIGKILL: no container outlives its kill, no job is lost that is not
-# lost without the gem, no file lies, and nothing is left behind. To see one round again:
+# Signals at random, in random forms, and sometimes a SIGKILL: no container outlives its kill, no job is lost that is
+# not lost without the gem, no file lies, and nothing is left behind. To see one round again:
 # bin/in-sidekiq 7 bin/spec spec/containers/rounds_spec.rb --seed SEED -e "round NUMBER:"
 # And a thousand of them, some at a time (half an hour with two processors):
 # ROUNDS=1000 bin/in-sidekiq 7 bin/spec spec/containers/rounds_spec.rb
