@@ -61,10 +61,12 @@ class Refused
   # One sentence, with what the system says.
   def judge_end(launch)
     code = launch.exit_code
-    reason = Regexp.escape(SystemCallError.new(nil, Errno.const_get(errno)::Errno).message)
-    is_clear = launch.log.match?(/\Asidekiq-lifecycle run: [^\n]*(#{reason}|#{errno})[^\n]*\n\z/)
+    is_clear = launch.log.match?(/\Asidekiq-lifecycle run: [^\n]*#{reason}[^\n]*\n\z/)
     [1, 126].include?(code) && is_clear ? "says so" : "ends with #{code}: #{launch.log}"
   end
+
+  # The error, by its name or in the system's words.
+  def reason = /#{errno}|#{Regexp.escape(SystemCallError.new(nil, Errno.const_get(errno)::Errno).message)}/
 
   def judge(launch)
     launch.occupy
@@ -80,7 +82,10 @@ class Refused
     traced = launch.exec("cat", "/proc/1/status").last[/^TracerPid:\s*([1-9]\d*)/, 1]
     return "traced by #{traced}, but there is no relay" if traced
 
-    said = [launch.log, problems].all? { |words| words.match?(/\b#{call}\b/) && words.include?(errno) }
+    # What the start of a process comes to is told by the system, without the name of the call.
+    said = [launch.log, problems].all? do |words|
+      words.match?(reason) && (words.match?(/\b#{call}\b/) || words.include?("the relay could not be started"))
+    end
     said ? "says so" : "nothing is traced, and why is not said: #{problems}"
   end
 end
