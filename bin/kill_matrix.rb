@@ -1,7 +1,7 @@
 # frozen_string_literal: true
 
 # Writes docs/kill-matrix.md: ruby bin/kill_matrix.rb <MEASURED
-# Or compares with it, not the seconds but whether each container was gone: ruby bin/kill_matrix.rb --check OLD <MEASURED
+# Or says what it doesn't say, the seconds apart: ruby bin/kill_matrix.rb --check docs/kill-matrix.md <MEASURED
 # MEASURED is what spec/containers/kill_spec.rb noted, a JSON object a line.
 
 require "json"
@@ -68,7 +68,8 @@ def table(way, measured)
     end
     "| #{code(form)} | #{cells.join(" | ")} |"
   end
-  ["| the container's command | #{Kill::WORKERS.keys.join(" | ")} |", "|---|#{"---|" * Kill::WORKERS.size}", *rows].join("\n")
+  heading = "| the container's command | #{Kill::WORKERS.keys.join(" | ")} |"
+  [heading, "|---|#{"---|" * Kill::WORKERS.size}", *rows].join("\n")
 end
 
 # What a table says: [form, worker, way, relay] => whether it was gone; without those that were not measured.
@@ -87,14 +88,16 @@ def read(text)
   end
 end
 
+# What stayed, what the table says stays, and the forms that it doesn't know.
 def differences(old, measured)
   verdicts = read(old)
+  forms = verdicts.keys.map(&:first)
   measured.lines.filter_map do |line|
     key = [code(line["form"]), *line.values_at("worker", "way", "relay")]
     gone = !line["seconds"].nil?
-    next if verdicts[key] == gone
+    next if gone && verdicts.fetch(key, forms.include?(key.first))
 
-    "Sidekiq #{line["sidekiq"]}: #{key.join(", ")}: gone is #{gone}, the table says #{verdicts.fetch(key, "nothing")}"
+    "Sidekiq #{line["sidekiq"]}: #{key.join(", ")}: #{gone ? "gone" : STAYS}; the table says something else, or nothing"
   end
 end
 

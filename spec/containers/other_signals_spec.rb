@@ -22,7 +22,7 @@ RSpec.describe "with a relay,", :containers, full: Sandbox::MAJOR != 7 do
     expect(launch.records).to all(include("state" => "stopped", "exit_status" => 0))
   end
 
-  [:off, :auto].each do |relay|
+  %i[off auto].each do |relay|
     %w[USR1 USR2 HUP].each do |signal|
       it "a worker lives on that nobody has taught #{signal}, and its jobs (relay #{relay})" do
         launch(install: "lifecycle.signal_relay = #{relay.inspect}") do |launch|
@@ -69,8 +69,8 @@ RSpec.describe "with a relay,", :containers, full: Sandbox::MAJOR != 7 do
   end
 
   it "USR2 comes to a supervisor that traps it, and to none of its workers" do
-    form = Form.new(name: "tini -- dash -c 'ruby script; true'", command: ["tini", "--", "dash", "-c", "ruby script; true"],
-                    script: supervisor, sidekiqs: 2, timeout: 5, before: "", init: false)
+    form = Form.new(name: "tini -- dash -c 'ruby script; true'", script: supervisor, sidekiqs: 2, timeout: 5,
+                    command: ["tini", "--", "dash", "-c", "ruby script; true"], before: "", init: false)
     launch(form) do |launch|
       launch.signal("USR2")
       launch.await("the supervisor has it") { launch.noted("supervisor has USR2").any? }

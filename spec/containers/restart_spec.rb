@@ -1,7 +1,7 @@
 # frozen_string_literal: true
 
-# A shell that starts Sidekiq again whenever it ends goes on with that during a stop. What it starts then takes no job: it
-# would be killed with it.
+# A shell that starts Sidekiq again whenever it ends goes on with that during a stop. What it starts then takes no job:
+# it would be killed with it.
 RSpec.describe "a restart loop that is told to stop", :containers, full: Sandbox::MAJOR != 7 do
   before(:context) { Launch.prepare }
 
@@ -20,7 +20,9 @@ RSpec.describe "a restart loop that is told to stop", :containers, full: Sandbox
         launch.await("the short job ends") { launch.short_ended? }
         launch.push("Late")
         # Two more boots: the first of them could have taken the job. Or the loop has come to its end.
-        wait_until("the loop goes on, or ends") { boots(launch) >= 3 || launch.noted("late begins").any? || !launch.running? }
+        wait_until("the loop goes on, or ends") do
+          boots(launch) >= 3 || launch.noted("late begins").any? || !launch.running?
+        end
         launch.kill if launch.running?
         launch.exit_code
         expect(launch.noted("late begins")).to be_empty

@@ -99,7 +99,7 @@ RSpec.describe "a container that is handled roughly", :containers, full: Sandbox
     end
   end
 
-  # Whoever ignores it leaves that to all it starts, the relay too, which then is not told of its traced processes' stops.
+  # Whoever ignores it leaves that to all it starts, the relay too, which then is not told when what it traces stops.
   { "in the script that starts Sidekiq" => ["bash -c \"trap '' CHLD; sidekiq; echo x\"; echo y", ""],
     "by the application" => ["sidekiq; echo x", 'Signal.trap("CLD", "IGNORE")'] }.each do |where, (text, before)|
     it "is stopped as ever where SIGCHLD is ignored #{where}" do

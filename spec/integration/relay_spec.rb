@@ -131,7 +131,7 @@ RSpec.describe "the relay" do
     it "ends a Sidekiq that is told to meanwhile" do
       worker = start_in("dash", '"$@"; exit $?', before:)
       wait_until("it hangs") { File.exist?(file("hanging")) }
-      Process.kill(:TERM, find(worker, /sidekiq -r/))
+      Process.kill(:TERM, find(worker, %r{\A\S*ruby\S* \S*/sidekiq -r}))
       expect(worker.exit_code).to eq(128 + 15)
       expect(ready_file?).to be(false)
     end

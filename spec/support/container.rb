@@ -40,7 +40,8 @@ class Container
       response = exchange(request, path)
       return response.body if response.code.to_i < 400
 
-      raise response.code == "404" ? NotFound : RuntimeError, "Docker: #{verb} #{path}: #{response.code} #{response.body}"
+      error = response.code == "404" ? NotFound : RuntimeError
+      raise error, "Docker: #{verb} #{path}: #{response.code} #{response.body}"
     end
 
     # Makes the image unless it is there. (Docker would keep the one before it, without a name.)

@@ -2,7 +2,8 @@
 
 require_relative "launch"
 
-# How a Sidekiq ends that was launched in one form, when its container is stopped: what it heard, what became of its jobs.
+# How a Sidekiq ends that was launched in one form, when its container is stopped: what it heard, and what became of its
+# jobs.
 class Drain
   # Far more than any of them takes: nobody is to be killed.
   STOP_TIMEOUT = 60

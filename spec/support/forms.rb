@@ -14,7 +14,7 @@ Form = Struct.new(:group, :name, :command, :script, :init, :sidekiqs, :untouched
   def with_timeout(seconds)
     words = command.map { |word| word.sub(/-t 5\b/, "-t #{seconds}") }
     words[-1] = seconds.to_s if words.last(2) == %w[-t 5]
-    dup.tap { |form| form.command, form.timeout = words, seconds }
+    self.class.new(**to_h, command: words, timeout: seconds)
   end
 
   # @return [String] what stands in the file `script`
@@ -23,7 +23,7 @@ Form = Struct.new(:group, :name, :command, :script, :init, :sidekiqs, :untouched
   # @return [Boolean] whether the shutdown runs to its end without the relay
   def safe? = untouched.zero?
 
-  # @return [Boolean] whether a shell or an init stays that the relay traces. (The relay continues what dumb-init stops.)
+  # @return [Boolean] whether a shell or an init stays that the relay traces. (It continues what dumb-init stops.)
   def traced? = !safe? || name.match?(/ trap |\Adumb-init sidekiq/)
 
   # @return [Boolean] whether a SIGTERM ends the container at once without the relay, its worker with it

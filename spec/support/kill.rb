@@ -2,8 +2,8 @@
 
 require "json"
 
-# A container that is killed, while its worker and its relay are in one state each. With `-t 120` and a worker that doesn't
-# end by itself, whoever waits for the worker is seen at once: the container is there long after it was killed.
+# A container that is killed, while its worker and its relay are in one state each. With `-t 120` and a worker that
+# doesn't end by itself, whoever waits for the worker is seen: the container is there long after it was killed.
 class Kill
   WORKERS = {
     "idle" => "has no job",
@@ -72,10 +72,10 @@ class Kill
 
   private
 
-  def launch_form(&)
+  def launch_form(&block)
     install = "lifecycle.signal_relay = :off" if relay == OFF
     after = 'at_exit { note("hangs") and sleep }' if worker == "hung"
-    Launch.prepared(form.with_timeout(TIMEOUT), install: install.to_s, after: after.to_s, &)
+    Launch.prepared(form.with_timeout(TIMEOUT), install: install.to_s, after: after.to_s, &block)
   end
 
   def prepare_worker(launch)

@@ -179,8 +179,8 @@ class Launch
   def exec(...) = @container.exec(...)
   def log = @container.log
 
-  # @return [Array(Integer, String)] what `check` in another container with the same directory comes to: its exit code, and
-  #   what it says
+  # @return [Array(Integer, String)] what `check` in another container with the same directory comes to: its exit
+  #   code, and what it says
   def check_from_outside(probe)
     container = Container.new(["sidekiq-lifecycle", "check", probe], app: @app)
     [container.exit_code, container.log]

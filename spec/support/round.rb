@@ -37,7 +37,8 @@ class Round
 
   def to_s
     signals = @signals.map { |name, pause| "#{name}, #{pause.round(3)} s" }.join(", ")
-    "round #{@number}: #{@form}: #{@delay.round(3)} s after the beginning of its #{@moment}: #{[signals, blow].compact.join("; ")}"
+    happens = [signals, blow].compact.join("; ")
+    "round #{@number}: #{@form}: #{@delay.round(3)} s after the beginning of its #{@moment}: #{happens}"
   end
 
   def run
@@ -72,6 +73,7 @@ class Round
     @is_early = launch.records.size < @form.sidekiqs
   end
 
+  # Its processes may have ended meanwhile, or it.
   def strike(launch)
     case @blow
     when "the container" then send_signal(launch, "KILL")
@@ -79,6 +81,8 @@ class Round
     when "a shell" then send_inside(launch, "KILL", shells(launch))
     when "STOP to the relay" then send_inside(launch, "STOP", launch.relays)
     end
+  rescue RuntimeError
+    raise if launch.running?
   end
 
   # The processes right above the Sidekiqs. (PID 1 cannot be killed from inside.)
@@ -88,11 +92,8 @@ class Round
     end.uniq - [0, 1]
   end
 
-  # They may have ended meanwhile.
   def send_inside(launch, signal, pids)
     launch.exec("kill", "-#{signal}", *pids.map(&:to_s)) if pids.any?
-  rescue RuntimeError
-    raise if launch.running?
   end
 
   def finish_killed(launch)

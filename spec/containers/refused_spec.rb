@@ -1,0 +1,30 @@
+# frozen_string_literal: true
+
+# Each system call that the relay and `run` make is refused by a seccomp profile in turn. Either docker stop saves the
+# jobs all the same; or nothing is traced, and the log and the status say which call is refused; and `run` starts
+# nothing and says so.
+RSpec.describe "where a seccomp profile refuses", :containers do
+  # In an ordinary run what is most likely: profiles that are older than a call, or stricter than Docker's.
+  likely = %w[ptrace pidfd_open pidfd_send_signal signalfd4 timer_create]
+  is_likely = ->(refused) { likely.include?(refused.call) && refused.errno != "EACCES" }
+  refused = { "the relay" => Refused.relay, "`run`" => Refused.run }
+
+  before(:context) do
+    Launch.prepare
+    chosen = self.class.children.flat_map { |group| RSpec.world.filtered_examples[group] }
+    @outcomes = Pool.new(chosen.map { |example| example.metadata[:refused] }, size: 6, &:run)
+  end
+
+  after(:context) { @outcomes&.stop }
+
+  refused.each do |subject, all|
+    context subject do
+      all.each do |one|
+        it "a call: #{one}; it works, or says so", refused: one, full: !is_likely.call(one) || Sandbox::MAJOR != 7 do
+          outcome = @outcomes[one]
+          expect(outcome.result).to eq("works").or(eq("says so")), -> { "#{outcome.result}\n#{outcome.story}" }
+        end
+      end
+    end
+  end
+end
