@@ -16,6 +16,7 @@ require_relative "sidekiq_lifecycle/lifecycle"
 require_relative "sidekiq_lifecycle/native_command"
 require_relative "sidekiq_lifecycle/status"
 require_relative "sidekiq_lifecycle/taps"
+require_relative "sidekiq_lifecycle/text"
 require_relative "sidekiq_lifecycle/traps"
 
 # Owns a Sidekiq process's life: it says truthfully when it is ready, it always hears SIGTERM, and it can be quieted
@@ -105,7 +106,7 @@ module SidekiqLifecycle
       Boot.relay(configuration)
       Native.clear(configuration.directory)
     rescue StandardError => e
-      warn "sidekiq_lifecycle: #{e.message}"
+      warn "sidekiq_lifecycle: #{Text.masked(e.message)}"
     end
 
     # For the hooks and {Taps}: something has happened in Sidekiq.
@@ -122,7 +123,7 @@ module SidekiqLifecycle
 
       @lifecycle.exiting(error)
     rescue StandardError => e
-      warn "sidekiq_lifecycle: #{e.message}"
+      warn "sidekiq_lifecycle: #{Text.masked(e.message)}"
     end
   end
 end

@@ -22,7 +22,21 @@ module SidekiqLifecycle
       @config = config
     end
 
-    # Publishes it, in one round trip.
+    # Sidekiq's heartbeat has reached Redis (its event :beat).
+    def reached! = @reached = true
+
+    # Whether the last heartbeat has reached Redis. Sidekiq keeps the error to itself, and where there is no event (6.4)
+    # only what its method returns shows it: its rescue returns a count (`launcher.rb`, `❤`).
+    #
+    # @param result [Object] what the method has returned
+    # @return [Boolean]
+    def reached?(result)
+      @reached || (!tells_of_beats? && result.nil?)
+    ensure
+      @reached = false
+    end
+
+    # Publishes it, in one round trip. Where Redis has gone away since Sidekiq's own, its next one tells of it.
     #
     # @param identity [String]
     # @param status [Status]
@@ -32,6 +46,8 @@ module SidekiqLifecycle
                 since: status.since.iso8601(3), ready: status.ready?, drained: status.drained?,
                 drained_at: status.timings[:drained]&.iso8601(3), cut_off:, signal_path: status.signal_path }
       @config.redis { |redis| redis.set(self.class.key(identity), JSON.generate(words), ex: EXPIRY) }
+    rescue *Announcement.lost_connections
+      nil
     end
 
     # @return [Array<Class>] what is raised where Redis cannot be reached, by the client that is loaded
@@ -39,5 +55,9 @@ module SidekiqLifecycle
       clients = %w[Redis::BaseConnectionError RedisClient::ConnectionError ConnectionPool::TimeoutError]
       clients.select { |name| Object.const_defined?(name) }.map { |name| Object.const_get(name) }
     end
+
+    private
+
+    def tells_of_beats? = Majors.options(@config)[:lifecycle_events].key?(:beat)
   end
 end

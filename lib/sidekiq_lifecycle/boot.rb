@@ -12,8 +12,8 @@ module SidekiqLifecycle
       # @return [Array<String>] what was inherited and had to be repaired, in words
       attr_reader :repaired
 
-      # Whether the command `sidekiq` is booting the application now: `Sidekiq::CLI#run` is being called. Whoever has only
-      # loaded `sidekiq/cli` (a web server, a rake task, a parent that preloads) is no Sidekiq.
+      # Whether the command `sidekiq` is booting the application now: `Sidekiq::CLI#run` is being called. Whoever has
+      # only loaded `sidekiq/cli` (a web server, a rake task, a parent that preloads) is no Sidekiq.
       def underway? = running?("run") && !running?("launch")
 
       # @return [Boolean] Sidekiq has launched; its `:startup` is over
@@ -69,12 +69,13 @@ module SidekiqLifecycle
 
       # Whether a method of Sidekiq::CLI is being called, on the main thread or on this one.
       def running?(name)
-        file = sidekiqs(name)&.source_location&.first if defined?(::Sidekiq::CLI)
-        return false unless file
+        return false unless defined?(::Sidekiq::CLI) && (method = sidekiqs(name))
 
-        stacks = [Thread.main, Thread.current].uniq.map { |thread| thread.backtrace_locations || [] }
-        stacks.any? { |stack| stack.any? { |frame| frame.base_label == name && frame.path == file } }
+        file = method.source_location.first
+        frames.any? { |frame| frame.base_label == name && frame.path == file }
       end
+
+      def frames = [Thread.main, Thread.current].uniq.flat_map { |thread| thread.backtrace_locations.to_a }
 
       # Sidekiq's own method, below whatever has been prepended.
       def sidekiqs(name)
@@ -140,7 +141,7 @@ module SidekiqLifecycle
         Traps.call(handler, signal)
         [SignalException, signal]
       rescue StandardError => e
-        warn "sidekiq_lifecycle: the application's trap raised #{e.class}: #{e.message}"
+        warn "sidekiq_lifecycle: the application's trap raised #{Text.error(e)}"
         [SignalException, signal]
       rescue Exception => e # rubocop:disable Lint/RescueException
         [e]

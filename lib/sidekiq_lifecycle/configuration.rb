@@ -1,10 +1,17 @@
 # frozen_string_literal: true
 
+require_relative "text"
+
 module SidekiqLifecycle
   # What an application may set in the block of {SidekiqLifecycle.install}.
   class Configuration
     # The lifecycle directory, below the application's root, where nobody says otherwise.
     DEFAULT_DIRECTORY = "tmp/sidekiq"
+
+    # What `$SIDEKIQ_LIFECYCLE_SIGNAL_RELAY` may be, and what people write who mean the same.
+    RELAY_WORDS = { "off" => :off, "false" => :off, "no" => :off, "0" => :off,
+                    "auto" => :auto, "on" => :auto, "true" => :auto, "yes" => :auto, "1" => :auto }.freeze
+    private_constant :RELAY_WORDS
 
     # @return [String] the lifecycle directory as an absolute path; from `$SIDEKIQ_LIFECYCLE_DIR`, else `tmp/sidekiq`
     #   below the application's root
@@ -18,8 +25,9 @@ module SidekiqLifecycle
     attr_reader :stop_timeout
 
     # @return [Symbol] `:auto`: a relay carries signals past the shells that would lose them, if there are any
-    #   (ptrace(2) on those shells); `:off`: none is started. From `$SIDEKIQ_LIFECYCLE_SIGNAL_RELAY`, else `:auto`. With
-    #   Rails the relay is started before the application boots: only the variable keeps it from being started at all.
+    #   (ptrace(2) on those shells); `:off`: none is started. From `$SIDEKIQ_LIFECYCLE_SIGNAL_RELAY` (`auto` or `off`),
+    #   else `:auto`. With Rails the relay is started before the application boots: only the variable keeps it from
+    #   being started at all.
     attr_reader :signal_relay
 
     # @return [Boolean] whether this process is called ready only if a SIGTERM arrives, and leaves it the time it takes
@@ -35,7 +43,7 @@ module SidekiqLifecycle
       @stop_timeout = nil
       @require_signal_path = false
       @ecs_task_protection = false
-      self.signal_relay = from_environment("SIDEKIQ_LIFECYCLE_SIGNAL_RELAY") || :auto
+      self.signal_relay = :auto
       self.directory = DEFAULT_DIRECTORY
     end
 
@@ -51,8 +59,9 @@ module SidekiqLifecycle
     # @raise [ArgumentError] if it is no path
     def directory=(path)
       set = expand(:directory, path)
+      # As the native command takes it: a ~ in front means nothing.
       from_environment = from_environment("SIDEKIQ_LIFECYCLE_DIR")
-      @directory = from_environment ? expand(:directory, from_environment) : set
+      @directory = from_environment ? readable(File.absolute_path(from_environment.b, @root.b)) : set
     end
 
     # @param path [String, Pathname, nil] relative to the application's root, or absolute; nil: `ready` in the directory
@@ -80,7 +89,7 @@ module SidekiqLifecycle
         raise ArgumentError, "signal_relay is #{setting.inspect}; set it to :auto or :off"
       end
 
-      @signal_relay = from_environment("SIDEKIQ_LIFECYCLE_SIGNAL_RELAY") == "off" ? :off : setting.to_sym
+      @signal_relay = relay_of_environment == :off ? :off : setting.to_sym
     end
 
     # @param required [Boolean]
@@ -103,6 +112,24 @@ module SidekiqLifecycle
       @ecs_task_protection = wanted
     end
 
+    # What is wrong in the environment. Whoever deploys has set it, and no worker is to end for that.
+    #
+    # @api private
+    # @return [String, nil] in whole sentences
+    def environment_problem
+      relay = from_environment("SIDEKIQ_LIFECYCLE_SIGNAL_RELAY")
+      directory = from_environment("SIDEKIQ_LIFECYCLE_DIR")
+      problems = []
+      if relay && !relay_of_environment
+        problems << "SIDEKIQ_LIFECYCLE_SIGNAL_RELAY is #{relay.inspect} and counts for nothing; set it to auto or off"
+      end
+      if directory && Text.one_line(directory) != Text.readable(directory)
+        problems << "SIDEKIQ_LIFECYCLE_DIR is #{directory.inspect}, and is taken as it is, with what is not seen in " \
+                    "it; set it to a path on one line"
+      end
+      problems.join("; ") if problems.any?
+    end
+
     private
 
     def from_environment(name)
@@ -110,13 +137,23 @@ module SidekiqLifecycle
       value unless value.empty?
     end
 
+    def relay_of_environment
+      RELAY_WORDS[Text.readable(from_environment("SIDEKIQ_LIFECYCLE_SIGNAL_RELAY")).strip.downcase]
+    end
+
+    # Without a locale Ruby takes what the system says for ASCII; as bytes any path can be joined with any other.
+    def readable(path)
+      text = path.dup.force_encoding(Encoding::UTF_8)
+      text.valid_encoding? ? text : path
+    end
+
     def expand(name, path)
       text = path.to_s if path.is_a?(String) || path.respond_to?(:to_path)
-      if text.nil? || text.empty? || text.include?("\0")
+      if text.nil? || text.empty? || text.b.include?("\0")
         raise ArgumentError, "#{name} is #{path.inspect}; set it to a path, such as #{DEFAULT_DIRECTORY.inspect}"
       end
 
-      File.expand_path(text, @root)
+      readable(File.expand_path(text.b, @root.b))
     end
   end
 end

@@ -1,5 +1,7 @@
 # frozen_string_literal: true
 
+require_relative "text"
+
 module SidekiqLifecycle
   # How a process ends, read from the exception that `at_exit` finds.
   #
@@ -20,7 +22,7 @@ module SidekiqLifecycle
       case error
       when nil then nil
       when SignalException then "SIG#{Signal.signame(error.signo)}"
-      else "#{error.class}: #{error.message.lines.first&.chomp}"
+      else Text.error(error)
       end
     end
     private_class_method :describe

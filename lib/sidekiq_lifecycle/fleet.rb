@@ -1,6 +1,7 @@
 # frozen_string_literal: true
 
 require "time"
+require_relative "text"
 require_relative "fleet/member"
 require_relative "fleet/operation"
 require_relative "fleet/progress"
@@ -58,7 +59,7 @@ module SidekiqLifecycle
     def self.first_look(registry)
       registry.members
     rescue *redis_errors => e
-      raise Unreachable, "Redis does not answer: #{e.message}"
+      raise Unreachable, "Redis does not answer: #{Text.masked(e.message)}"
     end
 
     # @param config [Object] what answers `redis`: the module `Sidekiq`, or a `Sidekiq::Config`

@@ -1,6 +1,8 @@
 # frozen_string_literal: true
 
 require "json"
+require_relative "complaints"
+require_relative "majors"
 require_relative "redis_timeouts"
 require_relative "systemd"
 require_relative "task_protection"
@@ -36,7 +38,8 @@ module SidekiqLifecycle
     def initialize(configuration)
       @configuration = configuration
       @listeners = Hash.new { |listeners, event| listeners[event] = [] }
-      @logged = {}
+      @complaints = Complaints.new
+      @installed_by = Process.pid
       @cut_off = []
     end
 
@@ -46,13 +49,10 @@ module SidekiqLifecycle
     def begin(config)
       @config = config
       settings = [configuration.directory, configuration.ready_file]
-      start_relay if ours? && server?
-      return describe if ours? && settings == @settings
-      return complain("install cannot set another directory or ready_file now: Sidekiq has started") if @launcher
-      return complain("install came too late: Sidekiq has started, and goes on without it") if Boot.over?
+      return again if ours? && settings == @settings
+      return complain(too_late) if too_late
 
       @settings = settings
-      @installed_by ||= Process.pid
       listen(config)
       boot if Boot.underway?
     rescue StandardError => e
@@ -74,9 +74,7 @@ module SidekiqLifecycle
     end
 
     # @return [void]
-    def on(event, listener)
-      @listeners[event] << listener
-    end
+    def on(event, listener) = @listeners[event] << listener
 
     # The process is ending, by whatever way: the backstop for every path on which Sidekiq fires no event.
     def exiting(error)
@@ -94,6 +92,19 @@ module SidekiqLifecycle
     def ours? = @native&.ours? || false
 
     private
+
+    # Installed once more: something else may have changed.
+    def again
+      start_relay if server?
+      describe
+    end
+
+    # Why nothing can be begun any more.
+    def too_late
+      return "install cannot set another directory or ready_file now: Sidekiq has started" if @launcher
+
+      "install came too late: Sidekiq has started, and goes on without it" if Boot.over?
+    end
 
     # A process turns out to be a Sidekiq in one of these. A child that a job forked never comes here.
     def mine?(event)
@@ -116,13 +127,12 @@ module SidekiqLifecycle
     def start_relay = Boot.relay(configuration, options[:timeout])
 
     # Sidekiq starts inside a program.
-    def embedded
-      @embedded = true
-    end
+    def embedded = @embedded = true
 
     def register
       @native = Native::Process.begin(configuration.directory, configuration.ready_file, about, nil)
       @native.require_signal_path(configuration.require_signal_path)
+      @native.note("environment", configuration.environment_problem)
       # The program around an embedded Sidekiq, or the parent of preloaded ones, is the one that systemd knows.
       Systemd.begin(@native) if server? && Process.pid == @installed_by
       report_problems
@@ -131,8 +141,7 @@ module SidekiqLifecycle
     def listen(config)
       Taps.install
       config.error_handlers << ERRORS unless config.error_handlers.include?(ERRORS)
-      events = config.respond_to?(:[]) ? config[:lifecycle_events] : config.options[:lifecycle_events]
-      @tells_of_beats = events.key?(:beat)
+      events = options[:lifecycle_events]
       HOOKS.slice(*events.keys).each { |event, hook| config.on(event, &hook) unless events[event].include?(hook) }
     end
 
@@ -186,7 +195,7 @@ module SidekiqLifecycle
       @native.draining(busy)
       report_problems
       tell(:quiet)
-      quieted if capsules?
+      quieted if Majors.capsules?
     end
 
     # Fetching and scheduling have ended.
@@ -240,30 +249,19 @@ module SidekiqLifecycle
     end
 
     # Sidekiq's :beat, which it fires once its heartbeat has reached Redis.
-    def reached_redis
-      @reached_redis = true
-    end
+    def reached_redis = announcement.reached!
 
-    # Sidekiq has told Redis of itself, on its heartbeat's thread, or it has tried: it keeps the error to itself, and
-    # without an event only what its method returns shows it (`launcher.rb`, `❤`: the rescue returns a count). After a
-    # try that failed ours would only wait as well, and delay the next beat.
+    # Sidekiq has told Redis of itself, on its heartbeat's thread, or it has tried. After a try that failed ours would
+    # only wait as well, and delay the next beat.
     def beaten(identity, result, took)
-      reached = @tells_of_beats ? @reached_redis : result.nil?
-      @reached_redis = false
       beat if took > LONG_BEAT
-      announce(identity) if reached
+      last_word(identity) if announcement.reached?(result)
     end
 
     # The next beat may be too late.
-    def last_word(identity) = announce(identity)
+    def last_word(identity) = announcement.publish(identity, status, @cut_off.sum)
 
-    # Where Redis has gone away since Sidekiq's own round trip, its next one tells of it.
-    def announce(identity)
-      @announcement ||= Announcement.new(@config)
-      @announcement.publish(identity, status, @cut_off.sum)
-    rescue *Announcement.lost_connections
-      nil
-    end
+    def announcement = @announcement ||= Announcement.new(@config)
 
     # Sidekiq has ended inside a program that goes on.
     def ended
@@ -298,35 +296,23 @@ module SidekiqLifecycle
       end
     end
 
-    def managers
-      return [] unless @launcher
-
-      capsules? ? @launcher.managers : [@launcher.manager]
-    end
-
-    # 7+: one manager a capsule.
-    def capsules? = ::Sidekiq::Launcher.method_defined?(:managers)
+    def managers = Majors.managers(@launcher)
 
     # Whether the command `sidekiq` runs it, and not a program around it.
     def server? = defined?(::Sidekiq::CLI) && !@embedded ? true : false
 
-    # WORKER_STATE until 6.4.1.
-    def busy
-      processor = ::Sidekiq::Processor
-      (processor.const_defined?(:WORK_STATE) ? processor::WORK_STATE : processor::WORKER_STATE).size
-    end
+    def busy = Majors.busy
 
     def describe
       @native.describe(about)
       @native.require_signal_path(configuration.require_signal_path)
     end
 
-    # 6.x keeps them aside.
-    def options = @config.respond_to?(:[]) ? @config : @config.options
+    def options = Majors.options(@config)
 
     def about
-      concurrency = @config.respond_to?(:total_concurrency) ? @config.total_concurrency : options[:concurrency]
-      JSON.generate(sidekiq: ::Sidekiq::VERSION, ruby: RUBY_VERSION, tag: options[:tag], concurrency:,
+      tag = Text.readable(options[:tag]) if options[:tag]
+      JSON.generate(sidekiq: ::Sidekiq::VERSION, ruby: RUBY_VERSION, tag:, concurrency: Majors.concurrency(@config),
                     embedded: !server?, timeout: options[:timeout], stop_timeout: configuration.stop_timeout)
     end
 
@@ -335,11 +321,6 @@ module SidekiqLifecycle
       JSON.parse(@native.report).dig("record", "problems").each { |problem| complain(problem) }
     end
 
-    def complain(problem)
-      return if @logged[problem]
-
-      @logged[problem] = true
-      @config.logger.warn("sidekiq_lifecycle: #{problem}")
-    end
+    def complain(problem) = @complaints.make(@config.logger, problem)
   end
 end

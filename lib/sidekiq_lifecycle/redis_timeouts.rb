@@ -39,7 +39,7 @@ module SidekiqLifecycle
 
       # The round trips of one heartbeat (`launcher.rb`, `❤`): a transaction, a PING, a transaction; 7 and later write
       # the statistics before.
-      def trips = ::Sidekiq::Launcher.method_defined?(:managers) ? 4 : 3
+      def trips = Majors.capsules? ? 4 : 3
 
       # The client tries again where a try has timed out.
       def round_trip(config)

@@ -14,20 +14,26 @@ module SidekiqLifecycle
       # @param native [Native::Process]
       def begin(native)
         @state, @heart = native.notify(::Sidekiq::Launcher::BEAT_PAUSE)
-        return unless @state
+        # Through a socket that is none Sidekiq's own words are an exception in :startup, and the process ends. What is
+        # wrong with it is said already.
+        @mute = !@state && !ENV.fetch("NOTIFY_SOCKET", "").empty?
+        return unless @state || @mute
 
         require "sidekiq/sd_notify"
         ::Sidekiq::SdNotify.singleton_class.prepend(Silence)
       end
 
       # @return [Float, nil] the seconds of its watchdog, where Sidekiq's heartbeat feeds it
-      def watchdog = (ENV["WATCHDOG_USEC"].to_f / 1e6 if @heart)
+      def watchdog
+        seconds = ENV["WATCHDOG_USEC"].to_f / 1e6 if @heart
+        seconds if seconds&.positive?
+      end
 
       # Whether the core says what Sidekiq is about to say. In a forked child it says nothing.
       #
       # @param what [Symbol] `:state` or `:heart`
       def speaks?(what)
-        SidekiqLifecycle.status && (what == :heart ? @heart : @state)
+        SidekiqLifecycle.status && (@mute || (what == :heart ? @heart : @state))
       end
     end
 

@@ -141,7 +141,7 @@ module SidekiqLifecycle
         rest
       end
     rescue StandardError => e
-      warn "sidekiq_lifecycle: protection from scale-in has ended: #{e.class}: #{e.message}"
+      warn "sidekiq_lifecycle: protection from scale-in has ended: #{Text.error(e)}"
     end
 
     # Whether there are jobs, or were a moment ago.

@@ -70,7 +70,7 @@ module SidekiqLifecycle
     def self.call_safely(trap, signal)
       call(trap, signal)
     rescue Exception => e # rubocop:disable Lint/RescueException
-      $stdout.puts "sidekiq_lifecycle: a trap raised #{e.class}: #{e.message}"
+      $stdout.puts "sidekiq_lifecycle: a trap raised #{Text.error(e)}"
     end
 
     private

@@ -23,8 +23,8 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
       machine.wait_for_note("starting")
       expect(machine.show).to include("ActiveState" => "activating", "StatusText" => "booting")
       # What the unit's numbers are to systemd.
-      expect(machine.show).to include("TimeoutStartUSec" => "2min", "TimeoutStopUSec" => "30s", "WatchdogUSec" => "1min",
-                                      "KillMode" => "mixed", "NotifyAccess" => "main")
+      expect(machine.show).to include("TimeoutStartUSec" => "2min", "TimeoutStopUSec" => "30s",
+                                      "WatchdogUSec" => "1min", "KillMode" => "mixed", "NotifyAccess" => "main")
       FileUtils.touch(machine.file("start"))
       machine.wait_until("active") { machine.show["ActiveState"] == "active" }
       expect(File).to exist(machine.ready_file)

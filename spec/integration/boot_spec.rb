@@ -386,7 +386,8 @@ RSpec.describe "signals during the boot" do
     end
 
     it "leaves it as it is without the gem: signals, threads, its own graceful stop, and no record" do
-      with, without = start_server("with"), start_server("without", gem: false)
+      with = start_server("with")
+      without = start_server("without", gem: false)
       expect(known(with)).to eq(known(without))
       [with, without].each { |server| server.signal(:TERM) }
       expect([with.exit_code, without.exit_code]).to eq([0, 0])

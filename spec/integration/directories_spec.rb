@@ -36,6 +36,58 @@ RSpec.describe "the lifecycle directory" do
     wait_until("some beats") { notes.include?("meanwhile ends") }
   end
 
+  # As in an image that sets no locale.
+  it "may have letters beyond ASCII in its path, whatever the locale is" do
+    Dir.mkdir(file("ä"))
+    %w[LANG LC_ALL].each do |name|
+      worker = start_ready_in("ä/é", name, environment: { "LANG" => nil, "LC_ALL" => (name == "LANG" ? nil : "POSIX") },
+                                           install: "lifecycle.directory = 'ä/é'; lifecycle.ready_file = 'ä/è'")
+      expect(complaints(worker)).to be_empty
+      expect(command("check", "--dir", file("ä/é"))).to eq([0, "ready\n"])
+      worker.signal(:TERM)
+      expect(worker.exit_code).to eq(0)
+      expect(File).not_to exist(file("ä/è"))
+    end
+  end
+
+  it "may lie below a root with letters beyond ASCII, and be named by the environment" do
+    Dir.mkdir(file("ä"))
+    worker = start(environment: { "LANG" => nil, "SIDEKIQ_LIFECYCLE_DIR" => file("ä/é") },
+                   install: "config[:tag] = 'ü'.b if config.respond_to?(:[])")
+    wait_until("ready") { File.exist?(file("ä/é/ready")) || worker.raise_if_ended }
+    expect(complaints(worker)).to be_empty
+  end
+
+  def start_ready_in(directory, name, **options)
+    start(name:, **options).tap do |worker|
+      wait_until("ready") { File.exist?(file("ä/è")) || worker.raise_if_ended }
+      expect(File).to exist(file(directory, "processes", worker.pid.to_s))
+    end
+  end
+
+  # What is wrong in the environment is told, and ends no worker.
+  { "SIDEKIQ_LIFECYCLE_SIGNAL_RELAY" => ["sometimes", /SIGNAL_RELAY is "sometimes" and counts for nothing/],
+    "ECS_CONTAINER_STOP_TIMEOUT" => ["soon", /ECS_CONTAINER_STOP_TIMEOUT is "soon"/],
+    "ECS_AGENT_URI" => ["http://[::1", /ECS_AGENT_URI is "http:..\[::1"/],
+    "NOTIFY_SOCKET" => ["nowhere", /NOTIFY_SOCKET is "nowhere", so systemd is told nothing/] }
+    .each do |name, (value, problem)|
+    it "is there all the same with #{name}=#{value}, and the log says what is wrong" do
+      install = "lifecycle.ecs_task_protection = #{name == "ECS_AGENT_URI"}"
+      worker = start_ready(environment: { name => value }, install:)
+      expect(complaints(worker).grep(problem).size).to eq(1)
+      expect(record(worker.pid)["problems"]).to match([problem])
+    end
+  end
+
+  it "is there with every variable empty or wrong that the gem reads" do
+    names = %w[SIDEKIQ_LIFECYCLE_SIGNAL_RELAY ECS_CONTAINER_STOP_TIMEOUT ECS_AGENT_URI WATCHDOG_PID NO_COLOR]
+    ["", "\n", "\xFF"].each_with_index do |value, index|
+      worker = start_ready(name: "app#{index}", environment: names.to_h { |name| [name, value] })
+      worker.signal(:TERM)
+      expect(worker.exit_code).to eq(0)
+    end
+  end
+
   def complaints(worker) = worker.log.lines.grep(/sidekiq_lifecycle: /)
 
   # A trouble: how it is made, what is said of it, how it is ended, and how Sidekiq is launched.

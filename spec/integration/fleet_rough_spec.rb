@@ -98,6 +98,16 @@ RSpec.describe "the fleet, when something is not as usual" do
       .to contain_exactly("bad\uFFFD", "evil\e[2J")
   end
 
+  it "shows nothing that turns text around or is not seen, in names, tags and queues" do
+    identity = simulate(1).tap(&:beat).identities.first
+    info = { hostname: "web\u202E1", pid: 1, tag: "shop\u200B", queues: ["de\u2066fault"], concurrency: 1, labels: [] }
+    tell_redis("HSET", identity, "info", JSON.generate(info))
+    tell_redis("SADD", "processes", "ghost\uFEFF:1:f00")
+    shown = fleet("status")[1]
+    expect(shown).to match(/^web 1:1 .*shop .*de fault/).and match(/^ghost :1 +ghost/)
+    expect(shown.scan(/[\p{Cf}\p{Zl}\p{Zp}]/)).to be_empty
+  end
+
   it "reports jobs that are no UTF-8" do
     identity = simulate(1).tap { |fleet| fleet.beat(busy: 1) }.identities.first
     work = JSON.generate(run_at: 1.0, payload: { class: "bad?", jid: "1" }).b.sub("?", "\xff".b)
@@ -117,6 +127,13 @@ RSpec.describe "the fleet, when something is not as usual" do
       wait_until("it is interrupted", every: 0.2) { quieting.status || (quieting.signal(:INT) && nil) }
       expect(quieting.log).to match(/^(1 of 1 quiet after|not reached: interrupted)/)
       expect(quieting.log).not_to include("Interrupt")
+    end
+
+    it "is told nothing that turns text around" do
+      simulate(1).beat(quiet: true)
+      @webhook = Webhook.new
+      fleet("wait", "quiet", "--by", "me\u202E\u200B!", "--webhook", @webhook.url)
+      expect(@webhook.messages.map { |message| message["text"] }).to all(include("me  !"))
     end
 
     it "is told in brief, however large the fleet is" do

@@ -198,9 +198,9 @@ RSpec.describe "what systemd is told" do
       client = "config.redis = { url: #{redis.url(@database).inspect}, network_timeout: 10 }"
       worker = start_ready(environment: environment(WATCHDOG_USEC: "30000000"), install: client)
       longest, advised = Sandbox::MAJOR == 6 ? [60, 70] : [80, 90]
-      problem = "a Redis that hangs can silence Sidekiq's heartbeat for #{longest} s, as this application has set the " \
-                "timeouts of its Redis client, and systemd's watchdog kills it, with its jobs, after 30 s: set shorter " \
-                "timeouts in config.redis, or WatchdogSec=#{advised}"
+      problem = "a Redis that hangs can silence Sidekiq's heartbeat for #{longest} s, as this application has set " \
+                "the timeouts of its Redis client, and systemd's watchdog kills it, with its jobs, after 30 s: set " \
+                "shorter timeouts in config.redis, or WatchdogSec=#{advised}"
       expect(record(worker.pid)["problems"]).to eq([problem])
       expect(worker.log.scan(problem).size).to eq(1)
     end
@@ -268,7 +268,7 @@ RSpec.describe "what systemd is told" do
 
   it "is each state, once, where another hook at :startup forks before ours" do
     listen
-    fork_first = 'Sidekiq.configure_server { |config| config.on(:startup) { Process.wait(fork { exit!(0) }) } }'
+    fork_first = "Sidekiq.configure_server { |config| config.on(:startup) { Process.wait(fork { exit!(0) }) } }"
     worker = start_ready(environment:, before: "require \"sidekiq\"\n#{fork_first}")
     worker.signal(:TERM)
     expect(worker.exit_code).to eq(0)

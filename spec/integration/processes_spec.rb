@@ -129,7 +129,8 @@ RSpec.describe "processes that share a directory" do
 
     # The log line of a problem that both sides are told of.
     def shared_line(pid)
-      "process #{pid} of another container or machine uses #{file("tmp/sidekiq")} as well; give each a directory of its own"
+      "process #{pid} of another container or machine uses #{file("tmp/sidekiq")} as well; " \
+        "give each a directory of its own"
     end
 
     it "answer for their own only, and are told that they share it" do

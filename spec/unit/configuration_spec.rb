@@ -8,6 +8,7 @@ RSpec.describe SidekiqLifecycle::Configuration do
   around do |example|
     before = ENV.to_h
     ENV.delete("SIDEKIQ_LIFECYCLE_DIR")
+    ENV.delete("SIDEKIQ_LIFECYCLE_SIGNAL_RELAY")
     example.run
   ensure
     ENV.replace(before)
@@ -37,6 +38,40 @@ RSpec.describe SidekiqLifecycle::Configuration do
     expect { configuration.directory = "" }.to raise_error(ArgumentError)
     stub_const("ENV", ENV.to_h.merge("SIDEKIQ_LIFECYCLE_SIGNAL_RELAY" => "off"))
     expect(described_class.new.tap { |settings| settings.signal_relay = :auto }.signal_relay).to eq(:off)
+  end
+
+  { "off" => :off, "false" => :off, "0" => :off, "No" => :off, " off\n" => :off, "auto" => :auto, "1" => :auto,
+    "" => :auto }.each do |value, relay|
+    it "has the relay #{relay} with SIDEKIQ_LIFECYCLE_SIGNAL_RELAY=#{value.inspect}" do
+      ENV["SIDEKIQ_LIFECYCLE_SIGNAL_RELAY"] = value
+      expect(configuration).to have_attributes(signal_relay: relay, environment_problem: nil)
+    end
+  end
+
+  it "keeps its own word where the environment's means nothing, and says so" do
+    ENV["SIDEKIQ_LIFECYCLE_SIGNAL_RELAY"] = "sometimes"
+    expect(configuration).to have_attributes(signal_relay: :auto, environment_problem:
+      'SIDEKIQ_LIFECYCLE_SIGNAL_RELAY is "sometimes" and counts for nothing; set it to auto or off')
+    configuration.signal_relay = :off
+    expect(configuration.signal_relay).to eq(:off)
+    expect { configuration.signal_relay = :sometimes }.to raise_error(ArgumentError, /signal_relay is :sometimes/)
+  end
+
+  it "takes any path that the environment may have, as the native command does" do
+    { "~nobody/x" => "/srv/shop/~nobody/x", "/run/a\n" => "/run/a\n",
+      "/run/\xFF" => "/run/\xFF".b }.each do |value, path|
+      ENV["SIDEKIQ_LIFECYCLE_DIR"] = value
+      expect(described_class.new(root: "/srv/shop").directory).to eq(path)
+    end
+    ENV["SIDEKIQ_LIFECYCLE_DIR"] = "/run/a\n"
+    expect(configuration.environment_problem)
+      .to start_with('SIDEKIQ_LIFECYCLE_DIR is "/run/a\n", and is taken as it is')
+  end
+
+  it "joins paths of any encoding" do
+    configuration = described_class.new(root: "/srv/\xC3\xA4".b)
+    configuration.directory = "tmp/é"
+    expect(configuration.directory).to eq("/srv/ä/tmp/é")
   end
 
   %w[directory ready_file].each do |name|

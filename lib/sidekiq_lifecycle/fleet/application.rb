@@ -59,7 +59,7 @@ module SidekiqLifecycle
       rescue SystemExit => e
         raise Error, "#{path} cannot be loaded: it ends the process with #{e.status} (#{e.backtrace.first})"
       rescue ScriptError, StandardError => e
-        raise Error, "#{path} cannot be loaded: #{e.class}: #{e.message.lines.first&.chomp} (#{e.backtrace.first})"
+        raise Error, "#{path} cannot be loaded: #{Text.error(e)} (#{e.backtrace.first})"
       end
       private_class_method :require_file
 

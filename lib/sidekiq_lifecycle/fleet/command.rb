@@ -193,9 +193,9 @@ module SidekiqLifecycle
 
       def answer(outcome, reason)
         return write(JSON.pretty_generate(schema: SCHEMA, **facts(outcome, reason))) if @options["json"]
-        return write("#{@progress}#{took}") if outcome == "reached"
+        return write(Words.lines("#{@progress}#{took}")) if outcome == "reached"
 
-        write(["not reached: #{reason}", *aftermath])
+        write(["not reached: #{reason}", *aftermath].map { |line| Words.lines(line) })
       end
 
       # At once: what fails when the process ends is heard by nobody.
@@ -252,7 +252,7 @@ module SidekiqLifecycle
 
       def colour? = @out.tty? && ENV.fetch("NO_COLOR", "").empty? && ENV["TERM"] != "dumb"
 
-      def complain(sentence) = warn("sidekiq-lifecycle: #{sentence}")
+      def complain(sentence) = warn("sidekiq-lifecycle: #{Text.one_line(sentence)}")
     end
   end
 end

@@ -126,8 +126,8 @@ module SidekiqLifecycle
       # @return [String, nil] what becomes of a SIGTERM sent to its container: "arrives", "lost", …
       def signal_path = @published&.dig("signal_path")
 
-      # @return [String] for people: its host and pid; without control characters, which a terminal would obey
-      def name = (pid ? "#{hostname}:#{pid}" : @readable).gsub(/[[:cntrl:]]/, " ")
+      # @return [String] for people: its host and pid; without what a terminal would obey, or what is not seen
+      def name = Text.one_line(pid ? "#{hostname}:#{pid}" : @readable)
 
       # @return [Hash{Symbol => Object}] all of it, to log or to serialise
       def to_h

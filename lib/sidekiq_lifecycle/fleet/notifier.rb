@@ -31,6 +31,7 @@ module SidekiqLifecycle
       # @param text [String] for people
       # @param facts [Hash] for machines
       def tell(text, facts)
+        text = Words.lines(text)
         @messages[:slack]&.push({ text: text.gsub(/[&<>]/, ESCAPES) })
         @messages[:plain]&.push({ text:, **facts })
       end

@@ -230,10 +230,12 @@ module SidekiqLifecycle
         @away_since ||= now
         if now - @away_since > PATIENCE
           seen = "when it was seen last: #{@last}"
-          raise Unreachable.new("Redis has not answered for #{PATIENCE} s: #{error.message}; #{seen}", @last)
+          why = Text.masked(error.message)
+          raise Unreachable.new("Redis has not answered for #{PATIENCE} s: #{why}; #{seen}", @last)
         end
 
-        trouble = @last.later(elapsed: now - @begun, remark: "Redis does not answer (#{error.message}), trying again")
+        remark = "Redis does not answer (#{Text.masked(error.message)}), trying again"
+        trouble = @last.later(elapsed: now - @begun, remark:)
         @listener&.call(trouble)
         pause(trouble)
       end

@@ -20,7 +20,7 @@ module SidekiqLifecycle
 
       # @return [String]
       def to_s
-        rows = @members.map { |member| row(member).map { |cell| cell.to_s.gsub(/[[:cntrl:]]/, " ") } }
+        rows = @members.map { |member| row(member).map { |cell| Text.one_line(cell) } }
         widths = [HEADINGS, *rows].transpose.map { |column| column.map(&:size).max }
         line = ->(cells) { cells.zip(widths).map { |cell, width| cell.ljust(width) }.join("  ").rstrip }
         body = rows.zip(@members).map { |cells, member| paint(line.call(cells), COLOURS[member.state]) }

@@ -31,6 +31,9 @@ module SidekiqLifecycle
       # What Redis keeps may be any bytes; JSON and terminals want UTF-8.
       def readable(bytes) = bytes.dup.force_encoding(Encoding::UTF_8).scrub
 
+      # Several lines for a terminal or a webhook, none with more in it than is seen.
+      def lines(text) = text.to_s.split("\n", -1).map { |line| Text.one_line(line) }.join("\n")
+
       # The first few of many.
       def list(things)
         more = things.size - NAMED

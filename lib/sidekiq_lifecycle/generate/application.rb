@@ -122,8 +122,8 @@ module SidekiqLifecycle
         path = hosts.deploy_to
         return path if Text.one_line(path) == path && path.start_with?("/") && !path.match?(/["'\\]/)
 
-        raise Error, "Capistrano's files set :deploy_to to #{path.inspect}; set it to an absolute path without quotes, " \
-                     "backslashes and control characters"
+        raise Error, "Capistrano's files set :deploy_to to #{path.inspect}; set it to an absolute path without " \
+                     "quotes, backslashes and control characters"
       end
 
       # @return [String] whose the workers are on a host

@@ -71,8 +71,8 @@ module SidekiqLifecycle
           directory = application.lifecycle_directory || File.join(application.deploy_to, "shared/tmp/sidekiq")
           return directory if directory.start_with?("/")
 
-          raise Misuse, "SIDEKIQ_LIFECYCLE_DIR is #{directory}, which is another directory in each release; set it to " \
-                       "an absolute path, or leave it to be shared/tmp/sidekiq"
+          raise Misuse, "SIDEKIQ_LIFECYCLE_DIR is #{directory}, which is another directory in each release; set it " \
+                        "to an absolute path, or leave it to be shared/tmp/sidekiq"
         end
 
         # The same as the parameter of a document of Systems Manager's, which a shell takes as it is.

@@ -44,7 +44,7 @@ module SidekiqLifecycle
       def self.at(uri)
         endpoint = URI("#{uri.chomp("/")}/task-protection/v1/state")
         new(endpoint) if endpoint.is_a?(URI::HTTP) && endpoint.host
-      rescue URI::InvalidURIError
+      rescue StandardError # whatever stands there, it is no address
         nil
       end
 
@@ -65,7 +65,7 @@ module SidekiqLifecycle
         response = Timeout.timeout(TOTAL) { send_request(state) }
         trouble_of(response.code.to_i, parse(response.body), state)
       rescue StandardError => e
-        Trouble.new("#{@endpoint}: #{e.class}: #{e.message.lines.first&.chomp}", false)
+        Trouble.new("#{@endpoint}: #{Text.error(e)}", false)
       end
 
       # An address in the task is not to be asked through anybody's $http_proxy. Net::HTTP would try again by itself.

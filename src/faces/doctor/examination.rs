@@ -202,12 +202,12 @@ impl Examination {
     }
 }
 
-/// The relay of a Sidekiq, or of the process that has preloaded its application. It is called `relay PID START_TIME`.
+/// The relay of a Sidekiq, or of the process that has preloaded its application. It is called `signal-relay PID START_TIME …`.
 fn relay<'a>(chain: &[Snapshot], all: &'a [Snapshot]) -> Option<&'a Snapshot> {
     all.iter().filter(|process| process.program() == Program::Relay).find(|relay| {
         let number = |index: usize| relay.arguments.get(index).and_then(|word| word.parse::<u64>().ok());
         let is_target = |process: &Snapshot| {
-            number(2) == u64::try_from(process.own_pid()).ok() && number(3) == Some(process.start_time)
+            number(1) == u64::try_from(process.own_pid()).ok() && number(2) == Some(process.start_time)
         };
         chain.iter().any(is_target)
     })
