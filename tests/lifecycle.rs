@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use sidekiq_lifecycle::edges::directory::Directory;
-use sidekiq_lifecycle::edges::record::About;
+use sidekiq_lifecycle::edges::record::{About, Record};
 use sidekiq_lifecycle::faces::lifecycle::Lifecycle;
 use sidekiq_lifecycle::rules::state::State;
 use tempfile::TempDir;
@@ -76,8 +76,8 @@ fn the_record_is_found_by_the_writers_descriptor() {
     lifecycle.started();
     let own = i32::try_from(std::process::id()).unwrap();
     let nowhere = Directory::new(&home.path().join("nowhere"), None);
-    let found = sidekiq_lifecycle::edges::finder::with_pid(own, &nowhere).unwrap();
-    assert_eq!(found.record.unwrap().identity.pid, own);
+    let found = || sidekiq_lifecycle::edges::finder::with_pid(own, &nowhere).and_then(|found| found.record);
+    eventually(|| found().is_some_and(|record| record.identity.pid == own));
 }
 
 /// Each hook has its effect on disk, and a lifecycle that is given up leaves nothing behind.
@@ -87,23 +87,24 @@ fn each_hook_has_its_effect_on_disk() {
     let directory = Directory::new(home.path(), None);
     let lifecycle = Lifecycle::begin(directory.clone(), About::default(), None);
     let own = i32::try_from(std::process::id()).unwrap();
-    let on_disk = || directory.entry(own).unwrap().map(|entry| entry.record.unwrap());
+    let on_disk = || directory.entry(own).ok().flatten().and_then(|entry| entry.record.ok());
+    let says = |is_so: fn(&Record) -> bool| on_disk().is_some_and(|record| is_so(&record));
     let there = |name: &str| home.path().join(name).exists();
-    eventually(|| on_disk().unwrap().state == State::Booting);
+    eventually(|| says(|record| record.state == State::Booting));
     lifecycle.started();
-    eventually(|| (on_disk().unwrap().state, there("ready")) == (State::Running, true));
+    eventually(|| says(|record| record.state == State::Running) && there("ready"));
     lifecycle.beat(3);
-    eventually(|| on_disk().unwrap().busy == 3);
+    eventually(|| says(|record| record.busy == 3));
     lifecycle.quieted();
-    eventually(|| (on_disk().unwrap().state, there("ready")) == (State::Quiet, false));
+    eventually(|| says(|record| record.state == State::Quiet) && !there("ready"));
     lifecycle.draining(1);
-    eventually(|| on_disk().unwrap().busy == 1);
+    eventually(|| says(|record| record.busy == 1));
     assert!(lifecycle.drained());
-    eventually(|| (on_disk().unwrap().busy, there("drained")) == (0, true));
+    eventually(|| says(|record| record.busy == 0) && there("drained"));
     lifecycle.stopping();
-    eventually(|| on_disk().unwrap().state == State::Stopping);
+    eventually(|| says(|record| record.state == State::Stopping));
     lifecycle.ended(Some(0), None);
-    eventually(|| (on_disk().unwrap().exit_status, there("drained")) == (Some(0), false));
+    eventually(|| says(|record| record.exit_status == Some(0)) && !there("drained"));
     lifecycle.retire();
     eventually(|| on_disk().is_none());
 }
