@@ -29,7 +29,7 @@ fn ready_never_comes_back_after_a_signal_however_the_heart_beats() {
     for round in 0..150 {
         let home = TempDir::new().unwrap();
         let ready = home.path().join("ready");
-        let lifecycle = Lifecycle::begin(Directory::new(home.path(), None), About::default(), None);
+        let lifecycle = Lifecycle::begin(Directory::new(home.path(), None), About::default());
         lifecycle.started();
         eventually(|| ready.exists());
         let (beats, done) = (AtomicU32::new(0), AtomicBool::new(false));
@@ -72,7 +72,7 @@ fn ready_never_comes_back_after_a_signal_however_the_heart_beats() {
 #[test]
 fn the_record_is_found_by_the_writers_descriptor() {
     let home = TempDir::new().unwrap();
-    let lifecycle = Lifecycle::begin(Directory::new(home.path(), None), About::default(), None);
+    let lifecycle = Lifecycle::begin(Directory::new(home.path(), None), About::default());
     lifecycle.started();
     let own = i32::try_from(std::process::id()).unwrap();
     let nowhere = Directory::new(&home.path().join("nowhere"), None);
@@ -85,7 +85,7 @@ fn the_record_is_found_by_the_writers_descriptor() {
 fn each_hook_has_its_effect_on_disk() {
     let home = TempDir::new().unwrap();
     let directory = Directory::new(home.path(), None);
-    let lifecycle = Lifecycle::begin(directory.clone(), About::default(), None);
+    let lifecycle = Lifecycle::begin(directory.clone(), About::default());
     let own = i32::try_from(std::process::id()).unwrap();
     let on_disk = || directory.entry(own).ok().flatten().and_then(|entry| entry.record.ok());
     let says = |is_so: fn(&Record) -> bool| on_disk().is_some_and(|record| is_so(&record));

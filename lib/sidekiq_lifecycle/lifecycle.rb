@@ -130,7 +130,7 @@ module SidekiqLifecycle
     def embedded = @embedded = true
 
     def register
-      @native = Native::Process.begin(configuration.directory, configuration.ready_file, about, nil)
+      @native = Native::Process.begin(configuration.directory, configuration.ready_file, about)
       @native.require_signal_path(configuration.require_signal_path)
       @native.note("environment", configuration.environment_problem)
       # The program around an embedded Sidekiq, or the parent of preloaded ones, is the one that systemd knows.

@@ -14,8 +14,7 @@ RSpec.describe SidekiqLifecycle::Status do
   end
   let(:about) { { sidekiq: Sidekiq::VERSION, concurrency: 7, embedded: false } }
   let(:native) do
-    SidekiqLifecycle::Native::Process.begin(configuration.directory, configuration.ready_file, JSON.generate(about),
-                                            nil)
+    SidekiqLifecycle::Native::Process.begin(configuration.directory, configuration.ready_file, JSON.generate(about))
   end
 
   def status(busy: 0)

@@ -44,8 +44,6 @@ const LATE: Duration = Duration::from_secs(1);
 pub struct Lifecycle {
     owner: i32,
     directory: Directory,
-    /// The process that this one was forked from, if the application was loaded there.
-    preloaded_by: Option<i32>,
     inner: Mutex<Inner>,
     writer: Writer,
     /// Held by whoever writes where there is no writer's thread, so that what is written last is what is true last.
@@ -82,8 +80,6 @@ struct Inner {
     requires_path: bool,
     record: Record,
     problems: BTreeMap<String, String>,
-    /// The own record was looked for, and was not there.
-    was_withdrawn: bool,
 }
 
 impl Drop for Lifecycle {
@@ -97,23 +93,18 @@ impl Drop for Lifecycle {
 
 impl Lifecycle {
     /// Begins in state `booting`: clears what dead processes left, and registers.
-    ///
-    /// `preloaded_by` is the process this one was forked from, if the application was loaded there: its own booting
-    /// record is withdrawn, for it has turned out to be a parent and no Sidekiq.
     #[must_use]
-    pub fn begin(directory: Directory, about: About, preloaded_by: Option<i32>) -> Arc<Self> {
+    pub fn begin(directory: Directory, about: About) -> Arc<Self> {
         let ready_file = directory.ready_file().map(|file| file.display().to_string());
         let inner = Inner {
             progress: Progress::BEGIN,
             requires_path: false,
             record: Record::begin(about, ready_file),
             problems: BTreeMap::new(),
-            was_withdrawn: false,
         };
         let lifecycle = Arc::new(Self {
             owner: getpid().as_raw(),
             directory,
-            preloaded_by,
             inner: Mutex::new(inner),
             writer: Writer::default(),
             writing: Mutex::default(),
@@ -307,10 +298,6 @@ impl Lifecycle {
         let deadline = Instant::now() + FAREWELL;
         self.catch_up();
         let state = self.known(|inner| inner.record.state);
-        // A preloading parent whose children have taken its place; it never was a Sidekiq.
-        if state == State::Booting && self.was_withdrawn(deadline) {
-            return;
-        }
         let why = self.known(|Inner { record, .. }| {
             record.exit_status = status;
             let told = record.why.clone().filter(|_| state == State::Stopping);
@@ -495,11 +482,7 @@ impl Lifecycle {
             note(open.withdraw_ready());
         }
         if work.sweep {
-            note(sweep(&open, self.preloaded_by));
-        }
-        if work.look {
-            let was_withdrawn = open.record(self.owner).is_none();
-            self.known(|inner| inner.was_withdrawn = was_withdrawn);
+            note(sweep(&open));
         }
         if work.strangers {
             self.look_for_strangers(&open);
@@ -578,13 +561,6 @@ impl Lifecycle {
         self.note("stop timeout", problem);
     }
 
-    /// Whether the own record was found gone; of a disk that does not say so in time it is not known.
-    fn was_withdrawn(&self, deadline: Instant) -> bool {
-        self.hand_over(Work { look: true, ..Work::default() });
-        self.writer.wait(deadline);
-        self.known(|inner| inner.was_withdrawn)
-    }
-
     /// The only way to what is known. Nothing that waits, and nothing that comes here again, may be called inside.
     fn known<T>(&self, look: impl FnOnce(&mut Inner) -> T) -> T {
         look(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
@@ -612,18 +588,13 @@ pub fn clear(path: &Path) -> Result<(), Error> {
 
 fn clear_now(directory: &Directory) -> Result<(), Error> {
     match directory.read() {
-        Ok(_) => sweep(&directory.open()?, None),
+        Ok(_) => sweep(&directory.open()?),
         Err(Error::Missing(_)) => Ok(()),
         Err(error) => Err(error),
     }
 }
 
-fn sweep(open: &Open<'_>, preloaded_by: Option<i32>) -> Result<(), Error> {
+fn sweep(open: &Open<'_>) -> Result<(), Error> {
     let _lock = open.lock();
-    if let Some(parent) = preloaded_by {
-        if open.record(parent).is_some_and(|record| record.state == State::Booting) {
-            open.withdraw_record(parent)?;
-        }
-    }
     open.sweep()
 }

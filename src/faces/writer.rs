@@ -22,8 +22,6 @@ pub struct Work {
     pub withdraw: bool,
     /// Clear what ended processes left.
     pub sweep: bool,
-    /// See whether the own record is there.
-    pub look: bool,
     /// See whether another container uses the directory.
     pub strangers: bool,
     /// Write the record, and settle the sentinels.
@@ -39,7 +37,6 @@ impl Work {
         Self {
             withdraw: self.withdraw || other.withdraw,
             sweep: self.sweep || other.sweep,
-            look: self.look || other.look,
             strangers: self.strangers || other.strangers,
             publish: self.publish.max(other.publish),
             retire: self.retire || other.retire,
@@ -216,8 +213,7 @@ mod tests {
     const WITHDRAW: Work = Work { withdraw: true, ..NONE };
     const BEAT: Work = Work { strangers: true, publish: Some(Durability::Whole), ..NONE };
     const CHANGE: Work = Work { publish: Some(Durability::Flushed), ..NONE };
-    const NONE: Work =
-        Work { withdraw: false, sweep: false, look: false, strangers: false, publish: None, retire: false };
+    const NONE: Work = Work { withdraw: false, sweep: false, strangers: false, publish: None, retire: false };
 
     #[test]
     fn work_adds_up() {
@@ -229,7 +225,7 @@ mod tests {
             (BEAT, CHANGE, Work { strangers: true, ..CHANGE }),
             (CHANGE, CHANGE, CHANGE),
             (Work { retire: true, ..NONE }, NONE, Work { retire: true, ..NONE }),
-            (Work { sweep: true, ..NONE }, Work { look: true, ..NONE }, Work { sweep: true, look: true, ..NONE }),
+            (Work { sweep: true, ..NONE }, BEAT, Work { sweep: true, ..BEAT }),
         ] {
             assert_eq!(one.and(other), both);
             assert_eq!(other.and(one), both);

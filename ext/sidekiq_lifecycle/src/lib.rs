@@ -26,17 +26,11 @@ use sidekiq_lifecycle::faces::signal_path;
 struct Process(Arc<Lifecycle>);
 
 impl Process {
-    fn begin(
-        ruby: &Ruby,
-        directory: RString,
-        ready_file: Option<RString>,
-        about: String,
-        preloaded_by: Option<i32>,
-    ) -> Result<Self, Error> {
+    fn begin(ruby: &Ruby, directory: RString, ready_file: Option<RString>, about: String) -> Result<Self, Error> {
         guarded(ruby, || {
             let about = parse(ruby, &about)?;
             let directory = Directory::new(&path(directory)?, ready_file.map(path).transpose()?.as_deref());
-            let begin = || Lifecycle::begin(directory.clone(), about.clone(), preloaded_by);
+            let begin = || Lifecycle::begin(directory.clone(), about.clone());
             Ok(Self(gvl::without(begin, None).unwrap_or_else(begin)))
         })
     }
@@ -276,7 +270,7 @@ fn init(ruby: &Ruby) -> Result<(), Error> {
     module.define_singleton_method("stop_relay", function!(stop_relay, 0))?;
 
     let process = module.define_class("Process", ruby.class_object())?;
-    process.define_singleton_method("begin", function!(Process::begin, 4))?;
+    process.define_singleton_method("begin", function!(Process::begin, 3))?;
     process.define_method("describe", method!(Process::describe, 1))?;
     process.define_method("notify", method!(Process::notify, 1))?;
     process.define_method("observe", method!(Process::observe, 0))?;
