@@ -147,7 +147,10 @@ impl Claim {
     }
 
     fn leave(ruby: &Ruby, this: &Self) -> Result<(), Error> {
-        guarded(ruby, || Ok(gvl::without(|| this.0.leave(), None).unwrap_or_else(|| this.0.leave())))
+        guarded(ruby, || {
+            gvl::without(|| this.0.leave(), None).unwrap_or_else(|| this.0.leave());
+            Ok(())
+        })
     }
 }
 
