@@ -84,7 +84,6 @@ module SidekiqLifecycle
       cut_off = @cut_off.sum
       why = [why, "#{cut_off} cut off at Sidekiq's timeout"].compact.join(", ") if cut_off.positive?
       @native.ended(exit_status, why)
-      report_problems
       tell(:stopped)
     end
 
@@ -169,8 +168,7 @@ module SidekiqLifecycle
       return unless waiting.is_a?(String)
 
       pipe.ungetbyte(waiting)
-      signals = waiting.split.map { |name| "SIG#{name}" } & Traps::SIGNALS
-      signals.each { |signal| @native.arrived(signal) }
+      (waiting.split.map { |name| "SIG#{name}" } & Traps::SIGNALS).each { |signal| @native.arrived(signal) }
     end
 
     def started(launcher)
@@ -193,7 +191,6 @@ module SidekiqLifecycle
     def quiet
       @native.quieted
       @native.draining(busy)
-      report_problems
       tell(:quiet)
       quieted if Majors.capsules?
     end
@@ -207,7 +204,6 @@ module SidekiqLifecycle
     # Sidekiq's :shutdown. In 6.x it is fired after the scheduler's thread has ended, in 7+ after :quiet.
     def shutdown
       @native.stopping
-      report_problems
       tell(:stopping)
       quieted
     end
@@ -286,6 +282,7 @@ module SidekiqLifecycle
     end
 
     def tell(event)
+      report_problems
       return unless @listeners.key?(event)
 
       now = status

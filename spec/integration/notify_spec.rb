@@ -65,6 +65,25 @@ RSpec.describe "what systemd is told" do
     expect(record(worker.pid)["problems"]).to be_empty
   end
 
+  it "is STOPPING also where the process has no descriptor left" do
+    listen
+    worker = start_ready(environment:, launcher: ["sh", "-c", 'ulimit -n 256; exec "$@"', "sh"])
+    push("Evaluate", <<~RUBY)
+      $leaked = []
+      begin
+        loop { $leaked << File.open(File::NULL) }
+      rescue SystemCallError
+        $stdout.syswrite("all used up\n")
+      end
+    RUBY
+    wait_until("the descriptors are used up") { worker.log.include?("all used up") || worker.raise_if_ended }
+    worker.signal(:TERM)
+    expect(worker.exit_code).to eq(0)
+    messages
+    expect(said.grep(/=1$/)).to eq(["READY=1", "STOPPING=1"])
+    expect(said.last).to eq("STATUS=stopped (exit 0, SIGTERM)")
+  end
+
   it "is STOPPING and the time that is needed the moment TERM arrives, and what is left at each beat" do
     listen
     worker = start_ready(environment:, before: quick_beat, timeout: 50)

@@ -12,8 +12,7 @@ class HangingDisk
   def self.missing
     return "needs root" unless Process.uid.zero?
 
-    File.open("/dev/fuse", "r+").close
-    nil
+    File.open("/dev/fuse", "r+") { nil }
   rescue SystemCallError => e
     "FUSE cannot be used here: #{e.message}"
   end
@@ -50,8 +49,8 @@ class HangingDisk
   class Server
     # linux/fuse.h, `enum fuse_opcode`
     CALLS = { 1 => :lookup, 3 => :getattr, 4 => :setattr, 9 => :mkdir, 10 => :unlink, 11 => :unlink, 12 => :rename,
-              14 => :open, 15 => :read, 16 => :write, 17 => :statfs, 18 => :nothing, 20 => :nothing, 26 => :init,
-              27 => :open, 28 => :readdir, 29 => :nothing, 30 => :nothing, 35 => :create, 45 => :rename2 }.freeze
+              14 => :opened, 15 => :read, 16 => :write, 17 => :statfs, 18 => :nothing, 20 => :nothing, 26 => :init,
+              27 => :opened, 28 => :readdir, 29 => :nothing, 30 => :nothing, 35 => :create, 45 => :rename2 }.freeze
     UNANSWERED = [2, 36, 42].freeze # FORGET, INTERRUPT, BATCH_FORGET
 
     Node = Struct.new(:id, :mode, :contents, :time, :uid) do
@@ -108,9 +107,9 @@ class HangingDisk
 
     def lookup(node, body, _uid) = entry(node.contents[name(body)])
     def getattr(node, _body, _uid) = [0, 0, 0].pack("QLL") + node.attributes
-    def open(node, _body, _uid) = [node.id, 0, 0].pack("QLL")
+    def opened(node, _body, _uid) = [node.id, 0, 0].pack("QLL")
     def nothing(_node, _body, _uid) = ""
-    def statfs(_node, _body, _uid) = [1 << 20, 1 << 20, 1 << 20, 1 << 20, 1 << 20, 4096, 255, 4096, 0].pack("Q5L4") + ("\0" * 24)
+    def statfs(_node, _body, _uid) = [*[1 << 20] * 5, 4096, 255, 4096, 0].pack("Q5L4") + ("\0" * 24)
 
     # struct fuse_setattr_in; only the mode and the size are ever changed.
     def setattr(node, body, _uid)
@@ -128,7 +127,7 @@ class HangingDisk
     def create(node, body, uid)
       _, mode, umask = body.unpack("L3")
       created = add(0o100000 | (mode & 0o7777 & ~umask), String.new, uid)
-      entry(node.contents[name(body, 16)] = created) + open(created, nil, nil)
+      entry(node.contents[name(body, 16)] = created) + opened(created, nil, nil)
     end
 
     def unlink(node, body, _uid) = node.contents.delete(name(body)) ? "" : -Errno::ENOENT::Errno

@@ -86,7 +86,10 @@ mod tests {
         let mut file = File::create(home.path().join("file")).unwrap();
         let number = file.as_raw_fd();
         let link = move |number: RawFd| fs::read_link(format!("/proc/thread-self/fd/{number}"));
-        for way in [unshare, || unshare_and_close()] {
+        // Docker's seccomp filter allows the one, and refuses the other.
+        let refuses = thread::spawn(unshare_and_close).join().unwrap() == Err(Errno::EPERM);
+        let ways = [unshare, unshare_and_close].into_iter().take(if refuses { 1 } else { 2 });
+        for way in ways {
             let seen = thread::spawn(move || {
                 way().unwrap();
                 (link(number).ok(), link(2).ok(), open("/dev/null", OFlag::O_CLOEXEC, Mode::empty()).is_ok())

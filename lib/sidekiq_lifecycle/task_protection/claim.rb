@@ -12,7 +12,7 @@ module SidekiqLifecycle
     # @api private
     class Claim
       # Seconds for which another one, which found itself alone, is left to end the protection: longer than the agent
-      # may take ({Agent::TOTAL}). Whoever holds it longer (anybody who may read the directory can) keeps nobody unprotected.
+      # may take ({Agent::TOTAL}). Anybody who may read the directory can hold it longer; that keeps nobody unprotected.
       PATIENCE = 8
 
       # Seconds between two attempts.
