@@ -10,7 +10,7 @@ module SidekiqLifecycle
     # @return [String, nil] the path of the native command; nil if the gem's native part was not built
     def self.path
       directories = $LOAD_PATH.map { |directory| File.join(directory.to_s, "sidekiq_lifecycle") }
-      directories.map { |directory| File.join(directory, NAME) }.find { |file| File.executable?(file) }
+      directories.map { |directory| File.join(directory, NAME) }.find { |file| File.file?(file) }
     end
 
     # Becomes the native command; or, for what is Ruby's, has it read the arguments and carries them out.

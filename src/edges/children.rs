@@ -6,6 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
@@ -14,7 +15,7 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
+use nix::unistd::{AccessFlags, Pid, access, getpgrp, tcgetpgrp, tcsetpgrp};
 
 use crate::rules::rewrite::Number;
 
@@ -131,6 +132,17 @@ pub fn start(program: &OsStr, arguments: &[OsString]) -> io::Result<i32> {
     unsafe { command.pre_exec(prepare) };
     let child = command.spawn()?;
     Ok(i32::try_from(child.id()).unwrap_or_default())
+}
+
+/// Whether this user may execute a program, found as the system finds it: by its path, or by its name in `$PATH`.
+#[must_use]
+pub fn is_executable(program: &OsStr) -> bool {
+    let may_execute = |path: &Path| path.is_file() && access(path, AccessFlags::X_OK).is_ok();
+    if program.as_encoded_bytes().contains(&b'/') {
+        return may_execute(Path::new(program));
+    }
+    let directories = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&directories).any(|directory| may_execute(&directory.join(program)))
 }
 
 /// The process group in the foreground of the terminal on standard input; `None` if that is no terminal of ours.

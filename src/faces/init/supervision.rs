@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::prctl;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpgid, getpgrp};
 
 use super::Options;
@@ -94,6 +94,8 @@ impl Supervision {
     fn begin(options: Options) -> Result<Self, (u8, String)> {
         let refused = |what: &str, error: Errno| (1, format!("cannot {what}: {}", error.desc()));
         let signals = Signals::take().map_err(|error| refused("take signals", error))?;
+        // It would be of no use without; a seccomp profile may refuse it.
+        kill(Pid::this(), None).map_err(|error| refused("send signals (kill)", error))?;
         if Pid::this().as_raw() != 1 {
             prctl::set_child_subreaper(true).map_err(|error| refused("become a subreaper", error))?;
         }
@@ -107,7 +109,9 @@ impl Supervision {
                 ErrorKind::NotFound | ErrorKind::NotADirectory => {
                     (127, "there is no such program, or no interpreter of that name in its first line".to_owned())
                 }
-                ErrorKind::PermissionDenied => (126, "this user may not execute it".to_owned()),
+                ErrorKind::PermissionDenied if !children::is_executable(program) => {
+                    (126, "this user may not execute it".to_owned())
+                }
                 _ => (126, error.to_string()),
             };
             (code, format!("cannot run '{}': {why}", Path::new(program).display()))

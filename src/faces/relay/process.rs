@@ -61,7 +61,10 @@ pub fn main(arguments: &[String]) -> ExitCode {
     let _ = prctl::set_name(&std::ffi::CString::new(RELAY).unwrap_or_default());
     let done = match arguments.get(3) {
         Some(_) => again(arguments),
-        None => relay(pid, start_time, Duration::from_secs(seconds)),
+        None => relay(pid, start_time, Duration::from_secs(seconds)).inspect_err(|error| {
+            // Whoever waits for it should not have to guess. Where it has reported already nobody reads this.
+            let _ = report(&Report { failure: Some(error.to_string()), ..Report::default() });
+        }),
     };
     if done.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -73,7 +76,7 @@ fn again(arguments: &[String]) -> io::Result<()> {
 
 fn relay(pid: i32, start_time: u64, limit: Duration) -> io::Result<()> {
     // What is sent to the worker's group or session, or by its terminal, is not meant for the relay.
-    setsid()?;
+    setsid().map_err(|errno| io::Error::other(format!("setsid: {errno}")))?;
     close_inherited();
     let mut relay = match prepare(pid, limit) {
         Ok(relay) => relay,
