@@ -54,10 +54,12 @@ end
 def summary(measured)
   rows = measured.lines.reject { |line| line["relay"] == Kill::OFF }.group_by { |line| line["sidekiq"] }.sort
   rows.map! do |major, lines|
-    late = lines.count { |line| measured.in_time?(line) == false }
-    "| #{major} | #{lines.size} | #{lines.count { |line| line["seconds"] }} | #{late} |"
+    compared = lines.map { |line| measured.in_time?(line) }.compact
+    gone = lines.count { |line| line["seconds"] }
+    "| #{major} | #{lines.size} | #{gone} | #{compared.size} | #{compared.count(false)} |"
   end
-  ["| Sidekiq | with a relay | gone | of all, later than allowed |", "|---|---|---|---|", *rows].join("\n")
+  heading = "| Sidekiq | killed with a relay | gone | compared with the relay off | later than allowed |"
+  [heading, "|---|---|---|---|---|", *rows].join("\n")
 end
 
 def table(way, measured)
