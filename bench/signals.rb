@@ -21,7 +21,7 @@ ASK = "start = File.read('/proc/self/stat')[/.*\\)(.*)/, 1].split[19]; began = P
       "$stdout.syswrite(said + ' took ' + (Process.clock_gettime(1) - began).to_s + ' ');".freeze
 # A shell that starts so many commands while its worker runs.
 COMMANDS = 500
-LOOP = <<~SH
+LOOP = <<~SH.freeze
   "$@" &
   read go
   n=#{COMMANDS}

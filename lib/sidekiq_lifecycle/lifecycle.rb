@@ -94,7 +94,7 @@ module SidekiqLifecycle
 
     # Installed once more: something else may have changed.
     def again
-      start_relay if server?
+      Boot.relay(configuration, options[:timeout]) if server?
       describe
     end
 
@@ -118,12 +118,10 @@ module SidekiqLifecycle
     def boot
       Boot.hold
       # What takes its signals from a program around it (embedded) has no signal path of its own, and needs no relay.
-      start_relay
+      Boot.relay(configuration, options[:timeout])
       @native.retire if ours?
       register
     end
-
-    def start_relay = Boot.relay(configuration, options[:timeout])
 
     # Sidekiq starts inside a program.
     def embedded = @embedded = true
@@ -173,10 +171,9 @@ module SidekiqLifecycle
 
     def started(launcher)
       @launcher = launcher
+      Traps.tell_relay
       @native.note("Redis timeouts", RedisTimeouts.problem(@config, Systemd.watchdog))
       @native.started
-      # Every :startup hook has run, and may have set traps.
-      Traps.of_application.each { |signal| Native.trapped(signal) } if Native.relay?
       report_problems
       now = status
       said = "#{now.ready? ? "ready" : now.state} (#{now.directory})#{", but see the warnings" if now.problems.any?}"

@@ -12,8 +12,13 @@ module SidekiqLifecycle
     # Signals at which Ruby raises an exception that ends the process, unless the application traps them.
     FATAL = %w[SIGQUIT SIGUSR1 SIGUSR2].freeze
 
-    # @return [Array<String>] of {FATAL}, those that the application has a trap of its own for
-    def self.of_application = FATAL.reject { |signal| ["DEFAULT", "SYSTEM_DEFAULT"].include?(peek(signal)) }
+    # Tells the relay which of {FATAL} the application has traps of its own for. Call it once every `:startup` hook has
+    # run, for those set traps as well.
+    def self.tell_relay
+      return unless Native.relay?
+
+      FATAL.each { |signal| Native.trapped(signal) unless %w[DEFAULT SYSTEM_DEFAULT].include?(peek(signal)) }
+    end
 
     # Ruby tells which trap is set only when another is. What native code has set Ruby does not know (nil).
     def self.peek(signal)

@@ -13,10 +13,10 @@ RSpec.describe "a signal path that cannot be mended", :containers, full: Sandbox
   {
     "a seccomp profile that denies ptrace" =>
       [Form.line("sidekiq; echo x"), { denied: ["ptrace"] },
-       "the relay cannot work here, for ptrace is refused (EPERM), most likely by a seccomp profile: add the capability",
+       "the relay cannot work here, for ptrace is refused (EPERM), most likely by a seccomp profile: add the cap",
        "or use the default seccomp profile"],
     "a shell of another user" =>
-      [*other_user, "the relay may not trace dash (pid 1), for it belongs to another user (uid 0): start both as one user;"]
+      [*other_user, "the relay may not trace dash (pid 1), for it belongs to another user (uid 0): start both as one"]
   }.each do |what, (form, container, *words)|
     it "is told once in the log, and in the status, with what to change: #{what}" do
       Launch.open(form, after: QUICK_BEAT, **container) do |launch|
