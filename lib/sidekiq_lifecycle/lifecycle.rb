@@ -145,13 +145,12 @@ module SidekiqLifecycle
     # ---- what Sidekiq does ----
 
     def startup
-      stop, quiet = Boot.release
+      stop, @quiet_asked = Boot.release
       Boot.repaired&.each { |repair| complain("#{repair} in this process when it was launched; repaired") }
       # The application, or a library, rescued the exception by which TERM was to end the boot. Nothing has started.
       raise SignalException, "SIGTERM" if stop
 
-      @quiet_asked = quiet
-      @native.quieted if quiet
+      @native.quieted if @quiet_asked
       describe
       TaskProtection.begin(configuration, method(:busy)) { |problem| @native.note("ECS task protection", problem) }
       return unless server?
