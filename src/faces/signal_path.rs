@@ -3,7 +3,7 @@
 use std::path::Path as File;
 
 use nix::sys::signal::Signal;
-use nix::unistd::{geteuid, getpid};
+use nix::unistd::getpid;
 
 use crate::edges::record::SignalPath;
 use crate::edges::snapshot::{Snapshot, look_until_settled};
@@ -103,7 +103,7 @@ fn no_relay(path: &Path) -> Option<String> {
         return Some(format!("the relay (pid {pid}) has ended"));
     }
     let (pid, refusal) = report.refused.first()?;
-    let advice = refusal.advice(geteuid().is_root());
+    let advice = refusal.advice(nix::unistd::geteuid().is_root());
     let separator = if advice.is_empty() { "" } else { ": " };
     if !refusal.is_of_a_process() {
         return Some(format!("the relay cannot work here, for {refusal}{separator}{advice}"));
