@@ -109,10 +109,10 @@ class Form
 
     def execs = EXECS.map { |name, text| careful_form("dash script: #{name}", %w[dash script], text) }
 
-    # Zsh reaps the worker while its trap runs, and knows its status no more.
+    # Zsh may reap the worker while its trap runs, and knows its status no more.
     def trapping(shell, name)
       careful_form("#{shell} script: trap that #{name}", [*SHELLS.fetch(shell), "script"], TRAPS.fetch(name),
-                   drains: DRAINS.include?(name), untouched: shell == "zsh" ? 127 : 0)
+                   drains: DRAINS.include?(name), untouched: (0 unless shell == "zsh"))
     end
 
     # One that drains has a job that takes longer than `-t` and ends before Sidekiq is stopped.

@@ -20,7 +20,7 @@ class Drain
       launch.boot
       @form.drains ? launch.occupy(["Short", 4]) : launch.occupy
       launch.stop(STOP_TIMEOUT)
-      @seen = { exit_code: launch.exit_code, signals: launch.signals, short_ended: launch.short_ended?,
+      @seen = { exit_code: exit_code(launch), signals: launch.signals, short_ended: launch.short_ended?,
                 queued: launch.queued }
       @story = launch.story
     end
@@ -34,4 +34,9 @@ class Drain
   def orderly?
     seen.values_at(:exit_code, :short_ended, :queued) == [@form.untouched, true, @form.drains ? [] : ["Long"]]
   end
+
+  private
+
+  # Where it is the shell's own affair it isn't compared.
+  def exit_code(launch) = launch.exit_code.then { |code| code if @form.untouched }
 end
