@@ -3,7 +3,7 @@
 //! Everything that can fail here is kept as a *problem* in the process's own record; nothing is handed up as an
 //! error, because no failure of ours may become the failure of somebody's Sidekiq. Ruby logs each problem once.
 //!
-//! The directory belongs to a thread of its own ([`Writer`]). Sidekiq's threads wait for it, but not for long, and not at
+//! The directory belongs to a thread of its own (`writer`). Sidekiq's threads wait for it, but not for long, and not at
 //! all once it is known to be late: a disk that hangs keeps no Sidekiq from its shutdown. The thread that hears signals
 //! never waits.
 
