@@ -53,6 +53,24 @@ RSpec.describe "a container that is handled roughly", :containers, full: Sandbox
     end
   end
 
+  # Nobody has told it to stop before; the worker would take two minutes.
+  { "of a background" => "sidekiq & until [ -e end ]; do sleep 0.1; done",
+    "below which another was killed" => "dash -c 'sidekiq; echo x'; until [ -e end ]; do sleep 0.1; done" }
+    .each do |what, text|
+      it "is killed at once when PID 1, a shell #{what}, has ended by itself and is held" do
+        form = Form.line(text).with_timeout(120)
+        Launch.open(form, after: "at_exit { sleep }") do |launch|
+          kill(launch, :KILL, shell(launch)) unless shell(launch) == 1
+          launch.await("it is PID 1's child") { shell(launch) == 1 }
+          launch.exec("dash", "-c", "touch end")
+          launch.await("PID 1 is held, and Sidekiq told") { launch.log.include?("Shutting down") }
+          expect(status(launch, 1)["State"]).to start_with("t")
+          Thread.new { launch.kill }
+          expect(launch.exit_code).to eq(137)
+        end
+      end
+    end
+
   it "is stopped as ever when a shell between has been killed and PID 1 lives on" do
     launch("dash -c 'sidekiq; echo x'; while [ ! -e end ]; do sleep 1; done") do |launch|
       kill(launch, :KILL, shell(launch))

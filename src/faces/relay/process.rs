@@ -7,9 +7,10 @@
 //! - A shell at whose end all that still runs would be killed is held there until Sidekiq has ended, and not longer than
 //!   Sidekiq takes.
 //!
-//! Nothing is held against a SIGKILL. A shell that dies of one is let go at once, and while a stop is under way a shell is
-//! held before it begins to exit, where a SIGKILL still ends it. Should the relay be stopped or stuck, the kernel sees to it
-//! that nothing waits for it ([`Failsafe`]).
+//! Nothing is held against a SIGKILL. A shell that dies of one is let go at once. A shell that may end before the worker is
+//! stopped at its system calls, and held before it begins to exit, where a SIGKILL still ends it: one that has the worker in its
+//! background, all of them once one has ended, and all while a stop is under way. Should the relay be stopped or stuck, the
+//! kernel sees to it that nothing waits for it ([`Failsafe`]).
 //!
 //! Where several Sidekiqs stand below one shell, each has its relay; the first one traces the shell, and the others
 //! ask it to tell them what comes there.
@@ -99,6 +100,7 @@ fn relay(pid: i32, start_time: u64, limit: Duration) -> io::Result<()> {
         dup2_stdout(&null)?;
         dup2_stderr(&null)?;
         drop(null);
+        relay.see_calls();
         relay.run();
     }
     Ok(())
@@ -170,6 +172,8 @@ struct Relay {
     ended: Option<Instant>,
     /// The worker was told to be quiet, by a TSTP that this relay carried.
     was_quieted: bool,
+    /// A traced process may end before the worker does.
+    may_end_first: bool,
     /// The traced processes are stopped at each system call.
     sees_calls: bool,
     /// Traced processes that have become another program, and when. What that is shows once it has begun.
@@ -196,6 +200,7 @@ impl Relay {
             condemned: Vec::new(),
             ended: None,
             was_quieted: false,
+            may_end_first: false,
             sees_calls: false,
             changed: Vec::new(),
         }
@@ -208,7 +213,10 @@ impl Relay {
     /// Traces what the path asks for, or joins the relay that does, and gives back what can be neither.
     fn take(&mut self) -> Vec<(i32, Refusal)> {
         let mut refused = Vec::new();
-        for pid in Snapshot::path(self.worker.pid).without_relay().to_be_relayed() {
+        let path = Snapshot::path(self.worker.pid).without_relay();
+        // It waits for nobody whom it has started with `&`.
+        self.may_end_first |= path.links().iter().any(|link| link.program == Program::Shell && link.is_free);
+        for pid in path.to_be_relayed() {
             if self.traced.contains(&pid) || self.hosts.iter().any(|(traced, _)| *traced == pid) {
                 continue;
             }
@@ -332,7 +340,13 @@ impl Relay {
                 }
                 self.resume(pid, 0)
             }
-            Stop::Leaving | Stop::Exit | Stop::Killed | Stop::Passing => self.resume(pid, 0),
+            Stop::Exit | Stop::Killed => {
+                // Whoever waits for it goes on now, and may end as well.
+                self.may_end_first = true;
+                self.see_calls();
+                self.resume(pid, 0)
+            }
+            Stop::Leaving | Stop::Passing => self.resume(pid, 0),
             Stop::Group => trace::listen(pid),
             Stop::Ended => {
                 self.traced.retain(|traced| *traced != pid);
@@ -379,11 +393,11 @@ impl Relay {
         trace::resume(pid, signal, if self.needs_calls() { Until::Call } else { Until::Event })
     }
 
-    /// While a stop is under way, to hold who leaves before it exits; and while a shell has a signal of which it is not known
-    /// yet whether it does anything.
+    /// To hold who leaves before it exits; and while a shell has a signal of which it is not known yet whether it does
+    /// anything.
     fn needs_calls(&self) -> bool {
-        let is_stop = self.stopping.is_some() || self.is_stopped_from_above;
-        self.ended.is_none_or(|_| !self.mates.is_empty()) && (is_stop || !self.watched.is_empty())
+        let may_leave = self.may_end_first || self.stopping.is_some() || self.is_stopped_from_above;
+        self.ended.is_none_or(|_| !self.mates.is_empty()) && (may_leave || !self.watched.is_empty())
     }
 
     fn see_calls(&mut self) {
@@ -505,6 +519,8 @@ impl Relay {
                 self.limit = self.limit.max(Duration::from_secs(u64::try_from(seconds).unwrap_or_default()));
             }
             Message::Join(pid) if self.traced.contains(&pid) => {
+                // Of several only one can be in the foreground.
+                self.may_end_first = true;
                 let Ok(mate) = Handle::open(sender) else { return };
                 if self.stopping.is_some() && self.is_stopped_from_above {
                     self.end_loop(pid, &mate);
