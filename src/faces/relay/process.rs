@@ -164,8 +164,8 @@ struct Relay {
     limit: Duration,
     /// The signals that the application has traps of its own for.
     trapped: u64,
-    /// A stop has come from above, to a shell.
-    is_stopped_from_above: bool,
+    /// The processes that a stop has come to, from above.
+    told_to_stop: Vec<i32>,
     /// Shells that get their TERM after all.
     condemned: Vec<i32>,
     /// When the worker ended.
@@ -196,7 +196,7 @@ impl Relay {
             stopping: None,
             limit,
             trapped: 0,
-            is_stopped_from_above: false,
+            told_to_stop: Vec::new(),
             condemned: Vec::new(),
             ended: None,
             was_quieted: false,
@@ -284,16 +284,16 @@ impl Relay {
             return;
         }
         self.ended.get_or_insert_with(Instant::now);
-        let afterwards = if self.is_stopped_from_above { self.limit + AFTERWARDS } else { Duration::ZERO };
+        let afterwards = if self.told_to_stop.is_empty() { Duration::ZERO } else { self.limit + AFTERWARDS };
         let is_past = |since: Instant| since.elapsed() >= afterwards;
         if self.held.is_empty() && self.stopping.is_some_and(is_past) {
             self.stopping = None;
-            self.is_stopped_from_above = false;
+            self.told_to_stop.clear();
         }
     }
 
     fn is_done(&self) -> bool {
-        let stays = self.is_stopped_from_above && !self.traced.is_empty();
+        let stays = self.told_to_stop.iter().any(|pid| self.traced.contains(pid));
         let is_over = self.ended.is_some_and(|ended| !stays || ended.elapsed() >= AFTERWARDS);
         (is_over && self.mates.is_empty()) || !self.is_of_use()
     }
@@ -350,6 +350,7 @@ impl Relay {
             Stop::Group => trace::listen(pid),
             Stop::Ended => {
                 self.traced.retain(|traced| *traced != pid);
+                self.told_to_stop.retain(|told| *told != pid);
                 self.changed.retain(|(changed, _)| *changed != pid);
                 self.held.retain(|held| *held != pid);
                 self.mates.retain(|(traced, _)| *traced != pid);
@@ -396,7 +397,7 @@ impl Relay {
     /// To hold who leaves before it exits; and while a shell has a signal of which it is not known yet whether it does
     /// anything.
     fn needs_calls(&self) -> bool {
-        let may_leave = self.may_end_first || self.stopping.is_some() || self.is_stopped_from_above;
+        let may_leave = self.may_end_first || self.stopping.is_some() || !self.told_to_stop.is_empty();
         self.ended.is_none_or(|_| !self.mates.is_empty()) && (may_leave || !self.watched.is_empty())
     }
 
@@ -422,7 +423,7 @@ impl Relay {
             return signal;
         }
         let Some(snapshot) = Snapshot::of(pid) else { return signal };
-        self.is_stopped_from_above |= stops(signal);
+        self.note_stop(pid, signal);
         if is_handled(&snapshot, signal) {
             if !self.decides(&snapshot) {
                 self.watch(signal, Some(pid));
@@ -522,7 +523,7 @@ impl Relay {
                 // Of several only one can be in the foreground.
                 self.may_end_first = true;
                 let Ok(mate) = Handle::open(sender) else { return };
-                if self.stopping.is_some() && self.is_stopped_from_above {
+                if self.told_to_stop.contains(&pid) {
                     self.end_loop(pid, &mate);
                 }
                 self.mates.push((pid, mate));
@@ -551,6 +552,12 @@ impl Relay {
         Message::Limit(i32::try_from(self.limit.as_secs()).unwrap_or(i32::MAX))
     }
 
+    fn note_stop(&mut self, pid: i32, signal: i32) {
+        if stops(signal) && !self.told_to_stop.contains(&pid) {
+            self.told_to_stop.push(pid);
+        }
+    }
+
     fn tell_mates(&self, pid: i32, message: Message) {
         for (_, mate) in self.mates.iter().filter(|(traced, _)| *traced == pid) {
             let _ = mate.tell(message);
@@ -562,7 +569,7 @@ impl Relay {
     /// A signal that goes no further at `pid` goes on to the worker, or to a program between that handles it: a supervisor
     /// knows better what to do, and decides. Gives back the pid of that.
     fn forward(&mut self, pid: i32, signal: i32) -> Option<i32> {
-        self.is_stopped_from_above |= stops(signal);
+        self.note_stop(pid, signal);
         let supervisor = self.supervisor(pid, signal);
         match &supervisor {
             Some(supervisor) => drop(supervisor.signal(signal)),
@@ -573,11 +580,12 @@ impl Relay {
 
     /// The relay `host` has sent the signal to a supervisor; that may be another worker's.
     fn forward_unless_below(&mut self, supervisor: i32, host: i32, signal: i32) {
-        self.is_stopped_from_above |= stops(signal);
         let is_below = Snapshot::chain(self.worker.pid).iter().any(|above| above.pid == supervisor);
         let shell = self.hosts.iter().find(|(_, relay)| relay.pid == host).map(|(shell, _)| *shell);
-        if let Some(shell) = shell.filter(|_| !is_below) {
-            self.forward(shell, signal);
+        match shell {
+            Some(shell) if is_below => self.note_stop(shell, signal),
+            Some(shell) => drop(self.forward(shell, signal)),
+            None => {}
         }
     }
 
