@@ -86,4 +86,5 @@ chapters(Form.all, HEADINGS, cells)
 chapters(Form.with_run, RUN_HEADINGS, cells)
 puts "\n## The scripts\n"
 used = (Form.all + Form.with_run).map(&:script)
-Form::SCRIPTS.slice(*Form::SCRIPTS.keys & used).each { |name, text| puts "\n#{name[0].upcase}#{name[1..]}:\n\n```sh\n#{text.chomp}\n```" }
+scripts = Form::SCRIPTS.slice(*(Form::SCRIPTS.keys & used))
+scripts.each { |name, text| puts "\n#{name[0].upcase}#{name[1..]}:\n\n```sh\n#{text.chomp}\n```" }
