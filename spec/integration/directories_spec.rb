@@ -74,7 +74,8 @@ RSpec.describe "the lifecycle directory" do
     it "is there all the same with #{name}=#{value}, and the log says what is wrong" do
       install = "lifecycle.ecs_task_protection = #{name == "ECS_AGENT_URI"}"
       worker = start_ready(environment: { name => value }, install:)
-      expect(complaints(worker).grep(problem).size).to eq(1)
+      # The log follows the ready file.
+      wait_until("it is in the log") { complaints(worker).grep(problem).size == 1 }
       expect(record(worker.pid)["problems"]).to match([problem])
     end
   end
