@@ -40,7 +40,7 @@ RSpec.describe "a Sidekiq that has used up its descriptors" do
 
   cases.each do |where, (launcher, leaking)|
     it "is no longer ready after TSTP, drains, and stops#{where}" do
-      worker = start_ready(launcher: launcher)
+      worker = start_ready(launcher: launcher, after: UNASKED_SCHEDULER)
       push("Evaluate", leaking)
       use_up(worker)
       worker.signal(:TSTP)
@@ -53,7 +53,8 @@ RSpec.describe "a Sidekiq that has used up its descriptors" do
 
     it "is no longer ready after TERM, also with a ready file elsewhere#{where}" do
       started = file("run/started")
-      worker = start(launcher: launcher, install: 'lifecycle.ready_file = "run/started"')
+      install = 'lifecycle.ready_file = "run/started"'
+      worker = start(launcher: launcher, install:, after: UNASKED_SCHEDULER)
       wait_until("ready") { File.exist?(started) || worker.raise_if_ended }
       push("Evaluate", "#{leaking}; sleep 0.01 while File.exist?('run/started')")
       use_up(worker)

@@ -241,16 +241,9 @@ RSpec.describe "the command fleet" do
                                       "1 process told to be quiet; that stands.\n")
     end
 
-    # Told to be quiet soon after its start, Sidekiq's scheduler asks Redis once more, and takes the whole process with
-    # it if there is none just then (`scheduled.rb`, `initial_wait`). That is not what this is about.
-    unasked = <<~RUBY
-      require "sidekiq/scheduled"
-      Sidekiq::Scheduled::Poller.prepend(Module.new { def cleanup = nil })
-    RUBY
-
     it "when Redis goes, and none when it comes back" do
       own_redis
-      worker = start_listed(after: unasked)
+      worker = start_listed(after: UNASKED_SCHEDULER)
       hold
       waiting = fleet_in_background("quiet", "--wait")
       wait_until("it waits") { waiting.log.include?("0 of 1 drained, 1 job running") }

@@ -67,13 +67,8 @@ RSpec.describe "what systemd is told" do
 
   it "is STOPPING also where the process has no descriptor left" do
     listen
-    # Sidekiq's scheduler asks Redis once more, and takes the whole process with it if it cannot (`scheduled.rb`,
-    # `initial_wait`). That is not what this is about.
-    unasked = <<~RUBY
-      require "sidekiq/scheduled"
-      Sidekiq::Scheduled::Poller.prepend(Module.new { def cleanup = nil })
-    RUBY
-    worker = start_ready(environment:, after: unasked, launcher: ["sh", "-c", 'ulimit -n 256; exec "$@"', "sh"])
+    launcher = ["sh", "-c", 'ulimit -n 256; exec "$@"', "sh"]
+    worker = start_ready(environment:, after: UNASKED_SCHEDULER, launcher:)
     push("Evaluate", <<~RUBY)
       $leaked = []
       begin
