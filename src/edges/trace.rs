@@ -238,25 +238,6 @@ fn system_call(pid: i32) -> Stop {
     }
 }
 
-/// Whether a shell that makes this system call only waits, as it does while a trap is put off until its foreground
-/// command has ended: it returns from the handler, and waits again.
-#[must_use]
-pub fn only_waits(call: i64) -> bool {
-    matches!(
-        call,
-        libc::SYS_rt_sigreturn
-            | libc::SYS_rt_sigprocmask
-            | libc::SYS_rt_sigaction
-            | libc::SYS_rt_sigsuspend
-            | libc::SYS_wait4
-            | libc::SYS_waitid
-            | libc::SYS_restart_syscall
-            | libc::SYS_brk
-            | libc::SYS_mmap
-            | libc::SYS_munmap
-    )
-}
-
 /// A process that cannot be taken for another one, even once it has ended. Readable (`poll(2)`) when it has.
 #[derive(Debug)]
 pub struct Handle {

@@ -8,6 +8,8 @@
 //! 2.11), and what it starts inherits that. A program may set a handler for INT since, as Sidekiq does; and bash always ignores
 //! QUIT, so of a shell only both together tell.
 
+#[cfg(target_os = "linux")]
+use nix::libc;
 use nix::libc::{SIGINT, SIGQUIT, SIGTSTP, SIGTTOU};
 
 use super::program::Program;
@@ -27,6 +29,26 @@ pub fn run_at_once(shell: Process, child: Process) -> bool {
     has_job_control(shell) || (is_in_background(child) && !is_in_background(shell))
 }
 
+/// Whether a shell that makes this system call only waits, as it does while a trap is put off until its foreground
+/// command has ended: it returns from the handler, and waits again.
+#[cfg(target_os = "linux")]
+#[must_use]
+pub fn only_waits(call: i64) -> bool {
+    matches!(
+        call,
+        libc::SYS_rt_sigreturn
+            | libc::SYS_rt_sigprocmask
+            | libc::SYS_rt_sigaction
+            | libc::SYS_rt_sigsuspend
+            | libc::SYS_wait4
+            | libc::SYS_waitid
+            | libc::SYS_restart_syscall
+            | libc::SYS_brk
+            | libc::SYS_mmap
+            | libc::SYS_munmap
+    )
+}
+
 /// With `set -m` nothing tells the background from the foreground, and the shell has its say rather than none.
 fn has_job_control(shell: Process) -> bool {
     ignores(shell, SIGTSTP) && ignores(shell, SIGTTOU)
@@ -44,6 +66,17 @@ fn ignores(process: Process, signal: i32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As strace shows them of dash, bash, busybox, zsh and ksh.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_a_shell_does_while_a_trap_is_put_off_and_when_it_runs() {
+        use libc::{SYS_clone, SYS_dup3, SYS_execve, SYS_exit_group, SYS_fcntl, SYS_kill, SYS_openat, SYS_write};
+        let waits = [libc::SYS_rt_sigreturn, libc::SYS_rt_sigprocmask, libc::SYS_wait4, libc::SYS_rt_sigsuspend];
+        let acts = [SYS_clone, SYS_dup3, SYS_execve, SYS_exit_group, SYS_fcntl, SYS_kill, SYS_openat, SYS_write];
+        assert!(waits.into_iter().all(only_waits));
+        assert!(!acts.into_iter().any(only_waits));
+    }
 
     #[test]
     fn in_the_background_and_in_the_foreground() {

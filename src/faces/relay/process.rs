@@ -335,7 +335,7 @@ impl Relay {
                 self.release(pid, 0)
             }
             Stop::Call(call) => {
-                if !trace::only_waits(call) {
+                if !traps::only_waits(call) {
                     self.leave_it_to(pid);
                 }
                 self.resume(pid, 0)
