@@ -118,4 +118,23 @@ RSpec.describe SidekiqLifecycle::Traps do
     end)
     expect(found).to eq([20, 20, :none, 20])
   end
+
+  it "leaves each trap as it was when it looks whether the application has one, also a native one" do
+    require "fiddle"
+    heard = 0
+    before = Signal.trap("USR2") { heard += 1 }
+    expect(described_class.send(:peek, "SIGUSR2")).to respond_to(:call)
+    Process.kill(:USR2, Process.pid)
+    Timeout.timeout(60) { sleep 0.01 until heard == 1 }
+    # A function of C's that does no harm stands for a handler; without it the process would end.
+    types = [[Fiddle::TYPE_INT, Fiddle::TYPE_VOIDP], Fiddle::TYPE_VOIDP]
+    set = Fiddle::Function.new(Fiddle::Handle::DEFAULT["signal"], *types)
+    harmless = Fiddle::Handle::DEFAULT["getpid"]
+    Signal.trap("USR2", "DEFAULT")
+    set.call(Signal.list["USR2"], harmless)
+    expect(described_class.send(:peek, "SIGUSR2")).to be_nil
+    expect(set.call(Signal.list["USR2"], harmless).to_i).to eq(harmless)
+  ensure
+    Signal.trap("USR2", before || "DEFAULT")
+  end
 end
