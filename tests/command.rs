@@ -352,6 +352,7 @@ fn status_is_json_for_machines() {
         "state",
         "stop_timeout",
         "tag",
+        "time",
         "timeout",
         "timings",
         "version",

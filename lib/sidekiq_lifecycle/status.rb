@@ -32,6 +32,8 @@ module SidekiqLifecycle
     attr_reader :relay
     # @return [Array<String>] what is wrong, in whole sentences
     attr_reader :problems
+    # @return [Array<String>] what could not be told of the signal path and of the stop timeout, in whole sentences
+    attr_reader :doubts
     # @return [String] the lifecycle directory
     attr_reader :directory
     # @return [String] the ready file
@@ -56,6 +58,8 @@ module SidekiqLifecycle
       @rearmed, @problems, @sidekiq_version, @version = record.values_at("rearmed", "problems", "sidekiq", "version")
       @signal_path, @relay = record["signal_path"]&.values_at("term", "relay")
       @signal_path &&= @signal_path.tr("-", "_").to_sym
+      time = record["time"]
+      @doubts = [record.dig("signal_path", "doubt"), (time["words"] if time&.fetch("fit") == "unknown")].compact
       @embedded = record["embedded"]
       @busy = busy
       @beat_age = report["beat_age"]
@@ -84,7 +88,7 @@ module SidekiqLifecycle
     # @return [Hash{Symbol => Object}] all of it, to log or to serialise
     def to_h
       names = %i[state since why pid busy concurrency timings beat_age exit_status rearmed signal_path relay problems
-                 directory ready_file stop_timeout sidekiq_version version]
+                 doubts directory ready_file stop_timeout sidekiq_version version]
       names.to_h { |name| [name, public_send(name)] }
            .merge(ready: ready?, live: live?, quiet: quiet?, drained: drained?, embedded: embedded?)
     end

@@ -27,6 +27,14 @@ pub fn stop_timeout_of_environment() -> Result<Option<StopTimeout>, String> {
     }
 }
 
+/// The main process of the service that the calling one belongs to, if that is another one. systemd 248 and later say which
+/// (`$SYSTEMD_EXEC_PID`).
+#[must_use]
+pub fn other_main_process() -> Option<i32> {
+    let main = env::var("SYSTEMD_EXEC_PID").ok()?.parse().ok()?;
+    Some(main).filter(|main| *main != nix::unistd::getpid().as_raw())
+}
+
 /// How systemd stops the service that a process belongs to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Service {
@@ -36,6 +44,8 @@ pub struct Service {
     pub kill_mode: Option<KillMode>,
     /// The process is its main one, and systemd listens to what it says (NotifyAccess): it may ask for more time.
     pub is_heard: bool,
+    /// systemd listens to every process of the service (NotifyAccess=all).
+    pub hears_all: bool,
 }
 
 /// Asks systemd for the service of a process; `None` if it is in none, or there is no systemd here. That takes a process
@@ -82,6 +92,7 @@ fn parse_service(pid: i32, unit: &str, text: &str) -> Service {
         kill_mode: property("KillMode").and_then(KillMode::named),
         is_heard: property("MainPID") == Some(&pid.to_string())
             && property("NotifyAccess").is_some_and(|access| access != "none"),
+        hears_all: property("NotifyAccess") == Some("all"),
     }
 }
 
@@ -129,15 +140,19 @@ mod tests {
         let service = parse_service(7, "shop.service", "KillMode=mixed\nTimeoutStopUSec=1min 30s\n");
         assert_eq!(service.kill_mode, Some(KillMode::Mixed));
         assert_eq!(service.stop_timeout.unwrap().seconds, 90.0);
-        assert_eq!(parse_service(7, "x", ""), Service { stop_timeout: None, kill_mode: None, is_heard: false });
-        for (text, is_heard) in [
-            ("NotifyAccess=main\nMainPID=7\n", true),
-            ("NotifyAccess=all\nMainPID=7\n", true),
-            ("NotifyAccess=all\nMainPID=77\n", false),
-            ("NotifyAccess=none\nMainPID=7\n", false),
-            ("MainPID=7\n", false),
+        assert_eq!(
+            parse_service(7, "x", ""),
+            Service { stop_timeout: None, kill_mode: None, is_heard: false, hears_all: false }
+        );
+        for (text, is_heard, hears_all) in [
+            ("NotifyAccess=main\nMainPID=7\n", true, false),
+            ("NotifyAccess=all\nMainPID=7\n", true, true),
+            ("NotifyAccess=all\nMainPID=77\n", false, true),
+            ("NotifyAccess=none\nMainPID=7\n", false, false),
+            ("MainPID=7\n", false, false),
         ] {
-            assert_eq!(parse_service(7, "x", text).is_heard, is_heard, "{text}");
+            let service = parse_service(7, "x", text);
+            assert_eq!((service.is_heard, service.hears_all), (is_heard, hears_all), "{text}");
         }
     }
 

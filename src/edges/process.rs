@@ -86,13 +86,22 @@ pub fn start_time_if_any(pid: i32) -> nix::Result<Option<u64>> {
     }
 }
 
-struct Stat {
-    start_time: u64,
+/// What `proc_pid_stat(5)` tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// The process group.
+    pub group: i32,
+    /// It has a controlling terminal.
+    pub has_terminal: bool,
+    /// When it started, in clock ticks since the boot.
+    pub start_time: u64,
     /// A zombie has ended; that its parent has not noticed changes nothing.
-    dead: bool,
+    pub dead: bool,
 }
 
-fn stat(pid: i32) -> Option<Stat> {
+/// `None` if there is no such process, or no /proc.
+#[must_use]
+pub fn stat(pid: i32) -> Option<Stat> {
     parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
@@ -100,8 +109,10 @@ fn stat(pid: i32) -> Option<Stat> {
 fn parse_stat(text: &str) -> Option<Stat> {
     let mut fields = text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace();
     let state = fields.next()?;
-    let start_time = fields.nth(18)?.parse().ok()?;
-    Some(Stat { start_time, dead: matches!(state, "Z" | "X") })
+    let group = fields.nth(1)?.parse().ok()?;
+    let terminal: i64 = fields.nth(1)?.parse().ok()?;
+    let start_time = fields.nth(14)?.parse().ok()?;
+    Some(Stat { group, has_terminal: terminal != 0, start_time, dead: matches!(state, "Z" | "X") })
 }
 
 /// Read once: of a directory with many records it would be asked for each.
@@ -116,6 +127,13 @@ fn boot_id() -> Option<String> {
 
 fn own_pid_namespace() -> Option<u64> {
     namespace_of("self")
+}
+
+/// Whether the calling process is outside of any container, as far as pids go: in the kernel's first PID namespace, whose inode is
+/// always this (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
+#[must_use]
+pub fn is_in_first_namespace() -> bool {
+    own_pid_namespace() == Some(0xEFFF_FFFC)
 }
 
 /// The inode of a process's PID namespace; `None` without /proc, or of a process of another user.
@@ -136,12 +154,15 @@ mod tests {
 
     #[test]
     fn stat_lines() {
-        let line =
-            |comm: &str, state: &str| format!("12 ({comm}) {state} 1 12 12 0 -1 4 0 0 0 0 0 0 0 0 20 0 1 0 4711 99 1");
+        let line = |comm: &str, state: &str| {
+            format!("12 ({comm}) {state} 1 7 12 34816 -1 4 0 0 0 0 0 0 0 0 20 0 1 0 4711 99 1")
+        };
         for comm in ["sidekiq", "a b", "a) R (b", ""] {
             let stat = parse_stat(&line(comm, "S")).unwrap();
             assert_eq!((stat.start_time, stat.dead), (4711, false), "{comm}");
+            assert_eq!((stat.group, stat.has_terminal), (7, true), "{comm}");
         }
+        assert!(!parse_stat(&line("sidekiq", "S").replace("34816", "0")).unwrap().has_terminal);
         assert!(parse_stat(&line("sidekiq", "Z")).unwrap().dead);
         for broken in ["", "12", "12 (x", "12 (x) S 1", "12 (x) S 1 12 12 0 -1 4 0 0 0 0 0 0 0 0 20 0 1 0 soon"] {
             assert!(parse_stat(broken).is_none(), "{broken}");

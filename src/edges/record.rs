@@ -12,6 +12,7 @@ use crate::rules::path::Fate;
 use crate::rules::probe::{Facts, Presence};
 use crate::rules::state::State;
 use crate::rules::text::masked;
+use crate::rules::time::Fit;
 
 /// The version of the record's form. A reader refuses a record of a later one rather than misread it.
 pub const SCHEMA: u32 = 1;
@@ -58,6 +59,9 @@ pub struct SignalPath {
     /// Why there is none, or it cannot do all, where one was asked for.
     #[serde(default)]
     pub no_relay: Option<String>,
+    /// Why it cannot be told whether TERM arrives, where it cannot.
+    #[serde(default)]
+    pub doubt: Option<String>,
 }
 
 /// One process, as it last said itself.
@@ -91,6 +95,9 @@ pub struct Record {
     /// The signal path; `None` where it cannot be seen, or does not matter (embedded).
     #[serde(default)]
     pub signal_path: Option<SignalPath>,
+    /// Whether Sidekiq is left the time that it takes to stop; `None` where it does not matter (embedded).
+    #[serde(default)]
+    pub time: Option<Fit>,
     /// Why it is not called ready although it is running.
     #[serde(default)]
     pub withheld: Option<String>,
@@ -124,6 +131,7 @@ impl Record {
             exit_status: None,
             rearmed: BTreeMap::new(),
             signal_path: None,
+            time: None,
             withheld: None,
             problems: Vec::new(),
             ready_file,

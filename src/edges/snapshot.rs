@@ -15,6 +15,7 @@ use super::process;
 use crate::rules::path::{Handling, Link, Path};
 use crate::rules::program::{Program, Sidekiq};
 use crate::rules::traps;
+use crate::rules::wrappers;
 
 /// One process, as /proc showed it at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -53,6 +54,10 @@ pub struct Snapshot {
     pub blocked: Mask,
     /// When it started, in clock ticks since the boot.
     pub start_time: u64,
+    /// Its process group.
+    pub group: i32,
+    /// It has a controlling terminal.
+    pub has_terminal: bool,
     /// The inode of its PID namespace, where the caller may know it.
     pub namespace: Option<u64>,
 }
@@ -76,7 +81,10 @@ impl Snapshot {
     pub fn of(pid: i32) -> Option<Self> {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let mut snapshot = parse_status(&status)?;
-        snapshot.start_time = process::start_time(pid)?;
+        let stat = process::stat(pid)?;
+        snapshot.start_time = stat.start_time;
+        snapshot.group = stat.group;
+        snapshot.has_terminal = stat.has_terminal;
         let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         snapshot.arguments = parse_arguments(&arguments);
         snapshot.executable = fs::read_link(format!("/proc/{pid}/exe")).ok();
@@ -140,6 +148,9 @@ impl Snapshot {
             && self.ignored.has(Signal::SIGTTOU)
             && self.handling(Signal::SIGTERM) != Handling::Default;
         let is_relay = |tracer: &Self| tracer.program() == Program::Relay;
+        let timeout_kill = (program == Program::S6Supervise)
+            .then(|| fs::read_to_string(format!("/proc/{}/cwd/timeout-kill", self.pid)).ok())
+            .flatten();
         Link {
             pid: self.pid,
             program,
@@ -150,10 +161,28 @@ impl Snapshot {
             term: self.handling(Signal::SIGTERM),
             tstp: self.handling(Signal::SIGTSTP),
             is_interactive: program == Program::Shell && is_interactive,
+            has_terminal: self.has_terminal,
+            group: self.group,
+            variables: self.variables(program, below),
+            kills_after: wrappers::kills_after(program, &self.arguments, timeout_kill.as_deref()),
+            is_machines: self.pid == 1 && process::is_in_first_namespace(),
+            is_told_by_run: below.is_none(),
             is_free: below.is_some_and(|below| traps::run_at_once(self.for_traps(), below.for_traps())),
             threads: self.threads,
             is_relayed: self.tracer != 0 && Self::of(self.tracer).as_ref().is_some_and(is_relay),
         }
+    }
+
+    /// The variables that an init goes by. Another user's cannot be read; what it has started has most often inherited them.
+    fn variables(&self, program: Program, below: Option<&Self>) -> Vec<String> {
+        if !matches!(program, Program::Tini | Program::DumbInit) {
+            return Vec::new();
+        }
+        let environment = |pid| fs::read(format!("/proc/{pid}/environ")).ok();
+        let bytes = environment(self.pid).or_else(|| environment(below?.pid)).unwrap_or_default();
+        let variables = bytes.split(|byte| *byte == 0).map(String::from_utf8_lossy);
+        let counts = |variable: &str| ["TINI_", "DUMB_INIT_"].into_iter().any(|init| variable.starts_with(init));
+        variables.filter(|variable| counts(variable)).map(std::borrow::Cow::into_owned).collect()
     }
 
     /// What its main thread does with a signal.
@@ -248,6 +277,12 @@ fn hidden_link(pid: i32) -> Link {
         term: Handling::Handled,
         tstp: Handling::Handled,
         is_interactive: false,
+        has_terminal: false,
+        group: 0,
+        variables: Vec::new(),
+        kills_after: None,
+        is_machines: pid == 1 && process::is_in_first_namespace(),
+        is_told_by_run: false,
         is_free: false,
         threads: 0,
         is_relayed: false,

@@ -24,6 +24,7 @@ use crate::edges::patience::{PATIENCE, in_time};
 use crate::edges::platform;
 use crate::edges::record::{About, Record};
 use crate::edges::signals::{self, OBSERVED, Observer};
+use crate::edges::snapshot::Snapshot;
 use crate::faces::report::Process;
 use crate::faces::signal_path;
 use crate::faces::writer::{Work, Writer};
@@ -31,7 +32,7 @@ use crate::rules::notice::{self, Situation, Told, Watchdog};
 use crate::rules::probe::Presence;
 use crate::rules::state::{Event, Progress, State};
 use crate::rules::text::masked;
-use crate::rules::time::{self, Source, StopTimeout};
+use crate::rules::time::{self, Fit, Need, Source, StopTimeout};
 
 /// How long the end of the process waits for it, all in all.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -60,6 +61,8 @@ struct Manager {
     told: Told,
     /// Ruby's heart feeds its watchdog.
     is_fed: bool,
+    /// It listens to this process.
+    is_heard: bool,
     /// Since when Sidekiq's own timeout may be running.
     stopping_since: Option<Instant>,
 }
@@ -76,8 +79,10 @@ pub struct Speaks {
 #[derive(Debug)]
 struct Inner {
     progress: Progress,
-    /// The application wants to be called ready only if a SIGTERM arrives.
+    /// The application wants to be called ready only if a SIGTERM arrives and leaves the time that it takes.
     requires_path: bool,
+    /// Why it cannot be told that a SIGTERM arrives.
+    doubt: Option<String>,
     record: Record,
     problems: BTreeMap<String, String>,
 }
@@ -99,6 +104,7 @@ impl Lifecycle {
         let inner = Inner {
             progress: Progress::BEGIN,
             requires_path: false,
+            doubt: None,
             record: Record::begin(about, ready_file),
             problems: BTreeMap::new(),
         };
@@ -148,12 +154,13 @@ impl Lifecycle {
         if self.is_ours() {
             self.known(|inner| inner.requires_path = required);
             self.look_at_path();
+            self.known(Inner::withhold);
         }
     }
 
     /// Begins to speak to the service manager, if one has launched this process (`$NOTIFY_SOCKET`). Ruby's heart beats
     /// every `pause` seconds.
-    pub fn notify(&self, pause: f64) -> Speaks {
+    pub fn notify(self: &Arc<Self>, pause: f64) -> Speaks {
         if !self.is_ours() {
             return Speaks::default();
         }
@@ -167,9 +174,42 @@ impl Lifecycle {
         let problem = if let Watchdog::Sidekiqs(problem) = watchdog { Some(problem) } else { None };
         self.note("watchdog", problem);
         *self.manager.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(Manager { socket, told: Told::default(), is_fed, stopping_since: None });
+            Some(Manager { socket, told: Told::default(), is_fed, is_heard: true, stopping_since: None });
+        if let Some(main) = platform::other_main_process() {
+            self.look_whether_heard(main);
+        }
         self.tell_manager(false);
         Speaks { of_state: true, of_heart: is_fed }
+    }
+
+    /// systemd listens to the main process of a service alone, if its unit does not say otherwise. It is asked on a thread of its own,
+    /// for no boot waits for systemd.
+    fn look_whether_heard(self: &Arc<Self>, main: i32) {
+        self.set_heard(false);
+        let lifecycle = Arc::clone(self);
+        let ask = move || {
+            if platform::service(lifecycle.owner).is_some_and(|service| service.hears_all) {
+                return lifecycle.set_heard(true);
+            }
+            let name = Snapshot::of(main).map_or_else(String::new, |main| format!(" ({})", main.name));
+            let problem = format!(
+                "systemd listens to the main process of the service, pid {main}{name}, and not to this one: it does not hear \
+                 that this process is ready, and ends a start of Type=notify after TimeoutStartSec; let ExecStart= become \
+                 Sidekiq itself (exec in a script, User= in place of su or sudo), or set NotifyAccess=all"
+            );
+            lifecycle.note("main process", Some(problem));
+        };
+        let asking =
+            signals::with_signals_blocked(|| thread::Builder::new().name("lifecycle systemd".to_owned()).spawn(ask));
+        if let Err(error) = asking {
+            self.note("main process", Some(format!("there can be no thread to ask systemd ({error})")));
+        }
+    }
+
+    fn set_heard(&self, is_heard: bool) {
+        if let Some(manager) = self.manager.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            manager.is_heard = is_heard;
+        }
     }
 
     /// Begins to hear of TERM, INT and TSTP the moment they arrive, on a thread of its own. Call it once Sidekiq has
@@ -398,7 +438,7 @@ impl Lifecycle {
     fn tell_manager(&self, heart_has_beaten: bool) {
         let late = self.look_whether_late();
         let mut manager = self.manager.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Manager { socket, told, is_fed, stopping_since }) = manager.as_mut() else { return };
+        let Some(Manager { socket, told, is_fed, stopping_since, .. }) = manager.as_mut() else { return };
         let record = self.record();
         let time = record.about.timeout.filter(|_| record.state == State::Stopping);
         let left = time.map(|timeout| {
@@ -538,33 +578,61 @@ impl Lifecycle {
 
     /// A shell may have become another program or ended, the relay may have been killed.
     fn look_at_path(&self) {
-        if self.known(|inner| inner.record.about.embedded) {
+        let (is_embedded, needed) = self.known(|Inner { record, .. }| (record.about.embedded, need(record).seconds()));
+        if is_embedded {
             return;
         }
-        let Some((path, problem)) = signal_path::own() else { return };
-        self.known(|Inner { record, requires_path, .. }| {
-            let is_withheld = *requires_path && path.term.is_bad();
-            record.withheld = problem.clone().filter(|_| is_withheld);
-            record.signal_path = Some(path);
+        let Some((path, problem)) = signal_path::own(needed) else { return };
+        self.known(|inner| {
+            inner.doubt = problem.clone().filter(|_| path.term.is_bad()).or_else(|| path.doubt.clone());
+            inner.record.signal_path = Some(path);
+            inner.withhold();
         });
         self.note("signal path", problem);
     }
 
     /// What can be told at once; systemd would have to be asked, and no hook waits for it.
     fn look_at_time(&self) {
-        let about = self.known(|inner| inner.record.about.clone());
-        let Some(timeout) = about.timeout.filter(|_| !about.embedded) else { return };
-        let problem = match stop_timeout(&about) {
-            Ok(stop) => stop.and_then(|stop| time::problem(timeout, &stop)),
-            Err(problem) => Some(problem),
+        let record = self.record();
+        if record.about.embedded || record.about.timeout.is_none() {
+            return;
+        }
+        // It asks for the time that it needs.
+        let manager =
+            self.manager.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|manager| manager.is_heard);
+        let is_extended = manager == Some(true);
+        let (fit, wrong) = match stop_timeout(&record.about) {
+            Ok(stop) => (time::fit(need(&record), stop.as_ref()), None),
+            Err(wrong) => (Fit::Unknown(wrong.clone()), Some(wrong)),
         };
-        self.note("stop timeout", problem);
+        let fit = match fit {
+            Fit::Unknown(_) if is_extended => Fit::Fits("asked of the service manager when it stops".to_owned()),
+            fit => fit,
+        };
+        self.note("stop timeout", wrong.or_else(|| fit.problem().map(str::to_owned)));
+        self.known(|inner| {
+            inner.record.time = Some(fit);
+            inner.withhold();
+        });
     }
 
     /// The only way to what is known. Nothing that waits, and nothing that comes here again, may be called inside.
     fn known<T>(&self, look: impl FnOnce(&mut Inner) -> T) -> T {
         look(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+impl Inner {
+    /// Ready only if it is safe, for whoever wants that.
+    fn withhold(&mut self) {
+        let time = self.record.time.as_ref().and_then(|time| time.doubt().map(str::to_owned));
+        let doubt = self.doubt.clone().or(time);
+        self.record.withheld = doubt.filter(|_| self.requires_path);
+    }
+}
+
+fn need(record: &Record) -> Need {
+    Need { timeout: record.about.timeout, hooks: 0.0 }
 }
 
 /// The stop timeout, as far as it can be known without asking anybody.

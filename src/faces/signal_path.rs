@@ -11,9 +11,10 @@ use crate::edges::snapshot::{Snapshot, look_until_settled};
 use crate::faces::relay;
 use crate::rules::path::{Asked, Path};
 
-/// The path as it is now, and what is wrong with it, in one sentence. `None` without /proc.
+/// The path as it is now, and what is wrong with it, in one sentence. `None` without /proc. `needed`: the seconds that Sidekiq
+/// takes to stop.
 #[must_use]
-pub fn own() -> Option<(SignalPath, Option<String>)> {
+pub fn own(needed: Option<f64>) -> Option<(SignalPath, Option<String>)> {
     let pid = getpid().as_raw();
     // In a PID namespace whose /proc is that of another one, the number means another process.
     if Snapshot::caller() != Some(pid) {
@@ -28,8 +29,10 @@ pub fn own() -> Option<(SignalPath, Option<String>)> {
         path = path.without_relay();
     }
     let no_relay = path.fix().and_then(|_| no_relay(&path));
+    let path = path.with_needed(needed);
+    let doubt = path.doubt().map(|doubt| sentence(&doubt, None, &path));
     let problem = path.problem().map(|problem| sentence(&problem, no_relay.as_deref(), &path));
-    let fates = SignalPath { term: path.fate(Asked::Stop).0, tstp: path.fate(Asked::Quiet).0, relay, no_relay };
+    let fates = SignalPath { term: path.fate(Asked::Stop).0, tstp: path.fate(Asked::Quiet).0, relay, no_relay, doubt };
     Some((fates, problem))
 }
 

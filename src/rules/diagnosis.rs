@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::path::{Asked, Fate, Handling, Path};
+use super::time::Fit;
 
 /// The one answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -35,8 +36,10 @@ pub struct Findings<'a> {
     pub path: &'a Path,
     /// Why the relay does not help, where it does not.
     pub no_relay: Option<&'a str>,
-    /// What is wrong with the timeouts.
-    pub time: Option<&'a str>,
+    /// Whether it is left the time that it takes.
+    pub time: &'a Fit,
+    /// The application is being loaded: nothing of it is final.
+    pub is_booting: bool,
     /// Sidekiq is a part of another program, which tells it to stop.
     pub is_embedded: bool,
     /// What became of a real SIGTERM, if one was sent.
@@ -59,7 +62,7 @@ pub struct Diagnosis {
 /// Judges. What was measured counts for more than what was judged.
 #[must_use]
 pub fn judge(findings: &Findings<'_>) -> Diagnosis {
-    let Findings { path, no_relay, time, is_embedded, measured } = *findings;
+    let Findings { path, no_relay, time, is_booting, is_embedded, measured } = *findings;
     let (judged, index) = path.fate(Asked::Stop);
     let mut diagnosis = Diagnosis { verdict: Verdict::Safe, reasons: Vec::new(), fix: None, remarks: Vec::new() };
     let fate = measured.unwrap_or(judged);
@@ -97,8 +100,14 @@ pub fn judge(findings: &Findings<'_>) -> Diagnosis {
     if fate != Fate::Arrives && diagnosis.fix.is_none() {
         diagnosis.fix = path.fix_in_full().map(|fix| format!("to mend it, {fix}"));
     }
-    if let Some(time) = time {
-        diagnosis.add(Verdict::LosesJobs, time.to_owned());
+    match time {
+        Fit::Fits(_) => {}
+        Fit::TooShort(words) => diagnosis.add(Verdict::LosesJobs, words.clone()),
+        Fit::Unknown(words) if diagnosis.verdict < Verdict::LosesJobs => diagnosis.add(Verdict::Unknown, words.clone()),
+        Fit::Unknown(_) => {}
+    }
+    if is_booting && diagnosis.verdict == Verdict::Safe {
+        diagnosis.add(Verdict::Unknown, "it is still booting; ask again when it is ready".to_owned());
     }
     diagnosis.remarks.extend(tstp(path));
     diagnosis
@@ -141,6 +150,12 @@ mod tests {
             term,
             tstp: term,
             is_interactive: false,
+            has_terminal: false,
+            group: pid,
+            variables: Vec::new(),
+            kills_after: None,
+            is_machines: false,
+            is_told_by_run: false,
             is_free: false,
             threads: 1,
             is_relayed: false,
@@ -155,29 +170,60 @@ mod tests {
         let worker = |term| link(9, Other, term);
         let lone = || Path::new(vec![worker(Handled)]);
         let below = |program, term| Path::new(vec![worker(Handled), link(1, program, term)]);
-        type Row<'a> = (&'a str, Path, bool, Option<&'a str>, Option<Fate>, Verdict, &'a str);
+        type Row<'a> = (&'a str, Path, bool, Fit, Option<Fate>, Verdict, &'a str);
+        let fits = || Fit::Fits(String::new());
+        let short = || Fit::TooShort("-t 25 does not fit".to_owned());
+        let unknown = || Fit::Unknown("the stop timeout is not known".to_owned());
         let table: &[Row<'_>] = &[
-            ("alone", lone(), false, None, None, Safe, ""),
-            ("tini", below(Tini, Blocked), false, None, None, Safe, ""),
-            ("sh", below(Shell, Default), false, None, None, LosesJobs, "a SIGTERM sent to a shell (pid 1) is lost"),
-            ("no time", lone(), false, Some("-t 25 does not fit"), None, LosesJobs, "-t 25 does not fit"),
-            ("sh, no time", below(Shell, Default), false, Some("and no time"), None, LosesJobs, "and no time"),
-            ("a trap", below(Other, Handled), false, None, None, Unknown, "handles TERM in a way that cannot be seen"),
-            ("a trap, tried", below(Other, Handled), false, None, Some(Fate::Arrives), Safe, ""),
-            ("a trap, tried in vain", below(Other, Handled), false, None, Some(Fate::CutShort), LosesJobs, "cut short"),
-            ("tini, lies", below(Tini, Blocked), false, None, Some(Fate::Lost), LosesJobs, "is lost"),
-            ("sh, lies", below(Shell, Default), false, None, Some(Fate::Arrives), Safe, ""),
-            ("a trap, no time", below(Other, Handled), false, Some("no time"), None, LosesJobs, "no time"),
-            ("blocked", Path::new(vec![worker(Blocked)]), false, None, None, LosesJobs, "Sidekiq blocks TERM"),
-            ("ignored", Path::new(vec![worker(Ignored)]), false, None, None, LosesJobs, "Sidekiq ignores TERM"),
-            ("deaf", Path::new(vec![worker(Default)]), false, None, None, LosesJobs, "Sidekiq has no handler for TERM"),
-            ("embedded", lone(), true, None, None, Unknown, "embedded"),
-            ("catatonit", below(Catatonit, Blocked), false, None, None, Safe, ""),
-            ("nothing seen", Path::new(vec![]), false, None, None, Unknown, "cannot be seen"),
+            ("alone", lone(), false, fits(), None, Safe, ""),
+            ("tini", below(Tini, Blocked), false, fits(), None, Safe, ""),
+            ("sh", below(Shell, Default), false, fits(), None, LosesJobs, "a SIGTERM sent to a shell (pid 1) is lost"),
+            ("no time", lone(), false, short(), None, LosesJobs, "-t 25 does not fit"),
+            ("sh, no time", below(Shell, Default), false, short(), None, LosesJobs, "-t 25 does not fit"),
+            (
+                "a trap",
+                below(Other, Handled),
+                false,
+                fits(),
+                None,
+                Unknown,
+                "handles TERM in a way that cannot be seen",
+            ),
+            ("a trap, tried", below(Other, Handled), false, fits(), Some(Fate::Arrives), Safe, ""),
+            (
+                "a trap, tried in vain",
+                below(Other, Handled),
+                false,
+                fits(),
+                Some(Fate::CutShort),
+                LosesJobs,
+                "cut short",
+            ),
+            ("tini, lies", below(Tini, Blocked), false, fits(), Some(Fate::Lost), LosesJobs, "is lost"),
+            ("sh, lies", below(Shell, Default), false, fits(), Some(Fate::Arrives), Safe, ""),
+            ("a trap, no time", below(Other, Handled), false, short(), None, LosesJobs, "-t 25 does not fit"),
+            ("blocked", Path::new(vec![worker(Blocked)]), false, fits(), None, LosesJobs, "Sidekiq blocks TERM"),
+            ("ignored", Path::new(vec![worker(Ignored)]), false, fits(), None, LosesJobs, "Sidekiq ignores TERM"),
+            (
+                "deaf",
+                Path::new(vec![worker(Default)]),
+                false,
+                fits(),
+                None,
+                LosesJobs,
+                "Sidekiq has no handler for TERM",
+            ),
+            ("embedded", lone(), true, fits(), None, Unknown, "embedded"),
+            ("catatonit", below(Catatonit, Blocked), false, fits(), None, Safe, ""),
+            ("alone, who knows the time", lone(), false, unknown(), None, Unknown, "the stop timeout is not known"),
+            ("tried, who knows the time", lone(), false, unknown(), Some(Fate::Arrives), Unknown, "is not known"),
+            ("a trap, who knows the time", below(Other, Handled), false, unknown(), None, Unknown, "is not known"),
+            ("sh, who knows the time", below(Shell, Default), false, unknown(), None, LosesJobs, "is lost"),
+            ("nothing seen", Path::new(vec![]), false, fits(), None, Unknown, "cannot be seen"),
         ];
         for (name, path, is_embedded, time, measured, verdict, reason) in table {
-            let findings =
-                Findings { path, no_relay: None, time: *time, is_embedded: *is_embedded, measured: *measured };
+            let is_embedded = *is_embedded;
+            let findings = Findings { path, no_relay: None, time, is_booting: false, is_embedded, measured: *measured };
             let diagnosis = judge(&findings);
             assert_eq!(diagnosis.verdict, *verdict, "{name}: {diagnosis:?}");
             let reasons = diagnosis.reasons.join("; ");
@@ -189,7 +235,15 @@ mod tests {
     fn remarks_and_fixes() {
         let worker = || link(9, Program::Other, Handling::Handled);
         let path = Path::new(vec![worker(), link(1, Program::Catatonit, Handling::Blocked)]);
-        let findings = Findings { path: &path, no_relay: None, time: None, is_embedded: false, measured: None };
+        let time = Fit::Fits(String::new());
+        let findings = Findings {
+            path: &path,
+            no_relay: None,
+            time: &time,
+            is_booting: false,
+            is_embedded: false,
+            measured: None,
+        };
         let remarks = judge(&findings).remarks;
         assert!(
             remarks.len() == 1 && remarks[0].contains("a SIGTSTP sent to catatonit (pid 1) is lost"),
@@ -203,6 +257,15 @@ mod tests {
         assert_eq!(diagnosis.fix.unwrap()[..17], *"to mend it, put e");
         assert!(diagnosis.reasons[0].ends_with("is lost, and there is no relay: it is off"));
         assert_eq!(diagnosis.remarks, [] as [String; 0]);
+    }
+
+    #[test]
+    fn one_that_boots_is_not_safe_yet() {
+        let path = Path::new(vec![link(9, Program::Other, Handling::Handled)]);
+        let time = Fit::Fits(String::new());
+        let findings =
+            Findings { path: &path, no_relay: None, time: &time, is_booting: true, is_embedded: false, measured: None };
+        assert_eq!(judge(&findings).verdict, Verdict::Unknown);
     }
 
     #[test]

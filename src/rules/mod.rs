@@ -14,3 +14,4 @@ pub mod text;
 pub mod time;
 pub mod traps;
 pub mod waiting;
+pub mod wrappers;

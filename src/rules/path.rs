@@ -28,7 +28,7 @@ pub enum Handling {
 }
 
 /// One process of the chain.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Link {
     /// Its process id.
     pub pid: i32,
@@ -46,8 +46,20 @@ pub struct Link {
     pub term: Handling,
     /// What it does with TSTP.
     pub tstp: Handling,
-    /// A shell with job control: a person sits there.
+    /// A shell that ignores what a terminal sends to stop it, and TERM.
     pub is_interactive: bool,
+    /// It has a controlling terminal.
+    pub has_terminal: bool,
+    /// Its process group.
+    pub group: i32,
+    /// The variables of its environment that an init goes by: `TINI_…`, `DUMB_INIT_…`.
+    pub variables: Vec<String>,
+    /// Seconds between the TERM that it passes on and its SIGKILL (see [`wrappers`](super::wrappers)).
+    pub kills_after: Option<f64>,
+    /// It is the init of the machine: PID 1 of the first PID namespace.
+    pub is_machines: bool,
+    /// `run`, above it, gives it the signals.
+    pub is_told_by_run: bool,
     /// Its traps [run at once](super::traps), for the next link runs in its background.
     pub is_free: bool,
     /// How many threads it has.
@@ -89,6 +101,10 @@ pub enum Effect {
     Defers,
     /// A trap, which runs at once; what it does cannot be seen.
     Traps,
+    /// It passes the signal on, and kills what has not ended some seconds later.
+    Kills,
+    /// It ends at once, and passes nothing on.
+    Leaves,
     /// A handler, or a supervisor's own way; what it does cannot be seen.
     Unknown,
 }
@@ -164,36 +180,37 @@ impl fmt::Display for KillMode {
     }
 }
 
+/// What helps nearly everybody.
+const OR_RUN: &str = "or put sidekiq-lifecycle run -- in front of it";
+
 /// A chain of links, Sidekiq first and PID 1 last.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Path {
     links: Vec<Link>,
     /// How systemd stops the service, where it was asked.
     kill_mode: Option<KillMode>,
+    /// Seconds that Sidekiq takes to stop, as far as they are known.
+    needed: Option<f64>,
 }
 
 impl Link {
     /// What it does with a signal, if it is not Sidekiq itself.
     #[must_use]
     pub fn effect(&self, asked: Asked) -> Effect {
-        let handling = match asked {
-            Asked::Stop => self.term,
-            Asked::Quiet => self.tstp,
-        };
+        let handling = self.handling(asked);
         let decides = self.program == Program::Shell && self.is_free && handling == Handling::Handled;
-        if self.is_relayed && !decides {
+        if self.is_relayed && self.can_be_relayed() && !decides {
             return Effect::Relayed;
         }
         match (self.program, asked) {
             (Program::Run, _) => return Effect::Forwards,
-            (Program::Supervisor, _) => return Effect::Unknown,
-            (Program::DumbInit, _) if self.has_flag('c', Some("--single-child")) => return Effect::Forwards,
+            (Program::Manager, _) => return Effect::Unknown,
+            (Program::DumbInit, _) if self.is_single_child() => return Effect::Forwards,
             (Program::DumbInit, Asked::Quiet) if !self.rewrites_tstp() => return Effect::Freezes,
             (Program::DumbInit, _) => return Effect::ForwardsToGroup,
-            (Program::Tini, _) if self.has_flag('g', None) => return Effect::ForwardsToGroup,
+            (Program::Tini, _) if self.signals_group() => return Effect::ForwardsToGroup,
             (Program::Catatonit, Asked::Quiet) => return Effect::Drops,
             (Program::Tini | Program::Catatonit, _) => return Effect::Forwards,
-            (Program::Timeout, Asked::Stop) if self.term == Handling::Handled => return Effect::Forwards,
             _ => {}
         }
         match (handling, self.program, asked) {
@@ -201,6 +218,14 @@ impl Link {
             (Handling::Handled, Program::Shell, _) if decides => Effect::Traps,
             (Handling::Handled, Program::Shell, _) => Effect::Defers,
             (Handling::Blocked, Program::Shell | Program::Timeout, _) => Effect::Drops,
+            (Handling::Handled | Handling::Blocked, Program::Runsvdir, Asked::Stop) => Effect::Leaves,
+            (Handling::Handled | Handling::Blocked, _, Asked::Stop) if self.kills_after.is_some() => Effect::Kills,
+            (
+                Handling::Handled | Handling::Blocked,
+                Program::Timeout | Program::Runsv | Program::S6Svscan | Program::S6Supervise,
+                Asked::Stop,
+            )
+            | (Handling::Handled | Handling::Blocked, Program::Sudo, _) => Effect::Forwards,
             (Handling::Handled | Handling::Blocked, ..) => Effect::Unknown,
             (Handling::Default, ..) if self.is_pid1 => Effect::Drops,
             (Handling::Default, _, Asked::Stop) => Effect::Dies,
@@ -208,17 +233,38 @@ impl Link {
         }
     }
 
+    fn handling(&self, asked: Asked) -> Handling {
+        match asked {
+            Asked::Stop => self.term,
+            Asked::Quiet => self.tstp,
+        }
+    }
+
+    /// Whether a person sits at it: an interactive shell at a terminal, that was not given a command to run.
+    #[must_use]
+    pub fn is_persons(&self) -> bool {
+        self.program == Program::Shell
+            && self.is_interactive
+            && self.has_terminal
+            && matches!(self.command(), ShellCommand::Hidden)
+    }
+
     /// Whether the relay may take it: a shell that no person sits at, timeout(1), dumb-init where it would freeze, or
     /// a program of one thread that does nothing with TERM. Anything else has its own ways.
     #[must_use]
     pub fn can_be_relayed(&self) -> bool {
         match self.program {
-            Program::Shell => !self.is_interactive,
+            Program::Shell => !self.is_persons(),
             Program::Timeout => true,
-            Program::DumbInit => self.effect(Asked::Quiet) == Effect::Freezes,
+            Program::DumbInit => !self.is_single_child() && !self.rewrites_tstp(),
             // These take their signals with sigwait(3) and signalfd(2), which no tracer sees.
-            Program::Tini | Program::Catatonit | Program::Run | Program::Relay | Program::Supervisor => false,
-            Program::Other => self.threads == 1 && self.term == Handling::Default,
+            Program::Tini
+            | Program::Catatonit
+            | Program::Run
+            | Program::Relay
+            | Program::Manager
+            | Program::Runtime => false,
+            _ => self.threads == 1 && self.term == Handling::Default,
         }
     }
 
@@ -238,7 +284,7 @@ impl Link {
             Effect::Drops if self.program == Program::Catatonit && asked == Asked::Quiet => {
                 format!("drops {signal}, as it always does")
             }
-            Effect::Drops if self.is_pid1 && self.term == Handling::Default => {
+            Effect::Drops if self.is_pid1 && self.handling(asked) == Handling::Default => {
                 let place = if self.pid == 1 { "PID 1" } else { "PID 1 of its container" };
                 format!("drops {signal}: it is {place} and has no handler for it (bit {number} of SigCgt is not set)")
             }
@@ -252,7 +298,19 @@ impl Link {
             Effect::Freezes => format!("turns {signal} into SIGSTOP, for itself and for all below it"),
             Effect::Defers => format!("has a trap for {signal} that runs only when its foreground command has ended"),
             Effect::Traps => format!("has a trap for {signal} that runs at once; what it does cannot be seen"),
-            Effect::Unknown if self.program == Program::Supervisor => "stops its services in its own way".to_owned(),
+            Effect::Kills => {
+                let seconds = self.kills_after.unwrap_or_default();
+                format!("passes {signal} on, and kills what has not ended {seconds} s later")
+            }
+            Effect::Leaves => format!("ends at once when it gets {signal}, and passes nothing on"),
+            Effect::Unknown if self.program == Program::Manager => "stops its services in its own way".to_owned(),
+            Effect::Unknown if asked == Asked::Stop && self.program == Program::Foreman => {
+                "passes TERM on, and kills what has not ended after its --timeout, which is 5 s if it is not set"
+                    .to_owned()
+            }
+            Effect::Unknown if asked == Asked::Stop && self.program == Program::Supervisord => {
+                "passes TERM on, and kills a program after its stopwaitsecs, which is 10 if it is not set".to_owned()
+            }
             Effect::Unknown => format!("handles {signal} in a way that cannot be seen"),
         }
     }
@@ -274,33 +332,71 @@ impl Link {
         })
     }
 
+    /// tini signals its child's process group (`tini.c`).
+    fn signals_group(&self) -> bool {
+        self.has_flag('g', None)
+            || self.variables.iter().any(|variable| variable.starts_with("TINI_KILL_PROCESS_GROUP="))
+    }
+
+    /// dumb-init signals its child alone, and not all of a session (`dumb-init.c`).
+    fn is_single_child(&self) -> bool {
+        self.has_flag('c', Some("--single-child"))
+            || self.variables.iter().any(|variable| variable.starts_with("DUMB_INIT_SETSID=0"))
+    }
+
     fn rewrites_tstp(&self) -> bool {
         self.own_options().any(|word| word.trim_start_matches("--rewrite=").starts_with("20:"))
     }
 }
 
 impl Path {
-    /// The path from Sidekiq (the first of `links`) upwards. What is above a system's init, or above a shell at which a
-    /// person sits, is no part of it: signals come from there, not from further up.
+    /// The path from Sidekiq (the first of `links`) upwards. What is above the init of a machine, systemd, or a shell at which a
+    /// person sits, is no part of it: signals come from there, not from further up. They do not come from a person whose
+    /// shell is what a container runs.
     #[must_use]
-    pub fn new(links: Vec<Link>) -> Self {
-        let is_end = |link: &Link| link.program == Program::Supervisor || link.is_interactive;
-        let end = links.iter().skip(1).position(is_end).map_or(links.len(), |position| position + 2);
-        Self { links: links.into_iter().take(end).collect(), kill_mode: None }
+    pub fn new(mut links: Vec<Link>) -> Self {
+        if let Some(runtime) = links.iter().position(|link| link.program == Program::Runtime) {
+            links.truncate(runtime);
+            if let Some(first) = links.last_mut() {
+                first.is_first = true;
+            }
+        }
+        let mut path = Self { links, ..Self::default() };
+        let is_end = |index: &usize| {
+            path.links.get(*index).is_some_and(|link| {
+                link.is_machines || link.program == Program::Manager || (link.is_persons() && !path.ends_all(*index))
+            })
+        };
+        let end = (1..path.links.len()).find(is_end).unwrap_or(path.links.len());
+        path.links.truncate(end + 1);
+        path
     }
 
     /// The path of a service that systemd stops in this way; of no account where it is not systemd that the path begins
     /// with, but a container's PID 1.
     #[must_use]
     pub fn with_kill_mode(self, kill_mode: Option<KillMode>) -> Self {
-        let is_service = self.links.last().is_some_and(|top| top.program == Program::Supervisor);
+        let is_service = self.links.last().is_some_and(|top| top.program == Program::Manager);
         Self { kill_mode: kill_mode.filter(|_| is_service), ..self }
+    }
+
+    /// The path of a Sidekiq that takes so many seconds to stop: a link may leave it less.
+    #[must_use]
+    pub fn with_needed(self, needed: Option<f64>) -> Self {
+        Self { needed, ..self }
     }
 
     /// How systemd stops the service, where it was asked.
     #[must_use]
     pub fn kill_mode(&self) -> Option<KillMode> {
         self.kill_mode
+    }
+
+    /// Whether it is a person who stops this Sidekiq, and waits for it.
+    #[must_use]
+    pub fn is_persons(&self) -> bool {
+        self.links.len() > 1
+            && self.links.last().is_some_and(|top| top.is_persons() && !self.ends_all(self.links.len() - 1))
     }
 
     /// The path as it would be if there were no relay.
@@ -328,41 +424,79 @@ impl Path {
     /// What becomes of a signal, and the index of the link that decides it.
     #[must_use]
     pub fn fate(&self, asked: Asked) -> (Fate, usize) {
-        // Sidekiq is signalled itself.
-        if self.kill_mode == Some(KillMode::ControlGroup) {
-            return (Fate::Arrives, 0);
-        }
-        let mut is_grouped = false;
-        let mut is_carried = false;
-        let mut unknown = None;
-        for index in (1..self.links.len()).rev() {
-            let Some(link) = self.links.get(index) else { break };
-            // Whoever sits there signals the processes themselves.
-            if link.is_interactive && !link.is_first {
-                continue;
-            }
-            match link.effect(asked) {
-                Effect::Forwards if link.program == Program::Run => return (Fate::Arrives, index),
-                // dumb-init takes its signals itself; the relay only keeps it from freezing.
-                Effect::Relayed => is_carried |= link.program != Program::DumbInit,
-                Effect::Arrives | Effect::Forwards => {}
-                // The relay signals Sidekiq itself, or a supervisor of several.
-                Effect::Stops | Effect::Defers | Effect::Drops | Effect::Dies | Effect::Freezes | Effect::Traps
-                    if is_carried => {}
-                Effect::ForwardsToGroup => is_grouped = true,
-                Effect::Freezes => return (Fate::Freezes, index),
-                // Its child is signalled by whatever signals all of the group.
-                Effect::Stops | Effect::Defers | Effect::Drops if is_grouped => {}
-                Effect::Stops | Effect::Defers | Effect::Drops => return (Fate::Lost, index),
-                Effect::Dies if is_grouped => return (Fate::CutShort, index),
-                // systemd may signal all of the service's processes, or only this one.
-                Effect::Dies if self.kill_mode.is_none() && self.is_below_supervisor(index) => unknown = Some(index),
-                Effect::Dies => return (Fate::Lost, index),
-                Effect::Traps | Effect::Unknown if link.program == Program::Supervisor => {}
-                Effect::Traps | Effect::Unknown => unknown = Some(index),
+        let Some(top) = self.links.len().checked_sub(1).filter(|top| *top > 0) else { return (Fate::Arrives, 0) };
+        let is_for_all = self.kill_mode == Some(KillMode::ControlGroup);
+        let mut walk = Walk { told: vec![is_for_all; self.links.len()], is_for_all, ..Walk::default() };
+        walk.tell(top);
+        for index in (1..=top).rev() {
+            if let Some(link) = self.links.get(index).filter(|_| walk.is_told(index)) {
+                self.step(link, index, asked, &mut walk);
             }
         }
-        unknown.map_or((Fate::Arrives, 0), |index| (Fate::Unknown, index))
+        walk.end()
+    }
+
+    /// What a link that has got the signal does with it.
+    fn step(&self, link: &Link, index: usize, asked: Asked, walk: &mut Walk) {
+        let below = index - 1;
+        // systemd signals the main process; whoever sits at a shell, the processes themselves.
+        if link.program == Program::Manager || (link.is_persons() && !self.ends_all(index)) || link.is_machines {
+            return walk.tell(below);
+        }
+        match link.effect(asked) {
+            Effect::Arrives => {}
+            Effect::Forwards if link.program == Program::Run => {
+                self.told_by_run(index).for_each(|told| walk.tell(told))
+            }
+            Effect::Forwards => walk.tell(below),
+            Effect::ForwardsToGroup => self.group(below).for_each(|told| walk.tell(told)),
+            Effect::Freezes if self.group(below).any(|member| member == 0) => walk.freezes(index),
+            Effect::Freezes | Effect::Stops | Effect::Defers | Effect::Drops => walk.swallows(index),
+            // dumb-init takes its signals itself; the relay only keeps it from freezing.
+            Effect::Relayed if link.program == Program::DumbInit => walk.tell(below),
+            // The relay signals Sidekiq itself, or what decides for several.
+            Effect::Relayed => walk.tell(self.decider(index, asked)),
+            Effect::Kills if self.needed.is_some() && self.needed <= link.kills_after => walk.tell(below),
+            Effect::Kills => {
+                walk.tell(below);
+                if self.needed.is_some() { walk.ends_early(index) } else { walk.doubts(index) }
+            }
+            // systemd may signal all of the service's processes, or only this one.
+            Effect::Dies if self.kill_mode.is_none() && self.is_below_manager(index) => {
+                walk.doubts(index);
+                walk.tell(below);
+            }
+            // systemd waits for all that is left.
+            Effect::Dies | Effect::Leaves if walk.is_for_all => {}
+            Effect::Dies | Effect::Leaves => walk.ends_early(index),
+            Effect::Traps | Effect::Unknown => {
+                walk.doubts(index);
+                walk.tell(below);
+            }
+        }
+    }
+
+    /// The links below an init that get what it sends to the process group of its child, `below`.
+    fn group(&self, below: usize) -> impl Iterator<Item = usize> {
+        let group = self.links.get(below).map(|child| child.pid);
+        let members = self.links.iter().take(below + 1).enumerate();
+        members.filter(move |(_, link)| Some(link.group) == group).map(|(index, _)| index)
+    }
+
+    /// The links to which `run` gives a signal.
+    fn told_by_run(&self, run: usize) -> impl Iterator<Item = usize> {
+        let told = self.links.iter().take(run).enumerate().filter(|(_, link)| link.is_told_by_run);
+        told.map(|(index, _)| index)
+    }
+
+    /// The first link below one that handles the signal for several programs, or Sidekiq.
+    fn decider(&self, index: usize, asked: Asked) -> usize {
+        let decides = |below: &usize| {
+            self.links.get(*below).is_some_and(|link| {
+                link.program.decides() && matches!(link.handling(asked), Handling::Handled | Handling::Blocked)
+            })
+        };
+        (1..index).rev().find(decides).unwrap_or(0)
     }
 
     /// The pids that the relay should take, and whether it is needed at all.
@@ -395,6 +529,15 @@ impl Path {
         })
     }
 
+    /// Why it cannot be told whether TERM arrives, in words; `None` where it can.
+    #[must_use]
+    pub fn doubt(&self) -> Option<String> {
+        let (fate, index) = self.fate(Asked::Stop);
+        let link = self.links.get(index).filter(|_| fate == Fate::Unknown)?;
+        let (top, verdict) = (self.links.last()?.title(), link.verdict(Asked::Stop));
+        Some(format!("whether a SIGTERM sent to {top} arrives cannot be told: {} {verdict}", link.title()))
+    }
+
     /// The shortest way to a sound path; `None` if it is sound. Nothing of a command line is in it, for it goes to logs and to
     /// files that others may read.
     #[must_use]
@@ -422,13 +565,89 @@ impl Path {
             (Program::Tini | Program::DumbInit | Program::Catatonit, _) => {
                 format!("write sidekiq-lifecycle run -- in place of {}", link.name)
             }
-            (Program::Timeout, _) => "leave timeout out of the command that starts Sidekiq".to_owned(),
-            _ => format!("let {} pass signals on, or start it with sidekiq-lifecycle run -- in front", link.name),
+            (Program::Timeout, _) => format!("leave timeout out of the command that starts Sidekiq, {OR_RUN}"),
+            (Program::Su, _) => {
+                format!("write setpriv in place of {}, which leaves no process between, {OR_RUN}", link.name)
+            }
+            (Program::Foreman, Asked::Stop) => {
+                format!(
+                    "start Sidekiq without foreman, or foreman with a --timeout of at least {}",
+                    self.needed_in_words()
+                )
+            }
+            (Program::Supervisord, Asked::Stop) => {
+                format!("set stopwaitsecs of the program to at least {}", self.needed_in_words())
+            }
+            (Program::S6Supervise, Asked::Stop) => "set the service's timeout-kill to 0, which is no limit".to_owned(),
+            (Program::Init, _) => "let sidekiq-lifecycle run -- start the worker in place of init".to_owned(),
+            _ => format!("let {} pass signals on, {OR_RUN}", link.name),
         })
     }
 
-    fn is_below_supervisor(&self, index: usize) -> bool {
-        self.links.get(index + 1).is_some_and(|parent| parent.program == Program::Supervisor)
+    fn needed_in_words(&self) -> String {
+        self.needed
+            .map_or_else(|| "the seconds that Sidekiq needs, -t and 4".to_owned(), |needed| format!("{needed} s"))
+    }
+
+    fn is_below_manager(&self, index: usize) -> bool {
+        self.links.get(index + 1).is_some_and(|parent| parent.program == Program::Manager)
+    }
+}
+
+/// A signal on its way down the path.
+#[derive(Default)]
+struct Walk {
+    /// The links that get it, by index.
+    told: Vec<bool>,
+    /// All have got it at once, from systemd, which waits for all of them.
+    is_for_all: bool,
+    frozen: Option<usize>,
+    /// The first link that does nothing with it.
+    swallowed: Option<usize>,
+    /// The first link whose end, or whose kill, comes before Sidekiq is done.
+    early: Option<usize>,
+    /// The last link of which it cannot be told.
+    doubtful: Option<usize>,
+}
+
+impl Walk {
+    fn tell(&mut self, index: usize) {
+        if let Some(told) = self.told.get_mut(index) {
+            *told = true;
+        }
+    }
+
+    fn is_told(&self, index: usize) -> bool {
+        self.told.get(index) == Some(&true)
+    }
+
+    fn freezes(&mut self, index: usize) {
+        self.frozen.get_or_insert(index);
+    }
+
+    fn swallows(&mut self, index: usize) {
+        self.swallowed.get_or_insert(index);
+    }
+
+    fn ends_early(&mut self, index: usize) {
+        self.early.get_or_insert(index);
+    }
+
+    fn doubts(&mut self, index: usize) {
+        self.doubtful = Some(index);
+    }
+
+    fn end(self) -> (Fate, usize) {
+        let arrived = self.is_told(0);
+        match (self.frozen, self.early, self.swallowed, self.doubtful) {
+            (Some(index), ..) => (Fate::Freezes, index),
+            (_, Some(index), ..) if arrived => (Fate::CutShort, index),
+            (_, early, swallowed, doubtful) if !arrived => {
+                (Fate::Lost, early.max(swallowed).or(doubtful).unwrap_or_default())
+            }
+            (.., Some(index)) => (Fate::Unknown, index),
+            _ => (Fate::Arrives, 0),
+        }
     }
 }
 
@@ -440,23 +659,22 @@ impl Link {
     }
 
     fn fix_shell(&self, in_full: bool) -> String {
-        let run = "or put sidekiq-lifecycle run -- in front of it";
         match self.command() {
             ShellCommand::Words(words) if in_full => {
                 let json = words.iter().map(|word| format!("\"{}\"", masked(word))).collect::<Vec<_>>().join(", ");
-                format!("write CMD [{json}], {run}")
+                format!("write CMD [{json}], {OR_RUN}")
             }
             ShellCommand::Line(line) if in_full => {
-                format!("put exec before the command that starts Sidekiq in `{}`, {run}", masked(line))
+                format!("put exec before the command that starts Sidekiq in `{}`, {OR_RUN}", masked(line))
             }
             ShellCommand::Words(_) | ShellCommand::Line(_) => {
-                format!("put exec before the command that starts Sidekiq in `{} -c '…'`, {run}", self.name)
+                format!("put exec before the command that starts Sidekiq in `{} -c '…'`, {OR_RUN}", self.name)
             }
             ShellCommand::Script(script) if in_full || is_path(script) => {
-                format!("put exec before the command that starts Sidekiq, the last one of {script}, {run}")
+                format!("put exec before the command that starts Sidekiq, the last one of {script}, {OR_RUN}")
             }
             ShellCommand::Script(_) | ShellCommand::Hidden => {
-                format!("put exec before the command that starts Sidekiq, {run}")
+                format!("put exec before the command that starts Sidekiq, {OR_RUN}")
             }
         }
     }
@@ -532,6 +750,12 @@ mod tests {
             term: Handling::Default,
             tstp: Handling::Default,
             is_interactive: false,
+            has_terminal: false,
+            group: pid,
+            variables: Vec::new(),
+            kills_after: None,
+            is_machines: false,
+            is_told_by_run: false,
             is_free: false,
             threads: 1,
             is_relayed: false,
@@ -540,7 +764,8 @@ mod tests {
 
     fn worker() -> Link {
         let handled = Handling::Handled;
-        Link { term: handled, tstp: handled, threads: 9, ..link(99, Program::Other, "sidekiq") }
+        let sidekiq = link(99, Program::Other, "sidekiq");
+        Link { term: handled, tstp: handled, threads: 9, is_told_by_run: true, ..sidekiq }
     }
 
     fn shell(pid: i32, command: &str) -> Link {
@@ -555,9 +780,18 @@ mod tests {
         Link { term: Handling::Blocked, tstp: Handling::Blocked, ..link(1, program, command) }
     }
 
-    /// Given from PID 1 down, as people think of it.
+    /// Given from PID 1 down, as people think of it. All below it are in one process group, but for who is in a group of a
+    /// number of its own.
     fn path(above: &[Link]) -> Path {
-        Path::new(std::iter::once(worker()).chain(above.iter().rev().cloned()).collect())
+        path_to(worker(), above)
+    }
+
+    fn path_to(worker: Link, above: &[Link]) -> Path {
+        let leader = above.get(1).map_or(worker.pid, |child| child.pid);
+        let links = std::iter::once(&worker).chain(above.iter().rev()).cloned();
+        Path::new(
+            links.map(|link| if link.group == link.pid { Link { group: leader, ..link } } else { link }).collect(),
+        )
     }
 
     #[test]
@@ -565,10 +799,13 @@ mod tests {
         use Fate::{Arrives, CutShort, Freezes, Lost, Unknown};
         let tini = || init(Program::Tini, "tini -- sh /app/entry.sh");
         let free = |link| Link { is_free: true, ..link };
-        let systemd = || init(Program::Supervisor, "/sbin/init");
+        let systemd = || init(Program::Manager, "/sbin/init");
         let bash = |pid| shell(pid, "bash /app/entry.sh");
         let relayed = |link| Link { is_relayed: true, ..link };
-        let person = |pid| Link { is_interactive: true, tstp: Handling::Ignored, term: Handling::Ignored, ..bash(pid) };
+        let interactive =
+            |link| Link { is_interactive: true, tstp: Handling::Ignored, term: Handling::Ignored, ..link };
+        let person = |pid| Link { has_terminal: true, ..interactive(shell(pid, "-bash")) };
+        let known = |pid, program| Link { term: Handling::Handled, ..link(pid, program, "known") };
         let other = |pid, term| Link { term, ..link(pid, Program::Other, "foreman start") };
         let table: &[(&str, Vec<Link>, Fate, Fate)] = &[
             ("PID 1 itself", vec![], Arrives, Arrives),
@@ -599,7 +836,36 @@ mod tests {
             ("run and a shell", vec![init(Program::Run, "sidekiq-lifecycle run -- sh x"), bash(7)], Arrives, Arrives),
             ("systemd", vec![systemd()], Arrives, Arrives),
             ("systemd and a shell", vec![systemd(), bash(7)], Unknown, Lost),
+            ("init of the machine", vec![Link { is_machines: true, ..known(1, Program::Init) }], Arrives, Arrives),
+            ("busybox init", vec![Link { kills_after: Some(1.0), ..known(1, Program::Init) }], Unknown, Lost),
+            ("runsvdir", vec![known(1, Program::Runsvdir), known(7, Program::Runsv)], Lost, Lost),
+            ("tini, runsvdir", vec![tini(), known(6, Program::Runsvdir), known(7, Program::Runsv)], Lost, Lost),
+            ("s6", vec![known(1, Program::S6Svscan), known(7, Program::S6Supervise)], Arrives, Lost),
+            ("su", vec![tini(), Link { kills_after: Some(2.0), ..known(7, Program::Su) }], Unknown, Lost),
+            ("sudo", vec![tini(), Link { tstp: Handling::Handled, ..known(7, Program::Sudo) }], Arrives, Arrives),
+            ("foreman", vec![known(1, Program::Foreman)], Unknown, Lost),
+            (
+                "a runtime of the host",
+                vec![link(1, Program::Manager, "init"), link(5, Program::Runtime, "x")],
+                Arrives,
+                Arrives,
+            ),
+            ("a runtime of the host, a shell", vec![systemd(), link(5, Program::Runtime, "x"), bash(7)], Lost, Lost),
             ("a terminal", vec![systemd(), other(5, Handling::Handled), person(7)], Arrives, Arrives),
+            (
+                "bash -ic",
+                vec![systemd(), other(5, Handling::Handled), interactive(shell(7, "bash -ic 'x'"))],
+                Lost,
+                Lost,
+            ),
+            (
+                "bash -ic at a terminal",
+                vec![tini(), Link { has_terminal: true, ..interactive(shell(7, "bash -ic 'x'")) }],
+                Lost,
+                Lost,
+            ),
+            ("a person's shell without a terminal", vec![tini(), interactive(shell(7, "bash -i"))], Lost, Lost),
+            ("a person in a container", vec![tini(), person(7)], Lost, Lost),
             ("a shell at a terminal", vec![systemd(), person(7), bash(8)], Lost, Lost),
             ("a terminal in a container", vec![person(1)], Lost, Lost),
             ("a program with a handler", vec![other(1, Handling::Handled)], Unknown, Lost),
@@ -627,8 +893,59 @@ mod tests {
     }
 
     #[test]
+    fn a_signal_to_a_group_reaches_who_is_in_it() {
+        use Fate::{Arrives, CutShort, Lost};
+        let elsewhere = || Link { group: 50, ..worker() };
+        let tini = |variable: &str| Link { variables: vec![variable.to_owned()], ..init(Program::Tini, "tini -- x") };
+        let dumb_init = |command| init(Program::DumbInit, command);
+        let shell = || shell(7, "bash x");
+        let wait = || link(8, Program::Other, "setsid -w sidekiq");
+        let table: &[(&str, Path, Fate)] = &[
+            ("its own", path_to(elsewhere(), &[init(Program::Tini, "tini -g -- x"), trap(7), wait()]), Lost),
+            ("that of the child", path(&[init(Program::Tini, "tini -g -- x"), trap(7)]), Arrives),
+            ("dumb-init, its own", path_to(elsewhere(), &[dumb_init("dumb-init -r 20:20 x"), trap(7), wait()]), Lost),
+            ("by variable", path(&[tini("TINI_KILL_PROCESS_GROUP="), shell()]), CutShort),
+            ("no variable", path(&[tini("TINI_VERBOSITY=1"), shell()]), Lost),
+            (
+                "not, by variable",
+                path(&[Link { variables: vec!["DUMB_INIT_SETSID=0".to_owned()], ..dumb_init("dumb-init x") }, shell()]),
+                Lost,
+            ),
+        ];
+        for (name, path, fate) in table {
+            assert_eq!(path.fate(Asked::Stop).0, *fate, "{name}");
+        }
+    }
+
+    #[test]
+    fn who_kills_before_sidekiq_is_done() {
+        use Fate::{Arrives, CutShort, Unknown};
+        let timeout = |seconds| Link {
+            term: Handling::Handled,
+            kills_after: Some(seconds),
+            ..link(7, Program::Timeout, "timeout -k 3 1h x")
+        };
+        let tini = || init(Program::Tini, "tini -- x");
+        let carried = || Link { is_relayed: true, ..shell(6, "sh x") };
+        let run = |is_told_by_run: bool| {
+            let worker = Link { is_told_by_run: !is_told_by_run, ..worker() };
+            path_to(worker, &[init(Program::Run, "run"), Link { is_told_by_run, ..timeout(3.0) }])
+        };
+        for (name, path, needed, fate) in [
+            ("in time", path(&[tini(), timeout(12.0)]), Some(12.0), Arrives),
+            ("too early", path(&[tini(), timeout(3.0)]), Some(12.0), CutShort),
+            ("nobody knows", path(&[tini(), timeout(3.0)]), None, Unknown),
+            ("not told, by run", run(false), Some(12.0), Arrives),
+            ("told by run", run(true), Some(12.0), CutShort),
+            ("not told, by the relay", path(&[tini(), carried(), timeout(3.0)]), Some(12.0), Arrives),
+        ] {
+            assert_eq!(path.with_needed(needed).fate(Asked::Stop).0, fate, "{name}");
+        }
+    }
+
+    #[test]
     fn who_is_taken_by_the_relay() {
-        let person = Link { is_interactive: true, ..shell(5, "bash") };
+        let person = Link { is_interactive: true, has_terminal: true, ..shell(5, "bash") };
         let supervisor = Link { threads: 5, ..link(6, Program::Other, "foreman") };
         let table: &[(Vec<Link>, &[i32])] = &[
             (vec![], &[]),
@@ -640,7 +957,8 @@ mod tests {
             (vec![init(Program::DumbInit, "dumb-init -c x"), shell(8, "sh")], &[8]),
             (vec![init(Program::Catatonit, "catatonit x"), shell(8, "sh")], &[8]),
             (vec![init(Program::Run, "sidekiq-lifecycle run x"), shell(8, "sh")], &[]),
-            (vec![init(Program::Supervisor, "systemd"), person, supervisor, shell(8, "sh")], &[8]),
+            (vec![init(Program::Manager, "systemd"), person, supervisor, shell(8, "sh")], &[8]),
+            (vec![init(Program::Tini, "tini"), Link { is_interactive: true, ..shell(8, "bash -ic 'x'") }], &[8]),
             (vec![link(1, Program::Other, "python3 main.py")], &[1]),
         ];
         for (links, expected) in table {
@@ -657,7 +975,7 @@ mod tests {
 
     #[test]
     fn a_service_of_systemd() {
-        let links = [init(Program::Supervisor, "/sbin/init"), shell(7, "bash /app/entry.sh")];
+        let links = [init(Program::Manager, "/sbin/init"), shell(7, "bash /app/entry.sh")];
         let table = [
             (None, Fate::Unknown),
             (KillMode::named("none"), Fate::Unknown),
@@ -667,6 +985,16 @@ mod tests {
         ];
         for (kill_mode, fate) in table {
             assert_eq!(path(&links).with_kill_mode(kill_mode).fate(Asked::Stop).0, fate, "{kill_mode:?}");
+        }
+        let handled = |program, kills_after| Link { term: Handling::Handled, kills_after, ..link(7, program, "x") };
+        for (link, fate) in [
+            (handled(Program::Su, Some(2.0)), Fate::CutShort),
+            (handled(Program::Sudo, None), Fate::Arrives),
+            (handled(Program::Foreman, None), Fate::Unknown),
+            (link(7, Program::Other, "perl"), Fate::Arrives),
+        ] {
+            let path = path(&[init(Program::Manager, "/sbin/init"), link.clone()]).with_needed(Some(12.0));
+            assert_eq!(path.with_kill_mode(KillMode::named("control-group")).fate(Asked::Stop).0, fate, "{link:?}");
         }
         let container = path(&[shell(1, "sh")]).with_kill_mode(KillMode::named("control-group"));
         assert_eq!(container.fate(Asked::Stop).0, Fate::Lost);
@@ -696,7 +1024,15 @@ mod tests {
             (shell(1, "bash"), "put exec before the command that starts Sidekiq, or"),
             (init(Program::DumbInit, "dumb-init sidekiq"), "dumb-init --rewrite 20:20"),
             (init(Program::Catatonit, "catatonit -- sidekiq"), "write sidekiq-lifecycle run -- in place of catatonit"),
-            (link(1, Program::Other, "python3 main.py"), "let python3 pass signals on"),
+            (link(1, Program::Other, "python3 main.py"), "let python3 pass signals on, or put sidekiq-lifecycle run"),
+            (
+                Link { term: Handling::Handled, kills_after: Some(2.0), ..link(1, Program::Su, "su app -c x") },
+                "write setpriv in place of su, which leaves no process between, or put",
+            ),
+            (
+                Link { term: Handling::Handled, ..link(1, Program::Foreman, "foreman") },
+                "start Sidekiq without foreman, or foreman with a --timeout of at least the seconds that Sidekiq needs",
+            ),
         ];
         for (link, expected) in table {
             let fix = path(std::slice::from_ref(link)).fix_in_full().unwrap();
@@ -760,12 +1096,16 @@ mod tests {
             init(Program::Tini, "tini x"),
             init(Program::DumbInit, "dumb-init x"),
             init(Program::Catatonit, "catatonit x"),
-            init(Program::Supervisor, "systemd"),
+            init(Program::Manager, "systemd"),
+            init(Program::Runsvdir, "runsvdir"),
+            init(Program::Foreman, "foreman"),
+            init(Program::Supervisord, "supervisord"),
+            Link { kills_after: Some(2.0), ..init(Program::Su, "su") },
             link(7, Program::Other, "x"),
         ] {
             for (asked, name) in [(Asked::Stop, "TERM"), (Asked::Quiet, "TSTP")] {
                 let verdict = link.verdict(asked);
-                assert!(verdict.contains(name) || link.program == Program::Supervisor, "{verdict}");
+                assert!(verdict.contains(name) || link.program == Program::Manager, "{verdict}");
             }
         }
     }

@@ -23,8 +23,28 @@ pub enum Program {
     Run,
     /// This project's own relay.
     Relay,
-    /// An init that brings its services down by itself when it is told to stop: systemd, s6, runit, launchd, sysvinit.
-    Supervisor,
+    /// systemd or launchd, of the machine or of a user: whoever stops a service asks it.
+    Manager,
+    /// sysvinit, or busybox init.
+    Init,
+    /// What starts a container, and signals its first process: containerd-shim, conmon.
+    Runtime,
+    /// su(1), runuser(1), doas(1).
+    Su,
+    /// sudo(8).
+    Sudo,
+    /// runit's runsvdir(8).
+    Runsvdir,
+    /// runit's runsv(8).
+    Runsv,
+    /// s6-svscan.
+    S6Svscan,
+    /// s6-supervise.
+    S6Supervise,
+    /// supervisord.
+    Supervisord,
+    /// foreman.
+    Foreman,
     /// Anything else.
     Other,
 }
@@ -34,8 +54,6 @@ pub enum Program {
 pub const RELAY: &str = "signal-relay";
 
 const SHELLS: [&str; 9] = ["sh", "dash", "bash", "ash", "zsh", "ksh", "ksh93", "mksh", "yash"];
-const SUPERVISORS: [&str; 8] =
-    ["systemd", "s6-svscan", "s6-supervise", "runsvdir", "runsv", "runit", "launchd", "s6-linux-init"];
 
 impl Program {
     /// Tells by the executable's name, or, where that is hidden (another user's), by the name it was called with and
@@ -52,13 +70,34 @@ impl Program {
             // One program of many names; which one it is now says the name it was called with.
             Some("busybox" | "busybox.nosuid" | "toybox") => Self::in_busybox(called, arguments),
             Some("sidekiq-lifecycle") => Self::ours(arguments),
-            Some(executable) => Self::named(executable),
+            Some(executable) => Self::named(executable).or_script(arguments),
             None if called == "busybox" => Self::in_busybox(called, arguments),
             None if called == "sidekiq-lifecycle" || called == RELAY => Self::ours(arguments),
             None => match Self::named(called) {
-                Self::Other => Self::named(name),
+                Self::Other | Self::Init => Self::named(name),
                 program => program,
-            },
+            }
+            .or_script(arguments),
+        }
+    }
+
+    /// What an interpreter runs: by its title (foreman's is `foreman: master`), or by the script's name.
+    fn or_script(self, arguments: &[String]) -> Self {
+        let is_interpreter = |word: &String| {
+            let name = word.rsplit('/').next().unwrap_or_default();
+            ["ruby", "python", "pypy"].into_iter().any(|interpreter| name.starts_with(interpreter))
+        };
+        let script = match (self, arguments) {
+            (Self::Other, [title, ..]) if title == "foreman: master" => "foreman",
+            (Self::Other, [interpreter, script, ..]) if is_interpreter(interpreter) => {
+                script.rsplit('/').next().unwrap_or_default()
+            }
+            _ => return self,
+        };
+        match script {
+            "foreman" => Self::Foreman,
+            "supervisord" => Self::Supervisord,
+            _ => self,
         }
     }
 
@@ -68,9 +107,19 @@ impl Program {
             "dumb-init" => Self::DumbInit,
             "catatonit" => Self::Catatonit,
             "timeout" => Self::Timeout,
-            "init" => Self::Supervisor,
+            "systemd" | "launchd" => Self::Manager,
+            "init" => Self::Init,
+            "su" | "runuser" | "doas" => Self::Su,
+            "sudo" => Self::Sudo,
+            "runsvdir" => Self::Runsvdir,
+            "runsv" => Self::Runsv,
+            "s6-svscan" => Self::S6Svscan,
+            "s6-supervise" => Self::S6Supervise,
+            "supervisord" => Self::Supervisord,
+            "foreman" => Self::Foreman,
+            "conmon" => Self::Runtime,
+            name if name.starts_with("containerd-shim") => Self::Runtime,
             name if SHELLS.contains(&name) => Self::Shell,
-            name if SUPERVISORS.contains(&name) => Self::Supervisor,
             _ => Self::Other,
         }
     }
@@ -88,6 +137,13 @@ impl Program {
             (_, Some("run")) => Self::Run,
             _ => Self::Other,
         }
+    }
+
+    /// Whether it may have several programs below it, and decides for all of them what a signal means.
+    #[must_use]
+    pub fn decides(self) -> bool {
+        use Program::{Foreman, Init, Other, Runsv, Runsvdir, S6Supervise, S6Svscan, Supervisord};
+        matches!(self, Foreman | Init | Other | Runsv | Runsvdir | S6Supervise | S6Svscan | Supervisord)
     }
 
     /// Whether it is an init that ends as soon as its first child has: what still runs then is killed by the kernel.
@@ -139,7 +195,17 @@ impl fmt::Display for Program {
             Self::Catatonit => "catatonit",
             Self::Run => "sidekiq-lifecycle run",
             Self::Relay => "the relay",
-            Self::Supervisor => "an init",
+            Self::Manager => "systemd",
+            Self::Init => "init",
+            Self::Runtime => "a container runtime",
+            Self::Su => "su",
+            Self::Sudo => "sudo",
+            Self::Runsvdir => "runsvdir",
+            Self::Runsv => "runsv",
+            Self::S6Svscan => "s6-svscan",
+            Self::S6Supervise => "s6-supervise",
+            Self::Supervisord => "supervisord",
+            Self::Foreman => "foreman",
             Self::Other => "a program",
         })
     }
@@ -178,7 +244,10 @@ mod tests {
 
     #[test]
     fn programs_by_executable_name_and_arguments() {
-        use Program::{Catatonit, DumbInit, Other, Relay, Run, Shell, Supervisor, Timeout, Tini};
+        use Program::{
+            Catatonit, DumbInit, Foreman, Init, Manager, Other, Relay, Run, Runsv, Runtime, S6Supervise, S6Svscan,
+            Shell, Su, Sudo, Supervisord, Timeout, Tini,
+        };
         let table: &[(&str, Option<&str>, &[&str], Program)] = &[
             ("sh", Some("/usr/bin/dash"), &["sh", "-c", "x"], Shell),
             ("entry.sh", Some("/usr/bin/bash"), &["/bin/bash", "/entry.sh"], Shell),
@@ -193,9 +262,26 @@ mod tests {
             ("docker-init", Some("/sbin/docker-init"), &["/sbin/docker-init", "--", "x"], Tini),
             ("dumb-init", Some("/usr/bin/dumb-init"), &["dumb-init", "x"], DumbInit),
             ("catatonit", Some("/usr/bin/catatonit"), &["/init", "x"], Catatonit),
-            ("systemd", Some("/usr/lib/systemd/systemd"), &["/sbin/init"], Supervisor),
-            ("init", Some("/sbin/init"), &["init"], Supervisor),
-            ("runsv", Some("/usr/bin/runsv"), &["runsv", "worker"], Supervisor),
+            ("systemd", Some("/usr/lib/systemd/systemd"), &["/sbin/init"], Manager),
+            ("init", Some("/sbin/init"), &["init"], Init),
+            ("init", Some("/bin/busybox"), &["/sbin/init"], Init),
+            ("runsv", Some("/usr/bin/runsv"), &["runsv", "worker"], Runsv),
+            ("runsvdir", Some("/usr/bin/runsvdir"), &["runsvdir", "-P", "/service"], Program::Runsvdir),
+            ("s6-svscan", Some("/usr/bin/s6-svscan"), &["s6-svscan", "/service"], S6Svscan),
+            ("s6-supervise", Some("/usr/bin/s6-supervise"), &["s6-supervise", "worker"], S6Supervise),
+            ("su", Some("/usr/bin/su"), &["su", "app", "-c", "x"], Su),
+            ("runuser", Some("/usr/sbin/runuser"), &["runuser", "-u", "app", "--", "x"], Su),
+            ("sudo", Some("/usr/bin/sudo"), &["sudo", "-u", "app", "x"], Sudo),
+            ("foreman", Some("/usr/bin/ruby3.1"), &["foreman: master"], Foreman),
+            ("foreman", Some("/usr/bin/ruby3.1"), &["ruby", "/usr/bin/foreman", "start"], Foreman),
+            (
+                "supervisord",
+                Some("/usr/bin/python3.11"),
+                &["/usr/bin/python3", "/usr/bin/supervisord", "-n"],
+                Supervisord,
+            ),
+            ("python3", Some("/usr/bin/python3.11"), &["python3", "main.py", "supervisord"], Other),
+            ("containerd-shim", Some("/usr/bin/containerd-shim-runc-v2"), &["containerd-shim-runc-v2"], Runtime),
             ("sidekiq-lifecyc", Some("/x/sidekiq-lifecycle"), &["sidekiq-lifecycle", "run", "--", "x"], Run),
             ("signal-relay", Some("/x/sidekiq-lifecycle"), &["signal-relay", "7", "4711", "30"], Relay),
             ("signal-relay", Some("/usr/bin/perl"), &["signal-relay"], Other),
@@ -204,7 +290,8 @@ mod tests {
             ("node", Some("/usr/bin/node"), &["node", "sh"], Other),
             // Another user's, whose executable is hidden.
             ("sh", None, &["/bin/sh", "-c", "x"], Shell),
-            ("systemd", None, &["/sbin/init"], Supervisor),
+            ("systemd", None, &["/sbin/init"], Manager),
+            ("init", None, &["/sbin/init"], Init),
             ("busybox", None, &["busybox", "ash"], Shell),
             ("bash", None, &[], Shell),
             ("sidekiq", None, &["sidekiq 8"], Other),

@@ -11,6 +11,7 @@ use crate::edges::directory::health::Health;
 use crate::edges::directory::{Directory, Entry};
 use crate::edges::finder::{Found, is_elsewhere, is_of};
 use crate::edges::platform::Service;
+use crate::edges::record::{About, Record};
 use crate::edges::snapshot::{Mask, Snapshot};
 use crate::faces::lifecycle::stop_timeout;
 use crate::rules::diagnosis::{Diagnosis, Findings, Verdict, judge};
@@ -19,7 +20,7 @@ use crate::rules::probe::{Facts, Presence};
 use crate::rules::program::{Program, Sidekiq};
 use crate::rules::state::State;
 use crate::rules::text::masked;
-use crate::rules::time::{self, Source, StopTimeout};
+use crate::rules::time::{self, Fit, Need, Source, StopTimeout};
 
 /// One Sidekiq.
 #[derive(Debug, Serialize)]
@@ -97,7 +98,34 @@ pub struct Time {
     pub stop_timeout: Option<StopTimeout>,
     /// It asks systemd for the time that it needs when it is told to stop.
     pub is_extended: bool,
-    pub problem: Option<String>,
+    /// Seconds that it takes to stop.
+    pub needed: Option<f64>,
+    #[serde(flatten)]
+    pub fit: Fit,
+}
+
+impl Time {
+    fn of(about: &About, service: Option<Service>, has_gem: bool, is_persons: bool) -> Self {
+        let need = Need { timeout: about.timeout, hooks: 0.0 };
+        let is_heard = service.as_ref().is_some_and(|service| service.is_heard);
+        let found = stop_timeout(about);
+        let wrong = found.as_ref().err().cloned();
+        let stop = found.ok().flatten().or_else(|| service.and_then(|service| service.stop_timeout));
+        let is_systemds = matches!(&stop, Some(StopTimeout { source: Source::Systemd(_), .. }));
+        // One without the gem says when it stops, but asks for nothing.
+        let is_extended = is_systemds && is_heard && has_gem && !about.embedded;
+        let fit = match (wrong, time::fit(need, stop.as_ref())) {
+            (Some(wrong), _) => Fit::Unknown(wrong),
+            (None, Fit::TooShort(_)) if is_extended => Fit::Fits(format!(
+                "{} s are asked of systemd when it stops, as its {} is shorter",
+                need.seconds().unwrap_or_default(),
+                stop.as_ref().map(ToString::to_string).unwrap_or_default()
+            )),
+            (None, Fit::Unknown(_)) if is_persons => Fit::Fits("whoever sits at the shell decides how long".to_owned()),
+            (None, fit) => fit,
+        };
+        Self { timeout: about.timeout, stop_timeout: stop, is_extended, needed: need.seconds(), fit }
+    }
 }
 
 /// What became of a real SIGTERM.
@@ -106,6 +134,8 @@ pub struct Measured {
     /// `None` where even that could not be seen.
     pub fate: Option<Fate>,
     pub words: String,
+    /// What became of a real SIGTSTP before, in words.
+    pub tstp: String,
 }
 
 impl Examination {
@@ -120,20 +150,8 @@ impl Examination {
         let has_gem = has_gem(snapshot, record.is_some());
         let said = record.as_ref().and_then(|record| record.signal_path.as_ref()?.no_relay.clone());
         let about = record.as_ref().map(|record| record.about.clone()).unwrap_or_default();
-        let stop = stop_timeout(&about);
-        let stop_problem = stop.as_ref().err().cloned();
-        let is_heard = service.as_ref().is_some_and(|service| service.is_heard);
-        let stop = stop.ok().flatten().or_else(|| service.and_then(|service| service.stop_timeout));
-        let is_systemds = matches!(&stop, Some(StopTimeout { source: Source::Systemd(_), .. }));
-        // One without the gem says when it stops, but asks for nothing.
-        let is_extended = is_systemds && is_heard && record.is_some() && !about.embedded;
-        let too_short = about.timeout.zip(stop.as_ref()).and_then(|(timeout, stop)| time::problem(timeout, stop));
-        let time = Time {
-            timeout: about.timeout,
-            problem: stop_problem.or(too_short.filter(|_| !is_extended)),
-            stop_timeout: stop,
-            is_extended,
-        };
+        let time = Time::of(&about, service, record.is_some(), path.is_persons());
+        let path = path.with_needed(time.needed);
         let version = match snapshot.sidekiq() {
             Some(Sidekiq::Started { version }) => Some(version),
             _ => None,
@@ -146,13 +164,13 @@ impl Examination {
         let findings = Findings {
             path: &path,
             no_relay: relay.problem.as_deref(),
-            time: time.problem.as_deref(),
+            time: &time.fit,
+            is_booting: is_booting(snapshot, record.as_ref()),
             is_embedded: about.embedded,
             measured: None,
         };
         let diagnosis = judge(&findings);
-        let told =
-            |problem: &&String| !problem.starts_with("a SIG") && Some(problem.as_str()) != time.problem.as_deref();
+        let told = |problem: &&String| !problem.starts_with("a SIG") && Some(problem.as_str()) != time.fit.problem();
         Self {
             pid: snapshot.pid,
             own_pid: Some(snapshot.own_pid()).filter(|pid| *pid != snapshot.pid),
@@ -193,12 +211,20 @@ impl Examination {
         self.diagnosis = judge(&Findings {
             path: &self.path,
             no_relay: self.relay.problem.as_deref(),
-            time: self.time.problem.as_deref(),
+            time: &self.time.fit,
+            is_booting: false,
             is_embedded: self.is_embedded,
             measured: measured.fate,
         });
         self.measured = Some(measured);
         self
+    }
+}
+
+fn is_booting(snapshot: &Snapshot, record: Option<&Record>) -> bool {
+    match record {
+        Some(record) => record.state == State::Booting,
+        None => matches!(snapshot.sidekiq(), Some(Sidekiq::Booting)),
     }
 }
 
@@ -232,11 +258,11 @@ fn signal_path(path: &Path) -> SignalPath {
         let is_worse = tstp.is_bad() && index == tstp_culprit && !(term.is_bad() && culprit == tstp_culprit);
         let verdict = match (index, path.kill_mode()) {
             (0, _) => "is Sidekiq".to_owned(),
-            (_, Some(mode)) if link.program == Program::Supervisor => match mode {
+            (_, Some(mode)) if link.program == Program::Manager => match mode {
                 KillMode::ControlGroup => "signals every process of the service (KillMode=control-group)".to_owned(),
                 mode => format!("signals the service's main process (KillMode={mode})"),
             },
-            _ if link.is_interactive => "is a shell at which a person sits".to_owned(),
+            _ if link.is_persons() => "is a shell at which a person sits".to_owned(),
             _ => link.verdict(Asked::Stop),
         };
         Link {
@@ -267,6 +293,10 @@ fn names(mask: Mask) -> Vec<String> {
 fn has_gem(snapshot: &Snapshot, has_record: bool) -> Option<bool> {
     if has_record {
         return Some(true);
+    }
+    // It is loaded with the application.
+    if is_booting(snapshot, None) {
+        return None;
     }
     let maps = fs::read_to_string(format!("/proc/{}/maps", snapshot.pid)).ok()?;
     Some(maps.contains("/sidekiq_lifecycle"))
@@ -301,7 +331,7 @@ fn health(found: &Found, all: &[Snapshot], ready_file: Option<&String>) -> Healt
 fn not_seen(snapshot: &Snapshot, has_gem: Option<bool>) -> Vec<String> {
     let (own, theirs) = (geteuid().as_raw(), snapshot.uid);
     let mut things = Vec::new();
-    if has_gem.is_none() {
+    if has_gem.is_none() && !is_booting(snapshot, None) {
         things.push("whether sidekiq_lifecycle is in it");
     }
     if snapshot.executable.is_none() {

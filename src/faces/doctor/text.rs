@@ -10,7 +10,7 @@ use crate::edges::directory::health::Health;
 use crate::rules::diagnosis::Verdict;
 use crate::rules::path::{Effect, Fate};
 use crate::rules::text::one_line;
-use crate::rules::time::EPILOGUE;
+use crate::rules::time::Fit;
 
 pub(super) fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
     for sidekiq in &report.sidekiqs {
@@ -87,7 +87,8 @@ fn rows(sidekiq: &Examination) -> Vec<Row> {
     let not_seen = sidekiq.not_seen.iter().map(|text| ("not seen", text));
     rows.extend(further.chain(said).chain(remarks).chain(not_seen).map(|(name, text)| (name, text.clone(), true)));
     if let Some(measured) = &sidekiq.measured {
-        rows.push(("measured", measured.words.clone(), measured.fate != Some(Fate::Arrives)));
+        rows.push(("measured", measured.tstp.clone(), false));
+        rows.push(("", measured.words.clone(), measured.fate != Some(Fate::Arrives)));
     }
     rows
 }
@@ -113,29 +114,10 @@ fn signals(sidekiq: &Examination) -> Row {
 }
 
 fn time(sidekiq: &Examination) -> Row {
-    let time = &sidekiq.time;
-    let (text, is_bad) = match (&time.problem, time.timeout, &time.stop_timeout) {
-        (Some(problem), ..) => (problem.clone(), true),
-        (None, Some(timeout), Some(stop)) if timeout + EPILOGUE > stop.seconds => {
-            let text = format!(
-                "-t {timeout} and Sidekiq's own {EPILOGUE} s are asked of systemd when it stops, as the {stop} is too short"
-            );
-            (text, false)
-        }
-        (None, Some(timeout), Some(stop)) => {
-            (format!("-t {timeout} and Sidekiq's own {EPILOGUE} s fit into the {stop}"), false)
-        }
-        (None, Some(timeout), None) => {
-            let needed = (timeout + EPILOGUE).ceil();
-            let text = format!(
-                "-t {timeout}; the stop timeout is not known and has to be at least {needed} s (set lifecycle.stop_timeout)"
-            );
-            (text, false)
-        }
-        (None, None, Some(stop)) => (format!("-t is not known; {stop}"), false),
-        (None, None, None) => ("neither -t nor the stop timeout is known".to_owned(), false),
-    };
-    ("time", text, is_bad)
+    match &sidekiq.time.fit {
+        Fit::Fits(words) => ("time", words.clone(), false),
+        Fit::TooShort(words) | Fit::Unknown(words) => ("time", words.clone(), true),
+    }
 }
 
 fn directory(sidekiq: &Examination) -> Row {

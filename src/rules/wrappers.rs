@@ -1,0 +1,92 @@
+//! What is known of the programs that people put around a Sidekiq: after how many seconds they kill what does not end.
+//!
+//! The facts are the programs' own: su(1) and runuser(1) of util-linux (`su-common.c`, `create_watching_parent`) and doas(1) with PAM
+//! wait 2 s; timeout(1) as its `-k` says; s6-supervise as the file `timeout-kill` of its service says (milliseconds); busybox
+//! init (`init.c`, `halt_reboot_pwoff`) 1 s, for all processes; supervisord as `stopwaitsecs` says, which is 10.
+
+use super::program::Program;
+
+/// Seconds between the TERM that a program passes on and its SIGKILL; `None` if it never kills, or nobody knows.
+///
+/// `timeout_kill` is the text of an s6 service's file of that name, where there is one.
+#[must_use]
+pub fn kills_after(program: Program, arguments: &[String], timeout_kill: Option<&str>) -> Option<f64> {
+    match program {
+        Program::Su => Some(2.0),
+        Program::Timeout => timeouts_kill_after(arguments),
+        Program::S6Supervise => timeout_kill?
+            .trim()
+            .parse()
+            .ok()
+            .filter(|milliseconds| *milliseconds > 0.0)
+            .map(|milliseconds: f64| milliseconds / 1e3),
+        Program::Init => Some(1.0),
+        _ => None,
+    }
+}
+
+/// `-k 5`, `-k5`, `--kill-after=5`, `--kill-after 5`: before the first operand, which is the duration. 0 is no kill.
+fn timeouts_kill_after(arguments: &[String]) -> Option<f64> {
+    let mut words = arguments.iter().map(String::as_str).skip_while(|word| !word.ends_with("timeout")).skip(1);
+    let mut after = None;
+    while let Some(word) = words.next().filter(|word| word.starts_with('-') && *word != "--") {
+        let value = match word {
+            "-k" | "--kill-after" => words.next(),
+            "-s" | "--signal" => {
+                words.next();
+                continue;
+            }
+            word => word.strip_prefix("--kill-after=").or_else(|| word.strip_prefix("-k")),
+        };
+        after = value.or(after);
+    }
+    seconds(after?).filter(|seconds| *seconds > 0.0)
+}
+
+/// As timeout(1) takes them: 5, 5s, 0.5m, 1h, 1d.
+fn seconds(text: &str) -> Option<f64> {
+    let unit = |letter| match letter {
+        's' => Some(1.0),
+        'm' => Some(60.0),
+        'h' => Some(3600.0),
+        'd' => Some(86400.0),
+        _ => None,
+    };
+    match text.chars().last().and_then(unit) {
+        Some(unit) => text.get(..text.len() - 1)?.parse::<f64>().ok().map(|number| number * unit),
+        None => text.parse().ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_until_the_kill() {
+        use Program::{Foreman, Init, S6Supervise, Shell, Su, Sudo, Timeout};
+        let table: &[(Program, &str, Option<&str>, Option<f64>)] = &[
+            (Su, "su app -c x", None, Some(2.0)),
+            (Sudo, "sudo x", None, None),
+            (Shell, "sh -k 5", None, None),
+            (Foreman, "foreman: master", None, None),
+            (Init, "init", None, Some(1.0)),
+            (Timeout, "timeout 1h sidekiq", None, None),
+            (Timeout, "timeout -k 3 1h sidekiq", None, Some(3.0)),
+            (Timeout, "/usr/bin/timeout -k2m 1h sidekiq", None, Some(120.0)),
+            (Timeout, "timeout -s INT --kill-after=0.5h 1h sidekiq", None, Some(1800.0)),
+            (Timeout, "timeout --foreground --kill-after 1d 1h sidekiq", None, Some(86400.0)),
+            (Timeout, "busybox timeout -s TERM -k 7 60 sidekiq", None, Some(7.0)),
+            (Timeout, "timeout -k 0 1h sidekiq", None, None),
+            (Timeout, "timeout 1h sh -k 5", None, None),
+            (Timeout, "timeout -k soon 1h x", None, None),
+            (S6Supervise, "s6-supervise worker", None, None),
+            (S6Supervise, "s6-supervise worker", Some("0\n"), None),
+            (S6Supervise, "s6-supervise worker", Some("5000\n"), Some(5.0)),
+        ];
+        for (program, command, timeout_kill, expected) in table {
+            let arguments: Vec<String> = command.split(' ').map(str::to_owned).collect();
+            assert_eq!(kills_after(*program, &arguments, *timeout_kill), *expected, "{command}");
+        }
+    }
+}
