@@ -111,7 +111,7 @@ fn a_container_is_judged_from_its_host_as_from_inside() {
     command.args(["--pid", "--mount-proc", "--fork", "--kill-child", "dash", "-c", script]).env("INNER", inner);
     let (code, out, _) = surgery.said(&mut command);
     let report: Value = serde_json::from_str(&out).unwrap();
-    assert_eq!((code, &report["schema"], &report["verdict"]), (1, &1.into(), &"loses-jobs".into()), "{out}");
+    assert_eq!((code, &report["schema"], &report["verdict"]), (1, &2.into(), &"loses-jobs".into()), "{out}");
     let sidekiq = &report["sidekiqs"][0];
     assert_eq!((&sidekiq["own_pid"], &sidekiq["has_gem"]), (&3.into(), &false.into()));
     let links = sidekiq["signal_path"]["links"].as_array().unwrap();
@@ -175,9 +175,11 @@ fn a_trial_judges_and_measures() {
     let Some(surgery) = Surgery::open() else { return };
     // It says nothing of how it ends.
     let (code, out, _) = surgery.doctor(&["--", "bash", "-c", SIDEKIQ]);
-    assert_eq!(code, 0, "{out}");
+    assert_eq!(code, 3, "{out}");
     assert!(out.contains("  bash (pid 1)  is Sidekiq\n"), "{out}");
-    assert!(out.contains("  measured   a SIGTERM to PID 1 did not end Sidekiq within 10 s\n"), "{out}");
+    assert!(out.contains("  measured   a SIGTSTP to PID 1 did not reach Sidekiq within 10 s\n"), "{out}");
+    assert!(out.contains("             a SIGTERM to PID 1 did not end Sidekiq within 10 s\n"), "{out}");
+    assert!(out.ends_with("could not tell: neither -t nor the stop timeout is known\n"), "{out}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ require_relative "majors"
 require_relative "redis_timeouts"
 require_relative "systemd"
 require_relative "task_protection"
+require_relative "trial"
 
 module SidekiqLifecycle
   # The life of this process: Sidekiq's events and {Taps} on one side, the core on the other.
@@ -177,6 +178,7 @@ module SidekiqLifecycle
       now = status
       said = "#{now.ready? ? "ready" : now.state} (#{now.directory})#{", but see the warnings" if now.problems.any?}"
       @config.logger.info("sidekiq_lifecycle #{VERSION}: #{said}")
+      now.doubts.each { |doubt| @config.logger.info("sidekiq_lifecycle: #{doubt}") }
       # It may have been told to stop meanwhile; it was running all the same.
       tell(:running) if now.timings.key?(:running)
       # Sidekiq had no trap yet when it was told to be quiet.
@@ -202,6 +204,7 @@ module SidekiqLifecycle
       @native.stopping
       tell(:stopping)
       quieted
+      Trial.take_time(options[:timeout])
     end
 
     # A job in hand is always known to its processor, but for one that is being fetched, and goes back to the queue at

@@ -117,6 +117,47 @@ RSpec.describe "the doctor" do
     end
   end
 
+  it "cannot tell where the stop timeout is not known, says what is needed, and the log says it once" do
+    worker = start_ready_in('exec "$@"', timeout: 25)
+    sentence = "the stop timeout is not known, and has to be at least 29 s (-t 25 and Sidekiq's own 4 s): Docker and " \
+               "Compose leave 10 s, Kubernetes and ECS 30 s, systemd 90 s, if nothing else is set; tell it with " \
+               "lifecycle.stop_timeout"
+    expect(doctor_inside(worker)).to match([3, /^could not tell: #{Regexp.escape(sentence)}\n\z/])
+    report = JSON.parse(doctor_inside(worker, "--json")[1])
+    expect(report["sidekiqs"][0]["time"]).to include("fit" => "unknown", "words" => sentence, "needed" => 29.0)
+    expect(worker.log.scan(sentence).size).to eq(1)
+    expect(record_inside["problems"]).to be_empty
+  end
+
+  it "is told the stop timeout of the advice, and is content" do
+    worker = start_ready_in('exec "$@"', timeout: 25, install: "lifecycle.stop_timeout = 29")
+    expect(doctor_inside(worker)).to match([0, /^safe\n\z/])
+    expect(worker.log).not_to include("stop timeout")
+  end
+
+  {
+    "is not known" => "",
+    "is too short" => "lifecycle.stop_timeout = 11"
+  }.each do |what, install|
+    it "agrees with strict mode where the stop timeout #{what}" do
+      worker = start_in('exec "$@"', install: "lifecycle.require_signal_path = true; #{install}")
+      wait_until("it runs") { Dir[file("tmp/sidekiq/processes/*")].any? && record_inside["state"] == "running" }
+      expect(command_inside(worker, "check")).to match([1, /\Anot ready: process 1 is running, but .*stop timeout/])
+      expect(doctor_inside(worker)[0]).to eq(what == "is not known" ? 3 : 1)
+    end
+  end
+
+  it "finds a -t of less than 3 s too short for any platform" do
+    worker = start_ready_in('exec "$@"', timeout: 2, install: "lifecycle.stop_timeout = 60")
+    expect(doctor_inside(worker)).to match([1, /^loses jobs on stop: -t 2 is too short: .*; set -t to at least 3,/])
+  end
+
+  it "says of a worker that boots that it cannot tell yet" do
+    worker = start_in('exec "$@"', install: "lifecycle.stop_timeout = 12", after: 'note "loads"; sleep 600')
+    wait_until("it boots") { notes.include?("loads") || worker.raise_if_ended }
+    expect(doctor_inside(worker)).to match([3, /^could not tell: .*it is still booting; ask again when it is ready$/])
+  end
+
   it "says that the variable of ECS is no duration" do
     worker = start_ready(environment: { "ECS_CONTAINER_STOP_TIMEOUT" => "soon" })
     expect(record(worker.pid)["problems"]).to eq(["$ECS_CONTAINER_STOP_TIMEOUT is \"soon\"; write a duration such as " \
@@ -124,7 +165,7 @@ RSpec.describe "the doctor" do
   end
 
   it "looks after the directory" do
-    worker = start_ready_in('exec "$@"')
+    worker = start_ready_in('exec "$@"', install: "lifecycle.stop_timeout = 12")
     expect(doctor_inside(worker))
       .to match([0, %r{directory  #{app}/tmp/sidekiq, of uid 0; ready is there, as should be$}])
     FileUtils.mv(ready_file, file("mine"))
@@ -137,28 +178,46 @@ RSpec.describe "the doctor" do
 
   describe "that tries a command line" do
     it "measures that the relay carries a SIGTERM" do
-      code, output = try("dash", "-c", '"$@"; true', "dash")
-      expect([code, output]).to match([0, /^  measured   a SIGTERM to PID 1 ended Sidekiq as it should, in \d+\.\d s$/])
+      code, output = try("dash", "-c", '"$@"; true', "dash", timeout: 3, install: "lifecycle.stop_timeout = 7")
+      expect([code, output]).to match([0, /^  measured   a SIGTSTP to PID 1 made Sidekiq quiet, \d+\.\d s later$/])
+      expect(output).to match(/^ +a SIGTERM to PID 1 ended Sidekiq as it should, with a job in hand for as long as it may be, \d/)
       expect(output.lines.last).to eq("safe\n")
+    end
+
+    it "cannot tell what the platform leaves" do
+      code, output = try("dash", "-c", '"$@"; true', "dash", timeout: 3)
+      expect([code, output.lines.last]).to match([3, /^could not tell: the stop timeout is not known, .* at least 7 s/])
+    end
+
+    it "measures a wrapper that kills before Sidekiq is done" do
+      killer = 'p = spawn(*ARGV); trap("TERM") { Process.kill("TERM", p); Thread.new { sleep 1; Process.kill("KILL", p) } }; ' \
+               "Process.wait p"
+      code, output = try("ruby", "-e", killer, timeout: 3, install: "lifecycle.stop_timeout = 7")
+      expect([code, output]).to match([1, /a SIGTERM to PID 1 had Sidekiq killed after .*before it was done/])
     end
 
     it "measures that it is lost where the relay is off" do
       code, output = try("dash", "-c", '"$@"; true', "dash", environment: off)
-      expect([code, output]).to match([1, /^  measured   a SIGTERM to PID 1 did not reach Sidekiq within 10 s$/])
+      expect([code, output]).to match([1, /^ +a SIGTERM to PID 1 did not reach Sidekiq within 10 s$/])
     end
 
     it "measures that it is cut short, also without the gem" do
       code, output = try("bash", "-c", 'trap "exit 0" TERM; "$@" & wait', "bash", gem: false)
       expect([code, output])
-        .to match([1, /^  measured   a SIGTERM to PID 1 had Sidekiq killed after .*before it was done$/])
+        .to match([1, /^ +a SIGTERM to PID 1 had Sidekiq killed after .*before it was done$/])
     end
 
     it "measures what could not be told" do
-      code, output = try("bash", "-c", 'trap "kill \$!" TERM; "$@" & wait; wait', "bash", gem: false)
+      code, output = try("bash", "-c", 'trap "kill \$!" TERM; "$@" & wait; wait', "bash", timeout: 3,
+                                                                                         install: "lifecycle.stop_timeout = 7")
       expect([code, output]).to match([0, /has a trap for TERM that runs at once; what it does cannot be seen$/])
-      expect(output).to match(/^  measured   a SIGTERM to PID 1 ended Sidekiq as it should, in/)
       expect(output)
         .to include("  note       from outside it looked as if a SIGTERM cannot be followed, but a real one arrives\n")
+    end
+
+    it "does not take an idle worker's end for time enough" do
+      code, output = try("bash", "-c", 'trap "kill \$!" TERM; "$@" & wait; wait', "bash", gem: false)
+      expect([code, output]).to match([3, /^ +a SIGTERM to PID 1 ended an idle Sidekiq as it should, /])
     end
 
     it "shows what the command said where no Sidekiq comes of it" do

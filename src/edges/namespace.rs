@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -48,10 +48,10 @@ fn enter_as_user(flags: CloneFlags) -> io::Result<()> {
 ///
 /// # Errors
 /// There is no such command, or /proc may not be mounted.
-pub fn start(command: &[OsString], environment: (&str, &Path), output: &File) -> io::Result<Child> {
+pub fn start(command: &[OsString], environment: &[(&str, &OsStr)], output: &File) -> io::Result<Child> {
     let (program, arguments) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let mut command = Command::new(program);
-    command.args(arguments).env(environment.0, environment.1);
+    command.args(arguments).envs(environment.iter().copied());
     command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output.try_clone()?);
     let prepare = || {
         set_pdeathsig(Signal::SIGKILL)?;

@@ -1,9 +1,12 @@
 //! `doctor -- COMMAND`: launches a command line as PID 1 of a PID namespace of its own, waits until a Sidekiq stands there,
-//! examines it, and sends PID 1 a real SIGTERM.
+//! examines it, and sends PID 1 a real SIGTSTP and a real SIGTERM.
+//!
+//! A Sidekiq with the gem takes as long to stop as it may: an idle one ends at once, and would not show who kills it a few
+//! seconds later.
 //!
 //! What the command says is held back, and shown if no Sidekiq comes of it.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Permissions};
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -29,7 +32,7 @@ use crate::rules::path::Fate;
 use crate::rules::state::State;
 use crate::rules::time::EPILOGUE;
 
-/// An idle Sidekiq ends within 3 s of a SIGTERM: it waits for its fetch to come back.
+/// Sidekiq hears a signal long before, and an idle one ends within 3 s: it waits for its fetch to come back.
 const IDLE: Duration = Duration::from_secs(10);
 /// Where it is not known: Sidekiq's default `-t`.
 const DEFAULT_TIMEOUT: f64 = 25.0;
@@ -92,11 +95,12 @@ impl Trial {
                  in one started with docker run --privileged"
             )
         })?;
-        let first =
-            namespace::start(command, ("SIDEKIQ_LIFECYCLE_DIR", directory.path()), &output).map_err(|error| {
-                let program = command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
-                format!("{program} could not be started in a PID namespace of its own ({error})")
-            })?;
+        let environment =
+            [("SIDEKIQ_LIFECYCLE_DIR", directory.path().as_os_str()), ("SIDEKIQ_LIFECYCLE_TRIAL", OsStr::new("1"))];
+        let first = namespace::start(command, &environment, &output).map_err(|error| {
+            let program = command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
+            format!("{program} could not be started in a PID namespace of its own ({error})")
+        })?;
         Ok(Self { first, ended: None, output, directory, interrupted })
     }
 
@@ -145,10 +149,65 @@ impl Trial {
         }
     }
 
-    /// Sends the signal, and looks what becomes of every Sidekiq.
+    /// Sends the signals, and looks what becomes of every Sidekiq.
     fn measure(&mut self, found: &[Found]) -> Vec<Measured> {
+        let quiet = self.measure_quiet(found);
+        let stop = match self.has_ended() {
+            None => self.measure_stop(found),
+            Some(_) => {
+                let words = "the command has ended by the SIGTSTP, so a SIGTERM was not tried".to_owned();
+                vec![Measured { fate: None, words, tstp: String::new() }; found.len()]
+            }
+        };
+        stop.into_iter().zip(quiet).map(|(measured, tstp)| Measured { tstp, ..measured }).collect()
+    }
+
+    fn send(&self, signal: Signal) {
+        let _ = i32::try_from(self.first.id()).map(|pid| kill(Pid::from_raw(pid), signal));
+    }
+
+    /// A TSTP, and what each Sidekiq made of it, in words. What stands still goes on afterwards.
+    fn measure_quiet(&mut self, found: &[Found]) -> Vec<String> {
         let sent = Instant::now();
-        let _ = i32::try_from(self.first.id()).map(|pid| kill(Pid::from_raw(pid), Signal::SIGTERM));
+        self.send(Signal::SIGTSTP);
+        let progress = Progress("waiting for Sidekiq to be quiet");
+        let mut words: Vec<Option<String>> = vec![None; found.len()];
+        while words.iter().any(Option::is_none) && self.has_ended().is_none() && !self.is_interrupted() {
+            let elapsed = sent.elapsed();
+            for (found, words) in found.iter().zip(&mut words).filter(|(_, words)| words.is_none()) {
+                *words = self.made_of_tstp(found, elapsed);
+            }
+            progress.show(elapsed);
+            thread::sleep(Duration::from_millis(20));
+        }
+        for stopped in Snapshot::living().iter().filter(|snapshot| snapshot.state == 'T') {
+            let _ = kill(Pid::from_raw(stopped.pid), Signal::SIGCONT);
+        }
+        let ended = "a SIGTSTP to PID 1 ended the command".to_owned();
+        words.into_iter().map(|words| words.unwrap_or_else(|| ended.clone())).collect()
+    }
+
+    fn made_of_tstp(&self, found: &Found, elapsed: Duration) -> Option<String> {
+        let seconds = elapsed.as_secs_f64();
+        let is_quiet = match record(found) {
+            Some(record) => record.state >= State::Quiet,
+            None => self.said().contains("Received TSTP"),
+        };
+        if is_quiet {
+            return Some(format!("a SIGTSTP to PID 1 made Sidekiq quiet, {seconds:.1} s later"));
+        }
+        if elapsed <= IDLE {
+            return None;
+        }
+        let is_frozen = Snapshot::of(found.snapshot.pid).is_some_and(|now| now.state == 'T');
+        let what = if is_frozen { "froze Sidekiq" } else { "did not reach Sidekiq" };
+        Some(format!("a SIGTSTP to PID 1 {what} within {} s", IDLE.as_secs()))
+    }
+
+    /// A TERM, and what became of each Sidekiq.
+    fn measure_stop(&mut self, found: &[Found]) -> Vec<Measured> {
+        let sent = Instant::now();
+        self.send(Signal::SIGTERM);
         let mut ended: Vec<Option<Duration>> = vec![None; found.len()];
         let deadline = |found: &Found| {
             let timeout = found.record.as_ref().and_then(|record| record.about.timeout).unwrap_or(DEFAULT_TIMEOUT);
@@ -180,12 +239,12 @@ impl Trial {
             .iter()
             .zip(ended)
             .map(|(found, ended)| {
-                let Measured { fate, mut words } = self.measured(found, ended);
+                let Measured { fate, mut words, tstp } = self.measured(found, ended);
                 if !is_over {
                     words +=
                         "; PID 1 goes on without it, so a container would be killed at the end of its stop timeout";
                 }
-                Measured { fate, words }
+                Measured { fate, words, tstp }
             })
             .collect()
     }
@@ -200,9 +259,18 @@ impl Trial {
             None if said.contains("Bye!") => Some(true),
             None => is_logged.then_some(false),
         };
+        let timeout = found.record.as_ref().and_then(|record| record.about.timeout);
+        // An end before -t has passed was an idle Sidekiq's.
+        let was_busy = ended.zip(timeout).is_some_and(|(ended, timeout)| ended.as_secs_f64() >= timeout);
         let (fate, words) = match (ended, is_whole) {
+            (Some(_), Some(true)) if was_busy => {
+                let words =
+                    "a SIGTERM to PID 1 ended Sidekiq as it should, with a job in hand for as long as it may be";
+                (Some(Fate::Arrives), format!("{words}, {seconds} later"))
+            }
             (Some(_), Some(true)) => {
-                (Some(Fate::Arrives), format!("a SIGTERM to PID 1 ended Sidekiq as it should, in {seconds}"))
+                let words = "a SIGTERM to PID 1 ended an idle Sidekiq as it should";
+                (None, format!("{words}, {seconds} later; whether one with a job would be left the time was not seen"))
             }
             (Some(_), Some(false)) => (
                 Some(Fate::CutShort),
@@ -219,7 +287,7 @@ impl Trial {
             }
             (None, _) => (None, format!("a SIGTERM to PID 1 did not end Sidekiq within {} s", IDLE.as_secs())),
         };
-        Measured { fate, words }
+        Measured { fate, words, tstp: String::new() }
     }
 
     fn has_heard(&self, found: &Found) -> bool {
