@@ -19,10 +19,11 @@ use sidekiq_lifecycle::rules::rewrite::Number;
 use tempfile::TempDir;
 
 /// A worker that notes every signal it gets, and at TERM works on for so many seconds. It is a script of a program that is no
-/// shell, as Sidekiq is; Perl is part of every Debian.
+/// shell, as Sidekiq is; Perl is part of every Debian. Called `sidekiq` it has Sidekiq's title. It does not outlive its log.
 const WORKER: &str = r#"#!/usr/bin/perl
 use Config;
 my ($log, $drain) = @ARGV;
+$0 = 'sidekiq 7.3.2 app [0 of 5 busy]' if $0 =~ m{/sidekiq$};
 open my $out, '>>', $log or die "$log: $!";
 my @names = split ' ', $Config{sig_name};
 my $stop;
@@ -34,10 +35,10 @@ for my $number (1 .. 64) {
   $SIG{$names[$number]} = sub { note($number); $stop = 1 if $number == 15 };
 }
 note('ready');
-select undef, undef, undef, 0.02 until $stop;
+select undef, undef, undef, 0.02 until $stop || !-e $log;
 my $until = time + $drain;
 select undef, undef, undef, 0.3;
-select undef, undef, undef, 0.1 while time < $until;
+select undef, undef, undef, 0.1 while time < $until && -e $log;
 note('done');
 exit 7;
 "#;
@@ -209,20 +210,89 @@ fn every_signal_reaches_the_worker_below_whatever() {
 }
 
 #[test]
-fn every_sidekiq_below_a_script_and_no_bystander() {
+fn every_sidekiq_below_a_script_and_who_is_beside_them_later() {
     for place in places() {
         let home = Home::new();
-        let run =
-            home.start(place, &[], &["sh", "-c", "./sidekiq a 0 & ./sidekiq b 0 & ./other c 0 & wait; wait; exit 4"]);
-        ["a", "b", "c"].iter().for_each(|log| run.wait_for_note(log, "ready"));
+        // All write to one log, so that it shows who was first.
+        let script = "./sidekiq log 0 & ./sidekiq log 1 & ./other log 0 & wait; wait; wait; exit 4";
+        let run = home.start(place, &[], &["sh", "-c", script]);
+        wait_for("all three", || (run.notes("log").len() == 3).then_some(()));
         run.send(Signal::SIGTSTP);
+        wait_for("both Sidekiqs", || (run.notes("log").len() == 5).then_some(()));
         run.send(Signal::SIGTERM);
-        ["a", "b"].iter().for_each(|log| run.wait_for_note(log, "done"));
-        assert_eq!(run.notes("c"), ["ready"], "{place:?}");
-        let other = below(run.pid).into_iter().filter_map(Snapshot::of);
-        let other = other.filter(|snapshot| snapshot.arguments.iter().any(|argument| argument == "./other"));
-        other.for_each(|other| send(other.pid, Signal::SIGTERM.into()).unwrap());
-        assert_eq!(run.end().0, 4, "{place:?}");
+        let log = run.home.join("log");
+        assert_eq!(run.end(), (4, String::new()), "{place:?}");
+        let notes = notes(&log);
+        assert_eq!(notes[..7], ["ready", "ready", "ready", "20", "20", "15", "15"], "{place:?} {notes:?}");
+        assert_eq!(notes[7..], ["done", "done", "15", "done"], "{place:?} {notes:?}");
+    }
+}
+
+#[test]
+fn a_program_around_the_worker_is_told_when_it_has_ended_and_not_before() {
+    let swallows = "$SIG{TERM} = sub { $told = 1 }; $SIG{TSTP} = sub {}; if (!fork) { exec @ARGV } wait; \
+        for (1 .. 600) { last if $told; select undef, undef, undef, 0.1 } exit 5";
+    let kills = "$SIG{TERM} = sub { kill 15, $p; sleep 1; kill 9, $p }; $p = fork; exec @ARGV unless $p; \
+        1 until waitpid($p, 0) > 0; exit $? >> 8 || $?";
+    let mut table = vec![
+        (vec!["perl", "-e", swallows, "./sidekiq", "log", "3"], 5),
+        (vec!["perl", "-e", kills, "./sidekiq", "log", "3"], 7),
+        (vec!["perl", "-e", kills, "sh", "-c", "./sidekiq log 3 | cat; exit 7"], 7),
+    ];
+    if nix::unistd::geteuid().is_root() {
+        table.push((vec!["su", "root", "-s", "/bin/sh", "-c", "exec ./sidekiq log 3"], 7));
+        table.push((vec!["runuser", "-u", "root", "--", "./sidekiq", "log", "3"], 7));
+        table.push((vec!["sh", "-c", "su root -s /bin/sh -c './sidekiq log 3; exit $?'; exit $?"], 7));
+    } else {
+        println!("not below su and runuser: only root may start them without a password");
+    }
+    for place in places() {
+        for (command, code) in &table {
+            let home = Home::new();
+            let run = home.start(place, &[], command);
+            run.wait_for_note("log", "ready");
+            run.send(Signal::SIGTSTP);
+            run.wait_for_note("log", "20");
+            run.send(Signal::SIGTERM);
+            let log = run.home.join("log");
+            assert_eq!(run.end(), (*code, String::new()), "{place:?} {command:?}");
+            assert_eq!(notes(&log), ["ready", "20", "15", "done"], "{place:?} {command:?}");
+        }
+    }
+}
+
+#[test]
+fn who_reads_the_workers_output_is_never_told() {
+    let reader = "$SIG{TERM} = sub { $told = 1 }; 1 while <STDIN>; open F, q(>read); print F $told ? q(told) : q(end)";
+    for place in places() {
+        for script in [
+            &format!("./sidekiq log 1 | perl -e '{reader}' -- /var/log/sidekiq; exit 7"),
+            &format!("./sidekiq log 1 | sed p | perl -e '{reader}' -- -t sidekiq; exit 7"),
+        ] {
+            let home = Home::new();
+            let run = home.start(place, &[], &["sh", "-c", script]);
+            run.wait_for_note("log", "ready");
+            run.send(Signal::SIGTERM);
+            let home = run.home.clone();
+            assert_eq!(run.end(), (7, String::new()), "{place:?} {script}");
+            assert_eq!(notes(&home.join("log")), ["ready", "15", "done"], "{place:?} {script}");
+            assert_eq!(notes(&home.join("read")), ["end"], "{place:?} {script}");
+        }
+    }
+}
+
+#[test]
+fn who_is_beside_the_worker_is_told_although_the_command_has_ended() {
+    for place in places() {
+        let home = Home::new();
+        let run = home.start(place, &[], &["sh", "-c", "./other log 1 & ./sidekiq log 1; exit 4"]);
+        wait_for("both", || (run.notes("log").len() == 2).then_some(()));
+        run.send(Signal::SIGTERM);
+        let log = run.home.join("log");
+        let (code, said) = run.end();
+        assert_eq!(code, 4, "{place:?}");
+        assert!(said.contains("the command has ended with 4; waiting up to 120 s until other (pid "), "{said}");
+        assert_eq!(notes(&log), ["ready", "ready", "15", "done", "15", "done"], "{place:?}");
     }
 }
 
@@ -652,7 +722,7 @@ fn ctrl_c_and_ctrl_z_reach_the_worker_where_no_shell_could_continue_it() {
                 terminal.press(CTRL_C);
                 terminal.wait_for_note("2");
                 let mut below = below(terminal.pid()).into_iter().filter_map(Snapshot::of);
-                let worker = below.find(|process| process.name == "sidekiq").unwrap();
+                let worker = below.find(|process| process.sidekiq().is_some()).unwrap();
                 send(worker.pid, Signal::SIGTERM.into()).unwrap();
                 // dash dies of Ctrl-C; the worker may go on all the same.
                 let code = if shell == "dash" { 130 } else { 7 };

@@ -4,6 +4,7 @@
 //! `proc_pid_exe(5)` the program, `proc_pid_stat(5)` the start time.
 
 use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use serde::Serialize;
 use super::process;
 use crate::rules::path::{Handling, Link, Path};
 use crate::rules::program::{Program, Sidekiq};
+use crate::rules::recipients;
 use crate::rules::traps;
 use crate::rules::wrappers;
 
@@ -60,6 +62,19 @@ pub struct Snapshot {
     pub has_terminal: bool,
     /// The inode of its PID namespace, where the caller may know it.
     pub namespace: Option<u64>,
+}
+
+/// A pipe, told from all others by its device and inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pipe(u64, u64);
+
+impl Pipe {
+    /// The one that a process has as its standard input; `None` if that is no pipe, or hidden.
+    #[must_use]
+    pub fn read_by(pid: i32) -> Option<Self> {
+        let input = fs::metadata(format!("/proc/{pid}/fd/0")).ok()?;
+        input.file_type().is_fifo().then(|| Self(input.dev(), input.ino()))
+    }
 }
 
 /// A set of signals, as /proc writes it: bit n - 1 for signal n.
@@ -237,6 +252,23 @@ impl Snapshot {
     #[must_use]
     pub fn for_traps(&self) -> traps::Process {
         traps::Process { program: self.program(), ignored: self.ignored.0 }
+    }
+
+    /// What tells who is given a signal by an init. `input` is the pipe that the init itself reads, if it does.
+    #[must_use]
+    pub fn for_recipients(&self, input: Option<Pipe>) -> recipients::Process {
+        let program = self.program();
+        // A shell blocks signals only for a moment; what another program blocks it waits for (sigwait(3), signalfd(2)).
+        let waited_for = if recipients::stands_between(program) { 0 } else { self.blocked.0 };
+        recipients::Process {
+            pid: self.pid,
+            parent: self.parent,
+            program,
+            is_sidekiq: self.sidekiq().is_some(),
+            is_reader: Pipe::read_by(self.pid).is_some_and(|pipe| Some(pipe) != input),
+            handled: self.caught.0 | waited_for,
+            ignored: self.ignored.0,
+        }
     }
 
     /// Whether it is a Sidekiq, and how far it has come.

@@ -19,7 +19,8 @@ In a Dockerfile, in front of whatever starts the worker:
   ENTRYPOINT [\"sidekiq-lifecycle\", \"run\", \"--\"]
   CMD [\"/app/worker.sh\"]
 
-A shell that has a trap for a signal is given the signal as well. If it runs the worker in the
+A program around one Sidekiq (su, sudo, foreman) or beside it (puma) is told to stop when Sidekiq has
+ended. A shell that has a trap for a signal is given the signal as well. If it runs the worker in the
 background (worker & wait), the shell alone is: it decides.
 
 Exit codes: the command's (128 + n for signal n), 127 it is not there, 126 it cannot be run,
@@ -27,8 +28,8 @@ Exit codes: the command's (128 + n for signal n), 127 it is not there, 126 it ca
 
 /// Start a command, bring every signal to the worker in it, reap, and wait until the worker has drained
 ///
-/// An init: at home as PID 1 of a container, and anywhere else. The worker is found below shells, timeout
-/// and other inits; there may be several.
+/// An init: at home as PID 1 of a container, and anywhere else. The worker is found below shells, timeout,
+/// other inits, and what starts one Sidekiq (su, sudo, foreman); there may be several.
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES, after_long_help = EXAMPLES)]
@@ -45,7 +46,7 @@ pub struct Options {
     /// Get this signal when the parent ends
     #[arg(short, long, value_name = "SIGNAL")]
     parent_death_signal: Option<Number>,
-    /// How long a worker that outlives the command may drain; 0: not at all, as with tini
+    /// How long a worker, or who is beside it, may outlive the command; 0: not at all, as with tini
     ///
     /// Such a worker is told to stop (TERM) unless it has been. The default is the longest stop timeout that ECS grants
     /// on Fargate; a platform that leaves less time ends it sooner.

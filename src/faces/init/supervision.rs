@@ -13,18 +13,22 @@ use nix::unistd::{Pid, getpgid, getpgrp};
 
 use super::Options;
 use crate::edges::children::{self, Change, Signals};
-use crate::edges::snapshot::Snapshot;
+use crate::edges::snapshot::{Pipe, Snapshot};
 use crate::edges::trace::Handle;
-use crate::rules::recipients::{self, Process, Recipients, STOPPING};
+use crate::rules::recipients::{self, Process, Recipients, STOPPING, STOPS};
 use crate::rules::rewrite::{self, Number};
-
-const STOPS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
 
 /// The exit code of what SIGKILL has ended.
 const KILLED: u8 = 137;
 
 /// How long killed processes may take to go: one may be in the middle of a system call that cannot be interrupted.
 const DYING: Duration = Duration::from_secs(5);
+
+/// How long a program around the worker may take to end by itself once that has, with an exit code of its own.
+const ENDING: Duration = Duration::from_millis(500);
+
+/// How often it looks whether a worker has ended of which nothing tells that (`pidfd_open(2)` refused).
+const LOOK: Duration = Duration::from_secs(1);
 
 pub(super) fn run(options: Options) -> u8 {
     match Supervision::begin(options) {
@@ -51,6 +55,11 @@ struct Supervision {
     code: Option<u8>,
     /// The workers that a signal has found, and once the command has ended those that still drain.
     workers: Vec<Worker>,
+    /// Who is told to stop once the workers have ended, and how.
+    followers: Vec<Worker>,
+    stop: Number,
+    /// When they are at the latest.
+    follow_at: Option<Instant>,
     /// When all that is left is killed.
     kill_at: Option<Instant>,
     /// When it ends although workers still drain.
@@ -69,7 +78,7 @@ struct Worker {
 
 impl Worker {
     fn new(snapshot: &Snapshot) -> Self {
-        let name = if recipients::says_sidekiq(&snapshot.arguments) { "sidekiq" } else { &snapshot.name };
+        let name = if snapshot.sidekiq().is_some() { "sidekiq" } else { &snapshot.name };
         Self {
             pid: snapshot.pid,
             start_time: snapshot.start_time,
@@ -116,7 +125,18 @@ impl Supervision {
             };
             (code, format!("cannot run '{}': {why}", Path::new(program).display()))
         })?;
-        Ok(Self { options, signals, first, code: None, workers: Vec::new(), kill_at: None, leave_at: None })
+        Ok(Self {
+            options,
+            signals,
+            first,
+            code: None,
+            workers: Vec::new(),
+            followers: Vec::new(),
+            stop: Signal::SIGTERM.into(),
+            follow_at: None,
+            kill_at: None,
+            leave_at: None,
+        })
     }
 
     fn live(mut self) -> u8 {
@@ -130,8 +150,14 @@ impl Supervision {
             if self.kill_at.is_some_and(has_come) {
                 break self.kill();
             }
-            if let Some(code) = self.code {
+            if self.code.is_some()
+                || !self.followers.is_empty()
+                || self.workers.iter().any(|worker| worker.end.is_some())
+            {
                 self.workers.retain(Worker::is_alive);
+                self.tell_followers();
+            }
+            if let Some(code) = self.code {
                 if self.workers.is_empty() {
                     break code;
                 }
@@ -141,7 +167,7 @@ impl Supervision {
                     break code;
                 }
             }
-            let until = [self.kill_at, self.leave_at].into_iter().flatten().min();
+            let until = [self.kill_at, self.leave_at, self.follow_at, self.look_at()].into_iter().flatten().min();
             self.signals.sleep(self.workers.iter().filter_map(|worker| worker.end.as_ref()), until);
         };
         if children::foreground() == Some(self.first) {
@@ -161,8 +187,8 @@ impl Supervision {
             return;
         };
         let by_group = self.options.group && self.code.is_none();
-        let snapshots = self.look(signal, by_group);
-        let processes: Vec<Process> = snapshots.iter().map(process).collect();
+        let snapshots = self.look(by_group);
+        let processes = processes(&snapshots);
         let draining = || self.workers.iter().map(|worker| worker.pid).collect();
         let roots = if self.code.is_none() { vec![self.first] } else { draining() };
         let found = recipients::recipients(&processes, &roots, signal);
@@ -174,15 +200,14 @@ impl Supervision {
             self.send_to_group(signal, &processes);
         } else {
             self.send(signal, &found);
+            self.follow(signal, &found, &snapshots);
         }
     }
 
-    /// A first child that is a worker itself and handles the signal is all there is to know: /proc need not be searched.
-    fn look(&self, signal: Number, by_group: bool) -> Vec<Snapshot> {
-        let alone = Snapshot::of(self.first).filter(|first| {
-            let first = process(first);
-            !by_group && self.code.is_none() && !recipients::stands_between(first.program) && first.handles(signal)
-        });
+    /// A first child that is a Sidekiq is all there is to know: /proc need not be searched.
+    fn look(&self, by_group: bool) -> Vec<Snapshot> {
+        let is_alone = |first: &Snapshot| !by_group && self.code.is_none() && first.sidekiq().is_some();
+        let alone = Snapshot::of(self.first).filter(is_alone);
         alone.map_or_else(Snapshot::living, |first| vec![first])
     }
 
@@ -207,7 +232,7 @@ impl Supervision {
         for worker in &found.workers {
             let known = self.workers.iter_mut().find(|known| known.pid == worker.pid);
             let name = known.as_ref().map_or_else(|| format!("pid {}", worker.pid), ToString::to_string);
-            if !worker.is_told {
+            if worker.decider.is_some() {
                 self.tell(format_args!("{signal} not to {name}: its shell decides"));
                 continue;
             }
@@ -221,6 +246,53 @@ impl Supervision {
                 Err(error) => say(format_args!("{signal} cannot be sent to {name}: {}", error.desc())),
             }
         }
+    }
+
+    // ---- who follows the workers ----
+
+    fn follow(&mut self, signal: Number, found: &Recipients, snapshots: &[Snapshot]) {
+        if found.followers.is_empty() {
+            return;
+        }
+        let followers = snapshots.iter().filter(|snapshot| found.followers.contains(&snapshot.pid));
+        self.followers = followers.map(Worker::new).collect();
+        self.stop = signal;
+        for worker in self.workers.iter_mut().filter(|worker| worker.end.is_none()) {
+            worker.end = Handle::open(worker.pid).ok();
+        }
+    }
+
+    /// Once the workers have ended: at once where the command has ended as well, and else a moment later, for a program
+    /// around the worker ends by itself then.
+    fn tell_followers(&mut self) {
+        if self.followers.is_empty() || !self.workers.is_empty() {
+            self.follow_at = None;
+            return;
+        }
+        let follow_at = *self.follow_at.get_or_insert_with(|| Instant::now() + ENDING);
+        if self.code.is_none() && !has_come(follow_at) {
+            return;
+        }
+        self.follow_at = None;
+        let followers = std::mem::take(&mut self.followers).into_iter();
+        self.workers = followers.filter(Worker::is_alive).collect();
+        for follower in &mut self.workers {
+            if self.options.verbose {
+                say(format_args!("{} to {follower}, for its worker has ended", self.stop));
+            }
+            let _ = children::send(follower.pid, self.stop);
+            follower.is_stopping = true;
+            follower.end = Handle::open(follower.pid).ok();
+        }
+        if let Some(code) = self.code {
+            self.wait_for_workers(code);
+        }
+    }
+
+    /// When to look whether a worker has ended, if nothing tells.
+    fn look_at(&self) -> Option<Instant> {
+        let is_unseen = !self.followers.is_empty() && self.workers.iter().any(|worker| worker.end.is_none());
+        is_unseen.then(|| Instant::now() + LOOK)
     }
 
     fn send_to_group(&mut self, signal: Number, processes: &[Process]) {
@@ -264,21 +336,15 @@ impl Supervision {
         self.code = Some(code);
         if self.options.grace.is_zero() {
             self.workers.clear();
+            self.followers.clear();
             return;
         }
         let snapshots = Snapshot::living();
-        let processes: Vec<Process> = snapshots.iter().map(process).collect();
-        let workers = recipients::sidekiqs(&processes, Pid::this().as_raw()).into_iter();
-        let workers = workers.map(|pid| recipients::Worker { pid, is_told: false }).collect();
-        self.remember(&Recipients { between: Vec::new(), workers }, &snapshots);
+        let workers = recipients::sidekiqs(&processes(&snapshots), Pid::this().as_raw()).into_iter();
+        let workers = workers.map(|pid| recipients::Worker { pid, decider: None }).collect();
+        self.remember(&Recipients { workers, ..Recipients::default() }, &snapshots);
         self.workers.retain(Worker::is_alive);
-        if self.workers.is_empty() {
-            return;
-        }
-        self.leave_at = Instant::now().checked_add(self.options.grace);
-        let seconds = self.options.grace.as_secs_f64();
-        let workers = list(&self.workers);
-        say(format_args!("the command has ended with {code}; waiting up to {seconds} s until {workers} has drained"));
+        self.wait_for_workers(code);
         for worker in &mut self.workers {
             worker.end = Handle::open(worker.pid).ok();
             if !worker.is_stopping {
@@ -290,6 +356,18 @@ impl Supervision {
                 let _ = children::send(worker.pid, Signal::SIGCONT.into());
             }
         }
+    }
+
+    /// The command has ended, and they have not.
+    fn wait_for_workers(&mut self, code: u8) {
+        if self.workers.is_empty() {
+            return;
+        }
+        let leave_at = Instant::now().checked_add(self.options.grace);
+        self.leave_at = self.leave_at.or(leave_at);
+        let seconds = self.options.grace.as_secs_f64();
+        let workers = list(&self.workers);
+        say(format_args!("the command has ended with {code}; waiting up to {seconds} s until {workers} has drained"));
     }
 
     /// Ctrl-Z, or a read from the terminal by a command in the background: a shell above must see that this job has
@@ -318,7 +396,7 @@ impl Supervision {
     fn go_on(&self) {
         let is_stopped = |snapshot: &Snapshot| {
             let group = getpgid(Some(Pid::from_raw(snapshot.pid))).map(Pid::as_raw);
-            let keeps_on = process(snapshot).handles(Signal::SIGTSTP.into()) && snapshot.state != 'T';
+            let keeps_on = snapshot.for_recipients(None).handles(Signal::SIGTSTP.into()) && snapshot.state != 'T';
             group == Ok(self.first) && !keeps_on
         };
         for snapshot in Snapshot::living().iter().filter(|snapshot| is_stopped(snapshot)) {
@@ -333,8 +411,7 @@ impl Supervision {
         loop {
             while children::reap().is_some() {}
             let snapshots = Snapshot::living();
-            let processes: Vec<Process> = snapshots.iter().map(process).collect();
-            let mut left = recipients::descendants(&processes, Pid::this().as_raw());
+            let mut left = recipients::descendants(&processes(&snapshots), Pid::this().as_raw());
             if snapshots.is_empty() && self.code.is_none() {
                 // No /proc.
                 left.push(-self.first);
@@ -365,18 +442,9 @@ fn has_come(time: Instant) -> bool {
     time <= Instant::now()
 }
 
-fn process(snapshot: &Snapshot) -> Process {
-    let program = snapshot.program();
-    // A shell blocks signals only for a moment; what another program blocks it waits for (sigwait(3), signalfd(2)).
-    let waited_for = if recipients::stands_between(program) { 0 } else { snapshot.blocked.0 };
-    Process {
-        pid: snapshot.pid,
-        parent: snapshot.parent,
-        program,
-        is_sidekiq: !recipients::stands_between(program) && recipients::says_sidekiq(&snapshot.arguments),
-        handled: snapshot.caught.0 | waited_for,
-        ignored: snapshot.ignored.0,
-    }
+fn processes(snapshots: &[Snapshot]) -> Vec<Process> {
+    let input = Pipe::read_by(Pid::this().as_raw());
+    snapshots.iter().map(|snapshot| snapshot.for_recipients(input)).collect()
 }
 
 fn list(workers: &[Worker]) -> String {
