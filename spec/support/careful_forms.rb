@@ -98,11 +98,12 @@ class Form
         before.map { |first, shell, name| behind(first, trapping(shell, name)) }
     end
 
+    # `run` gives the signal to the one worker of a supervisor itself, and lets no time pass.
     def supervisors
       SUPERVISORS.flat_map do |language, text|
-        [nil, "tini --", "#{RUN} --"].map do |first|
-          form = careful_form("#{language} supervisor", [language, "script"], text, drains: language == "ruby")
-          behind(first, form)
+        drains = language == "ruby"
+        [nil, "tini --", ("#{RUN} --" unless drains)].uniq.map do |first|
+          behind(first, careful_form("#{language} supervisor", [language, "script"], text, drains:))
         end
       end
     end

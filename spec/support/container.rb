@@ -9,11 +9,13 @@ require "stringio"
 # A real container of the Docker engine, which is spoken to as the command `docker` does: HTTP over its socket.
 #
 # No system is copied for it. The image is a handful of empty directories; /usr is those of the Debian in
-# which the specs run (see bin/lib.sh), read-only.
+# which the specs run (see bin/lib.sh), read-only, and so is what su and sudo want of /etc. Its users are in the
+# application's file `passwd`, if there is one.
 class Container
   SOCKET = "/run/docker.sock"
   # What is called so is taken as it is; the number rises with each change of the directories.
   IMAGE = "sidekiq_lifecycle-empty:1"
+  SYSTEM = %w[/usr /etc/alternatives /etc/pam.d /etc/security /etc/sudoers].freeze
   DIRECTORIES = %w[app build dev etc proc run sbin sys tmp usr var].freeze
 
   # There is no such container or image.
@@ -191,7 +193,9 @@ class Container
 
   def binds(app)
     gems = ENV.fetch("GEM_HOME")
-    [*%w[/usr /etc/alternatives].map { |path| "#{ENV.fetch("ROOT_OUTSIDE")}#{path}:#{path}:ro" },
+    users = File.join(app, "passwd")
+    [*SYSTEM.select { |path| File.exist?(path) }.map { |path| "#{ENV.fetch("ROOT_OUTSIDE")}#{path}:#{path}:ro" },
+     *("#{Container.outside(users)}:/etc/passwd:ro" if File.exist?(users)),
      "#{Container.outside(gems)}:#{gems}:ro", "#{Container.outside(app)}:/app"]
   end
 

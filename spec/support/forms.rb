@@ -5,9 +5,9 @@
 # `untouched` is the container's exit code after `docker stop` without the relay. It is 0 where the shutdown runs to its
 # end, and only there: everywhere else the jobs are lost. `rescued` is the exit code with the relay, when none ever is;
 # where it isn't 0 it is the shell's own. `terms` is how many SIGTERMs a Sidekiq may hear with the relay. `tstp` is what
-# becomes of a TSTP without the relay, `tstp_rescued` with it.
+# becomes of a TSTP without the relay, `tstp_rescued` with it. `container` is as {Container#initialize} wants it.
 Form = Struct.new(:group, :name, :command, :script, :init, :sidekiqs, :untouched, :rescued, :terms, :tstp,
-                  :tstp_rescued, :before, :timeout, :drains, keyword_init: true) do
+                  :tstp_rescued, :before, :timeout, :drains, :container, keyword_init: true) do
   def to_s = name
 
   # @return [Form] the same with another `-t`
@@ -34,6 +34,9 @@ end
 class Form
   TARGET = "sidekiq -r ./app.rb -c 2 -t 5"
   DIRECT = TARGET.split.freeze
+
+  # Stands for a web server, and notes what it hears.
+  WEB = %q(ruby -e 'trap("TERM") { File.write("notes", "web hears TERM\n", mode: "a"); exit! 0 }; sleep')
 
   # What `script` may be. (The first `wait` ends when the trap has run, the second with Sidekiq.)
   SCRIPTS = {
@@ -75,10 +78,19 @@ class Form
       #{TARGET} &
       wait
     SH
-    "SIGCHLD ignored" => <<~SH
+    "SIGCHLD ignored" => <<~SH,
       trap '' CHLD
       #{TARGET}
       echo end
+    SH
+    "sidekiq & web" => <<~SH,
+      #{TARGET} &
+      #{WEB}
+      wait
+    SH
+    "sidekiq & exec web" => <<~SH
+      #{TARGET} &
+      exec #{WEB}
     SH
   }.freeze
 
@@ -98,7 +110,9 @@ class Form
 
     # @return [Array<Form>] those with `run` in the place of an init, or right before a shell. Here it is `run` that
     #   rescues: `rescued`, `terms` and `tstp_rescued` are what it comes to without the relay.
-    def with_run = @with_run ||= group("`run`, without the relay", in_place_of_inits + before_shells)
+    def with_run
+      @with_run ||= group("`run`, without the relay", in_place_of_inits + before_shells + before_programs)
+    end
 
     # @return [Array<Form>] those in which a process is traced: of the table, and some that are in none
     def traced = @traced ||= all.select(&:traced?) + group("In no other table", [*ending_early, *programs, *deaf])

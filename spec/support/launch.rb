@@ -130,12 +130,13 @@ class Launch
 
   def initialize(form, install: "", before: form.before, after: "", **container)
     @form = form
-    @options = container
+    @options = { **form.container.to_h, **container }
     @database = Sandbox.next_database
     @app = File.join(DIRECTORY, SecureRandom.hex(6))
     FileUtils.mkdir_p(@app)
     File.write(file("app.rb"), format(APPLICATION, redis: redis.url(@database), install:, before:, after:))
     File.write(file("script"), form.script_text) if form.script
+    File.write(file("passwd"), "root:*:0:0::/tmp:/bin/sh\napp:*:#{USER}:#{USER}::/tmp:/bin/sh\n") if form.container
     FileUtils.chown_R(USER, USER, @app)
     redis.call("FLUSHDB", database: @database)
   end
