@@ -321,6 +321,21 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       expect(worker.exit_code).to eq(0)
     end
 
+    it "leaves a Ruby alone that has Sidekiq's name among its arguments" do
+      skip "would stop the Sidekiqs of this machine" unless ENV["IN_ROOT"]
+      File.write(file("gem.rb"), %(puts "here"; $stdout.flush; sleep))
+      worker = start_ready
+      IO.popen(%w[ruby gem.rb install sidekiq], chdir: app) do |other|
+        expect(other.gets).to eq("here\n")
+        expect(ask("status", "--all").last["processes"].map { |process| process["pid"] }).to eq([worker.pid])
+        expect(command("quiet", "--all")).to eq([0, "told to be quiet: #{names(worker)}\n"])
+        expect(command("stop", "--all")).to match([0, /^stopped after \d+ s: #{names(worker)}\n\z/])
+        expect(Process.wait(other.pid, Process::WNOHANG)).to be_nil
+      ensure
+        Process.kill(:KILL, other.pid)
+      end
+    end
+
     it "stops every one" do
       skip "would stop the Sidekiqs of this machine" unless ENV["IN_ROOT"]
       with = start_ready(name: "with")

@@ -16,6 +16,7 @@ use super::snapshot::Snapshot;
 #[cfg(target_os = "linux")]
 use super::trace::Handle;
 use crate::rules::probe::{Facts, Presence};
+use crate::rules::program::Sidekiq;
 use crate::rules::state::State;
 
 /// A Sidekiq, and what it says of itself.
@@ -191,9 +192,9 @@ fn unregistered(snapshot: &Snapshot) -> Found {
     recorded(snapshot, &directory).unwrap_or_else(|| without(directory))
 }
 
-/// A child that a Sidekiq forks has its title, and is none.
+/// A child that a Sidekiq forks has its title, and is none. A swarm's parent is none either; its children are.
 fn is_sidekiq(snapshot: &Snapshot, all: &[Snapshot]) -> bool {
-    let is_one = |snapshot: &Snapshot| snapshot.sidekiq().is_some();
+    let is_one = |snapshot: &Snapshot| matches!(snapshot.sidekiq(), Some(Sidekiq::Booting | Sidekiq::Started { .. }));
     let is_child = || all.iter().any(|parent| parent.pid == snapshot.parent && is_one(parent));
     is_one(snapshot) && !is_child()
 }

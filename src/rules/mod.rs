@@ -9,6 +9,7 @@ pub mod program;
 pub mod recipients;
 pub mod refusal;
 pub mod rewrite;
+pub mod script;
 pub mod state;
 pub mod text;
 pub mod time;

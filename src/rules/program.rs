@@ -5,6 +5,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::script;
+
 /// The programs that stand between a platform and a worker, as far as they are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -163,11 +165,13 @@ pub enum Sidekiq {
         /// Sidekiq's version.
         version: String,
     },
+    /// Sidekiq Enterprise's sidekiqswarm: the parent of several, to which it passes on what it is told.
+    Swarm,
 }
 
 impl Sidekiq {
-    /// Tells a Sidekiq by its title, `sidekiq 7.3.2 app [0 of 5 busy]`, or a Ruby by the script `sidekiq` among its
-    /// arguments.
+    /// Tells a Sidekiq by its title, `sidekiq 7.3.2 app [0 of 5 busy]`, or by the [script](script) that a Ruby runs. A word in
+    /// any other place (`gem install sidekiq`, `rake sidekiq`) makes none.
     #[must_use]
     pub fn of(name: &str, executable: Option<&Path>, arguments: &[String]) -> Option<Self> {
         let first = arguments.first()?;
@@ -176,12 +180,21 @@ impl Sidekiq {
             let is_title = version.starts_with(|letter: char| letter.is_ascii_digit()) && first.contains(" busy]");
             return is_title.then(|| Self::Started { version: version.to_owned() });
         }
-        let called = Path::new(first);
-        let is_ruby = [executable, Some(called), Some(Path::new(name))].into_iter().flatten().any(|program| {
-            program.file_name().and_then(|file| file.to_str()).is_some_and(|file| file.starts_with("ruby"))
-        });
-        let is_script = |word: &String| Path::new(word).file_name().is_some_and(|file| file == "sidekiq");
-        (is_ruby && arguments.iter().skip(1).any(is_script)).then_some(Self::Booting)
+        let is_title = arguments.len() == 1;
+        let is_ruby = match executable {
+            Some(executable) => executable.file_name().and_then(|file| file.to_str()).is_some_and(script::is_ruby),
+            // Another user's. A script that has given itself a title still has its own name.
+            None => {
+                let called = first.rsplit('/').next().unwrap_or_default();
+                script::is_ruby(called) || script::is_ruby(name) || is_title && script::is_known(name)
+            }
+        };
+        let script = if is_title { script::of_title(first) } else { script::of_ruby(arguments) };
+        match script.filter(|_| is_ruby)? {
+            "sidekiq" => Some(Self::Booting),
+            "sidekiqswarm" => Some(Self::Swarm),
+            _ => None,
+        }
     }
 }
 
@@ -229,6 +242,18 @@ mod tests {
                 Some(Sidekiq::Booting),
             ),
             ("bundle", None, &["ruby", "/usr/bin/bundle", "exec", "sidekiq"], Some(Sidekiq::Booting)),
+            ("bundle", Some("/usr/bin/ruby3.3"), &["/usr/local/bin/sidekiq -t 8"], Some(Sidekiq::Booting)),
+            ("bundle", None, &["/usr/local/bin/sidekiq -t 8"], Some(Sidekiq::Booting)),
+            ("ruby", Some("/opt/ruby (deleted)"), &["worker", "bin/sidekiq"], Some(Sidekiq::Booting)),
+            ("ruby", Some("/usr/bin/ruby"), &["ruby", "/usr/bin/sidekiqswarm"], Some(Sidekiq::Swarm)),
+            ("ruby", Some("/usr/bin/ruby"), &["sidekiqswarm, managing 2 processes"], Some(Sidekiq::Swarm)),
+            ("ruby", Some("/usr/bin/ruby"), &["ruby", "/usr/bin/gem", "install", "sidekiq"], None),
+            ("gem", Some("/usr/bin/ruby"), &["/usr/bin/gem install sidekiq"], None),
+            ("ruby", Some("/usr/bin/ruby"), &["ruby"], None),
+            ("ruby", Some("/usr/bin/bash"), &["bash", "/shims/ruby", "bin/sidekiq"], None),
+            ("tee", Some("/usr/bin/tee"), &["tee", "/tmp/sidekiq"], None),
+            ("logger", None, &["logger", "-t", "sidekiq"], None),
+            ("x", None, &["/opt/sidekiq"], None),
             ("sh", Some("/usr/bin/dash"), &["sh", "-c", "sidekiq"], None),
             ("sh", Some("/usr/bin/dash"), &["sh", "/app/bin/sidekiq"], None),
             ("vi", Some("/usr/bin/vi"), &["vi", "sidekiq"], None),
