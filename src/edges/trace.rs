@@ -479,19 +479,23 @@ impl AsFd for Inbox {
 /// stopped it.
 const TICK: TimeSpec = TimeSpec::new(1, 0);
 
+/// The tick once more. A SIGSTOP throws away a SIGCONT that is there and was not taken yet (signal(7)), and with it the timer
+/// that sent it is over; so there are two, far enough apart that a relay has taken the first before the second.
+const SECOND_TICK: TimeSpec = TimeSpec::new(3, 0);
+
 /// How long a relay may take for what it does when it is woken; some milliseconds are usual.
 const STUCK: TimeSpec = TimeSpec::new(10, 0);
 
-/// Two timers of the kernel's, by which no relay keeps a process stopped: one continues a relay that was stopped (SIGSTOP)
-/// and wakes it, the other kills one that is stuck, at which the kernel lets go of all that it traces (`ptrace(2)`).
+/// Timers of the kernel's, by which no relay keeps a process stopped: two continue a relay that was stopped (SIGSTOP)
+/// and wake it, the third kills one that is stuck, at which the kernel lets go of all that it traces (`ptrace(2)`).
 #[derive(Debug)]
 pub struct Failsafe {
-    _tick: Timer,
+    ticks: [(Timer, TimeSpec); 2],
     stuck: Timer,
 }
 
 impl Failsafe {
-    /// Begins, with the second timer [running](Self::awake).
+    /// Begins, with all of them [running](Self::awake).
     ///
     /// # Errors
     /// The call that is refused, and how.
@@ -509,18 +513,21 @@ impl Failsafe {
         let timer = |signal| {
             Timer::new(ClockId::CLOCK_MONOTONIC, SigEvent::new(SigevNotify::SigevSignal { signal, si_value: 0 }))
         };
-        let mut tick = timer(Signal::SIGCONT).map_err(refused)?;
-        tick.set(Expiration::Interval(TICK), TimerSetTimeFlags::empty()).map_err(refused)?;
-        let mut failsafe = Self { _tick: tick, stuck: timer(Signal::SIGKILL).map_err(refused)? };
+        let tick = |after| Ok((timer(Signal::SIGCONT).map_err(refused)?, after));
+        let mut failsafe =
+            Self { ticks: [tick(TICK)?, tick(SECOND_TICK)?], stuck: timer(Signal::SIGKILL).map_err(refused)? };
         failsafe.awake().map_err(refused)?;
         Ok(failsafe)
     }
 
-    /// From now on it is to [sleep](Self::asleep) again soon.
+    /// From now on it is to [sleep](Self::asleep) again soon. The next tick is counted from here.
     ///
     /// # Errors
     /// What the system says.
     pub fn awake(&mut self) -> nix::Result<()> {
+        for (tick, after) in &mut self.ticks {
+            tick.set(Expiration::OneShot(*after), TimerSetTimeFlags::empty())?;
+        }
         self.stuck.set(Expiration::OneShot(STUCK), TimerSetTimeFlags::empty())
     }
 
@@ -582,11 +589,41 @@ mod tests {
         drop(failsafe);
     }
 
-    fn start_stuck() -> std::process::Child {
+    /// One in which the first tick has come and was not taken.
+    #[test]
+    #[ignore = "it is a process for other tests"]
+    fn stuck_with_a_tick() {
+        use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+        let failsafe = Failsafe::start().unwrap();
+        let mut tick = SigSet::empty();
+        tick.add(Signal::SIGCONT);
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&tick), None).unwrap();
+        let blocked = format!("{:016x}", 1_u64 << (Signal::SIGCONT as i32 - 1));
+        // For the process, as a timer sends it.
+        while !std::fs::read_to_string("/proc/thread-self/status").unwrap().contains(&format!("ShdPnd:\t{blocked}")) {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        println!("started");
+        std::thread::sleep(std::time::Duration::from_secs(300));
+        drop(failsafe);
+    }
+
+    fn start_stuck(test: &str) -> std::process::Child {
+        use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
         use std::io::{BufRead, BufReader};
-        let arguments = ["--ignored", "--exact", "--nocapture", "--test-threads=1", "edges::trace::tests::stuck"];
+        use std::os::unix::process::CommandExt;
+        let test = format!("edges::trace::tests::{test}");
+        let arguments = ["--ignored", "--exact", "--nocapture", "--test-threads=1", &test];
         let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-        let mut child = command.args(arguments).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        // The thread that waits for the test would take the tick.
+        let block = || {
+            let mut tick = SigSet::empty();
+            tick.add(Signal::SIGCONT);
+            sigprocmask(SigmaskHow::SIG_BLOCK, Some(&tick), None).map_err(std::io::Error::from)
+        };
+        // SAFETY: it makes one system call.
+        let command = unsafe { command.args(arguments).pre_exec(block) };
+        let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
         let output = child.stdout.take().unwrap();
         assert!(BufReader::new(output).lines().any(|line| line.unwrap().contains("started")));
         child
@@ -595,13 +632,21 @@ mod tests {
     #[test]
     fn a_relay_that_is_stuck_is_killed() {
         use std::os::unix::process::ExitStatusExt;
-        let status = start_stuck().wait().unwrap();
+        let status = start_stuck("stuck").wait().unwrap();
         assert_eq!(status.signal(), Some(libc::SIGKILL));
     }
 
     #[test]
     fn a_relay_that_was_stopped_goes_on() {
-        let mut child = start_stuck();
+        goes_on(start_stuck("stuck"));
+    }
+
+    #[test]
+    fn a_relay_whose_tick_was_thrown_away_by_the_stop_goes_on() {
+        goes_on(start_stuck("stuck_with_a_tick"));
+    }
+
+    fn goes_on(mut child: std::process::Child) {
         let pid = i32::try_from(child.id()).unwrap();
         let state = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         // SAFETY: two integers.
