@@ -541,6 +541,7 @@ impl Failsafe {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::unistd::Pid;
 
     #[test]
     fn messages_survive_the_way() {
@@ -646,18 +647,16 @@ mod tests {
         goes_on(start_stuck("stuck_with_a_tick"));
     }
 
+    #[track_caller]
     fn goes_on(mut child: std::process::Child) {
-        let pid = i32::try_from(child.id()).unwrap();
-        let state = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // SAFETY: two integers.
-        unsafe { libc::kill(pid, libc::SIGSTOP) };
-        // Until it goes on, or, should it never, until it is killed.
-        while state().contains(") T ") {
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
-        let goes_on = child.try_wait().unwrap().is_none();
+        use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        nix::sys::signal::kill(pid, Signal::SIGSTOP).unwrap();
+        let next = || waitpid(pid, Some(WaitPidFlag::WUNTRACED | WaitPidFlag::WCONTINUED)).unwrap();
+        assert_eq!(next(), WaitStatus::Stopped(pid, Signal::SIGSTOP));
+        // Should it never go on, it is killed some time.
+        assert_eq!(next(), WaitStatus::Continued(pid));
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(goes_on);
     }
 }
