@@ -56,7 +56,7 @@ RSpec.describe "the doctor" do
     code, output = command("doctor", "--json")
     expect(code).to eq(0)
     report = JSON.parse(output)
-    expect(report).to include("schema" => 1, "verdict" => "safe")
+    expect(report).to include("schema" => 2, "verdict" => "safe")
     expect(report["sidekiqs"].size).to eq(1)
     expect(report["sidekiqs"][0]).to include("own_pid" => pid, "has_gem" => true)
     expect(report["sidekiqs"][0]["signal_path"]["links"].map { |link| link["term"] }).to eq(%w[relayed arrives])

@@ -13,9 +13,9 @@ use nix::sys::signal::Signal;
 use serde::Serialize;
 
 use super::process;
-use crate::rules::path::{Handling, Link, Path};
+use crate::rules::path::{Asked, Handling, Link, Path};
 use crate::rules::program::{Program, Sidekiq};
-use crate::rules::recipients;
+use crate::rules::recipients::{self, Reach};
 use crate::rules::traps;
 use crate::rules::wrappers;
 
@@ -151,7 +151,11 @@ impl Snapshot {
         let below = std::iter::once(None).chain(chain.iter().map(Some));
         let links = chain.iter().zip(below).map(|(snapshot, below)| snapshot.link(below));
         let hidden = chain.last().map(|top| top.parent).filter(|parent| *parent > 0).map(hidden_link);
-        Path::new(links.chain(hidden).collect())
+        let mut links: Vec<Link> = links.chain(hidden).collect();
+        if let Some(run) = links.iter().rposition(|link| link.program == Program::Run) {
+            tell_by_run(&mut links, run);
+        }
+        Path::new(links)
     }
 
     /// The process as a link of a path; `below` is the next one towards Sidekiq.
@@ -181,7 +185,7 @@ impl Snapshot {
             variables: self.variables(program, below),
             kills_after: wrappers::kills_after(program, &self.arguments, timeout_kill.as_deref()),
             is_machines: self.pid == 1 && process::is_in_first_namespace(),
-            is_told_by_run: below.is_none(),
+            told_by_run: Vec::new(),
             is_free: below.is_some_and(|below| traps::run_at_once(self.for_traps(), below.for_traps())),
             threads: self.threads,
             is_relayed: self.tracer != 0 && Self::of(self.tracer).as_ref().is_some_and(is_relay),
@@ -297,6 +301,27 @@ pub fn look_until_settled<T>(mut look: impl FnMut() -> T, is_passing: impl Fn(&T
     seen
 }
 
+/// Notes to whom `run` gives the signals, by its own rule.
+fn tell_by_run(links: &mut [Link], run: usize) {
+    let (Some(worker), Some(root)) = (links.first().map(|link| link.pid), links.get(run - 1).map(|link| link.pid))
+    else {
+        return;
+    };
+    let input = links.get(run).and_then(|run| Pipe::read_by(run.pid));
+    let all: Vec<recipients::Process> =
+        Snapshot::living().iter().map(|snapshot| snapshot.for_recipients(input)).collect();
+    for (asked, signal) in [(Asked::Stop, Signal::SIGTERM), (Asked::Quiet, Signal::SIGTSTP)] {
+        let told = match recipients::reach(&all, root, worker, signal.into()) {
+            Reach::Direct => worker,
+            Reach::Trap(pid) | Reach::Through(pid) => pid,
+            Reach::None => continue,
+        };
+        for link in links.iter_mut().filter(|link| link.pid == told) {
+            link.told_by_run.push(asked);
+        }
+    }
+}
+
 /// A process that /proc hides (hidepid). What it does with signals cannot be told.
 fn hidden_link(pid: i32) -> Link {
     Link {
@@ -314,7 +339,7 @@ fn hidden_link(pid: i32) -> Link {
         variables: Vec::new(),
         kills_after: None,
         is_machines: pid == 1 && process::is_in_first_namespace(),
-        is_told_by_run: false,
+        told_by_run: Vec::new(),
         is_free: false,
         threads: 0,
         is_relayed: false,

@@ -155,7 +155,7 @@ mod tests {
             variables: Vec::new(),
             kills_after: None,
             is_machines: false,
-            is_told_by_run: false,
+            told_by_run: Vec::new(),
             is_free: false,
             threads: 1,
             is_relayed: false,

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::program::Program;
 use super::text::masked;
+use super::wrappers;
 
 /// What a process does with one signal, as its masks in /proc say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -58,8 +59,8 @@ pub struct Link {
     pub kills_after: Option<f64>,
     /// It is the init of the machine: PID 1 of the first PID namespace.
     pub is_machines: bool,
-    /// `run`, above it, gives it the signals.
-    pub is_told_by_run: bool,
+    /// The signals that `run`, above it, gives to it (see [`reach`](super::recipients::reach)).
+    pub told_by_run: Vec<Asked>,
     /// Its traps [run at once](super::traps), for the next link runs in its background.
     pub is_free: bool,
     /// How many threads it has.
@@ -445,9 +446,7 @@ impl Path {
         }
         match link.effect(asked) {
             Effect::Arrives => {}
-            Effect::Forwards if link.program == Program::Run => {
-                self.told_by_run(index).for_each(|told| walk.tell(told))
-            }
+            Effect::Forwards if link.program == Program::Run => self.run(link, index, asked, walk),
             Effect::Forwards => walk.tell(below),
             Effect::ForwardsToGroup => self.group(below).for_each(|told| walk.tell(told)),
             Effect::Freezes if self.group(below).any(|member| member == 0) => walk.freezes(index),
@@ -456,10 +455,9 @@ impl Path {
             Effect::Relayed if link.program == Program::DumbInit => walk.tell(below),
             // The relay signals Sidekiq itself, or what decides for several.
             Effect::Relayed => walk.tell(self.decider(index, asked)),
-            Effect::Kills if self.needed.is_some() && self.needed <= link.kills_after => walk.tell(below),
             Effect::Kills => {
                 walk.tell(below);
-                if self.needed.is_some() { walk.ends_early(index) } else { walk.doubts(index) }
+                self.kills(link.kills_after.unwrap_or_default(), index, walk);
             }
             // systemd may signal all of the service's processes, or only this one.
             Effect::Dies if self.kill_mode.is_none() && self.is_below_manager(index) => {
@@ -468,6 +466,7 @@ impl Path {
             }
             // systemd waits for all that is left.
             Effect::Dies | Effect::Leaves if walk.is_for_all => {}
+            Effect::Dies | Effect::Leaves if walk.outlives => walk.tell(0),
             Effect::Dies | Effect::Leaves => walk.ends_early(index),
             Effect::Traps | Effect::Unknown => {
                 walk.doubts(index);
@@ -483,10 +482,25 @@ impl Path {
         members.filter(move |(_, link)| Some(link.group) == group).map(|(index, _)| index)
     }
 
-    /// The links to which `run` gives a signal.
-    fn told_by_run(&self, run: usize) -> impl Iterator<Item = usize> {
-        let told = self.links.iter().take(run).enumerate().filter(|(_, link)| link.is_told_by_run);
-        told.map(|(index, _)| index)
+    /// What `run` does: it gives the signal to whom it chooses, and a worker that outlives the command is told to stop, and is
+    /// waited for.
+    fn run(&self, run: &Link, index: usize, asked: Asked, walk: &mut Walk) {
+        let told = self.links.iter().take(index).enumerate().filter(|(_, link)| link.told_by_run.contains(&asked));
+        told.for_each(|(told, _)| walk.tell(told));
+        walk.outlives = asked == Asked::Stop && self.needed.unwrap_or_default() <= wrappers::grace(&run.arguments);
+        match run.kills_after {
+            Some(seconds) if asked == Asked::Stop => self.kills(seconds, index, walk),
+            _ => {}
+        }
+    }
+
+    /// A link kills some seconds after TERM.
+    fn kills(&self, seconds: f64, index: usize, walk: &mut Walk) {
+        match self.needed {
+            Some(needed) if needed <= seconds => {}
+            Some(_) => walk.ends_early(index),
+            None => walk.doubts(index),
+        }
     }
 
     /// The first link below one that handles the signal for several programs, or Sidekiq.
@@ -601,6 +615,8 @@ struct Walk {
     told: Vec<bool>,
     /// All have got it at once, from systemd, which waits for all of them.
     is_for_all: bool,
+    /// `run` is above: what outlives its command is told to stop, and waited for.
+    outlives: bool,
     frozen: Option<usize>,
     /// The first link that does nothing with it.
     swallowed: Option<usize>,
@@ -755,7 +771,7 @@ mod tests {
             variables: Vec::new(),
             kills_after: None,
             is_machines: false,
-            is_told_by_run: false,
+            told_by_run: Vec::new(),
             is_free: false,
             threads: 1,
             is_relayed: false,
@@ -765,7 +781,7 @@ mod tests {
     fn worker() -> Link {
         let handled = Handling::Handled;
         let sidekiq = link(99, Program::Other, "sidekiq");
-        Link { term: handled, tstp: handled, threads: 9, is_told_by_run: true, ..sidekiq }
+        Link { term: handled, tstp: handled, threads: 9, told_by_run: vec![Asked::Stop, Asked::Quiet], ..sidekiq }
     }
 
     fn shell(pid: i32, command: &str) -> Link {
@@ -917,9 +933,14 @@ mod tests {
         }
     }
 
+    fn run_link(command: &str) -> Link {
+        let run = init(Program::Run, &format!("sidekiq-lifecycle {command}"));
+        Link { kills_after: wrappers::kills_after(Program::Run, &run.arguments, None), ..run }
+    }
+
     #[test]
     fn who_kills_before_sidekiq_is_done() {
-        use Fate::{Arrives, CutShort, Unknown};
+        use Fate::{Arrives, CutShort, Lost, Unknown};
         let timeout = |seconds| Link {
             term: Handling::Handled,
             kills_after: Some(seconds),
@@ -927,16 +948,26 @@ mod tests {
         };
         let tini = || init(Program::Tini, "tini -- x");
         let carried = || Link { is_relayed: true, ..shell(6, "sh x") };
-        let run = |is_told_by_run: bool| {
-            let worker = Link { is_told_by_run: !is_told_by_run, ..worker() };
-            path_to(worker, &[init(Program::Run, "run"), Link { is_told_by_run, ..timeout(3.0) }])
+        let told = || vec![Asked::Stop];
+        let run = |command, is_told: bool| {
+            let (above, below) = if is_told { (told(), Vec::new()) } else { (Vec::new(), told()) };
+            let worker = Link { told_by_run: below, ..worker() };
+            path_to(worker, &[run_link(command), Link { told_by_run: above, ..timeout(3.0) }])
+        };
+        let runsvdir = |command| {
+            let runsvdir = Link { told_by_run: told(), ..init(Program::Runsvdir, "runsvdir") };
+            path_to(Link { told_by_run: Vec::new(), ..worker() }, &[run_link(command), runsvdir])
         };
         for (name, path, needed, fate) in [
             ("in time", path(&[tini(), timeout(12.0)]), Some(12.0), Arrives),
             ("too early", path(&[tini(), timeout(3.0)]), Some(12.0), CutShort),
             ("nobody knows", path(&[tini(), timeout(3.0)]), None, Unknown),
-            ("not told, by run", run(false), Some(12.0), Arrives),
-            ("told by run", run(true), Some(12.0), CutShort),
+            ("not told, by run", run("run -- x", false), Some(12.0), Arrives),
+            ("told by run", run("run -- x", true), Some(12.0), CutShort),
+            ("run in time", run("run --stop-grace 12 -- x", false), Some(12.0), Arrives),
+            ("run too early", run("run --stop-grace 11 -- x", false), Some(12.0), CutShort),
+            ("outlives the command", runsvdir("run -- x"), Some(12.0), Arrives),
+            ("does not outlive it", runsvdir("run --grace 3 -- x"), Some(12.0), Lost),
             ("not told, by the relay", path(&[tini(), carried(), timeout(3.0)]), Some(12.0), Arrives),
         ] {
             assert_eq!(path.with_needed(needed).fate(Asked::Stop).0, fate, "{name}");

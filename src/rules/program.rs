@@ -148,6 +148,13 @@ impl Program {
         matches!(self, Foreman | Init | Other | Runsv | Runsvdir | S6Supervise | S6Svscan | Supervisord)
     }
 
+    /// Whether it keeps services running: it stops them itself, and would start anew what somebody else has stopped.
+    #[must_use]
+    pub fn keeps_services(self) -> bool {
+        use Program::{Init, Manager, Runsv, Runsvdir, S6Supervise, S6Svscan, Supervisord};
+        matches!(self, Init | Manager | Runsv | Runsvdir | S6Supervise | S6Svscan | Supervisord)
+    }
+
     /// Whether it is an init that ends as soon as its first child has: what still runs then is killed by the kernel.
     #[must_use]
     pub fn ends_with_first_child(self) -> bool {

@@ -213,7 +213,7 @@ impl<'a> Search<'a> {
     fn leads_on(&self, process: &Process, sidekiqs: &[&Process]) -> bool {
         match sidekiqs {
             [] => false,
-            _ if process.program == Program::Supervisor => false,
+            _ if process.program.keeps_services() => false,
             _ if !process.handles(self.signal) => true,
             [sidekiq] => self.signal.is_in(&SIDEKIQS) && sidekiq.handles(self.signal),
             _ => false,
@@ -385,7 +385,7 @@ mod tests {
             ),
             (
                 "a supervisor of one",
-                &[process(2, 1, Program::Supervisor, TERM), process(3, 2, Program::Supervisor, TERM), sidekiq(4, 3)],
+                &[process(2, 1, Program::Runsvdir, TERM), process(3, 2, Program::Runsvdir, TERM), sidekiq(4, 3)],
                 SIGTERM,
                 (none, &[2], none),
             ),

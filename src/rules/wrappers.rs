@@ -21,8 +21,23 @@ pub fn kills_after(program: Program, arguments: &[String], timeout_kill: Option<
             .filter(|milliseconds| *milliseconds > 0.0)
             .map(|milliseconds: f64| milliseconds / 1e3),
         Program::Init => Some(1.0),
+        Program::Run => option(arguments, "--stop-grace"),
         _ => None,
     }
+}
+
+/// Seconds for which `run` waits for a worker that outlives the command.
+#[must_use]
+pub fn grace(arguments: &[String]) -> f64 {
+    option(arguments, "--grace").unwrap_or(120.0)
+}
+
+/// A number of seconds among `run`'s own options, which stand before `--` or the command.
+fn option(arguments: &[String], name: &str) -> Option<f64> {
+    let own: Vec<&str> = arguments.iter().skip(2).map(String::as_str).take_while(|word| *word != "--").collect();
+    let apart = own.iter().position(|word| *word == name).and_then(|index| own.get(index + 1)).copied();
+    let joined = own.iter().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+    apart.or(joined)?.parse().ok()
 }
 
 /// `-k 5`, `-k5`, `--kill-after=5`, `--kill-after 5`: before the first operand, which is the duration. 0 is no kill.
@@ -63,8 +78,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn seconds_that_run_waits() {
+        for (command, seconds) in [
+            ("sidekiq-lifecycle run -- sidekiq", 120.0),
+            ("sidekiq-lifecycle run --grace 0 -- sidekiq", 0.0),
+            ("sidekiq-lifecycle run -g --grace=30 -- sidekiq", 30.0),
+        ] {
+            let arguments: Vec<String> = command.split(' ').map(str::to_owned).collect();
+            assert_eq!(grace(&arguments), seconds, "{command}");
+        }
+    }
+
+    #[test]
     fn seconds_until_the_kill() {
-        use Program::{Foreman, Init, S6Supervise, Shell, Su, Sudo, Timeout};
+        use Program::{Foreman, Init, Run, S6Supervise, Shell, Su, Sudo, Timeout};
         let table: &[(Program, &str, Option<&str>, Option<f64>)] = &[
             (Su, "su app -c x", None, Some(2.0)),
             (Sudo, "sudo x", None, None),
@@ -80,6 +107,9 @@ mod tests {
             (Timeout, "timeout -k 0 1h sidekiq", None, None),
             (Timeout, "timeout 1h sh -k 5", None, None),
             (Timeout, "timeout -k soon 1h x", None, None),
+            (Run, "sidekiq-lifecycle run -- sidekiq --stop-grace 5", None, None),
+            (Run, "sidekiq-lifecycle run --stop-grace 5 -v -- sidekiq", None, Some(5.0)),
+            (Run, "sidekiq-lifecycle run --stop-grace=2.5 -- sidekiq", None, Some(2.5)),
             (S6Supervise, "s6-supervise worker", None, None),
             (S6Supervise, "s6-supervise worker", Some("0\n"), None),
             (S6Supervise, "s6-supervise worker", Some("5000\n"), Some(5.0)),

@@ -44,7 +44,8 @@ impl Process {
 
     /// Whether the service manager is told of its state, and whether of Ruby's heart.
     fn notify(ruby: &Ruby, this: &Self, pause: f64) -> Result<(bool, bool), Error> {
-        this.write(ruby, |lifecycle| {
+        let lifecycle = Arc::clone(&this.0);
+        this.write(ruby, move |_| {
             let speaks = lifecycle.notify(pause);
             (speaks.of_state, speaks.of_heart)
         })
