@@ -167,11 +167,42 @@ RSpec.describe "processes that share a directory" do
       end
     end
 
+    # A worker with PID 1 in its container, as its pid is here.
+    def first(worker) = File.read("/proc/#{worker.pid}/task/#{worker.pid}/children").to_i
+
+    def signal_inside(worker, name) = Process.kill(name, first(worker))
+
+    # The command, inside of the container of a worker.
+    def inside(worker, *arguments)
+      enter = ["nsenter", "--target", first(worker).to_s, "--pid", "--mount", "--root", "--", Sandbox::COMMAND]
+      output, status = Open3.capture2e(*enter, *arguments, "--dir", file("tmp/sidekiq"))
+      [status.exitstatus, output]
+    end
+
     it "are told so even where both have the same pid" do
       both = %w[one two].map { |name| start(after: QUICK_BEAT, name: name, launcher: container) }
       both.each { |worker| wait_until("it is told") { worker.log.include?(shared_line(1)) || worker.raise_if_ended } }
       push("Evaluate", "note SidekiqLifecycle.ready?")
       wait_until("they work") { notes == ["true"] }
+    end
+
+    it "answer for themselves all the while even where both have the same pid" do
+      stays = start(after: QUICK_BEAT, name: "stays", launcher: container)
+      wait_until("ready") { inside(stays, "check").first.zero? || stays.raise_if_ended }
+      watcher = Watcher.new { %w[live ready].map { |probe| inside(stays, "check", probe) } }
+      2.times do |round|
+        goes = start(after: QUICK_BEAT, name: "goes#{round}", launcher: container)
+        wait_until("the other is ready") { inside(goes, "check") == [0, "ready\n"] || goes.raise_if_ended }
+        wait_until("the file is there") { File.exist?(ready_file) }
+        signal_inside(goes, :TSTP)
+        wait_until("the file is gone") { !File.exist?(ready_file) }
+        wait_until("the other has drained") { inside(goes, "check", "drained").first.zero? }
+        round.zero? ? signal_inside(goes, :TERM) : goes.kill
+        wait_until("the other has ended") { !goes.running? }
+      end
+      expect(watcher.changes.uniq).to eq([[[0, "live\n"], [0, "ready\n"]]])
+      signal_inside(stays, :TERM)
+      expect(stays.exit_code).to eq(0)
     end
   end
 end

@@ -3,7 +3,7 @@
 //! ```text
 //! ready            exists exactly while every live Sidekiq of this directory is ready
 //! drained          exists exactly while every live Sidekiq of this directory is drained
-//! processes/PID    one status record a process
+//! processes/PID    one status record a process; it has another [name] where containers share the directory
 //! ```
 //!
 //! A file appears whole or not at all: written aside, flushed, renamed; only where no room is left for that, a record
@@ -28,12 +28,13 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, fsync, geteuid, getpid, unlinkat};
 use thiserror::Error;
 
-use super::process;
+use super::process::{self, Identity};
 use super::record::Record;
 use crate::rules::probe::{Facts, MAX_BEAT_AGE, Presence, Probe, sentinel};
 use crate::rules::state::State;
 
 pub mod health;
+mod name;
 #[cfg(test)]
 mod tests;
 
@@ -147,9 +148,11 @@ pub enum Durability {
     Flushed,
 }
 
-/// What stands at `processes/PID`.
+/// What stands in `processes`.
 #[derive(Clone, Debug)]
 pub struct Entry {
+    /// Its name.
+    name: String,
     /// The pid, from the name.
     pub pid: i32,
     /// The record, or why it cannot be read.
@@ -165,7 +168,13 @@ impl Entry {
         match &self.record {
             Ok(record) => record.facts(),
             Err(reason) => {
-                let presence = if self.may_be_of_the_living() { Presence::Here } else { Presence::Gone };
+                let presence = match () {
+                    () if !name::is_of(&self.name, &Identity { pid: self.pid, ..Identity::own() }) => {
+                        Presence::Elsewhere
+                    }
+                    () if self.may_be_of_the_living() => Presence::Here,
+                    () => Presence::Gone,
+                };
                 Facts::unknown(self.pid, presence, reason.clone())
             }
         }
@@ -180,11 +189,29 @@ impl Entry {
 
     /// Whether the process has ended, or was last heard of long ago in another container.
     fn is_left_over(&self) -> bool {
-        match (self.facts(), &self.record) {
-            (Facts { presence: Presence::Gone, .. }, _) => true,
-            (Facts { presence: Presence::Elsewhere, beat_age, .. }, _) => beat_age.is_none_or(|age| age > MAX_BEAT_AGE),
-            _ => false,
+        match (self.facts().presence, &self.record) {
+            (Presence::Here, _) => false,
+            (Presence::Elsewhere, Ok(record)) => record.state == State::Stopped || record.silence() > MAX_BEAT_AGE,
+            _ => true,
         }
+    }
+
+    /// Whether it is the record of that process, or stands in its place.
+    fn is_of(&self, identity: &Identity) -> bool {
+        match &self.record {
+            Ok(record) => record.identity.pid == identity.pid && record.identity.is_of_same_place(identity),
+            Err(_) => name::is_of(&self.name, identity),
+        }
+    }
+
+    /// Whether it is a Sidekiq's of another container or machine that has beaten since `own` process began: it lives beside
+    /// that one, and is not what a container has left that was killed.
+    fn is_strangers(&self, own: &Record) -> bool {
+        let began = own.timings.get(&State::Booting.to_string());
+        let has_beaten = |record: &Record| record.beat.as_ref() > began && began.is_some();
+        self.facts().presence == Presence::Elsewhere
+            && !self.is_left_over()
+            && self.record.as_ref().is_ok_and(has_beaten)
     }
 }
 
@@ -224,12 +251,12 @@ impl Directory {
         entries.map_err(Error::of_a_reader)
     }
 
-    /// What one process has registered; `None` if nothing is there.
+    /// What processes with this pid have registered: one of each PID namespace that uses the directory.
     ///
     /// # Errors
     /// As [`Directory::read`].
-    pub fn entry(&self, pid: i32) -> Result<Option<Entry>, Error> {
-        Ok(self.processes()?.entry(pid))
+    pub fn entries_of(&self, pid: i32) -> Result<Vec<Entry>, Error> {
+        Ok(self.processes()?.entries_of(pid))
     }
 
     /// Opens `processes` to read.
@@ -277,14 +304,11 @@ impl Directory {
     /// All entries; calls `between` after each that is read, for there may be many.
     fn entries(&self, processes: &OwnedFd, between: &dyn Fn()) -> Result<Vec<Entry>, Error> {
         let path = self.path.join(PROCESSES);
-        let names = names(processes).map_err(|errno| Error::new(&path, errno))?;
-        let mut entries: Vec<Entry> = names
-            .iter()
-            .filter_map(|name| name.parse::<i32>().ok().filter(|pid| *pid > 0 && pid.to_string() == *name))
-            .filter_map(|pid| entry(processes, pid))
-            .inspect(|_| between())
-            .collect();
+        let names = record_names(processes, |_| true).map_err(|errno| Error::new(&path, errno))?;
+        let mut entries: Vec<Entry> =
+            names.into_iter().filter_map(|name| entry(processes, name)).inspect(|_| between()).collect();
         entries.sort_by_key(|entry| (entry.record.as_ref().ok().map(|record| record.since), entry.pid));
+        entries.dedup_by(|one, other| one.record.as_ref().is_ok_and(|record| other.record.as_ref() == Ok(record)));
         Ok(entries)
     }
 }
@@ -299,10 +323,11 @@ pub struct Processes {
 }
 
 impl Processes {
-    /// What one process has registered; `None` if nothing is there.
+    /// What processes with this pid have registered: one of each PID namespace that uses the directory.
     #[must_use]
-    pub fn entry(&self, pid: i32) -> Option<Entry> {
-        entry(&self.descriptor, pid)
+    pub fn entries_of(&self, pid: i32) -> Vec<Entry> {
+        let names = record_names(&self.descriptor, |its| its == pid).unwrap_or_default();
+        names.into_iter().filter_map(|name| entry(&self.descriptor, name)).collect()
     }
 
     /// Whether the descriptor still is what it was: in somebody else's process, others may close what is not theirs.
@@ -401,9 +426,10 @@ impl Open<'_> {
     /// It could not be written.
     pub fn publish_record(&self, record: &Record, durability: Durability) -> Result<(), Error> {
         let path = || self.directory.path.join(PROCESSES);
-        let name = record.identity.pid.to_string();
         let json = record.to_json().map_err(|_| Error::Other { path: path(), errno: Errno::EINVAL })?;
-        publish(&self.processes, name.as_str(), json.as_bytes(), durability, &|| true).map_err(|errno| {
+        let (name, _lock) = self.name_of(&record.identity);
+        let published = publish(&self.processes, name.as_str(), json.as_bytes(), durability, &|| true);
+        published.map_err(|errno| {
             let is_full = matches!(errno, Errno::ENOSPC | Errno::EDQUOT);
             if !is_full || overwrite(&self.processes, &name, json.into_bytes()).is_err() {
                 let _ = unlinkat(&self.processes, name.as_str(), UnlinkatFlags::NoRemoveDir);
@@ -412,37 +438,53 @@ impl Open<'_> {
                 Errno::EISDIR | Errno::ENOTEMPTY => Error::Other { path: path().join(&name), errno },
                 errno => Error::new(&path(), errno),
             }
-        })
+        })?;
+        match name::long(&record.identity) {
+            // From when another had the ordinary one.
+            Some(long) if long != name => {
+                remove(&self.processes, long.as_str()).map_err(|errno| Error::new(&path(), errno))
+            }
+            _ => Ok(()),
+        }
     }
 
-    /// The pid of a Sidekiq of another container, or on another machine, that uses this directory as well: it has beaten since `own` process
-    /// began. Ask before the own record is written: the other may have the same pid, and so the same place.
+    /// What a process's record is to be called now. While the ordinary name is free, nobody else may take it until the guard
+    /// is dropped.
+    fn name_of(&self, identity: &Identity) -> (String, Option<Flock<OwnedFd>>) {
+        let short = name::short(identity);
+        let Some(long) = name::long(identity) else { return (short, None) };
+        let entry_now = || entry(&self.processes, short.clone());
+        let is_free = |entry: &Option<Entry>| entry.as_ref().is_none_or(Entry::is_left_over);
+        match entry_now() {
+            Some(entry) if entry.is_of(identity) => (short, None),
+            entry if is_free(&entry) => {
+                let lock = self.lock();
+                if is_free(&entry_now()) { (short, lock) } else { (long, None) }
+            }
+            _ => (long, None),
+        }
+    }
+
+    /// The pid of a Sidekiq of another container, or on another machine, that uses this directory as well: it has beaten
+    /// since `own` process began.
     #[must_use]
     pub fn stranger(&self, own: &Record) -> Option<i32> {
-        let began = own.timings.get(&State::Booting.to_string());
-        let is_stranger = |record: &Record| {
-            // What has beaten since, and is of no boot of ours, is on another machine (NFS, EFS).
-            let is_elsewhere =
-                record.identity.presence() == Presence::Elsewhere || record.identity.is_of_another_boot();
-            is_elsewhere && record.beat.as_ref() > began && began.is_some()
-        };
         let entries = self.entries().unwrap_or_default();
-        entries.iter().find(|entry| entry.record.as_ref().is_ok_and(is_stranger)).map(|entry| entry.pid)
-    }
-
-    /// Reads one process's record.
-    #[must_use]
-    pub fn record(&self, pid: i32) -> Option<Record> {
-        read_record(&self.processes, pid).ok().flatten()
+        entries.iter().find(|entry| entry.is_strangers(own)).map(|entry| entry.pid)
     }
 
     /// Removes one process's record.
     ///
     /// # Errors
     /// It is there and cannot be removed.
-    pub fn withdraw_record(&self, pid: i32) -> Result<(), Error> {
-        remove(&self.processes, pid.to_string().as_str())
-            .map_err(|errno| Error::new(&self.directory.path.join(PROCESSES), errno))
+    pub fn withdraw_record(&self, identity: &Identity) -> Result<(), Error> {
+        let names = std::iter::once(name::short(identity)).chain(name::long(identity));
+        let is_its_own = |name: &String| entry(&self.processes, name.clone()).is_none_or(|entry| entry.is_of(identity));
+        names.filter(is_its_own).try_for_each(|name| self.remove_record(&name))
+    }
+
+    fn remove_record(&self, name: &str) -> Result<(), Error> {
+        remove(&self.processes, name).map_err(|errno| Error::new(&self.directory.path.join(PROCESSES), errno))
     }
 
     /// Removes the ready file, whatever anybody's state is: the first thing to do when this process stops being ready.
@@ -462,7 +504,7 @@ impl Open<'_> {
         // one that vanishes meanwhile must not be put up again.
         let stands = self.ready_stands();
         let own_now = || own().map(|record| record.facts_with(Presence::Here));
-        let facts = self.facts(own_now())?;
+        let facts = self.facts(own())?;
         let settle = |probe| {
             if !sentinel(&facts, probe) {
                 return self.take_down(probe);
@@ -511,26 +553,29 @@ impl Open<'_> {
         let user = geteuid().as_raw();
         let entries = self.entries()?;
         let clear = |entry: &Entry| {
-            let name = entry.pid.to_string();
-            let own = fstatat(&self.processes, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW)
+            let own = fstatat(&self.processes, entry.name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW)
                 .is_ok_and(|stat| stat.st_uid == user);
             let elsewhere = entry.record.as_ref().ok().and_then(|record| record.ready_file.as_ref());
             // A record is believed about files elsewhere only if nobody else can have written it.
             if let Some(file) = elsewhere.filter(|_| own) {
                 let _ = take_down_elsewhere(Path::new(file));
             }
-            self.withdraw_record(entry.pid)
+            self.remove_record(&entry.name)
         };
         Ok(entries.iter().filter(|entry| entry.is_left_over()).map(clear).collect())
     }
 
     /// What the probes ask for, of every process of the directory; `own` stands in place of the calling process's
-    /// record.
-    fn facts(&self, own: Option<Facts>) -> Result<Vec<Facts>, Error> {
-        let own_pid = own.as_ref().map(|own| own.pid);
+    /// record. Those that live beside it in other containers are there as well: the sentinels speak of all.
+    fn facts(&self, own: Option<Record>) -> Result<Vec<Facts>, Error> {
         let entries = self.entries()?;
-        let others = entries.iter().filter(|entry| Some(entry.pid) != own_pid).map(Entry::facts);
-        Ok(others.chain(own).collect())
+        let is_others = |entry: &&Entry| own.as_ref().is_none_or(|own| !entry.is_of(&own.identity));
+        let facts = |entry: &Entry| match &own {
+            Some(own) if entry.is_strangers(own) => Facts { presence: Presence::Here, ..entry.facts() },
+            _ => entry.facts(),
+        };
+        let others: Vec<Facts> = entries.iter().filter(is_others).map(facts).collect();
+        Ok(others.into_iter().chain(own.map(|own| own.facts_with(Presence::Here))).collect())
     }
 
     fn ready_stands(&self) -> bool {
@@ -747,9 +792,18 @@ fn names(directory: &OwnedFd) -> nix::Result<Vec<String>> {
     listing.iter().map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
 }
 
-fn entry(processes: &OwnedFd, pid: i32) -> Option<Entry> {
-    let record = read_record(processes, pid).transpose()?;
-    Some(Entry { pid, record, written: written(processes, pid) })
+/// The names of the records whose pid is wanted. Long ones come first: a record that gives up its long name for the
+/// ordinary one meanwhile has either when it is looked for.
+fn record_names(processes: &OwnedFd, is_wanted: impl Fn(i32) -> bool) -> nix::Result<Vec<String>> {
+    let mut names = names(processes)?;
+    names.retain(|name| name::pid(name).is_some_and(&is_wanted));
+    names.sort_by_key(|name| !name.contains('-'));
+    Ok(names)
+}
+
+fn entry(processes: &OwnedFd, name: String) -> Option<Entry> {
+    let record = read_record(processes, &name).transpose()?;
+    Some(Entry { pid: name::pid(&name)?, record, written: written(processes, &name), name })
 }
 
 #[allow(clippy::useless_conversion)] // of types that differ between systems
@@ -758,9 +812,9 @@ fn place(stat: &FileStat) -> (u64, u64) {
 }
 
 /// `Ok(None)`: it has gone meanwhile.
-fn read_record(processes: &impl AsFd, pid: i32) -> Result<Option<Record>, String> {
+fn read_record(processes: &impl AsFd, name: &str) -> Result<Option<Record>, String> {
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    let file = match openat(processes, pid.to_string().as_str(), flags, Mode::empty()) {
+    let file = match openat(processes, name, flags, Mode::empty()) {
         Ok(file) => file,
         Err(Errno::ENOENT) => return Ok(None),
         Err(Errno::ELOOP) => return Err("it is a symbolic link".to_owned()),
@@ -772,14 +826,14 @@ fn read_record(processes: &impl AsFd, pid: i32) -> Result<Option<Record>, String
     let mut json = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
     File::from(file).take(RECORD_LIMIT).read_to_end(&mut json).map_err(|error| error.to_string())?;
     let record = Record::parse(&json)?;
-    if record.identity.pid != pid {
+    if !name::is_of(name, &record.identity) {
         return Err(format!("it speaks of process {}", record.identity.pid));
     }
     Ok(Some(record))
 }
 
-fn written(processes: &impl AsFd, pid: i32) -> Option<SystemTime> {
-    let stat = fstatat(processes, pid.to_string().as_str(), AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
+fn written(processes: &impl AsFd, name: &str) -> Option<SystemTime> {
+    let stat = fstatat(processes, name, AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(stat.st_mtime).ok()?))
 }
 

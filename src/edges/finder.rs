@@ -128,11 +128,11 @@ pub fn with_pid(pid: i32, default: &Directory) -> Option<Found> {
 /// What the Sidekiq with this pid has said last, once it has ended. Nothing, if another process has its pid by now.
 #[must_use]
 pub fn ended(pid: i32, directory: &Directory) -> Option<Entry> {
-    let entry = directory.entry(pid).ok()??;
-    let facts = entry.facts();
     let is_free = || Snapshot::of(pid).is_none_or(|snapshot| snapshot.has_ended());
-    let is_its_own = entry.record.is_ok() && (facts.presence == Presence::Here || is_free());
-    (has_ended(&facts) && is_its_own).then_some(entry)
+    directory.entries_of(pid).ok()?.into_iter().find(|entry| {
+        let facts = entry.facts();
+        has_ended(&facts) && entry.record.is_ok() && (facts.presence == Presence::Here || is_free())
+    })
 }
 
 /// All Sidekiqs among these processes.
@@ -180,7 +180,8 @@ fn way_to(snapshot: &Snapshot, link: &Path, target: &Path) -> PathBuf {
 }
 
 fn recorded(snapshot: &Snapshot, directory: &Directory) -> Option<Found> {
-    let record = directory.entry(snapshot.own_pid()).ok()??.record.ok().filter(|record| is_of(record, snapshot))?;
+    let records = directory.entries_of(snapshot.own_pid()).ok()?.into_iter().filter_map(|entry| entry.record.ok());
+    let record = records.into_iter().find(|record| is_of(record, snapshot))?;
     Some(Found { snapshot: snapshot.clone(), record: Some(record), directory: directory.clone() })
 }
 
@@ -207,6 +208,7 @@ pub fn is_of(record: &Record, snapshot: &Snapshot) -> bool {
         _ => true,
     };
     is_same_place
+        && !record.identity.is_of_another_boot()
         && record.identity.pid == snapshot.own_pid()
         && record.identity.start_time == Some(snapshot.start_time)
 }

@@ -40,7 +40,14 @@ impl Identity {
         self.boot_id.is_some() && self.boot_id != boot_id()
     }
 
-    /// Whether that process is there, asked from the calling one.
+    /// Whether both are of one PID namespace of one machine: there a pid belongs to one process at a time.
+    #[must_use]
+    pub fn is_of_same_place(&self, other: &Self) -> bool {
+        self.boot_id == other.boot_id && self.pid_namespace == other.pid_namespace
+    }
+
+    /// Whether that process is there, asked from the calling one. Of a process of another machine only its record tells
+    /// ([`super::record::Record::presence`]).
     #[must_use]
     pub fn presence(&self) -> Presence {
         if self.is_of_another_boot() {

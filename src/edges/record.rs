@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::process::Identity;
 use crate::rules::path::Fate;
-use crate::rules::probe::{Facts, Presence};
+use crate::rules::probe::{Facts, MAX_BEAT_AGE, Presence};
 use crate::rules::state::State;
 use crate::rules::text::masked;
 use crate::rules::time::Fit;
@@ -184,15 +184,36 @@ impl Record {
     /// How long ago Ruby's heart last beat.
     #[must_use]
     pub fn beat_age(&self) -> Option<Duration> {
+        // The monotonic clock of another machine says nothing here.
+        if self.identity.is_of_another_boot() {
+            return self.beat.map(age);
+        }
         // Below zero where its clock runs ahead of ours (time_namespaces(7)): a beat of just now.
         let age = monotonic().as_secs_f64() - self.beat_monotonic?;
         Duration::try_from_secs_f64(age.clamp(0.0, f64::MAX)).ok()
     }
 
+    /// How long ago it was last heard of: when its heart beat, or before that when it began.
+    #[must_use]
+    pub fn silence(&self) -> Duration {
+        self.beat_age().unwrap_or_else(|| age(self.since))
+    }
+
+    /// Whether its process is there, asked from the calling one. A record of another boot is left from before this machine's
+    /// own, unless it has been heard of just now: then it is another machine's, which shares the directory (NFS, EFS).
+    #[must_use]
+    pub fn presence(&self) -> Presence {
+        let is_fresh = || self.silence() <= MAX_BEAT_AGE;
+        match self.identity.presence() {
+            Presence::Gone if self.identity.is_of_another_boot() && is_fresh() => Presence::Elsewhere,
+            presence => presence,
+        }
+    }
+
     /// What the probes ask for, with the process looked up now.
     #[must_use]
     pub fn facts(&self) -> Facts {
-        self.facts_with(self.identity.presence())
+        self.facts_with(self.presence())
     }
 
     /// What the probes ask for, of a process known to be there or not.
@@ -216,6 +237,11 @@ impl Record {
         let ending: Vec<_> = status.into_iter().chain(self.why.clone()).collect();
         ending.join(", ")
     }
+}
+
+/// By the clock of day. A clock that runs ahead makes nobody younger than just now, and nobody young for ever.
+fn age(time: Timestamp) -> Duration {
+    now().duration_since(time).unsigned_abs()
 }
 
 /// The time of day (UTC), to the millisecond.

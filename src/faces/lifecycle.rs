@@ -543,9 +543,10 @@ impl Lifecycle {
         let record = self.record();
         // Before the lock: what is true of this process waits for nobody, and whoever settles last has read it.
         let written = open.publish_record(&record, durability);
-        let _lock = open.lock();
+        let lock = open.lock();
         // Whatever became of the record, the sentinels must not lie.
         let settled = open.settle(|| Some(self.record()));
+        drop(lock);
         let published = written.and(settled);
         self.note("directory", published.as_ref().err().map(ToString::to_string));
         if self.writer.is_last() {
@@ -560,7 +561,7 @@ impl Lifecycle {
 
     fn leave(&self, open: &Open<'_>) -> Result<(), Error> {
         let _lock = open.lock();
-        open.withdraw_record(self.owner)?;
+        open.withdraw_record(&self.record().identity)?;
         open.settle(|| None)
     }
 

@@ -122,7 +122,7 @@ fn row(sight: &Sight, now: Timestamp) -> [String; 8] {
         (Presence::Here, State::Quiet | State::Stopping) if record.drained => format!("{}, drained", record.state),
         (Presence::Here, state) | (_, state @ State::Stopped) => state.to_string(),
         (Presence::Gone, state) => format!("gone (was {state})"),
-        (Presence::Elsewhere, state) => format!("{state} in another container"),
+        (Presence::Elsewhere, state) => format!("{state} elsewhere"),
     };
     let busy = match record.about.concurrency {
         Some(concurrency) => format!("{}/{concurrency}", record.busy),

@@ -37,7 +37,7 @@ pub enum Presence {
     Here,
     /// It ended: nobody has that pid, or somebody else has.
     Gone,
-    /// It was seen from another PID namespace (another container), where its pid means another process.
+    /// It was seen from another PID namespace (another container) or machine, where its pid means another process.
     Elsewhere,
 }
 
@@ -142,7 +142,7 @@ impl Facts {
         let pid = self.pid;
         match (self.presence, &self.ended, &self.unreadable) {
             (Presence::Elsewhere, ..) => {
-                Err(format!("process {pid} belongs to another container (PID namespace); ask inside that one"))
+                Err(format!("process {pid} belongs to another container (PID namespace) or machine; ask there"))
             }
             (_, Some(ended), _) => Err(format!("process {pid} has stopped ({ended})")),
             (Presence::Gone, ..) => Err(format!("process {pid} is gone")),
@@ -245,7 +245,7 @@ mod tests {
             (Facts { presence: Presence::Gone, ..ended }, Drained, "process 7 has stopped (exit 0 after SIGTERM)"),
             (unreadable.clone(), Live, "the record of process 7 cannot be read: EOF"),
             (Facts { presence: Presence::Gone, ..unreadable }, Live, "process 7 is gone"),
-            (elsewhere, Ready, "process 7 belongs to another container (PID namespace); ask inside that one"),
+            (elsewhere, Ready, "process 7 belongs to another container (PID namespace) or machine; ask there"),
         ];
         for (facts, probe, expected) in table {
             assert_eq!(reason(std::slice::from_ref(facts), *probe), *expected, "{facts:?} {probe:?}");

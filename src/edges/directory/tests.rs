@@ -53,6 +53,10 @@ impl Place {
         self.open().publish_record(record, Durability::Whole).unwrap();
     }
 
+    fn record(&self, pid: i32) -> Option<Record> {
+        self.directory.entries_of(pid).unwrap().pop()?.record.ok()
+    }
+
     fn settle(&self, own: &Record) -> Result<(), Error> {
         self.open().settle(|| Some(own.clone()))
     }
@@ -220,7 +224,7 @@ fn no_process_hides_or_fakes_anothers_readiness() {
         place.publish(&record);
         place.settle(&running).unwrap();
         assert_eq!(place.ready().exists(), ready, "{record:?}");
-        place.open().withdraw_record(record.identity.pid).unwrap();
+        place.open().withdraw_record(&record.identity).unwrap();
     }
     // The same with a record that tells no start time, as without /proc: its process lives.
     let mut quiet = of(neighbour.pid(), State::Quiet);
@@ -437,11 +441,11 @@ fn on_a_full_file_system_the_record_stays_true() {
     said(place.open().publish_record(&record, Durability::Flushed));
     place.settle(&record).unwrap();
     assert!(!place.ready().exists());
-    assert_eq!(place.open().record(pid).as_ref(), Some(&record), "written over the old one");
+    assert_eq!(place.record(pid).as_ref(), Some(&record), "written over the old one");
     fill(&place); // What was removed has left some room.
     record.why = None;
     said(place.open().publish_record(&record, Durability::Flushed));
-    assert_eq!(place.open().record(pid).as_ref(), Some(&record), "also where it has become shorter");
+    assert_eq!(place.record(pid).as_ref(), Some(&record), "also where it has become shorter");
     let names = fs::read_dir(place.path("sidekiq/processes")).unwrap().count();
     assert_eq!(names, 1, "nothing is left aside");
 
@@ -450,7 +454,7 @@ fn on_a_full_file_system_the_record_stays_true() {
     let before = fs::read(&alias).unwrap();
     said(place.open().publish_record(&own(State::Stopping), Durability::Flushed));
     assert_eq!(fs::read(&alias).unwrap(), before, "a file with a second name is nobody's to write over");
-    assert_eq!(place.open().record(pid), None, "none is better than an untrue one");
+    assert_eq!(place.record(pid), None, "none is better than an untrue one");
     fs::remove_file(alias).unwrap();
 
     // No room even over the old one.
@@ -459,14 +463,14 @@ fn on_a_full_file_system_the_record_stays_true() {
     fill(&place);
     record.about.tag = Some("x".repeat(10_000));
     said(place.open().publish_record(&record, Durability::Flushed));
-    assert_eq!(place.open().record(pid), None, "none is better than an untrue one");
+    assert_eq!(place.record(pid), None, "none is better than an untrue one");
     fill(&place);
     said(place.settle(&own(State::Running)));
     assert!(!place.ready().exists());
 
     fs::remove_file(place.path("filling")).unwrap();
     place.publish(&record);
-    assert_eq!(place.open().record(pid).as_ref(), Some(&record));
+    assert_eq!(place.record(pid).as_ref(), Some(&record));
 }
 
 #[test]
@@ -484,9 +488,11 @@ fn a_read_only_file_system_says_so_and_is_readable() {
     };
     remount("remount,bind,ro");
     let open = place.open();
-    for done in
-        [open.publish_record(&running, Durability::Whole), place.settle(&running), open.withdraw_record(1 << 22)]
-    {
+    for done in [
+        open.publish_record(&running, Durability::Whole),
+        place.settle(&running),
+        open.withdraw_record(&of(1 << 22, State::Running).identity),
+    ] {
         let said = error(done);
         assert!(said.contains("is on a read-only file system; mount a writable volume there"), "{said}");
     }
@@ -672,39 +678,139 @@ fn a_record_of_another_container_is_kept_while_it_may_live() {
         record.beat_monotonic = record.beat_monotonic.map(|beat| beat - age);
         record
     };
-    for record in [elsewhere(101, 0.0), elsewhere(102, 3600.0), Record { beat_monotonic: None, ..elsewhere(103, 0.0) }]
-    {
+    let boots = |pid, age| {
+        let mut record = Record { beat: None, beat_monotonic: None, ..elsewhere(pid, 0.0) };
+        record.since -= jiff::SignedDuration::from_secs(age);
+        record
+    };
+    let mut ended = elsewhere(105, 0.0);
+    ended.enter(State::Stopped, None);
+    for record in [elsewhere(101, 0.0), elsewhere(102, 3600.0), boots(103, 0), boots(104, 3600), ended] {
         place.publish(&record);
     }
+    fs::write(place.path("sidekiq/processes/106-1-5c7be2aa"), "{").unwrap();
     place.open().sweep().unwrap();
-    let pids: Vec<i32> = place.directory.read().unwrap().iter().map(|entry| entry.pid).collect();
-    assert_eq!(pids, [101]);
-    assert_eq!(place.directory.read().unwrap()[0].facts().presence, Presence::Elsewhere);
+    let entries = place.directory.read().unwrap();
+    let mut pids: Vec<i32> = entries.iter().map(|entry| entry.pid).collect();
+    pids.sort_unstable();
+    assert_eq!(pids, [101, 103]);
+    assert!(entries.iter().all(|entry| entry.facts().presence == Presence::Elsewhere));
+}
+
+/// Of a process with the calling one's pid, in a container (a PID namespace) of its own that shares the directory.
+fn twin(state: State) -> Record {
+    let mut twin = own(state);
+    twin.identity.pid_namespace = Some(1);
+    // It has beaten since the calling process began.
+    twin.beat = twin.beat.map(|beat| beat + jiff::SignedDuration::from_secs(1));
+    twin
+}
+
+#[test]
+fn two_containers_with_one_pid_have_a_record_each() {
+    let place = Place::new();
+    let (ours, mut theirs) = (own(State::Running), twin(State::Running));
+    let pid = ours.identity.pid;
+    let records = || {
+        let mut records: Vec<Record> =
+            place.directory.entries_of(pid).unwrap().into_iter().map(|entry| entry.record.unwrap()).collect();
+        records.sort_by_key(|record| record.identity.pid_namespace);
+        records
+    };
+    let names = || fs::read_dir(place.path("sidekiq/processes")).unwrap().count();
+    place.publish(&theirs);
+    for _ in 0..2 {
+        place.publish(&ours);
+        place.publish(&theirs);
+        assert_eq!(records(), [theirs.clone(), ours.clone()]);
+    }
+    assert_eq!(Record::parse(&fs::read(place.record_file(pid)).unwrap()).unwrap(), theirs, "it was there first");
+    assert_eq!(place.directory.read().unwrap().len(), 2);
+
+    // Each removes its own alone.
+    place.open().withdraw_record(&ours.identity).unwrap();
+    assert_eq!(records(), std::slice::from_ref(&theirs));
+    place.publish(&ours);
+    place.open().withdraw_record(&theirs.identity).unwrap();
+    assert_eq!(records(), std::slice::from_ref(&ours));
+
+    place.publish(&theirs);
+    place.publish(&ours);
+    assert_eq!(Record::parse(&fs::read(place.record_file(pid)).unwrap()).unwrap(), theirs);
+    theirs.enter(State::Stopped, None);
+    place.publish(&theirs);
+    place.publish(&ours);
+    assert_eq!((records(), names()), (vec![ours.clone()], 1), "the ordinary name is free once the other has ended");
+    assert!(place.record_file(pid).exists());
+
+    // Nobody knows what a broken record is; in another's place it hides nobody.
+    fs::write(place.path(&format!("sidekiq/processes/{pid}-1-5c7be2aa")), "{").unwrap();
+    place.settle(&ours).unwrap();
+    assert!(place.ready().exists());
+}
+
+#[test]
+fn the_sentinels_speak_of_all_containers_and_the_probes_of_the_own_one() {
+    let answer = |place: &Place, probe| {
+        let facts: Vec<Facts> = place.directory.read().unwrap().iter().map(Entry::facts).collect();
+        crate::rules::probe::ask(&facts, probe, MAX_BEAT_AGE).is_ok()
+    };
+    let silent = |mut record: Record| {
+        record.beat_monotonic = record.beat_monotonic.map(|beat| beat - 3600.0);
+        record
+    };
+    let killed_before = |mut record: Record| {
+        record.beat = record.timings.get("booting").copied();
+        record
+    };
+    let other_machine = |mut record: Record| {
+        record.identity.boot_id = Some("another".to_owned());
+        record
+    };
+    for (ours, theirs, ready) in [
+        (State::Running, twin(State::Running), true),
+        (State::Running, twin(State::Quiet), false),
+        (State::Quiet, twin(State::Running), false),
+        // The other puts it up, at its next beat.
+        (State::Stopped, twin(State::Running), false),
+        (State::Running, twin(State::Stopped), true),
+        (State::Running, other_machine(twin(State::Quiet)), false),
+        (State::Running, silent(twin(State::Quiet)), true),
+        // What the container itself has left, when it was killed and started anew.
+        (State::Running, killed_before(twin(State::Quiet)), true),
+    ] {
+        let place = Place::new();
+        let ours = own(ours);
+        place.publish(&theirs);
+        place.publish(&ours);
+        place.settle(&ours).unwrap();
+        assert_eq!(place.ready().exists(), ready, "{} {theirs:?}", ours.state);
+        assert_eq!(answer(&place, Probe::Ready), ours.state == State::Running, "{} {theirs:?}", ours.state);
+        assert_eq!(answer(&place, Probe::Live), ours.state != State::Stopped, "{} {theirs:?}", ours.state);
+    }
 }
 
 #[test]
 fn another_container_at_work_in_the_directory_is_noticed() {
-    let place = Place::new();
     let own_record = Record::begin(About::default(), None);
+    let stranger = |theirs: &Record| {
+        let place = Place::new();
+        place.publish(theirs);
+        place.open().stranger(&own_record)
+    };
     let mut theirs = of(own_record.identity.pid, State::Running);
     theirs.beat = theirs.beat.map(|beat| beat + jiff::SignedDuration::from_secs(1));
-    place.publish(&theirs);
-    assert_eq!(place.open().stranger(&own_record), None, "of this container");
+    assert_eq!(stranger(&theirs), None, "of this container");
     theirs.identity.pid_namespace = Some(1);
-    place.publish(&theirs);
-    assert_eq!(place.open().stranger(&own_record), Some(theirs.identity.pid), "with the same pid, too");
+    assert_eq!(stranger(&theirs), Some(theirs.identity.pid), "with the same pid, too");
     theirs.identity.boot_id = Some("another".to_owned());
-    place.publish(&theirs);
-    assert_eq!(place.open().stranger(&own_record), Some(theirs.identity.pid), "on another machine");
+    assert_eq!(stranger(&theirs), Some(theirs.identity.pid), "on another machine");
     theirs.beat = theirs.beat.map(|beat| beat - jiff::SignedDuration::from_secs(3600));
-    place.publish(&theirs);
-    assert_eq!(place.open().stranger(&own_record), None, "from before the machine was booted anew");
+    assert_eq!(stranger(&theirs), None, "from before the machine was booted anew");
     theirs.identity.boot_id = crate::edges::process::Identity::own().boot_id;
-    place.publish(&theirs);
-    assert_eq!(place.open().stranger(&own_record), None, "a predecessor, from before this process began");
+    assert_eq!(stranger(&theirs), None, "a predecessor, from before this process began");
     theirs.beat = None;
-    place.publish(&theirs);
-    assert_eq!(place.open().stranger(&own_record), None, "it has never beaten");
+    assert_eq!(stranger(&theirs), None, "it has never beaten");
 }
 
 // ---- records that are none ----

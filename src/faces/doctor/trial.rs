@@ -346,8 +346,8 @@ impl Drop for Trial {
 
 fn record(found: &Found) -> Option<Record> {
     let identity = &found.record.as_ref()?.identity;
-    let record = found.directory.entry(identity.pid).ok()??.record.ok()?;
-    Some(record).filter(|record| record.identity == *identity)
+    let entries = found.directory.entries_of(identity.pid).ok()?;
+    entries.into_iter().filter_map(|entry| entry.record.ok()).find(|record| record.identity == *identity)
 }
 
 fn stands(found: &Found) -> bool {

@@ -594,10 +594,10 @@ impl Member {
     /// Reads its record again. One that cannot be read, or is another's by now, changes nothing.
     fn read(&mut self) {
         let pid = self.found.snapshot.own_pid();
-        let by_way = self.found.directory.entry(pid).ok().flatten();
-        let entry = by_way.or_else(|| self.processes.as_ref()?.entry(pid));
-        let record = entry.and_then(|entry| entry.record.ok());
-        let record = record.filter(|record| finder::is_of(record, &self.found.snapshot));
+        let by_way = self.found.directory.entries_of(pid).unwrap_or_default().into_iter();
+        let kept = self.processes.iter().flat_map(|processes| processes.entries_of(pid));
+        let mut records = by_way.chain(kept).filter_map(|entry| entry.record.ok());
+        let record = records.find(|record| finder::is_of(record, &self.found.snapshot));
         self.found.record = record.or_else(|| self.found.record.take());
     }
 }
