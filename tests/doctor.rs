@@ -68,6 +68,7 @@ impl Surgery {
         command
             .env("DOCTOR", &self.doctor)
             .env_remove("SIDEKIQ_LIFECYCLE_DIR")
+            .env_remove("SIDEKIQ_LIFECYCLE_STOP_TIMEOUT")
             .env_remove("ECS_CONTAINER_STOP_TIMEOUT");
         let output = command.current_dir(&self.home).stdin(Stdio::null()).output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();

@@ -67,6 +67,7 @@ RSpec.describe "the lifecycle directory" do
 
   # What is wrong in the environment is told, and ends no worker.
   { "SIDEKIQ_LIFECYCLE_SIGNAL_RELAY" => ["sometimes", /SIGNAL_RELAY is "sometimes" and counts for nothing/],
+    "SIDEKIQ_LIFECYCLE_STOP_TIMEOUT" => ["-1", /SIDEKIQ_LIFECYCLE_STOP_TIMEOUT is "-1"/],
     "ECS_CONTAINER_STOP_TIMEOUT" => ["soon", /ECS_CONTAINER_STOP_TIMEOUT is "soon"/],
     "ECS_AGENT_URI" => ["http://[::1", /ECS_AGENT_URI is "http:..\[::1"/],
     "NOTIFY_SOCKET" => ["nowhere", /NOTIFY_SOCKET is "nowhere", so systemd is told nothing/] }
@@ -81,7 +82,8 @@ RSpec.describe "the lifecycle directory" do
   end
 
   it "is there with every variable empty or wrong that the gem reads" do
-    names = %w[SIDEKIQ_LIFECYCLE_SIGNAL_RELAY ECS_CONTAINER_STOP_TIMEOUT ECS_AGENT_URI WATCHDOG_PID NO_COLOR]
+    names = %w[SIDEKIQ_LIFECYCLE_SIGNAL_RELAY SIDEKIQ_LIFECYCLE_STOP_TIMEOUT ECS_CONTAINER_STOP_TIMEOUT
+               ECS_AGENT_URI WATCHDOG_PID NO_COLOR]
     ["", "\n", "\xFF"].each_with_index do |value, index|
       worker = start_ready(name: "app#{index}", environment: names.to_h { |name| [name, value] })
       worker.signal(:TERM)

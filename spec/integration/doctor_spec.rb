@@ -104,6 +104,8 @@ RSpec.describe "the doctor" do
 
   {
     "lifecycle.stop_timeout" => ["lifecycle.stop_timeout = 10", {}],
+    "$SIDEKIQ_LIFECYCLE_STOP_TIMEOUT" =>
+      ["", { "SIDEKIQ_LIFECYCLE_STOP_TIMEOUT" => "10", "ECS_CONTAINER_STOP_TIMEOUT" => "60s" }],
     "$ECS_CONTAINER_STOP_TIMEOUT" => ["", { "ECS_CONTAINER_STOP_TIMEOUT" => "10s" }]
   }.each do |source, (install, environment)|
     it "warns of timeouts that do not fit (#{source}): in the log, in the status, and as a doctor" do
@@ -156,6 +158,13 @@ RSpec.describe "the doctor" do
     worker = start_in('exec "$@"', install: "lifecycle.stop_timeout = 12", after: 'note "loads"; sleep 600')
     wait_until("it boots") { notes.include?("loads") || worker.raise_if_ended }
     expect(doctor_inside(worker)).to match([3, /^could not tell: .*it is still booting; ask again when it is ready$/])
+  end
+
+  it "warns of a timeout that is set in Ruby, where generate could not see it" do
+    set = Sandbox::MAJOR == 6 ? "Sidekiq.options" : "Sidekiq.default_configuration"
+    worker = start_ready(after: "#{set}[:timeout] = 60", environment: { "SIDEKIQ_LIFECYCLE_STOP_TIMEOUT" => "30" })
+    expect(record(worker.pid)["problems"])
+      .to match([start_with("-t 60 and Sidekiq's own 4 s do not fit into the stop timeout of 30 s ($SIDEKIQ_LIFECYCLE_ST")])
   end
 
   it "says that the variable of ECS is no duration" do

@@ -239,12 +239,21 @@ RSpec.describe SidekiqLifecycle::Generate do
       end
     end
 
+    it "tells the worker what the platform leaves it" do
+      %w[docker compose ecs kubernetes kamal].each do |target|
+        files = files(target, timeout: 100)
+        value = files.values.map { |text| text[/SIDEKIQ_LIFECYCLE_STOP_TIMEOUT(?:=|: |\s+value: )"?(\d+)/, 1] }
+        expect(value.compact.uniq).to eq(["105"]), target
+      end
+      expect(files("systemd", timeout: 100).values.join).not_to include("SIDEKIQ_LIFECYCLE_STOP_TIMEOUT")
+    end
+
     it "stays within what AWS documents, as long as it is written at all" do
       [1, 25, 115].each do |timeout|
         task = YAML.safe_load(files("ecs", timeout:)["deploy/ecs/task-definition.yaml"])["containerDefinitions"].first
         expect(task["stopTimeout"]).to be_between(timeout + 4, 120)
         expect(task["environment"])
-          .to include("name" => "ECS_CONTAINER_STOP_TIMEOUT", "value" => "#{task["stopTimeout"]}s")
+          .to include("name" => "SIDEKIQ_LIFECYCLE_STOP_TIMEOUT", "value" => task["stopTimeout"].to_s)
         check = task["healthCheck"]
         expect([check["interval"], check["timeout"], check["retries"], check["startPeriod"]])
           .to match([be_between(5, 300), be_between(2, 60), be_between(1, 10), be_between(0, 300)])
@@ -267,7 +276,7 @@ RSpec.describe SidekiqLifecycle::Generate do
       expect(files("capistrano")["lib/capistrano/tasks/sidekiq.rake"])
         .to include(%(set :sidekiq_lifecycle_dir, "/run/my sidekiq"\n))
       role = YAML.safe_load(files("kamal")["deploy/kamal/sidekiq.yml"]).dig("servers", "sidekiq")
-      expect(role["env"]).to eq("clear" => { "SIDEKIQ_LIFECYCLE_DIR" => "/run/my sidekiq" })
+      expect(role["env"]["clear"]).to include("SIDEKIQ_LIFECYCLE_DIR" => "/run/my sidekiq")
       stub_const("ENV", ENV.to_h.merge("SIDEKIQ_LIFECYCLE_DIR" => "/run/$HOME"))
       expect(files("docker")["Dockerfile.sidekiq"]).to include(%q(DIR="/run/\$HOME"))
       expect(files("systemd")["deploy/systemd/sidekiq.service"])
@@ -287,7 +296,7 @@ RSpec.describe SidekiqLifecycle::Generate do
       put("compose.yml", "services: { web: { build: . }, cache: { image: 'valkey/valkey:9' } }")
       expect(worker.call.first).to eq(%w[sidekiq])
       expect(worker.call.last["depends_on"]).to eq("cache" => { "condition" => "service_started" })
-      expect(worker.call.last["environment"]).to eq("REDIS_URL" => "${REDIS_URL:-redis://cache:6379/0}")
+      expect(worker.call.last["environment"]).to include("REDIS_URL" => "${REDIS_URL:-redis://cache:6379/0}")
       put("compose.yml", "services: { cache: { image: 'redis:7', healthcheck: { test: x } } }")
       expect(worker.call.last["depends_on"]).to eq("cache" => { "condition" => "service_healthy" })
       put("compose.yml", "services: [a")

@@ -12,18 +12,23 @@ use std::time::{Duration, Instant};
 use crate::rules::path::KillMode;
 use crate::rules::time::{Source, StopTimeout, parse_go, parse_systemd};
 
-const ECS: &str = "ECS_CONTAINER_STOP_TIMEOUT";
+/// What the environment may say of it, and who does; the first one that does counts.
+const VARIABLES: [(&str, Source); 2] =
+    [("SIDEKIQ_LIFECYCLE_STOP_TIMEOUT", Source::Environment), ("ECS_CONTAINER_STOP_TIMEOUT", Source::Ecs)];
 
 /// The stop timeout as the environment tells it.
 ///
 /// # Errors
 /// What is wrong with it, in one sentence.
 pub fn stop_timeout_of_environment() -> Result<Option<StopTimeout>, String> {
-    let Some(text) = env::var_os(ECS).filter(|text| !text.is_empty()) else { return Ok(None) };
-    let text = text.to_string_lossy();
+    let set = VARIABLES.into_iter().find_map(|(name, source)| {
+        let text = env::var_os(name).filter(|text| !text.is_empty())?;
+        Some((name, text.to_string_lossy().into_owned(), source))
+    });
+    let Some((name, text, source)) = set else { return Ok(None) };
     match parse_go(&text) {
-        Some(seconds) => Ok(Some(StopTimeout { seconds, source: Source::Ecs })),
-        None => Err(format!("${ECS} is {text:?}; write a duration such as 30s or 2m, or a number of seconds above 0")),
+        Some(seconds) => Ok(Some(StopTimeout { seconds, source })),
+        None => Err(format!("${name} is {text:?}; write a duration such as 30s or 2m, or a number of seconds above 0")),
     }
 }
 

@@ -41,6 +41,8 @@ pub struct StopTimeout {
 pub enum Source {
     /// `lifecycle.stop_timeout`.
     Setting,
+    /// `$SIDEKIQ_LIFECYCLE_STOP_TIMEOUT`.
+    Environment,
     /// `$ECS_CONTAINER_STOP_TIMEOUT`.
     Ecs,
     /// systemd's TimeoutStopSec of this unit.
@@ -51,6 +53,7 @@ impl fmt::Display for Source {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Setting => write!(out, "lifecycle.stop_timeout"),
+            Self::Environment => write!(out, "$SIDEKIQ_LIFECYCLE_STOP_TIMEOUT"),
             Self::Ecs => write!(out, "$ECS_CONTAINER_STOP_TIMEOUT"),
             Self::Systemd(unit) => write!(out, "TimeoutStopSec of {unit}"),
         }
@@ -182,7 +185,7 @@ pub fn stretch(seconds: f64) -> String {
     }
 }
 
-/// Reads `$ECS_CONTAINER_STOP_TIMEOUT`: a duration as Go writes it ("30s", "1m30s"), or plain seconds.
+/// Reads `$SIDEKIQ_LIFECYCLE_STOP_TIMEOUT` or `$ECS_CONTAINER_STOP_TIMEOUT`: a duration as Go writes it ("30s", "1m30s"), or plain seconds.
 #[must_use]
 pub fn parse_go(text: &str) -> Option<f64> {
     parse_time(text).filter(|seconds| *seconds > 0.0)
@@ -367,6 +370,8 @@ mod tests {
         assert_eq!(never.to_string(), "stop timeout, which is infinite (TimeoutStopSec of shop.service)");
         let ecs = StopTimeout { seconds: 30.0, source: Source::Ecs };
         assert_eq!(ecs.to_string(), "stop timeout of 30 s ($ECS_CONTAINER_STOP_TIMEOUT)");
+        let set = StopTimeout { source: Source::Environment, ..ecs };
+        assert_eq!(set.to_string(), "stop timeout of 30 s ($SIDEKIQ_LIFECYCLE_STOP_TIMEOUT)");
     }
 
     #[test]
