@@ -97,7 +97,9 @@ RSpec.describe SidekiqLifecycle::Fleet do
       { nil => %w[worker-1 worker-2 mailer-1], "worker-*" => %w[worker-1 worker-2], "mail" => %w[worker-1 mailer-1],
         "tag=shop" => %w[worker-1 worker-2], "tag=shop,queue=mail" => %w[worker-1], "label=can*" => %w[worker-2],
         "version=8.*" => %w[worker-1], "hostname=mail" => [], "worker-[13]" => %w[worker-1],
-        %w[canary version=7.*] => %w[worker-2 mailer-1] }.each do |matching, hosts|
+        %w[canary version=7.*] => %w[worker-2 mailer-1], "worker-1:7" => %w[worker-1], "worker-1:1:a" => %w[worker-1],
+        "process=mailer-*7" => %w[mailer-1], "identity=*b" => %w[worker-2], "*a" => [], "*7" => [],
+        "work*:7" => %w[worker-1 worker-2] }.each do |matching, hosts|
         expect(chosen(matching:)).to eq(hosts), matching.inspect
       end
       expect(chosen(matching: "worker-*", except: "queue=reports")).to eq(%w[worker-1])
@@ -106,7 +108,8 @@ RSpec.describe SidekiqLifecycle::Fleet do
 
     it "says what is wrong with a pattern" do
       expect { described_class.new(matching: "colour=red") }
-        .to raise_error(ArgumentError, "there is no field colour; use one of hostname, tag, label, queue, version")
+        .to raise_error(ArgumentError, "there is no field colour; use one of hostname, tag, label, queue, version, " \
+                                        "process, identity")
       ["", "tag=", "a,,b"].each do |wrong|
         expect { described_class.new(except: wrong) }.to raise_error(ArgumentError, /is no pattern; write one such as/)
       end
@@ -127,6 +130,19 @@ RSpec.describe SidekiqLifecycle::Fleet do
         { matching: %w[A B], except: %w[C D] } => "A or B but not C nor D" }.each do |asked, words|
         expect(described_class.new(**asked).to_s).to eq(words)
       end
+    end
+  end
+
+  describe SidekiqLifecycle::Fleet::Table do
+    it "shows of each process what chooses it and no other" do
+      all = [member("worker:7:a"), member("worker:7:b"), member("mailer:7:c"), ghost("worker:3:d"), ghost("worker:3:e")]
+      names = described_class.new(all, colour: false).to_s.lines[1..5].map { |line| line.split.first }
+      expect(names).to eq(%w[worker:7:a worker:7:b mailer:7 worker:3:d worker:3:e])
+      chosen = names.map do |name|
+        selection = SidekiqLifecycle::Fleet::Selection.new(matching: name)
+        all.select { |one| selection.include?(one) }
+      end
+      expect(chosen).to eq(all.map { |one| [one] })
     end
   end
 

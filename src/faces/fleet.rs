@@ -22,8 +22,9 @@ Examples:
   bundle exec sidekiq-lifecycle fleet stop --batch 10% --timeout 1h
   bundle exec sidekiq-lifecycle fleet wake --match 'worker-*'
 
-PATTERN is a shell glob, compared with the hostname, the tag, each label, each queue and Sidekiq's version; FIELD=PATTERN
-compares with one of them: hostname, tag, label, queue, version. With commas between, all have to match.
+PATTERN is a shell glob, compared with the hostname, the tag, each label, each queue and Sidekiq's version; one with a
+colon also with the name (worker-1:4711) and the identity (worker-1:4711:8f56db2b19b6). FIELD=PATTERN compares with one of
+them: hostname, tag, label, queue, version, process, identity. With commas between, all have to match.
 
 Exit codes: 0 reached, 1 not reached (the reason is printed), 2 misuse, 124 timed out, 130 interrupted.";
 
@@ -207,7 +208,7 @@ fn duration(text: &str) -> Result<f64, String> {
     time(text).map(|time| time.as_secs_f64())
 }
 
-const FIELDS: [&str; 5] = ["hostname", "tag", "label", "queue", "version"];
+const FIELDS: [&str; 7] = ["hostname", "tag", "label", "queue", "version", "process", "identity"];
 
 fn pattern(text: &str) -> Result<String, String> {
     for part in text.split(',') {

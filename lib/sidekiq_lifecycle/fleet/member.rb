@@ -129,6 +129,9 @@ module SidekiqLifecycle
       # @return [String] for people: its host and pid; without what a terminal would obey, or what is not seen
       def name = Text.one_line(pid ? "#{hostname}:#{pid}" : @readable)
 
+      # @return [String] the identity, for people: where several have one {#name}
+      def full_name = Text.one_line(@readable)
+
       # @return [Hash{Symbol => Object}] all of it, to log or to serialise
       def to_h
         { identity: @readable, hostname:, pid:, tag:, labels:, queues:, version:, concurrency:, busy:, state:,

@@ -5,7 +5,8 @@ module SidekiqLifecycle
     # Which processes are meant: those that match one of the patterns (or all, without any) and none of the exceptions.
     #
     # A pattern is a shell glob, compared with the hostname, the tag, each label, each queue and Sidekiq's version of a
-    # process; `FIELD=GLOB` with one of them. Where several are joined with commas, all have to match.
+    # process; one with a colon also with its name and its identity, as the table shows them; `FIELD=GLOB` with one of these.
+    # Where several are joined with commas, all have to match.
     class Selection
       # The fields that a pattern may name.
       FIELDS = {
@@ -13,8 +14,15 @@ module SidekiqLifecycle
         "tag" => ->(member) { [member.tag] },
         "label" => lambda(&:labels),
         "queue" => lambda(&:queues),
-        "version" => ->(member) { [member.version] }
+        "version" => ->(member) { [member.version] },
+        "process" => ->(member) { [member.name] },
+        "identity" => ->(member) { [member.full_name] }
       }.freeze
+
+      # With these a pattern is compared by itself only if it has a colon, as they have: the random end of an identity would
+      # match `*1` by chance.
+      BY_COLON = %w[process identity].freeze
+      private_constant :BY_COLON
 
       # @param matching [String, Array<String>, nil] patterns; nil: all
       # @param except [String, Array<String>, nil] patterns
@@ -59,9 +67,11 @@ module SidekiqLifecycle
           field, glob = part.include?("=") ? part.split("=", 2) : [nil, part]
           raise ArgumentError, "#{pattern.inspect} is no pattern; write one such as worker-* or tag=shop" if glob.empty?
 
-          [field ? [field_named(field)] : FIELDS.values, glob]
+          [field ? [field_named(field)] : fields_for(glob), glob]
         end
       end
+
+      def fields_for(glob) = glob.include?(":") ? FIELDS.values : FIELDS.except(*BY_COLON).values
 
       def field_named(name)
         FIELDS.fetch(name) { raise ArgumentError, "there is no field #{name}; use one of #{FIELDS.keys.join(", ")}" }

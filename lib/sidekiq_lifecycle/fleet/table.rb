@@ -15,6 +15,7 @@ module SidekiqLifecycle
       # @param colour [Boolean]
       def initialize(members, colour:)
         @members = members
+        @names = members.map(&:name).tally
         @colour = colour
       end
 
@@ -31,9 +32,12 @@ module SidekiqLifecycle
 
       def row(member)
         beat = "#{Words.span(member.beat_age)} ago" if member.beat_age
-        [member.name, state(member), busy(member), beat, member.version, member.tag, queues(member), member.signal_path]
+        [name(member), state(member), busy(member), beat, member.version, member.tag, queues(member), member.signal_path]
           .map { |cell| cell || "-" }
       end
+
+      # What can be given back to `--match`: hostname and pid, or where several have the same the identity.
+      def name(member) = @names[member.name] == 1 ? member.name : member.full_name
 
       def state(member) = drained?(member) ? "#{member.state}, drained" : member.state
 
