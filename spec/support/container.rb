@@ -53,6 +53,13 @@ class Container
       call("POST", "/images/create?fromSrc=-&repo=#{IMAGE.sub(":", "&tag=")}", skeleton, type: "application/x-tar")
     end
 
+    # The native command is found as in a Dockerfile that links it into a directory of PATH.
+    def environment
+      gems = ENV.fetch("GEM_HOME")
+      path = [File.dirname(SidekiqLifecycle::NativeCommand.path), "#{gems}/bin", "/usr/sbin", "/usr/bin", "/bin"]
+      ["GEM_HOME=#{gems}", "PATH=#{path.join(":")}", "LANG=C.UTF-8", "HOME=/tmp"]
+    end
+
     private
 
     def exchange(request, path)
@@ -85,14 +92,16 @@ class Container
   # @param capabilities [Array<String>] as `docker run --cap-add`
   # @param denied [Array<String>] system calls that its seccomp profile denies; the default profile if there are none
   # @param errno [Integer] what they fail with
-  # @param pid_namespace [String] as `docker run --pid`
+  # @param pid_namespace [String] as `docker run --pid`; the engine's socket is there with that of the host
+  # @param settings [Hash] of the image's, as Docker's API calls them: StopTimeout, Labels
   def initialize(command, app:, init: false, user: 1000, capabilities: [], denied: [], errno: Errno::EPERM::Errno,
-                 pid_namespace: "")
+                 pid_namespace: "", settings: {})
+    engine = pid_namespace == "host" ? ["#{SOCKET}:#{SOCKET}"] : []
     host = { NetworkMode: "host", PidMode: pid_namespace, Init: init, CapDrop: ["ALL"], CapAdd: capabilities,
-             Binds: binds(app), SecurityOpt: ["no-new-privileges", *(profile(denied, errno) if denied.any?)] }
+             Binds: binds(app) + engine, SecurityOpt: ["no-new-privileges", *(profile(denied, errno) if denied.any?)] }
     @app = app
-    description = { Image: IMAGE, Cmd: command, WorkingDir: "/app", User: "#{user}:#{user}", Env: environment,
-                    HostConfig: host }
+    description = { Image: IMAGE, Cmd: command, WorkingDir: "/app", User: "#{user}:#{user}", Env: Container.environment,
+                    HostConfig: host, **settings }
     @id = JSON.parse(Container.call("POST", "/containers/create", JSON.generate(description)))["Id"]
     post("start")
   rescue StandardError
@@ -182,13 +191,6 @@ class Container
       pieces << stream.read(header.unpack1("x4N"))
     end
     pieces.force_encoding("UTF-8").scrub
-  end
-
-  # The native command is found as in a Dockerfile that links it into a directory of PATH.
-  def environment
-    gems = ENV.fetch("GEM_HOME")
-    path = [File.dirname(SidekiqLifecycle::NativeCommand.path), "#{gems}/bin", "/usr/sbin", "/usr/bin", "/bin"]
-    ["GEM_HOME=#{gems}", "PATH=#{path.join(":")}", "LANG=C.UTF-8", "HOME=/tmp"]
   end
 
   def binds(app)

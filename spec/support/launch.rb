@@ -189,6 +189,15 @@ class Launch
     container&.clear
   end
 
+  # @return [Array(Integer, String)] what the doctor says of it on the host, as root: its exit code, and its words
+  def examine_from_host
+    container = Container.new(%w[sidekiq-lifecycle doctor], app: @app, user: 0, pid_namespace: "host",
+                                                            capabilities: %w[SYS_PTRACE DAC_READ_SEARCH])
+    [container.exit_code, container.log]
+  ensure
+    container&.clear
+  end
+
   # @return [String] the job's id
   def push(job, *arguments)
     payload = { class: job, args: arguments, jid: SecureRandom.hex(12), queue: "default", retry: true,

@@ -1,5 +1,5 @@
-//! What the platform says of the time that it leaves, and of how it stops a process: ECS in the environment, systemd
-//! when it is asked.
+//! What the platform says of the time that it leaves, and of how it stops a process: in the environment, or when it is
+//! asked, as systemd and a container's engine are.
 
 use std::env;
 use std::fs;
@@ -12,6 +12,10 @@ use std::time::{Duration, Instant};
 use crate::rules::path::KillMode;
 use crate::rules::time::{Source, StopTimeout, parse_go, parse_systemd};
 
+mod engine;
+
+pub use engine::engine_stop_timeout;
+
 /// What the environment may say of it, and who does; the first one that does counts.
 const VARIABLES: [(&str, Source); 2] =
     [("SIDEKIQ_LIFECYCLE_STOP_TIMEOUT", Source::Environment), ("ECS_CONTAINER_STOP_TIMEOUT", Source::Ecs)];
@@ -21,10 +25,14 @@ const VARIABLES: [(&str, Source); 2] =
 /// # Errors
 /// What is wrong with it, in one sentence.
 pub fn stop_timeout_of_environment() -> Result<Option<StopTimeout>, String> {
-    let set = VARIABLES.into_iter().find_map(|(name, source)| {
-        let text = env::var_os(name).filter(|text| !text.is_empty())?;
-        Some((name, text.to_string_lossy().into_owned(), source))
-    });
+    in_variables(|name| Some(env::var_os(name)?.to_string_lossy().into_owned()))
+}
+
+/// The same of any environment: `variable` tells the value of one.
+fn in_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Option<StopTimeout>, String> {
+    let set = VARIABLES
+        .into_iter()
+        .find_map(|(name, source)| Some((name, variable(name).filter(|text| !text.is_empty())?, source)));
     let Some((name, text, source)) = set else { return Ok(None) };
     match parse_go(&text) {
         Some(seconds) => Ok(Some(StopTimeout { seconds, source })),

@@ -45,6 +45,10 @@ pub enum Source {
     Environment,
     /// `$ECS_CONTAINER_STOP_TIMEOUT`.
     Ecs,
+    /// StopTimeout of this container.
+    Container(String),
+    /// What Docker or Podman leaves a container, such as this one, that does not say.
+    Engine(String),
     /// systemd's TimeoutStopSec of this unit.
     Systemd(String),
 }
@@ -55,6 +59,10 @@ impl fmt::Display for Source {
             Self::Setting => write!(out, "lifecycle.stop_timeout"),
             Self::Environment => write!(out, "$SIDEKIQ_LIFECYCLE_STOP_TIMEOUT"),
             Self::Ecs => write!(out, "$ECS_CONTAINER_STOP_TIMEOUT"),
+            Self::Container(id) => write!(out, "StopTimeout of container {id}; docker stop -t may say otherwise"),
+            Self::Engine(id) => {
+                write!(out, "the engine's own, for container {id} has no StopTimeout; docker stop -t may say otherwise")
+            }
             Self::Systemd(unit) => write!(out, "TimeoutStopSec of {unit}"),
         }
     }
@@ -370,6 +378,11 @@ mod tests {
         assert_eq!(never.to_string(), "stop timeout, which is infinite (TimeoutStopSec of shop.service)");
         let ecs = StopTimeout { seconds: 30.0, source: Source::Ecs };
         assert_eq!(ecs.to_string(), "stop timeout of 30 s ($ECS_CONTAINER_STOP_TIMEOUT)");
+        let container = StopTimeout { source: Source::Container("0e8c7f66c719".to_owned()), ..ecs.clone() };
+        assert_eq!(
+            container.to_string(),
+            "stop timeout of 30 s (StopTimeout of container 0e8c7f66c719; docker stop -t may say otherwise)"
+        );
         let set = StopTimeout { source: Source::Environment, ..ecs };
         assert_eq!(set.to_string(), "stop timeout of 30 s ($SIDEKIQ_LIFECYCLE_STOP_TIMEOUT)");
     }

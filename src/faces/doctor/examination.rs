@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::edges::directory::health::Health;
 use crate::edges::directory::{Directory, Entry};
 use crate::edges::finder::{Found, is_elsewhere, is_of};
-use crate::edges::platform::Service;
+use crate::edges::platform::{self, Service};
 use crate::edges::record::{About, Record};
 use crate::edges::snapshot::{Mask, Snapshot};
 use crate::faces::lifecycle::stop_timeout;
@@ -105,12 +105,13 @@ pub struct Time {
 }
 
 impl Time {
-    fn of(about: &About, service: Option<Service>, has_gem: bool, is_persons: bool) -> Self {
+    fn of(pid: i32, about: &About, service: Option<Service>, has_gem: bool, is_persons: bool) -> Self {
         let need = Need { timeout: about.timeout, hooks: 0.0 };
         let is_heard = service.as_ref().is_some_and(|service| service.is_heard);
         let found = stop_timeout(about);
         let wrong = found.as_ref().err().cloned();
         let stop = found.ok().flatten().or_else(|| service.and_then(|service| service.stop_timeout));
+        let stop = stop.or_else(|| platform::engine_stop_timeout(pid));
         let is_systemds = matches!(&stop, Some(StopTimeout { source: Source::Systemd(_), .. }));
         // One without the gem says when it stops, but asks for nothing.
         let is_extended = is_systemds && is_heard && has_gem && !about.embedded;
@@ -150,7 +151,7 @@ impl Examination {
         let has_gem = has_gem(snapshot, record.is_some());
         let said = record.as_ref().and_then(|record| record.signal_path.as_ref()?.no_relay.clone());
         let about = record.as_ref().map(|record| record.about.clone()).unwrap_or_default();
-        let time = Time::of(&about, service, record.is_some(), path.is_persons());
+        let time = Time::of(snapshot.pid, &about, service, record.is_some(), path.is_persons());
         let path = path.with_needed(time.needed);
         let version = match snapshot.sidekiq() {
             Some(Sidekiq::Started { version }) => Some(version),
