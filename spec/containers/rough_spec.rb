@@ -30,6 +30,14 @@ RSpec.describe "a container that is handled roughly", :containers, full: Sandbox
     expect(launch.records).to match([include("state" => "stopped", "exit_status" => 0)])
   end
 
+  it "is ready in strict mode with the host's PIDs, where its path does not end with PID 1" do
+    strict = "lifecycle.require_signal_path = true; lifecycle.stop_timeout = 60"
+    launch("exec sidekiq", pid_namespace: "host", install: strict) do |launch|
+      expect(path(launch)).to include("term" => "arrives", "tstp" => "arrives")
+      expect_jobs_saved_by_stop(launch)
+    end
+  end
+
   it "goes on when the relay is killed, and says at the next beat that a SIGTERM would be lost" do
     launch("sidekiq; echo x") do |launch|
       relay = path(launch)["relay"]
