@@ -18,7 +18,7 @@ suite_of() {
 packages_of() {
   case "$1" in
     6) echo "$packages,bundler,systemd,systemd-sysv,sudo" ;;
-    7) echo "$packages,ruby-foreman,puma,capistrano,bundler,git,openssh-server,openssh-client,systemd,systemd-sysv,sudo,docker-cli,docker-compose" ;;
+    7) echo "$packages,ruby-foreman,puma,supervisor,runit,s6,capistrano,bundler,git,openssh-server,openssh-client,systemd,systemd-sysv,sudo,docker-cli,docker-compose" ;;
     8) echo "$packages,rubocop,yard,curl" ;;
   esac
 }

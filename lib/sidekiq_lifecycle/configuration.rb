@@ -30,7 +30,8 @@ module SidekiqLifecycle
     #   being started at all.
     attr_reader :signal_relay
 
-    # @return [Boolean] whether this process is called ready only if a SIGTERM arrives, and leaves it the time it takes
+    # @return [Boolean] whether this process is called ready only if a SIGTERM is known to arrive, and to leave it the
+    #   time it takes
     attr_reader :require_signal_path
 
     # @return [Boolean] whether the ECS task is protected from scale-in and deploys while jobs run

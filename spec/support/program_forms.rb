@@ -23,6 +23,24 @@ class Form
       Process.wait(worker)
       exit($?.exitstatus || 1)
     RUBY
+    "kills five seconds after TERM" => <<~RUBY,
+      worker = spawn("#{TARGET}")
+      trap("TERM") { Process.kill("TERM", worker) && Thread.new { sleep 5 and Process.kill("KILL", worker) } }
+      Process.wait(worker)
+      exit($?.exitstatus || 1)
+    RUBY
+    "has five threads and no handler" => <<~RUBY,
+      4.times { Thread.new { sleep } }
+      trap("TERM", "SYSTEM_DEFAULT")
+      system("#{TARGET}")
+      exit($?.exitstatus || 1)
+    RUBY
+    "passes TERM on" => <<~RUBY,
+      worker = spawn("#{TARGET}")
+      trap("TERM") { Process.kill("TERM", worker) }
+      Process.wait(worker)
+      exit($?.exitstatus || 1)
+    RUBY
     "ends at TERM" => <<~RUBY
       trap("TERM") { exit! 0 }
       system("#{TARGET}")
@@ -36,8 +54,64 @@ class Form
     spawn("#{TARGET}")
   RUBY
 
+  # Makes the directory of a service, as runit and s6 want it; `%s` is the program that keeps it running.
+  SERVICE = "mkdir -p services/worker && printf '#!/bin/sh\\nexec #{TARGET}\\n' >services/worker/run && " \
+            "chmod +x services/worker/run && cd services && %s"
+
+  SUPERVISORD = <<~INI
+    [supervisord]
+    nodaemon=true
+    logfile=/dev/null
+    logfile_maxbytes=0
+    pidfile=/tmp/supervisord.pid
+    [program:worker]
+    command=sh -c "cd /app && exec #{TARGET}"
+    stdout_logfile=/dev/stdout
+    stdout_logfile_maxbytes=0
+    redirect_stderr=true
+    stopwaitsecs=%d
+  INI
+
   class << self
+    # @return [Array<Form>] what people put around a Sidekiq, with programs that only the Debian of Sidekiq 7 has
+    def wrapped
+      @wrapped ||= group("Wrapped", [*switchers, *between, *around, *beside, *killers, *supervisors_of_debian, *people])
+    end
+
     private
+
+    # A shell on both sides of su: the relay may not trace the one that is root's.
+    def between
+      [as_root("dash -c 'su app -s /bin/sh -c \"sidekiq; true\"; true'",
+               ["dash", "-c", "su app -s /bin/sh -c '#{TARGET}; true'; true"])]
+    end
+
+    # Coreutils' timeout, with a kill of its own that comes too early.
+    def killers
+      timeout = ["timeout", "-k", "3", "1h", *DIRECT]
+      [form("timeout -k 3 1h sidekiq", timeout), form("tini -- timeout -k 3 1h sidekiq", ["tini", "--", *timeout]),
+       form("tini -- timeout -k 1m 1h sidekiq", ["tini", "--", "timeout", "-k", "1m", "1h", *DIRECT])]
+    end
+
+    def supervisors_of_debian
+      kept = lambda do |name, command, more = ""|
+        text = "#{more}#{format(SERVICE, command)}".gsub("exec sidekiq", "cd /app && exec sidekiq")
+        form(name, ["dash", "-c", text])
+      end
+      [kept["runsvdir", "exec runsvdir -P ."], kept["tini -- runsvdir", "exec tini -- runsvdir -P ."],
+       kept["s6-svscan", "exec s6-svscan ."],
+       kept["s6-svscan, timeout-kill 2000", "exec s6-svscan .", "mkdir -p services/worker && echo 2000 >services/worker/timeout-kill && "],
+       *[3, 60].map { |seconds| form("supervisord, stopwaitsecs=#{seconds}", %w[supervisord -c script], script: format(SUPERVISORD, seconds)) }]
+    end
+
+    # An interactive shell in which nobody sits; and one that starts Sidekiq in a session of its own.
+    def people
+      [form("bash -ic 'sidekiq; true'", ["bash", "-ic", "#{TARGET}; true"]),
+       form("tini -- bash -ic 'sidekiq; true'", ["tini", "--", "bash", "-ic", "#{TARGET}; true"]),
+       form("tini -- bash -lic 'sidekiq; true'", ["tini", "--", "bash", "-lic", "#{TARGET}; true"]),
+       form("tini -g -- bash -c 'trap … TERM; setsid -w sidekiq; true'",
+            ["tini", "-g", "--", "bash", "-c", "trap 'echo told' TERM; setsid -w #{TARGET}; true"])]
+    end
 
     def before_programs
       (switchers + around + beside + pipelines).map { |form| run("--", form) }

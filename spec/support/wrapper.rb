@@ -1,0 +1,56 @@
+# frozen_string_literal: true
+
+require "json"
+require_relative "program_forms"
+require_relative "outcome"
+
+# What people put around a Sidekiq: what the doctor says of it, from inside and from the host, and what then happens.
+class Wrapper
+  MODES = { "off" => "untouched", "auto" => "with the relay", "run" => "`run` in front" }.freeze
+  VERDICTS = { 0 => "safe", 1 => "loses jobs", 3 => "could not tell" }.freeze
+
+  # What all of them measured, a JSON object a line; bin/wrappers.rb makes a table of it.
+  MEASURED = File.join(Launch::DIRECTORY, "wrapped")
+
+  attr_reader :form, :mode, :inside, :host, :story
+
+  # @param mode [String] one of {MODES}
+  def initialize(form, mode)
+    @form = form
+    @mode = mode
+  end
+
+  def to_s = "#{form}, #{MODES.fetch(mode)}"
+
+  # @return [Boolean] whether each job has ended by itself or is back in the queue
+  def saved? = @saved
+
+  # @return [Boolean] whether it was called safe
+  def safe? = [inside, host].include?("safe")
+
+  def run
+    Launch.open(launched, install:) do |launch|
+      @inside = VERDICTS.fetch(launch.exec("sidekiq-lifecycle", "doctor").first)
+      @host = VERDICTS.fetch(launch.examine_from_host.first)
+      launch.stop(Outcome::GENEROUS)
+      launch.exit_code
+      @saved = launch.nothing_lost?
+      @story = launch.story
+    end
+    line = { form: form.name, mode:, inside:, host:, happened: saved? ? "saved" : "lost" }
+    File.write(MEASURED, "#{JSON.generate(line)}\n", mode: "a")
+    self
+  end
+
+  private
+
+  def install
+    "lifecycle.signal_relay = :#{mode == "auto" ? :auto : :off}; lifecycle.stop_timeout = #{Outcome::GENEROUS}"
+  end
+
+  def launched
+    return form unless mode == "run"
+
+    Form.new(**form.to_h, command: [*Form::RUN.split, "--", *form.command])
+  end
+end
