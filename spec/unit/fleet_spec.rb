@@ -1,5 +1,7 @@
 # frozen_string_literal: true
 
+require "sidekiq_lifecycle/fleet/table"
+
 RSpec.describe SidekiqLifecycle::Fleet do
   # What a process publishes; `published` is what this gem adds.
   def member(identity = "worker-1:7:abc", listed: true, info: {}, busy: 0, beat: 100.0, quiet: false, published: nil)
