@@ -180,6 +180,14 @@ impl Entry {
         }
     }
 
+    /// What the sentinels ask for, which speak of all containers: a Sidekiq of another one is there, if it lives beside `own`
+    /// process.
+    #[must_use]
+    pub fn facts_beside(&self, own: &Record) -> Facts {
+        let facts = self.facts();
+        if self.is_strangers(own) { Facts { presence: Presence::Here, ..facts } } else { facts }
+    }
+
     /// An unreadable record tells no start time, so the pid in its name may be another process's by now. A Sidekiq
     /// writes its record at every beat: what was written longer ago than a heart may be silent is nobody's.
     fn may_be_of_the_living(&self) -> bool {
@@ -570,10 +578,7 @@ impl Open<'_> {
     fn facts(&self, own: Option<Record>) -> Result<Vec<Facts>, Error> {
         let entries = self.entries()?;
         let is_others = |entry: &&Entry| own.as_ref().is_none_or(|own| !entry.is_of(&own.identity));
-        let facts = |entry: &Entry| match &own {
-            Some(own) if entry.is_strangers(own) => Facts { presence: Presence::Here, ..entry.facts() },
-            _ => entry.facts(),
-        };
+        let facts = |entry: &Entry| own.as_ref().map_or_else(|| entry.facts(), |own| entry.facts_beside(own));
         let others: Vec<Facts> = entries.iter().filter(is_others).map(facts).collect();
         Ok(others.into_iter().chain(own.map(|own| own.facts_with(Presence::Here))).collect())
     }

@@ -304,12 +304,12 @@ fn has_gem(snapshot: &Snapshot, has_record: bool) -> Option<bool> {
 }
 
 fn health(found: &Found, all: &[Snapshot], ready_file: Option<&String>) -> Health {
-    let Found { snapshot, directory, .. } = found;
+    let Found { snapshot, directory, record } = found;
     let facts = |entry: &Entry| -> Facts {
         let is_here = |record| all.iter().any(|snapshot| is_of(record, snapshot));
         match &entry.record {
             Ok(record) if is_here(record) => record.facts_with(Presence::Here),
-            _ => entry.facts(),
+            _ => record.as_ref().map_or_else(|| entry.facts(), |own| entry.facts_beside(own)),
         }
     };
     let ready_file = ready_file.map(|file| match is_elsewhere(snapshot) {
