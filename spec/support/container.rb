@@ -96,7 +96,7 @@ class Container
   # @param settings [Hash] of the image's, as Docker's API calls them: StopTimeout, Labels
   def initialize(command, app:, init: false, user: 1000, capabilities: [], denied: [], errno: Errno::EPERM::Errno,
                  pid_namespace: "", settings: {})
-    engine = pid_namespace == "host" ? ["#{SOCKET}:#{SOCKET}"] : []
+    engine = pid_namespace == "host" ? ["#{SOCKET}:/var#{SOCKET}"] : []
     host = { NetworkMode: "host", PidMode: pid_namespace, Init: init, CapDrop: ["ALL"], CapAdd: capabilities,
              Binds: binds(app) + engine, SecurityOpt: ["no-new-privileges", *(profile(denied, errno) if denied.any?)] }
     @app = app
