@@ -106,7 +106,7 @@ module SidekiqLifecycle
       Boot.relay(configuration)
       Native.clear(configuration.directory)
     rescue StandardError => e
-      warn "sidekiq_lifecycle: #{Text.masked(e.message)}"
+      Complaints.say(e.message)
     end
 
     # For the hooks and {Taps}: something has happened in Sidekiq.
@@ -123,7 +123,7 @@ module SidekiqLifecycle
 
       @lifecycle.exiting(error)
     rescue StandardError => e
-      warn "sidekiq_lifecycle: #{Text.masked(e.message)}"
+      Complaints.say(e.message)
     end
   end
 end

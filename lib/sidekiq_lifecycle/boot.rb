@@ -141,7 +141,7 @@ module SidekiqLifecycle
         Traps.call(handler, signal)
         [SignalException, signal]
       rescue StandardError => e
-        warn "sidekiq_lifecycle: the application's trap raised #{Text.error(e)}"
+        Complaints.say("the application's trap raised #{Text.error(e)}")
         [SignalException, signal]
       rescue Exception => e # rubocop:disable Lint/RescueException
         [e]

@@ -7,6 +7,7 @@ require_relative "redis_timeouts"
 require_relative "systemd"
 require_relative "task_protection"
 require_relative "trial"
+require_relative "unfailing"
 
 module SidekiqLifecycle
   # The life of this process: Sidekiq's events and {Taps} on one side, the core on the other.
@@ -183,6 +184,12 @@ module SidekiqLifecycle
       tell(:running) if now.timings.key?(:running)
       # Sidekiq had no trap yet when it was told to be quiet.
       Process.kill(:TSTP, Process.pid) if @quiet_asked
+    end
+
+    # Sidekiq is about to say that it stops, or takes no more jobs. Nothing that it says may keep it from that.
+    def parting
+      @native.mute
+      Unfailing.make(@config.logger)
     end
 
     # Sidekiq's :quiet.

@@ -28,6 +28,12 @@ module SidekiqLifecycle
         SidekiqLifecycle.hear(:launching, pipe.extend(SignalPipe))
         super
       end
+
+      # Before Sidekiq logs what it was told.
+      def handle_signal(signal)
+        SidekiqLifecycle.hear(:parting) if Traps::SIGNALS.include?("SIG#{signal}")
+        super
+      end
     end
 
     # Sidekiq::Embedded (7 and later)
@@ -56,11 +62,13 @@ module SidekiqLifecycle
 
       # When this returns the scheduler's thread has ended as well. In 6.x `:quiet` is fired before that.
       def quiet(...)
+        SidekiqLifecycle.hear(:parting)
         super.tap { SidekiqLifecycle.hear(:quieted) }
       end
 
       # Embedded, the process lives on when Sidekiq has ended.
       def stop(...)
+        SidekiqLifecycle.hear(:parting)
         super.tap { SidekiqLifecycle.hear(:ended) if @embedded }
       end
 

@@ -75,7 +75,7 @@ module SidekiqLifecycle
     def self.call_safely(trap, signal)
       call(trap, signal)
     rescue Exception => e # rubocop:disable Lint/RescueException
-      $stdout.puts "sidekiq_lifecycle: a trap raised #{Text.error(e)}"
+      Complaints.say("a trap raised #{Text.error(e)}", $stdout)
     end
 
     private

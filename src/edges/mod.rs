@@ -9,6 +9,7 @@ pub mod finder;
 #[cfg(target_os = "linux")]
 pub mod namespace;
 pub mod notify;
+pub mod outputs;
 pub mod patience;
 pub mod platform;
 pub mod process;

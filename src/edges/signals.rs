@@ -32,6 +32,8 @@ pub use nix::sys::signal::Signal;
 use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::unistd::{getpid, pipe, write};
 
+use super::outputs::Output;
+
 /// The signals that change a Sidekiq's state: stop, stop, and be quiet.
 pub const OBSERVED: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGTSTP];
 
@@ -213,12 +215,25 @@ impl Observer {
         Ok(Self { output: File::from(output) })
     }
 
-    /// Waits for the next signal; `None` if there will be none.
-    pub fn next_signal(&mut self) -> Option<Signal> {
+    /// Waits for the next signal. It returns without one when one of the `outputs` loses its reader.
+    ///
+    /// # Errors
+    /// There will be none.
+    pub fn wait(&mut self, outputs: &[Output]) -> io::Result<Option<Signal>> {
+        let own = PollFd::new(self.output.as_fd(), PollFlags::POLLIN);
+        let outputs = outputs.iter().map(|output| PollFd::new(output.as_fd(), PollFlags::empty()));
+        let mut polled: Vec<PollFd<'_>> = std::iter::once(own).chain(outputs).collect();
+        match poll(&mut polled, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        if !polled.first().is_some_and(|own| own.any().unwrap_or_default()) {
+            return Ok(None);
+        }
         let mut byte = [0; 1];
-        self.output.read_exact(&mut byte).ok()?;
+        self.output.read_exact(&mut byte)?;
         let [number] = byte;
-        Signal::try_from(libc::c_int::from(number)).ok()
+        Ok(Signal::try_from(libc::c_int::from(number)).ok())
     }
 }
 

@@ -20,6 +20,7 @@ use nix::unistd::getpid;
 
 use crate::edges::directory::{Directory, Durability, Error, Kept, Open};
 use crate::edges::notify::Socket;
+use crate::edges::outputs::Output;
 use crate::edges::patience::{PATIENCE, in_time};
 use crate::edges::platform;
 use crate::edges::record::{About, Record};
@@ -213,7 +214,7 @@ impl Lifecycle {
     }
 
     /// Begins to hear of TERM, INT and TSTP the moment they arrive, on a thread of its own. Call it once Sidekiq has
-    /// set its traps.
+    /// set its traps. From the first of them on it also watches who reads the outputs ([`Lifecycle::mute`]).
     ///
     /// # Errors
     /// What the system says.
@@ -225,9 +226,14 @@ impl Lifecycle {
         let mut observer = Observer::arm()?;
         let lifecycle = Arc::clone(self);
         let watch = move || {
-            while let Some(signal) = observer.next_signal() {
+            let mut outputs = Vec::new();
+            while let Ok(signal) = observer.wait(&outputs) {
                 // Whatever goes wrong, the next signal is heard as well.
-                let _ = catch_unwind(AssertUnwindSafe(|| lifecycle.heard(signal)));
+                let look = || signal.into_iter().for_each(|signal| lifecycle.heard(signal));
+                let _ = catch_unwind(AssertUnwindSafe(look));
+                // A reader may hear of the same signal, and end at any time from now on.
+                lifecycle.mute();
+                outputs = Output::all().into_iter().filter(|output| output.is_pipe() && !output.is_unread()).collect();
             }
         };
         signals::with_signals_blocked(|| thread::Builder::new().name("lifecycle".to_owned()).spawn(watch)).map(drop)
@@ -245,6 +251,23 @@ impl Lifecycle {
             _ => Event::Stopped,
         };
         self.happened(event, Some(signal.to_string()));
+    }
+
+    /// Puts `/dev/null` in the place of an output that nobody reads any more. Sidekiq is about to log that it stops, and
+    /// where that raises its shutdown has ended before it has put anything back.
+    pub fn mute(&self) {
+        if !self.is_ours() {
+            return;
+        }
+        for output in Output::all().iter().filter(|output| output.is_unread()) {
+            let name = output.name();
+            let done = match output.silence() {
+                Ok(()) => "what this process has written there since is lost".to_owned(),
+                Err(error) => format!("what this process writes there fails ({error})"),
+            };
+            self.note(name, Some(format!("whoever read {name} has ended first: {done}")));
+            self.publish(Durability::Whole);
+        }
     }
 
     /// Every `:startup` hook has run and Sidekiq's threads are there.

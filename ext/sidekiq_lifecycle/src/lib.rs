@@ -60,6 +60,10 @@ impl Process {
         this.write(ruby, |lifecycle| lifecycle.arrived(signal))
     }
 
+    fn mute(ruby: &Ruby, this: &Self) -> Result<(), Error> {
+        this.write(ruby, Lifecycle::mute)
+    }
+
     fn started(ruby: &Ruby, this: &Self) -> Result<(), Error> {
         this.write(ruby, Lifecycle::started)
     }
@@ -276,6 +280,7 @@ fn init(ruby: &Ruby) -> Result<(), Error> {
     process.define_method("notify", method!(Process::notify, 1))?;
     process.define_method("observe", method!(Process::observe, 0))?;
     process.define_method("arrived", method!(Process::arrived, 1))?;
+    process.define_method("mute", method!(Process::mute, 0))?;
     process.define_method("started", method!(Process::started, 0))?;
     process.define_method("quieted", method!(Process::quieted, 0))?;
     process.define_method("stopping", method!(Process::stopping, 0))?;
