@@ -144,14 +144,30 @@ impl Snapshot {
         self.pids.last().copied().unwrap_or(self.pid)
     }
 
+    /// The processes of a [chain](Self::chain) as links.
+    #[must_use]
+    pub fn links(chain: &[Self]) -> Vec<Link> {
+        let below = std::iter::once(None).chain(chain.iter().map(Some));
+        chain.iter().zip(below).map(|(snapshot, below)| snapshot.link(below)).collect()
+    }
+
+    /// Whether it reads from a pipe that the other writes its output to, as far as the caller may know.
+    #[must_use]
+    pub fn reads_from(&self, writer: &Self) -> bool {
+        let pipe = |pid: i32, number: i32| {
+            let file = fs::read_link(format!("/proc/{pid}/fd/{number}")).ok()?;
+            file.to_str().is_some_and(|name| name.starts_with("pipe:")).then_some(file)
+        };
+        let input = pipe(self.pid, 0);
+        input.is_some() && [1, 2].into_iter().any(|number| pipe(writer.pid, number) == input)
+    }
+
     /// The signal path to a process, as it is now.
     #[must_use]
     pub fn path(pid: i32) -> Path {
         let chain = Self::chain(pid);
-        let below = std::iter::once(None).chain(chain.iter().map(Some));
-        let links = chain.iter().zip(below).map(|(snapshot, below)| snapshot.link(below));
         let hidden = chain.last().map(|top| top.parent).filter(|parent| *parent > 0).map(hidden_link);
-        let mut links: Vec<Link> = links.chain(hidden).collect();
+        let mut links: Vec<Link> = Self::links(&chain).into_iter().chain(hidden).collect();
         if let Some(run) = links.iter().rposition(|link| link.program == Program::Run) {
             tell_by_run(&mut links, run);
         }

@@ -1,5 +1,6 @@
 //! The ground floor: pure rules over plain values, each with a table of tests.
 
+pub mod company;
 pub mod diagnosis;
 pub mod forwarding;
 pub mod notice;

@@ -21,8 +21,10 @@ use crate::edges::watch::{Place, SLOW, Watch, Woken};
 use crate::faces::progress::{Progress, Step};
 use crate::faces::report::{self, Process};
 use crate::faces::who::{Sight, Who};
+use crate::rules::company;
 use crate::rules::path::Handling;
 use crate::rules::probe::{self, Facts, MAX_BEAT_AGE, Presence, Probe};
+use crate::rules::program::Program;
 use crate::rules::state::State;
 use crate::rules::text::one_line;
 use crate::rules::time::stretch;
@@ -117,6 +119,7 @@ pub(super) fn stop(Stop { who, drain_first, timeout, kill_after, json }: Stop) -
             }
             drained = party.verdict(Goal::Drained);
         }
+        party.warn_of_company();
         party.tell(Signal::SIGTERM, |_| true)?;
         let waited = party.wait(Goal::Stopped, kill_after)?;
         Ok(match (waited, party.killed()) {
@@ -312,6 +315,28 @@ impl Party {
             "process {pid} is a program that Sidekiq is embedded in, and a TERM might end it without its jobs; stop it \
              there, or send kill -TERM {pid} if it stops Sidekiq then"
         ))
+    }
+
+    /// Says, before they are stopped, who else ends by it.
+    fn warn_of_company(&mut self) {
+        let all = Snapshot::living();
+        let told = self.pids(|_| true);
+        let warnings = self.members.iter().filter(|member| !member.has_ended).filter_map(|member| {
+            let chain = Snapshot::chain(member.handle.pid);
+            let (sidekiq, above) = chain.split_first()?;
+            let is_beside = |other: &&Snapshot| {
+                above.iter().any(|ancestor| ancestor.pid == other.parent)
+                    && !chain.iter().any(|link| link.pid == other.pid)
+                    && !told.contains(&other.pid)
+                    && other.program() != Program::Relay
+                    && !other.reads_from(sidekiq)
+            };
+            let others = all.iter().filter(is_beside).map(|other| format!("{} (pid {})", other.name, other.pid));
+            company::warning(&Snapshot::links(&chain), &others.collect::<Vec<_>>())
+        });
+        for warning in warnings.collect::<Vec<_>>() {
+            self.session.progress.say(&warning);
+        }
     }
 
     fn tell_quiet(&mut self) -> Result<Vec<i32>, String> {

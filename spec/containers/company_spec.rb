@@ -1,0 +1,22 @@
+# frozen_string_literal: true
+
+# A container ends with its PID 1, whatever else runs in it.
+RSpec.describe "a container that ends with its Sidekiq", :containers, full: Sandbox::MAJOR != 7 do
+  before(:context) { Launch.prepare }
+
+  def told(text)
+    Launch.open(Form.line(text)) do |launch|
+      launch.exec("sidekiq-lifecycle", "stop").last
+    end
+  end
+
+  it "says so when Sidekiq is stopped, and names who ends as well" do
+    expect(told("sleep 1000 & sidekiq; true"))
+      .to match(/^dash \(pid 1\) may end when process \d+ ends, and then so does sleep \(pid \d+\); quiet ends nobody$/)
+  end
+
+  it "says nothing where that only reads Sidekiq's output, or is waited for" do
+    expect([told("sidekiq | cat; true"), told("sidekiq & sleep 1000; true")]).to all(match(/stopped/))
+      .and(all(satisfy { |said| !said.include?("may end") }))
+  end
+end
