@@ -338,6 +338,7 @@ fn status_is_json_for_machines() {
         "drained",
         "embedded",
         "exit_status",
+        "hooks",
         "pid",
         "pid_namespace",
         "problems",

@@ -7,7 +7,7 @@ require_relative "redis_timeouts"
 require_relative "systemd"
 require_relative "task_protection"
 require_relative "trial"
-require_relative "unfailing"
+require_relative "vigil"
 
 module SidekiqLifecycle
   # The life of this process: Sidekiq's events and {Taps} on one side, the core on the other.
@@ -17,6 +17,8 @@ module SidekiqLifecycle
   #
   # @api private
   class Lifecycle
+    include Vigil
+
     # Sidekiq's events that are listened to. The rest of its life is heard in {Taps}.
     HOOKS = {
       startup: -> { SidekiqLifecycle.hear(:startup) },
@@ -159,6 +161,7 @@ module SidekiqLifecycle
 
       @traps = Traps.new
       @native.observe
+      listen_to_core
     end
 
     # What came to Sidekiq's traps before the observer was there waits in their pipe, and is left there for Sidekiq.
@@ -184,12 +187,6 @@ module SidekiqLifecycle
       tell(:running) if now.timings.key?(:running)
       # Sidekiq had no trap yet when it was told to be quiet.
       Process.kill(:TSTP, Process.pid) if @quiet_asked
-    end
-
-    # Sidekiq is about to say that it stops, or takes no more jobs. Nothing that it says may keep it from that.
-    def parting
-      @native.mute
-      Unfailing.make(@config.logger)
     end
 
     # Sidekiq's :quiet.
@@ -280,13 +277,6 @@ module SidekiqLifecycle
       tell(:drained) if managers.all? { |manager| manager.stopped? && manager.workers.empty? } && @native.drained
     end
 
-    def restore(signal)
-      theirs = @traps.restore(signal)
-      @native.rearm(signal)
-      what = theirs ? "had been taken from Sidekiq by #{theirs}" : "could no longer be observed"
-      @config.logger.warn("sidekiq_lifecycle: #{signal} #{what}; repaired")
-    end
-
     def tell(event)
       report_problems
       return unless @listeners.key?(event)
@@ -319,8 +309,9 @@ module SidekiqLifecycle
                     embedded: !server?, timeout: options[:timeout], stop_timeout: configuration.stop_timeout)
     end
 
-    # What the core has found wrong, each once.
+    # What the core has found wrong, each once. Whoever comes here shows that Ruby runs.
     def report_problems
+      @native.runs&.then { |silence| complain(silence) }
       JSON.parse(@native.report).dig("record", "problems").each { |problem| complain(problem) }
     end
 

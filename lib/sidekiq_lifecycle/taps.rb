@@ -11,6 +11,7 @@ module SidekiqLifecycle
       require "sidekiq/launcher"
       ::Sidekiq::Launcher.prepend(Launcher)
       ::Sidekiq::Manager.prepend(Manager)
+      ::Sidekiq::Processor.prepend(Processor)
       ::Sidekiq::CLI.prepend(CLI) if defined?(::Sidekiq::CLI)
       ::Sidekiq::Embedded.prepend(Embedded) if defined?(::Sidekiq::Embedded)
     end
@@ -52,8 +53,23 @@ module SidekiqLifecycle
       def wait_readable(...) = super && self
     end
 
+    # Who fires Sidekiq's lifecycle events: the launcher, in 6.x the manager.
+    module Hooks
+      # Those by which it ends, and that it waits for.
+      PARTING = %i[quiet shutdown exit].freeze
+
+      def fire_event(event, ...)
+        return super unless PARTING.include?(event)
+
+        SidekiqLifecycle.hear(:hooks_begin, event)
+        super.tap { SidekiqLifecycle.hear(:hooks_end) }
+      end
+    end
+
     # Sidekiq::Launcher
     module Launcher
+      include Hooks
+
       # `:startup` is fired before any thread exists, and an application's own `:startup` hook may come after ours,
       # take long, or fail. Ready is who has come through all that.
       def run(...)
@@ -66,10 +82,10 @@ module SidekiqLifecycle
         super.tap { SidekiqLifecycle.hear(:quieted) }
       end
 
-      # Embedded, the process lives on when Sidekiq has ended.
+      # Embedded, the process lives on when Sidekiq has ended. Otherwise `at_exit` is next.
       def stop(...)
         SidekiqLifecycle.hear(:parting)
-        super.tap { SidekiqLifecycle.hear(:ended) if @embedded }
+        super.tap { @embedded ? SidekiqLifecycle.hear(:ended) : SidekiqLifecycle.hear(:hooks_begin, :at_exit) }
       end
 
       private
@@ -91,8 +107,23 @@ module SidekiqLifecycle
       end
     end
 
+    # Sidekiq::Processor
+    module Processor
+      private
+
+      # Between these a job is the application's.
+      def dispatch(job, ...)
+        SidekiqLifecycle.hear(:job_begins, job)
+        super
+      ensure
+        SidekiqLifecycle.hear(:job_ends, job)
+      end
+    end
+
     # Sidekiq::Manager
     module Manager
+      include Hooks
+
       # A processor's last act: its job is acknowledged, requeued, or its retry pushed. 6.5 and later have the first;
       # 6.4 has the others, of which the last follows a job that raised.
       %i[processor_result processor_stopped processor_died].each do |name|

@@ -523,6 +523,13 @@ impl Open<'_> {
         ready.and(settle(Probe::Drained))
     }
 
+    /// The seconds that hooks took at the last stop of each process that has registered, as far as it says so.
+    #[must_use]
+    pub fn hooks(&self) -> Vec<f64> {
+        let entries = self.entries().unwrap_or_default();
+        entries.into_iter().filter_map(|entry| entry.record.ok()?.hooks).collect()
+    }
+
     /// Clears what ended processes left: records, half-written files, ready files they had put elsewhere, and the
     /// sentinels if nobody stands behind them any more. Nothing is put up.
     ///

@@ -9,7 +9,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{SFlag, fstat};
-use nix::unistd::{dup2_stderr, dup2_stdout};
+use nix::unistd::{dup2_stderr, dup2_stdout, write};
+
+use crate::rules::text::one_line;
 
 /// Where a process writes what people are to read.
 #[derive(Debug)]
@@ -63,6 +65,15 @@ impl Output {
             Self::Err(_) => dup2_stderr(null),
         }?;
         Ok(())
+    }
+}
+
+/// Writes a line to standard error, unless that would have to be waited for.
+pub fn complain(line: &str) {
+    let output = io::stderr();
+    let mut polled = [PollFd::new(output.as_fd(), PollFlags::POLLOUT)];
+    if poll(&mut polled, PollTimeout::ZERO).is_ok_and(|count| count > 0) {
+        let _ = write(&output, format!("{}\n", one_line(line)).as_bytes());
     }
 }
 

@@ -101,6 +101,10 @@ pub struct Record {
     /// Why it is not called ready although it is running.
     #[serde(default)]
     pub withheld: Option<String>,
+    /// Seconds that the application's own hooks took at the last stop: this process's own, once it stops, before that the
+    /// longest that is known of those before it in the same directory.
+    #[serde(default)]
+    pub hooks: Option<f64>,
     /// What is wrong, in whole sentences.
     pub problems: Vec<String>,
     /// The ready file, where the application chose another than the directory's own.
@@ -133,6 +137,7 @@ impl Record {
             signal_path: None,
             time: None,
             withheld: None,
+            hooks: None,
             problems: Vec::new(),
             ready_file,
             about,
@@ -210,6 +215,12 @@ impl Record {
         }
     }
 
+    /// Seconds that hooks are to be given beside Sidekiq's own 4 s. In these there is room for what takes less than one.
+    #[must_use]
+    pub fn slow_hooks(&self) -> f64 {
+        self.hooks.filter(|seconds| *seconds >= 1.0).unwrap_or_default()
+    }
+
     /// What the probes ask for, with the process looked up now.
     #[must_use]
     pub fn facts(&self) -> Facts {
@@ -265,10 +276,14 @@ mod tests {
         let about =
             About { sidekiq: Some("8.1.7".into()), concurrency: Some(5), stop_timeout: Some(30.0), ..About::default() };
         let mut record = Record::begin(about, Some("tmp/pids/started".into()));
+        record.hooks = Some(0.3);
+        assert_eq!(record.slow_hooks(), 0.0);
         record.enter(State::Running, None);
         record.beats();
         record.enter(State::Quiet, Some("SIGTSTP".into()));
         record.drains();
+        record.hooks = Some(12.5);
+        assert_eq!(record.slow_hooks(), 12.5);
         let json = record.to_json().unwrap();
         assert!(json.ends_with("}\n") && json.lines().count() == 1);
         assert_eq!(Record::parse(json.as_bytes()).unwrap(), record);

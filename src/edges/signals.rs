@@ -23,6 +23,7 @@ use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
@@ -215,15 +216,20 @@ impl Observer {
         Ok(Self { output: File::from(output) })
     }
 
-    /// Waits for the next signal. It returns without one when one of the `outputs` loses its reader.
+    /// Waits for the next signal. It returns without one when one of the `outputs` loses its reader, when the time is over,
+    /// and when it is [woken](wake_observer).
     ///
     /// # Errors
     /// There will be none.
-    pub fn wait(&mut self, outputs: &[Output]) -> io::Result<Option<Signal>> {
+    pub fn wait(&mut self, outputs: &[Output], timeout: Option<Duration>) -> io::Result<Option<Signal>> {
         let own = PollFd::new(self.output.as_fd(), PollFlags::POLLIN);
         let outputs = outputs.iter().map(|output| PollFd::new(output.as_fd(), PollFlags::empty()));
         let mut polled: Vec<PollFd<'_>> = std::iter::once(own).chain(outputs).collect();
-        match poll(&mut polled, PollTimeout::NONE) {
+        // Rounded up, or the last millisecond would be spent awake.
+        let timeout = timeout.map_or(PollTimeout::NONE, |timeout| {
+            PollTimeout::try_from(timeout.as_millis() + 1).unwrap_or(PollTimeout::MAX)
+        });
+        match poll(&mut polled, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }
@@ -234,6 +240,13 @@ impl Observer {
         self.output.read_exact(&mut byte)?;
         let [number] = byte;
         Ok(Signal::try_from(libc::c_int::from(number)).ok())
+    }
+}
+
+/// Makes [`Observer::wait`] return.
+pub fn wake_observer() {
+    if OBSERVER.is_ours() {
+        OBSERVER.send(0);
     }
 }
 

@@ -8,9 +8,7 @@
 //! never waits.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,20 +18,23 @@ use nix::unistd::getpid;
 
 use crate::edges::directory::{Directory, Durability, Error, Kept, Open};
 use crate::edges::notify::Socket;
-use crate::edges::outputs::Output;
 use crate::edges::patience::{PATIENCE, in_time};
 use crate::edges::platform;
 use crate::edges::record::{About, Record};
-use crate::edges::signals::{self, OBSERVED, Observer};
+use crate::edges::signals::{self, OBSERVED};
 use crate::edges::snapshot::Snapshot;
 use crate::faces::report::Process;
 use crate::faces::signal_path;
 use crate::faces::writer::{Work, Writer};
+use crate::rules::hooks::Hooks;
 use crate::rules::notice::{self, Situation, Told, Watchdog};
 use crate::rules::probe::Presence;
+use crate::rules::silence;
 use crate::rules::state::{Event, Progress, State};
 use crate::rules::text::masked;
 use crate::rules::time::{self, Fit, Need, Source, StopTimeout};
+
+pub mod vigil;
 
 /// How long the end of the process waits for it, all in all.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -48,6 +49,8 @@ pub struct Lifecycle {
     directory: Directory,
     inner: Mutex<Inner>,
     writer: Writer,
+    /// A thread of Ruby's that reports what there is to say.
+    listener: vigil::Listener,
     /// Held by whoever writes where there is no writer's thread, so that what is written last is what is true last.
     /// `inner` is not held while the disk is written: a status never waits for it.
     writing: Mutex<Kept>,
@@ -64,8 +67,8 @@ struct Manager {
     is_fed: bool,
     /// It listens to this process.
     is_heard: bool,
-    /// Since when Sidekiq's own timeout may be running.
-    stopping_since: Option<Instant>,
+    /// Since when Sidekiq's own timeout may be running, and what hooks had taken then.
+    stopping_since: Option<(Instant, f64)>,
 }
 
 /// What is told to a service manager from now on.
@@ -86,6 +89,16 @@ struct Inner {
     doubt: Option<String>,
     record: Record,
     problems: BTreeMap<String, String>,
+    /// The jobs in hand: their classes by their ids.
+    jobs: BTreeMap<String, String>,
+    hooks: Hooks,
+    /// When Ruby's heart has last beaten.
+    beat: Option<Instant>,
+    /// How long it may be silent.
+    limit: Duration,
+    stuck: Option<vigil::Stuck>,
+    /// Nobody looks at the heart any more until it beats.
+    is_awaited: bool,
 }
 
 impl Drop for Lifecycle {
@@ -102,18 +115,28 @@ impl Lifecycle {
     #[must_use]
     pub fn begin(directory: Directory, about: About) -> Arc<Self> {
         let ready_file = directory.ready_file().map(|file| file.display().to_string());
-        let inner = Inner {
+        let mut inner = Inner {
             progress: Progress::BEGIN,
             requires_path: false,
             doubt: None,
             record: Record::begin(about, ready_file),
             problems: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            hooks: Hooks::default(),
+            beat: None,
+            limit: silence::limit(None, 0.0),
+            stuck: None,
+            is_awaited: false,
         };
+        if let Some(seconds) = cleared_hooks(&directory) {
+            inner.remember_hooks([seconds]);
+        }
         let lifecycle = Arc::new(Self {
             owner: getpid().as_raw(),
             directory,
             inner: Mutex::new(inner),
             writer: Writer::default(),
+            listener: vigil::Listener::default(),
             writing: Mutex::default(),
             manager: Mutex::new(None),
         });
@@ -165,13 +188,17 @@ impl Lifecycle {
         if !self.is_ours() {
             return Speaks::default();
         }
+        self.known(|inner| inner.limit = silence::limit(None, pause));
         let socket = Socket::of_environment();
         self.note("systemd", socket.as_ref().err().cloned());
         let Ok(Some(socket)) = socket else { return Speaks::default() };
         let of_environment = |name| std::env::var(name).ok();
         let (usec, pid) = (of_environment("WATCHDOG_USEC"), of_environment("WATCHDOG_PID"));
         let watchdog = notice::watchdog(usec.as_deref(), pid.as_deref(), self.owner, pause);
-        let is_fed = watchdog == Watchdog::Heart;
+        let is_fed = matches!(watchdog, Watchdog::Heart(_));
+        if let Watchdog::Heart(seconds) = watchdog {
+            self.known(|inner| inner.limit = silence::limit(Some(seconds), pause));
+        }
         let problem = if let Watchdog::Sidekiqs(problem) = watchdog { Some(problem) } else { None };
         self.note("watchdog", problem);
         *self.manager.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -213,32 +240,6 @@ impl Lifecycle {
         }
     }
 
-    /// Begins to hear of TERM, INT and TSTP the moment they arrive, on a thread of its own. Call it once Sidekiq has
-    /// set its traps. From the first of them on it also watches who reads the outputs ([`Lifecycle::mute`]).
-    ///
-    /// # Errors
-    /// What the system says.
-    pub fn observe(self: &Arc<Self>) -> io::Result<()> {
-        if !self.is_ours() {
-            return Ok(());
-        }
-        signals::unblock()?;
-        let mut observer = Observer::arm()?;
-        let lifecycle = Arc::clone(self);
-        let watch = move || {
-            let mut outputs = Vec::new();
-            while let Ok(signal) = observer.wait(&outputs) {
-                // Whatever goes wrong, the next signal is heard as well.
-                let look = || signal.into_iter().for_each(|signal| lifecycle.heard(signal));
-                let _ = catch_unwind(AssertUnwindSafe(look));
-                // A reader may hear of the same signal, and end at any time from now on.
-                lifecycle.mute();
-                outputs = Output::all().into_iter().filter(|output| output.is_pipe() && !output.is_unread()).collect();
-            }
-        };
-        signals::with_signals_blocked(|| thread::Builder::new().name("lifecycle".to_owned()).spawn(watch)).map(drop)
-    }
-
     /// A signal has arrived.
     pub fn arrived(&self, signal: Signal) {
         self.heard(signal);
@@ -253,28 +254,11 @@ impl Lifecycle {
         self.happened(event, Some(signal.to_string()));
     }
 
-    /// Puts `/dev/null` in the place of an output that nobody reads any more. Sidekiq is about to log that it stops, and
-    /// where that raises its shutdown has ended before it has put anything back.
-    pub fn mute(&self) {
-        if !self.is_ours() {
-            return;
-        }
-        for output in Output::all().iter().filter(|output| output.is_unread()) {
-            let name = output.name();
-            let done = match output.silence() {
-                Ok(()) => "what this process has written there since is lost".to_owned(),
-                Err(error) => format!("what this process writes there fails ({error})"),
-            };
-            self.note(name, Some(format!("whoever read {name} has ended first: {done}")));
-            self.publish(Durability::Whole);
-        }
-    }
-
     /// Every `:startup` hook has run and Sidekiq's threads are there.
     pub fn started(&self) {
         if self.is_ours() {
             // Ruby's heart has just been seen to beat; Sidekiq's own first beat is about to come.
-            self.known(|inner| inner.record.beats());
+            self.heart_beats();
             self.look_at_path();
             self.catch_up();
             self.happened(Event::Started, None);
@@ -308,10 +292,8 @@ impl Lifecycle {
         if !self.is_ours() {
             return;
         }
-        self.known(|Inner { record, .. }| {
-            record.beats();
-            record.busy = if record.drained { 0 } else { busy };
-        });
+        self.heart_beats();
+        self.known(|Inner { record, .. }| record.busy = if record.drained { 0 } else { busy });
         self.look_at_path();
         self.tell_manager(true);
         self.hand_over(Work { strangers: true, publish: Some(Durability::Whole), ..Work::default() });
@@ -361,6 +343,7 @@ impl Lifecycle {
         let deadline = Instant::now() + FAREWELL;
         self.catch_up();
         let state = self.known(|inner| inner.record.state);
+        self.hooks_end();
         let why = self.known(|Inner { record, .. }| {
             record.exit_status = status;
             let told = record.why.clone().filter(|_| state == State::Stopping);
@@ -369,6 +352,7 @@ impl Lifecycle {
                 (told, why) => why.or(told),
             }
         });
+        self.note_hooks();
         self.happened(Event::Ended, why);
         self.writer.wait(deadline);
     }
@@ -465,8 +449,10 @@ impl Lifecycle {
         let record = self.record();
         let time = record.about.timeout.filter(|_| record.state == State::Stopping);
         let left = time.map(|timeout| {
-            let since = stopping_since.get_or_insert_with(Instant::now);
-            timeout + time::EPILOGUE - since.elapsed().as_secs_f64()
+            let now = Instant::now();
+            let (taken, to_come) = self.known(|Inner { hooks, .. }| (hooks.so_far(now), hooks.to_come(now)));
+            let (since, before) = *stopping_since.get_or_insert((now, taken));
+            timeout + time::EPILOGUE + to_come + (taken - before) - now.saturating_duration_since(since).as_secs_f64()
         });
         let now = Situation {
             state: record.state,
@@ -545,6 +531,8 @@ impl Lifecycle {
             note(open.withdraw_ready());
         }
         if work.sweep {
+            let hooks = open.hooks();
+            self.known(|inner| inner.remember_hooks(hooks));
             note(sweep(&open));
         }
         if work.strangers {
@@ -653,10 +641,16 @@ impl Inner {
         let doubt = self.doubt.clone().or(time);
         self.record.withheld = doubt.filter(|_| self.requires_path);
     }
+
+    /// What the hooks took at earlier stops in this directory.
+    fn remember_hooks(&mut self, seconds: impl IntoIterator<Item = f64>) {
+        seconds.into_iter().for_each(|seconds| self.hooks.remember(seconds));
+        self.record.hooks = self.hooks.known(Instant::now(), false);
+    }
 }
 
 fn need(record: &Record) -> Need {
-    Need { timeout: record.about.timeout, hooks: 0.0 }
+    Need { timeout: record.about.timeout, hooks: record.slow_hooks() }
 }
 
 /// The stop timeout, as far as it can be known without asking anybody.
@@ -678,9 +672,25 @@ pub fn clear(path: &Path) -> Result<(), Error> {
     in_time(move || clear_now(&directory)).unwrap_or_else(|| Err(Error::Late(path.to_owned())))
 }
 
+/// What hooks took at earlier stops in a directory that was cleared before the process began there: the records that knew
+/// it are gone.
+static CLEARED: Mutex<Option<(PathBuf, f64)>> = Mutex::new(None);
+
+fn cleared_hooks(directory: &Directory) -> Option<f64> {
+    let cleared = CLEARED.lock().unwrap_or_else(PoisonError::into_inner);
+    cleared.as_ref().filter(|(path, _)| path == directory.path()).map(|(_, seconds)| *seconds)
+}
+
 fn clear_now(directory: &Directory) -> Result<(), Error> {
     match directory.read() {
-        Ok(_) => sweep(&directory.open()?),
+        Ok(_) => {
+            let open = directory.open()?;
+            let mut hooks = Hooks::default();
+            open.hooks().into_iter().for_each(|seconds| hooks.remember(seconds));
+            *CLEARED.lock().unwrap_or_else(PoisonError::into_inner) =
+                hooks.known(Instant::now(), false).map(|seconds| (directory.path().to_owned(), seconds));
+            sweep(&open)
+        }
         Err(Error::Missing(_)) => Ok(()),
         Err(error) => Err(error),
     }

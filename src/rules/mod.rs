@@ -3,6 +3,7 @@
 pub mod company;
 pub mod diagnosis;
 pub mod forwarding;
+pub mod hooks;
 pub mod notice;
 pub mod path;
 pub mod probe;
@@ -11,6 +12,7 @@ pub mod recipients;
 pub mod refusal;
 pub mod rewrite;
 pub mod script;
+pub mod silence;
 pub mod state;
 pub mod text;
 pub mod time;

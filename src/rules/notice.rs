@@ -110,12 +110,12 @@ fn microseconds(seconds: f64) -> u64 {
 const ADVISED: u32 = 60;
 
 /// Who feeds the service manager's watchdog.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Watchdog {
     /// There is none, or it waits for another process.
     None,
-    /// Ruby's heart.
-    Heart,
+    /// Ruby's heart, within so many seconds.
+    Heart(f64),
     /// Sidekiq's own thread goes on feeding it, for Ruby's heart is too slow; why, and what to do.
     Sidekiqs(String),
 }
@@ -128,7 +128,7 @@ pub fn watchdog(usec: Option<&str>, pid: Option<&str>, own: i32, pause: f64) -> 
     let is_ours = pid.is_none_or(|pid| pid == own.to_string());
     match limit.filter(|_| is_ours) {
         None => Watchdog::None,
-        Some(limit) if limit >= 2.0 * pause => Watchdog::Heart,
+        Some(limit) if limit >= 2.0 * pause => Watchdog::Heart(limit),
         Some(limit) => Watchdog::Sidekiqs(format!(
             "systemd's watchdog of {limit} s is shorter than two of Sidekiq's beats, which come every {pause} s; so it is left to \
              Sidekiq's own thread, which tells less: set WatchdogSec={ADVISED}"
@@ -234,8 +234,10 @@ mod tests {
         ] {
             assert_eq!(watchdog(usec, pid, 7, pause), Watchdog::None, "{usec:?} {pid:?}");
         }
-        for (usec, pid, pause) in [("30000000", None, 10.0), ("20000000", Some("7"), 10.0), ("10000000", None, 5.0)] {
-            assert_eq!(watchdog(Some(usec), pid, 7, pause), Watchdog::Heart, "{usec} {pause}");
+        for (usec, pid, pause, limit) in
+            [("30000000", None, 10.0, 30.0), ("20000000", Some("7"), 10.0, 20.0), ("10000000", None, 5.0, 10.0)]
+        {
+            assert_eq!(watchdog(Some(usec), pid, 7, pause), Watchdog::Heart(limit), "{usec} {pause}");
         }
         for (usec, pause) in [("19999999", 10.0), ("10000000", 10.0), ("9000000", 5.0), ("1", 5.0)] {
             assert!(is_sidekiqs(&watchdog(Some(usec), None, 7, pause)), "{usec} {pause}");

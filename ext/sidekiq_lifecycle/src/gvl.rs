@@ -11,13 +11,16 @@ struct Work<F, T> {
     done: Option<T>,
 }
 
+/// Makes a body return early. It is called on another thread.
+pub type Unblock<'a> = &'a (dyn Fn() + Sync);
+
 /// Runs `body` without the GVL. It may block; it may not touch Ruby. `unblock` makes it return early when Ruby wants
 /// the thread (at exit, or for `Thread#raise`). `None`: it did not run, because Ruby wants the thread already, or it
 /// panicked.
 ///
 /// The variant that leaves pending interrupts alone is used (`rb_thread_call_without_gvl2`, Ruby's `thread.c`): the
 /// other raises them from inside, jumping over Rust's frames.
-pub fn without<F, T>(body: F, unblock: Option<extern "C" fn(*mut c_void)>) -> Option<T>
+pub fn without<F, T>(body: F, unblock: Option<Unblock<'_>>) -> Option<T>
 where
     F: FnOnce() -> T,
 {
@@ -27,16 +30,21 @@ where
         work.done = work.body.take().and_then(|body| catch_unwind(AssertUnwindSafe(body)).ok());
         ptr::null_mut()
     }
+    extern "C" fn interrupt(unblock: *mut c_void) {
+        // SAFETY: `unblock` is the one below, which outlives the call that Ruby interrupts.
+        let unblock = unsafe { &*unblock.cast::<Unblock<'_>>() };
+        let _ = catch_unwind(AssertUnwindSafe(unblock));
+    }
     let mut work = Work { body: Some(body), done: None };
     let data = ptr::from_mut(&mut work).cast();
-    // SAFETY: called on a Ruby thread that holds the GVL, as every method of this extension is. `call` has the
-    // signature Ruby wants, does not unwind, and `data` outlives the call.
+    // SAFETY: called on a Ruby thread that holds the GVL, as every method of this extension is. `call` and `interrupt`
+    // have the signatures Ruby wants and do not unwind; what they are given outlives the call.
     unsafe {
         rb_sys::rb_thread_call_without_gvl2(
             Some(call::<F, T>),
             data,
-            unblock.map(|unblock| unblock as unsafe extern "C" fn(*mut c_void)),
-            ptr::null_mut(),
+            unblock.as_ref().map(|_| interrupt as unsafe extern "C" fn(*mut c_void)),
+            unblock.as_ref().map_or(ptr::null_mut(), |unblock| ptr::from_ref(unblock).cast_mut().cast()),
         );
     }
     work.done

@@ -6,7 +6,7 @@
 mod error;
 mod gvl;
 
-use std::ffi::{OsString, c_void};
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -78,6 +78,45 @@ impl Process {
 
     fn beat(ruby: &Ruby, this: &Self, busy: u32) -> Result<(), Error> {
         this.write(ruby, |lifecycle| lifecycle.beat(busy))
+    }
+
+    fn listen(ruby: &Ruby, this: &Self) -> Result<(), Error> {
+        guarded(ruby, || {
+            gvl::without(|| this.0.listen(), Some(&|| this.0.listener().call()));
+            Ok(())
+        })
+    }
+
+    fn runs(ruby: &Ruby, this: &Self) -> Result<Option<String>, Error> {
+        guarded(ruby, || Ok(this.0.runs()))
+    }
+
+    fn takes(ruby: &Ruby, this: &Self, jid: String, class: String) -> Result<(), Error> {
+        guarded(ruby, || {
+            this.0.takes(jid, class);
+            Ok(())
+        })
+    }
+
+    fn gives(ruby: &Ruby, this: &Self, jid: String) -> Result<(), Error> {
+        guarded(ruby, || {
+            this.0.gives(&jid);
+            Ok(())
+        })
+    }
+
+    fn hooks_begin(ruby: &Ruby, this: &Self, name: String, free: f64) -> Result<(), Error> {
+        guarded(ruby, || {
+            this.0.hooks_begin(name, free);
+            Ok(())
+        })
+    }
+
+    fn hooks_end(ruby: &Ruby, this: &Self) -> Result<(), Error> {
+        guarded(ruby, || {
+            this.0.hooks_end();
+            Ok(())
+        })
     }
 
     fn draining(ruby: &Ruby, this: &Self, busy: u32) -> Result<(), Error> {
@@ -208,10 +247,8 @@ fn hold_boot(ruby: &Ruby) -> Result<(), Error> {
 }
 
 fn wait_for_stop(ruby: &Ruby) -> Result<Option<String>, Error> {
-    extern "C" fn unblock(_: *mut c_void) {
-        signals::interrupt_wait();
-    }
-    guarded(ruby, || Ok(gvl::without(signals::wait_for_stop, Some(unblock)).flatten().map(|signal| signal.to_string())))
+    let wait = || gvl::without(signals::wait_for_stop, Some(&signals::interrupt_wait)).flatten();
+    guarded(ruby, || Ok(wait().map(|signal| signal.to_string())))
 }
 
 /// It may take 2 s, in which a booting process is to hear of signals.
@@ -285,6 +322,12 @@ fn init(ruby: &Ruby) -> Result<(), Error> {
     process.define_method("quieted", method!(Process::quieted, 0))?;
     process.define_method("stopping", method!(Process::stopping, 0))?;
     process.define_method("beat", method!(Process::beat, 1))?;
+    process.define_method("listen", method!(Process::listen, 0))?;
+    process.define_method("runs", method!(Process::runs, 0))?;
+    process.define_method("takes", method!(Process::takes, 2))?;
+    process.define_method("gives", method!(Process::gives, 1))?;
+    process.define_method("hooks_begin", method!(Process::hooks_begin, 2))?;
+    process.define_method("hooks_end", method!(Process::hooks_end, 0))?;
     process.define_method("draining", method!(Process::draining, 1))?;
     process.define_method("drained", method!(Process::drained, 0))?;
     process.define_method("ended", method!(Process::ended, 2))?;

@@ -105,8 +105,7 @@ pub struct Time {
 }
 
 impl Time {
-    fn of(pid: i32, about: &About, service: Option<Service>, has_gem: bool, is_persons: bool) -> Self {
-        let need = Need { timeout: about.timeout, hooks: 0.0 };
+    fn of(pid: i32, need: Need, about: &About, service: Option<Service>, has_gem: bool, is_persons: bool) -> Self {
         let is_heard = service.as_ref().is_some_and(|service| service.is_heard);
         let found = stop_timeout(about);
         let wrong = found.as_ref().err().cloned();
@@ -151,7 +150,9 @@ impl Examination {
         let has_gem = has_gem(snapshot, record.is_some());
         let said = record.as_ref().and_then(|record| record.signal_path.as_ref()?.no_relay.clone());
         let about = record.as_ref().map(|record| record.about.clone()).unwrap_or_default();
-        let time = Time::of(snapshot.pid, &about, service, record.is_some(), path.is_persons());
+        let hooks = record.as_ref().map(|record| record.slow_hooks()).unwrap_or_default();
+        let need = Need { timeout: about.timeout, hooks };
+        let time = Time::of(snapshot.pid, need, &about, service, record.is_some(), path.is_persons());
         let path = path.with_needed(time.needed);
         let version = match snapshot.sidekiq() {
             Some(Sidekiq::Started { version }) => Some(version),

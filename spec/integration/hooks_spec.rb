@@ -1,0 +1,74 @@
+# frozen_string_literal: true
+
+require "socket"
+
+RSpec.describe "the time that an application's hooks take when a Sidekiq stops" do
+  # A hook that goes on until the example says "go".
+  def held(event)
+    "Sidekiq.configure_server { |config| config.on(:#{event}) { note 'begins'; sleep 0.01 until File.exist?('go') } }"
+  end
+
+  def slow(event) = "Sidekiq.configure_server { |config| config.on(:#{event}) { sleep 1.5 } }"
+  def hooks(worker) = record(worker.pid)["hooks"]
+  def problems(worker) = record(worker.pid)["problems"]
+
+  # The ready file of one that was killed is still there.
+  def start_running(**options)
+    worker = start(**options)
+    wait_until("running") { record(worker.pid)&.fetch("state") == "running" || worker.raise_if_ended }
+    worker
+  end
+
+  def stop(worker)
+    worker.signal(:TERM)
+    expect(worker.exit_code).to eq(0)
+  end
+
+  it "is told while they run, asked of systemd, and known to the next process, and to the one after a kill" do
+    socket = Socket.new(:UNIX, :DGRAM).tap { |listener| listener.bind(Addrinfo.unix(file("notify"))) }
+    worker = start_ready(after: held("quiet"), environment: { "NOTIFY_SOCKET" => file("notify") })
+    expect(record(worker.pid)).to include("hooks" => nil)
+    worker.signal(:TERM)
+    wait_until("its log says so") { worker.log.include?("WARN: sidekiq_lifecycle: the stop waits for :quiet hooks") }
+    wait_until("systemd is asked anew") do
+      line = socket.recv(4096)[/^EXTEND_TIMEOUT_USEC=(\d+)/, 1]
+      # As much as at the beginning: `-t` and 4 s have not begun.
+      (@asked = (@asked || 0) + 1) > 1 && line.to_i > 11_900_000 if line
+    end
+    wait_until("its record knows") { hooks(worker) && hooks(worker) >= 1 }
+    FileUtils.touch(file("go"))
+    expect(worker.exit_code).to eq(0)
+    expect(problems(worker)).to include(match(/\Ahooks took \d+\.\d s of this stop \(:quiet \d+\.\d s/))
+    taken = hooks(worker)
+    %w[second third].each do |name|
+      worker = start_running(name:)
+      expect(hooks(worker)).to eq(taken)
+      worker.kill
+    end
+    # They have been mended.
+    stop(worker = start_running(name: "fourth"))
+    expect(hooks(worker)).to be < 1
+    expect(problems(worker)).to be_empty
+  ensure
+    socket&.close
+  end
+
+  it "is known of a process that is killed meanwhile, as far as it had come" do
+    worker = start_ready(after: held("quiet"))
+    worker.signal(:TSTP)
+    wait_until("its record knows") { hooks(worker) && hooks(worker) >= 1 }
+    worker.kill
+    expect(hooks(start_running(name: "second"))).to be >= 1
+  end
+
+  it "is that of at_exit as well, if it runs before ours" do
+    stop(worker = start_ready(after: "at_exit { sleep 1.5 }"))
+    expect(hooks(worker)).to be_between(1.5, 60)
+    expect(problems(worker)).to include(match(/\Ahooks took .*at_exit \d/))
+  end
+
+  it "counts those at :shutdown where the jobs are not stopped meanwhile" do
+    stop(worker = start_ready(after: slow("shutdown"), timeout: 60))
+    expect(hooks(worker)).to(Sandbox::MAJOR == 6 ? be >= 1.5 : be < 1.5)
+  end
+end

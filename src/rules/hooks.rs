@@ -1,0 +1,172 @@
+//! The time that the application's own hooks take when a Sidekiq stops: `:quiet`, `:shutdown`, `:exit`, `at_exit`. The
+//! platform has to leave it beside `-t` and what Sidekiq takes for itself.
+
+use std::time::{Duration, Instant};
+
+/// Hooks that take longer are worth a word.
+const LONG: f64 = 1.0;
+
+/// Nobody's hooks take longer: what says so was written by somebody else.
+const LONGEST: f64 = 86400.0;
+
+/// What the hooks of one process have taken.
+#[derive(Clone, Debug, Default)]
+pub struct Hooks {
+    /// What they took at the last stop before this process.
+    before: Option<f64>,
+    running: Option<Running>,
+    /// Those that have ended: their names and seconds.
+    taken: Vec<(String, f64)>,
+}
+
+#[derive(Clone, Debug)]
+struct Running {
+    name: String,
+    /// When they begin to cost.
+    since: Instant,
+    /// When to look at them again.
+    due: Instant,
+}
+
+impl Hooks {
+    /// What is known of an earlier stop; of several the longest counts, for processes share a directory.
+    pub fn remember(&mut self, seconds: f64) {
+        let is_sound = seconds.is_finite() && (0.0..=LONGEST).contains(&seconds);
+        self.before = self.before.into_iter().chain(is_sound.then_some(seconds)).reduce(f64::max);
+    }
+
+    /// Hooks begin that are called so. The first `free` seconds cost nothing: they run beside the jobs.
+    pub fn begin(&mut self, name: String, free: f64, now: Instant) {
+        self.end(now);
+        let since = now + Duration::try_from_secs_f64(free).unwrap_or_default();
+        self.running = Some(Running { name, since, due: since + Duration::from_secs_f64(LONG) });
+    }
+
+    /// They have ended.
+    pub fn end(&mut self, now: Instant) {
+        if let Some(Running { name, since, .. }) = self.running.take() {
+            self.taken.push((name, now.saturating_duration_since(since).as_secs_f64()));
+        }
+    }
+
+    /// Seconds that this stop's have taken so far.
+    #[must_use]
+    pub fn so_far(&self, now: Instant) -> f64 {
+        let running = self.running.as_ref().map(|running| now.saturating_duration_since(running.since).as_secs_f64());
+        self.taken.iter().map(|(_, seconds)| *seconds).chain(running).sum()
+    }
+
+    /// Seconds that earlier ones have taken, and these have not yet.
+    #[must_use]
+    pub fn to_come(&self, now: Instant) -> f64 {
+        (self.before.unwrap_or_default() - self.so_far(now)).max(0.0)
+    }
+
+    /// What is to be known of them afterwards. A stop that has come to its end counts as it was, for a hook may have been
+    /// mended; one that may be killed at any moment does not make less of what is known.
+    #[must_use]
+    pub fn known(&self, now: Instant, is_over: bool) -> Option<f64> {
+        if self.taken.is_empty() && self.running.is_none() {
+            return self.before;
+        }
+        let seconds = (self.so_far(now) * 1000.0).round() / 1000.0;
+        Some(if is_over { seconds } else { seconds.max(self.before.unwrap_or_default()) })
+    }
+
+    /// When to [look](Self::look) at those that run: after a second, and whenever they have taken twice as long.
+    #[must_use]
+    pub fn due(&self) -> Option<Instant> {
+        self.running.as_ref().map(|running| running.due)
+    }
+
+    /// Tells whether they run for so long that it is to be said, and noted again.
+    pub fn look(&mut self, now: Instant) -> bool {
+        let Some(running) = self.running.as_mut().filter(|running| now >= running.due) else { return false };
+        let taken = now - running.since;
+        running.due = now + taken;
+        true
+    }
+
+    /// What is wrong with them, in one sentence: while they run, or when they have ended.
+    #[must_use]
+    pub fn problem(&self, now: Instant) -> Option<String> {
+        const ADVICE: &str = "the platform has to leave them that beside -t and Sidekiq's own 4 s";
+        let is_long = |running: &&Running| now.saturating_duration_since(running.since).as_secs_f64() >= LONG;
+        if let Some(running) = self.running.as_ref().filter(is_long) {
+            let name = &running.name;
+            return Some(format!("the stop waits for {name} hooks, which run for more than {LONG} s: {ADVICE}"));
+        }
+        let seconds: f64 = self.taken.iter().map(|(_, seconds)| *seconds).sum();
+        let taken = self.taken.iter().filter(|(_, seconds)| *seconds >= LONG / 10.0);
+        let taken: Vec<String> = taken.map(|(name, seconds)| format!("{name} {seconds:.1} s")).collect();
+        let taken = taken.join(", ");
+        (seconds >= LONG).then(|| format!("hooks took {seconds:.1} s of this stop ({taken}): {ADVICE}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(start: Instant, seconds: f64) -> Instant {
+        start + Duration::from_secs_f64(seconds)
+    }
+
+    #[test]
+    fn what_is_remembered() {
+        let now = Instant::now();
+        for (seconds, expected) in [
+            (&[][..], None),
+            (&[0.0], Some(0.0)),
+            (&[3.0, 12.0, 5.0], Some(12.0)),
+            (&[-1.0, f64::NAN, f64::INFINITY, 1e9], None),
+        ] {
+            let mut hooks = Hooks::default();
+            seconds.iter().for_each(|seconds| hooks.remember(*seconds));
+            assert_eq!((hooks.known(now, false), hooks.known(now, true)), (expected, expected), "{seconds:?}");
+        }
+    }
+
+    #[test]
+    fn what_they_take() {
+        let start = Instant::now();
+        let mut hooks = Hooks::default();
+        hooks.remember(5.0);
+        assert_eq!((hooks.due(), hooks.problem(start), hooks.to_come(start)), (None, None, 5.0));
+        hooks.begin(":quiet".to_owned(), 0.0, start);
+        assert_eq!((hooks.due(), hooks.problem(start)), (Some(at(start, 1.0)), None));
+        assert!(!hooks.look(at(start, 0.9)) && hooks.look(at(start, 1.5)));
+        assert_eq!(hooks.due(), Some(at(start, 3.0)));
+        assert_eq!((hooks.known(at(start, 3.0), false), hooks.to_come(at(start, 3.0))), (Some(5.0), 2.0));
+        assert_eq!((hooks.known(at(start, 8.0), false), hooks.to_come(at(start, 8.0))), (Some(8.0), 0.0));
+        assert_eq!(
+            hooks.problem(at(start, 2.0)).unwrap(),
+            "the stop waits for :quiet hooks, which run for more than 1 s: the platform has to leave them that beside -t and \
+             Sidekiq's own 4 s"
+        );
+        hooks.end(at(start, 2.0));
+        // Beside the jobs.
+        hooks.begin(":shutdown".to_owned(), 8.0, at(start, 2.0));
+        assert_eq!((hooks.due(), hooks.problem(at(start, 9.0)).is_some()), (Some(at(start, 11.0)), true));
+        hooks.begin("at_exit".to_owned(), 0.0, at(start, 9.0));
+        hooks.end(at(start, 10.5));
+        hooks.end(at(start, 20.0));
+        assert_eq!((hooks.known(at(start, 20.0), false), hooks.known(at(start, 20.0), true)), (Some(5.0), Some(3.5)));
+        assert_eq!(
+            hooks.problem(at(start, 20.0)).unwrap(),
+            "hooks took 3.5 s of this stop (:quiet 2.0 s, at_exit 1.5 s): the platform has to leave them that beside -t and \
+             Sidekiq's own 4 s"
+        );
+    }
+
+    #[test]
+    fn quick_ones_are_no_problem() {
+        let start = Instant::now();
+        let mut hooks = Hooks::default();
+        for (second, name) in [(0.0, ":quiet"), (0.5, ":shutdown"), (0.8, "at_exit")] {
+            hooks.begin(name.to_owned(), 0.0, at(start, second));
+        }
+        hooks.end(at(start, 0.9));
+        assert_eq!((hooks.problem(at(start, 9.0)), hooks.known(at(start, 9.0), true)), (None, Some(0.9)));
+    }
+}
