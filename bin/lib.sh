@@ -14,7 +14,7 @@ suite_of() {
 }
 
 # What not all of the systems have: two run systemd (that of Debian 14 does not run on the first version of cgroups), one of
-# these deploys, with Capistrano and with Docker's commands, and one lints and measures.
+# these deploys, with Capistrano and with Docker's commands, and has foreman and Puma; and one lints and measures.
 packages_of() {
   case "$1" in
     6) echo "$packages,bundler,systemd,systemd-sysv,sudo" ;;

@@ -36,7 +36,7 @@ class Form
   DIRECT = TARGET.split.freeze
 
   # Stands for a web server, and notes what it hears.
-  WEB = %q(ruby -e 'trap("TERM") { File.write("notes", "web hears TERM\n", mode: "a"); exit! 0 }; sleep')
+  WEB = %q(ruby -e 'trap("TERM") { File.write("notes", "web hears TERM\n", mode: "a"); exit! 3 }; sleep')
 
   # What `script` may be. (The first `wait` ends when the trap has run, the second with Sidekiq.)
   SCRIPTS = {
@@ -106,7 +106,10 @@ class Form
 
   class << self
     # @return [Array<Form>] every one
-    def all = @all ||= matrix + group("Further ones", further) + group("No shell stays", direct)
+    def all
+      @all ||= matrix + group("Further ones", further) + group("Other programs", with_programs) +
+               group("No shell stays", direct)
+    end
 
     # @return [Array<Form>] those with `run` in the place of an init, or right before a shell. Here it is `run` that
     #   rescues: `rescued`, `terms` and `tstp_rescued` are what it comes to without the relay.
@@ -115,7 +118,7 @@ class Form
     end
 
     # @return [Array<Form>] those in which a process is traced: of the table, and some that are in none
-    def traced = @traced ||= all.select(&:traced?) + group("In no other table", [*ending_early, *programs, *deaf])
+    def traced = @traced ||= all.select(&:traced?) + group("In no other table", [*ending_early, *ending_below_tini, *programs, *deaf])
 
     # @return [Form] one that is in no table: `dash -c` with a line in which `sidekiq` stands for the target
     def line(text) = inline("dash", text)
@@ -227,14 +230,14 @@ class Form
     end
 
     # A form with an init in front. With a shell between, both die of the signal.
-    def under(init, form)
+    def under(init, form, untouched: 143)
       alone, with_shell = INITS.fetch(init)
       docker = init == "docker run --init"
       form.name = "#{init} #{form.name}"
       form.command = [*init.split, *form.command] unless docker
       form.init = docker
       form.tstp = form.safe? ? alone : with_shell
-      form.untouched = 143 unless form.safe?
+      form.untouched = untouched unless form.safe?
       # It takes the signal from a queue, as its own, and throws it away.
       form.tstp_rescued = "lost" if init == "catatonit --"
       form.terms = 1..2 if TELL_EVERYBODY.include?(init)

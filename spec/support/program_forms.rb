@@ -29,12 +29,6 @@ class Form
       Process.wait(worker)
       exit($?.exitstatus || 1)
     RUBY
-    "has five threads and no handler" => <<~RUBY,
-      4.times { Thread.new { sleep } }
-      trap("TERM", "SYSTEM_DEFAULT")
-      system("#{TARGET}")
-      exit($?.exitstatus || 1)
-    RUBY
     "passes TERM on" => <<~RUBY,
       worker = spawn("#{TARGET}")
       trap("TERM") { Process.kill("TERM", worker) }
@@ -42,11 +36,19 @@ class Form
       exit($?.exitstatus || 1)
     RUBY
     "ends at TERM" => <<~RUBY
-      trap("TERM") { exit! 0 }
+      trap("TERM") { exit! 3 }
       system("#{TARGET}")
       exit($?.exitstatus || 1)
     RUBY
   }.freeze
+
+  # One of several threads that does nothing with TERM, as a program that fetches secrets.
+  THREADS = <<~PYTHON
+    import subprocess, sys, threading, time
+    for _ in range(4):
+        threading.Thread(target=time.sleep, args=(1e6,), daemon=True).start()
+    sys.exit(subprocess.call("#{TARGET}".split()))
+  PYTHON
 
   PUMA = <<~RUBY
     bind "unix:///tmp/puma"
@@ -75,7 +77,8 @@ class Form
   class << self
     # @return [Array<Form>] what people put around a Sidekiq, with programs that only the Debian of Sidekiq 7 has
     def wrapped
-      @wrapped ||= group("Wrapped", [*switchers, *between, *around, *beside, *killers, *supervisors_of_debian, *people])
+      @wrapped ||= group("Wrapped", [*switchers, *between, *around, *with_threads, *beside, *killers, *supervisors_of_debian,
+                                       *people])
     end
 
     private
@@ -113,6 +116,27 @@ class Form
             ["tini", "-g", "--", "bash", "-c", "trap 'echo told' TERM; setsid -w #{TARGET}; true"])]
     end
 
+    # The first ones decide themselves what becomes of a TSTP.
+    def with_programs
+      [*ending, *with_threads, script("bash", "sidekiq & web"),
+       under("tini --", form("timeout -k 3 100 sidekiq", ["timeout", "-k", "3", "100", *DIRECT]), untouched: 137)]
+    end
+
+    def ending
+      codes = { untouched: 3, rescued: 3, tstp_rescued: "lost" }
+      forms = [script("dash", "sidekiq & exec web", **codes),
+               form("ruby script: ends at TERM", %w[ruby script], script: AROUND.fetch("ends at TERM"), **codes)]
+      return forms unless Sandbox::MAJOR == 7
+
+      forms << form("puma that starts Sidekiq", %w[puma --config script], script: PUMA, **codes, untouched: 1, rescued: 1)
+    end
+
+    def with_threads = [nil, "tini --"].map { |first| threads.then { |form| first ? under(first, form) : form } }
+    def threads = form("python3 script: several threads", %w[python3 script], script: THREADS)
+
+    # They are in no other table: below tini a TSTP stops them.
+    def ending_below_tini = ending.map { |form| under("tini --", form, untouched: form.untouched) }
+
     def before_programs
       (switchers + around + beside + pipelines).map { |form| run("--", form) }
     end
@@ -126,6 +150,7 @@ class Form
     end
 
     def around
+      # The Sidekiq has ended when it is told.
       forms = AROUND.map { |name, text| form("ruby script: #{name}", %w[ruby script], script: text) }
       return forms unless Sandbox::MAJOR == 7
 
@@ -135,12 +160,13 @@ class Form
     end
 
     def beside
-      [script("bash", "sidekiq & web"), script("dash", "sidekiq & exec web")]
+      [script("bash", "sidekiq & web"), script("dash", "sidekiq & exec web", rescued: 3)]
     end
 
     # A reader of the pipe with the word in its arguments.
     def pipelines
-      [inline("bash", "sidekiq 2>&1 | tee /tmp/sidekiq"), inline("dash", "sidekiq 2>&1 | logger -s --socket-errors=off -t sidekiq")]
+      [inline("bash", "sidekiq 2>&1 | tee /tmp/sidekiq"),
+       inline("dash", "sidekiq 2>&1 | logger -s --socket-errors=off -t sidekiq")]
     end
 
     def as_root(name, command) = form(name, command, container: ROOT)

@@ -9,6 +9,7 @@
 
 #![allow(unsafe_code)]
 
+use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::ptr;
 
@@ -55,13 +56,35 @@ pub enum Until {
     Call,
 }
 
-/// Begins to trace a process, which runs on.
+/// Begins to trace a process, which runs on: all of its threads, for a signal may be delivered to any of them, and those that it
+/// begins from now on.
 ///
 /// # Errors
 /// EPERM: it may not be traced, or is already. ESRCH: there is no such process.
 pub fn seize(pid: i32) -> nix::Result<()> {
-    let options = libc::PTRACE_O_TRACEEXIT | libc::PTRACE_O_TRACEEXEC | libc::PTRACE_O_TRACESYSGOOD;
-    request(libc::PTRACE_SEIZE, pid, options)
+    let events = libc::PTRACE_O_TRACEEXIT | libc::PTRACE_O_TRACEEXEC | libc::PTRACE_O_TRACECLONE;
+    let options = events | libc::PTRACE_O_TRACESYSGOOD;
+    request(libc::PTRACE_SEIZE, pid, options)?;
+    // One that is not traced yet may begin another meanwhile.
+    let mut seen = vec![pid];
+    loop {
+        let new: Vec<i32> = threads(pid).into_iter().filter(|thread| !seen.contains(thread)).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        for thread in &new {
+            // It has ended, or one that is traced has begun it.
+            let _ = request(libc::PTRACE_SEIZE, *thread, options);
+        }
+        seen.extend(new);
+    }
+}
+
+/// The threads of a process; the first one has its number.
+#[must_use]
+pub fn threads(pid: i32) -> Vec<i32> {
+    let names = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    names.filter_map(|name| name.file_name().to_str()?.parse().ok()).collect()
 }
 
 /// Lets a stopped process run, and delivers a signal to it; 0 is none.
@@ -120,6 +143,13 @@ pub fn verify(worker: &Handle) -> Result<(), Refusal> {
     worker.signal(0).map_err(refused(Call::PidfdSendSignal))
 }
 
+/// The process that a thread belongs to.
+#[must_use]
+pub fn process_of(thread: i32) -> Option<i32> {
+    let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
+}
+
 #[cfg(target_env = "musl")]
 type Request = libc::c_int;
 #[cfg(not(target_env = "musl"))]
@@ -169,7 +199,7 @@ pub fn stopped_child(pid: i32) -> Option<i32> {
     Some(unsafe { info.si_pid() })
 }
 
-/// What has happened to a child or a traced process since the last call; `None` if nothing has.
+/// What has happened to a thread that is traced since the last call, and to which; `None` if nothing has.
 #[must_use]
 pub fn next_stop() -> Option<(i32, Stop)> {
     let mut status = 0;
@@ -231,6 +261,7 @@ fn system_call(pid: i32) -> Stop {
     let written = unsafe { libc::ptrace(GET_SYSCALL_INFO, pid, size, ptr::from_mut(&mut call)) };
     match i64::try_from(call.number) {
         Ok(number) if written > 0 && call.operation == ENTRY => match number {
+            libc::SYS_exit if threads(pid).len() > 1 => Stop::Passing,
             libc::SYS_exit_group | libc::SYS_exit => Stop::Leaving,
             number => Stop::Call(number),
         },
@@ -628,6 +659,29 @@ mod tests {
         let output = child.stdout.take().unwrap();
         assert!(BufReader::new(output).lines().any(|line| line.unwrap().contains("started")));
         child
+    }
+
+    #[test]
+    fn every_thread_of_a_process_is_seized() {
+        let mut child = start_stuck("stuck");
+        let pid = i32::try_from(child.id()).unwrap();
+        let threads = threads(pid);
+        let seized = seize(pid);
+        // SAFETY: the call takes no arguments.
+        let own = unsafe { libc::gettid() };
+        let tracer = |thread: &i32| {
+            let status = std::fs::read_to_string(format!("/proc/{thread}/status")).unwrap();
+            let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")).unwrap();
+            tracer.trim().parse::<i32>().unwrap()
+        };
+        let tracers: Vec<i32> = threads.iter().map(tracer).collect();
+        let processes: Vec<Option<i32>> = threads.iter().map(|thread| process_of(*thread)).collect();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(seized, Ok(()));
+        assert!(threads.len() > 1, "{threads:?}");
+        assert_eq!(tracers, vec![own; threads.len()]);
+        assert_eq!(processes, vec![Some(pid); threads.len()]);
     }
 
     #[test]

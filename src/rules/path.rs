@@ -9,7 +9,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::program::Program;
+use super::program::{Program, Sidekiq};
 use super::text::masked;
 use super::wrappers;
 
@@ -250,8 +250,8 @@ impl Link {
             && matches!(self.command(), ShellCommand::Hidden)
     }
 
-    /// Whether the relay may take it: a shell that no person sits at, timeout(1), dumb-init where it would freeze, or
-    /// a program of one thread that does nothing with TERM. Anything else has its own ways.
+    /// Whether the relay may carry signals past it: a shell that no person sits at, timeout(1), dumb-init where it would
+    /// freeze, or a program that does nothing with TERM. Anything else has its own ways.
     #[must_use]
     pub fn can_be_relayed(&self) -> bool {
         match self.program {
@@ -265,7 +265,7 @@ impl Link {
             | Program::Relay
             | Program::Manager
             | Program::Runtime => false,
-            _ => self.threads == 1 && self.term == Handling::Default,
+            _ => self.term == Handling::Default,
         }
     }
 
@@ -513,12 +513,25 @@ impl Path {
         (1..index).rev().find(decides).unwrap_or(0)
     }
 
-    /// The pids that the relay should take, and whether it is needed at all.
+    /// The pids that the relay should take, if it is needed at all: to carry signals past them, or to have them wait at their end.
     #[must_use]
     pub fn to_be_relayed(&self) -> Vec<i32> {
         let is_needed = [Asked::Stop, Asked::Quiet].into_iter().any(|asked| self.fate(asked).0 != Fate::Arrives);
-        let links = self.links.iter().skip(1).filter(|link| is_needed && link.can_be_relayed());
-        links.map(|link| link.pid).collect()
+        let is_taken = |index: usize, link: &Link| link.can_be_relayed() || self.can_be_held(index);
+        let links = self.links.iter().enumerate().skip(1).filter(|(index, link)| is_needed && is_taken(*index, link));
+        links.map(|(_, link)| link.pid).collect()
+    }
+
+    /// Whether a link is a program that handles TERM and at whose end all that still runs is killed: Puma with a Sidekiq below
+    /// it, a supervisor. The relay lets it decide, and has it wait for Sidekiq before it ends. Whether the signal arrives
+    /// it cannot tell all the same: the program may never end.
+    #[must_use]
+    pub fn can_be_held(&self, index: usize) -> bool {
+        let is_program = |link: &Link| {
+            let is_sidekiq = Sidekiq::of(&link.name, None, &link.arguments).is_some();
+            link.program == Program::Other && link.term == Handling::Handled && !is_sidekiq && link.threads > 0
+        };
+        self.links.get(index).is_some_and(is_program) && self.ends_all(index)
     }
 
     /// Whether the container, or what stands for it, ends when this link does, so that whatever still runs is killed.
@@ -891,6 +904,7 @@ mod tests {
             ("the relay and a trap, foreground", vec![relayed(trap(1))], Arrives, Arrives),
             ("the relay and a trap, background", vec![relayed(free(trap(1)))], Unknown, Arrives),
             ("the relay, above a trap", vec![relayed(bash(1)), relayed(free(trap(7)))], Arrives, Arrives),
+            ("the relay, and a handler since", vec![relayed(other(1, Handling::Handled))], Unknown, Lost),
             ("the relay, in part", vec![bash(1), relayed(bash(7))], Lost, Lost),
             ("the relay, above", vec![relayed(bash(1)), bash(7)], Arrives, Arrives),
             (
@@ -977,7 +991,8 @@ mod tests {
     #[test]
     fn who_is_taken_by_the_relay() {
         let person = Link { is_interactive: true, has_terminal: true, ..shell(5, "bash") };
-        let supervisor = Link { threads: 5, ..link(6, Program::Other, "foreman") };
+        let supervisor = Link { threads: 5, ..link(6, Program::Other, "envconsul") };
+        let handling = |pid, command: &str| Link { term: Handling::Handled, ..link(pid, Program::Other, command) };
         let table: &[(Vec<Link>, &[i32])] = &[
             (vec![], &[]),
             (vec![init(Program::Tini, "tini -- x")], &[]),
@@ -988,9 +1003,16 @@ mod tests {
             (vec![init(Program::DumbInit, "dumb-init -c x"), shell(8, "sh")], &[8]),
             (vec![init(Program::Catatonit, "catatonit x"), shell(8, "sh")], &[8]),
             (vec![init(Program::Run, "sidekiq-lifecycle run x"), shell(8, "sh")], &[]),
-            (vec![init(Program::Manager, "systemd"), person, supervisor, shell(8, "sh")], &[8]),
+            (vec![init(Program::Manager, "systemd"), person, supervisor, shell(8, "sh")], &[8, 6]),
             (vec![init(Program::Tini, "tini"), Link { is_interactive: true, ..shell(8, "bash -ic 'x'") }], &[8]),
             (vec![link(1, Program::Other, "python3 main.py")], &[1]),
+            // To wait at their end.
+            (vec![handling(1, "puma 6.6.0 (unix:///tmp/puma)")], &[1]),
+            (vec![init(Program::Tini, "tini -- x"), handling(7, "puma"), shell(8, "sh")], &[8, 7]),
+            (vec![init(Program::Tini, "tini -- x"), shell(7, "sh"), handling(8, "puma")], &[7]),
+            (vec![Link { term: Handling::Blocked, ..handling(1, "python3 main.py") }], &[]),
+            (vec![Link { threads: 0, ..handling(1, "a hidden process") }], &[]),
+            (vec![handling(1, "'sidekiq 7.3.2 app [0 of 5 busy]'")], &[]),
         ];
         for (links, expected) in table {
             assert_eq!(path(links).to_be_relayed(), *expected, "{links:?}");

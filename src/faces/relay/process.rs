@@ -6,10 +6,15 @@
 //!   waits for a foreground command, cannot: if Sidekiq has not heard of the signal a moment later, it gets the signal too.
 //! - A shell at whose end all that still runs would be killed is held there until Sidekiq has ended, and not longer than
 //!   Sidekiq takes.
+//! - A program that handles TERM, as Puma or a supervisor does, has its signals, all of them, and decides. It is held at its end only
+//!   ([`Relay::holds`]), and Sidekiq is told then, if it has not been.
+//! - Whoever is beside Sidekiq and handles TERM, as a web server does, is told once Sidekiq has ended, if its shell was kept from
+//!   dying of that TERM ([`Relay::followers`]).
 //!
 //! Nothing is held against a SIGKILL. A shell that dies of one is let go at once. A shell that may end before the worker is
 //! stopped at its system calls, and held before it begins to exit, where a SIGKILL still ends it: one that has the worker in its
-//! background, all of them once one has ended, and all while a stop is under way. Should the relay be stopped or stuck, the
+//! background, all of them once one has ended, and all while a stop is under way. A program with several threads, or with a handler for
+//! TERM, runs at full speed until a stop has come to it. Should the relay be stopped or stuck, the
 //! kernel sees to it that nothing waits for it ([`Failsafe`]).
 //!
 //! Where several Sidekiqs stand below one shell, each has its relay; the first one traces the shell, and the others
@@ -35,13 +40,17 @@ use crate::edges::signals;
 use crate::edges::snapshot::Snapshot;
 use crate::edges::trace::{self, Failsafe, Handle, Inbox, Mail, Message, Sender, Stop, Until};
 use crate::rules::forwarding::{self, FORWARDED, Handlers, stops};
-use crate::rules::path::{Handling, Path as SignalPath};
+use crate::rules::path::{Asked, Effect, Handling, Link};
 use crate::rules::program::{Program, RELAY};
+use crate::rules::recipients;
 use crate::rules::refusal::{Call, Evidence, Refusal};
 use crate::rules::traps;
 
 /// How long a shell that does nothing with a signal of its own keeps it from the worker.
 const GRACE: Duration = Duration::from_millis(300);
+
+/// How long a shell may take to tell others by itself once its worker has ended.
+const ENDING: Duration = Duration::from_millis(500);
 
 /// How long the relay stays once its worker has ended in a stop, for a Sidekiq that is started anew meanwhile: it would be
 /// killed with its jobs, so it is told to stop as well. 120 s is the longest stop timeout that ECS grants on Fargate.
@@ -146,8 +155,16 @@ struct Relay {
     failsafe: Failsafe,
     /// The processes it traces.
     traced: Vec<i32>,
-    /// Those of them that want to end, and wait for the worker.
+    /// Their further threads, each with its process; also those of processes that are traced no more, until they have been let go.
+    threads: Vec<(i32, i32)>,
+    /// Those of the processes that only have to wait at their end.
+    holds: Vec<i32>,
+    /// Those of the processes that have other threads or handlers than a shell: their system calls are seen only in a stop.
+    busy: Vec<i32>,
+    /// Threads that want to end with their process, and wait for the worker.
     held: Vec<i32>,
+    /// Who is told to stop once the worker has ended.
+    followers: Vec<Handle>,
     /// Other relays, each with the process of [`Self::traced`] that its worker stands below as well.
     mates: Vec<(i32, Handle)>,
     /// Other relays, each with the process that it traces and this one would.
@@ -174,8 +191,8 @@ struct Relay {
     was_quieted: bool,
     /// A traced process may end before the worker does.
     may_end_first: bool,
-    /// The traced processes are stopped at each system call.
-    sees_calls: bool,
+    /// The traced processes that are stopped at each system call.
+    seen: Vec<i32>,
     /// Traced processes that have become another program, and when. What that is shows once it has begun.
     changed: Vec<(i32, Instant)>,
 }
@@ -187,7 +204,11 @@ impl Relay {
             inbox,
             failsafe,
             traced: Vec::new(),
+            threads: Vec::new(),
+            holds: Vec::new(),
+            busy: Vec::new(),
             held: Vec::new(),
+            followers: Vec::new(),
             mates: Vec::new(),
             hosts: Vec::new(),
             watched: Vec::new(),
@@ -201,7 +222,7 @@ impl Relay {
             ended: None,
             was_quieted: false,
             may_end_first: false,
-            sees_calls: false,
+            seen: Vec::new(),
             changed: Vec::new(),
         }
     }
@@ -220,14 +241,46 @@ impl Relay {
             if self.traced.contains(&pid) || self.hosts.iter().any(|(traced, _)| *traced == pid) {
                 continue;
             }
+            let only_waits = !may_be_relayed(pid);
             match trace::seize(pid) {
-                Ok(()) => self.traced.push(pid),
+                Ok(()) => self.begin(pid, only_waits),
                 Err(Errno::ESRCH) => {}
-                Err(_) if self.join(pid) => {}
+                Err(_) if self.join(pid) || only_waits => {}
                 Err(_) => refused.push((pid, refusal(pid))),
             }
         }
         refused
+    }
+
+    fn begin(&mut self, pid: i32, only_waits: bool) {
+        self.traced.push(pid);
+        let threads = trace::threads(pid).into_iter().filter(|thread| *thread != pid);
+        self.threads.extend(threads.map(|thread| (thread, pid)));
+        if only_waits {
+            self.holds.push(pid);
+        }
+        if only_waits || Snapshot::of(pid).is_some_and(|snapshot| snapshot.threads > 1) {
+            self.busy.push(pid);
+        }
+    }
+
+    /// The process of a thread, if it is traced.
+    fn process_of(&mut self, thread: i32) -> Option<i32> {
+        let is_thread = |known: &&(i32, i32)| known.0 == thread;
+        let pid = match self.threads.iter().find(is_thread) {
+            _ if self.traced.contains(&thread) => thread,
+            Some((_, pid)) => *pid,
+            // It has just begun.
+            None => {
+                let pid = trace::process_of(thread)?;
+                self.threads.push((thread, pid));
+                if self.traced.contains(&pid) && !self.busy.contains(&pid) {
+                    self.busy.push(pid);
+                }
+                pid
+            }
+        };
+        self.traced.contains(&pid).then_some(pid)
     }
 
     /// Asks the relay that traces `pid`, if one does, to tell this one what comes there.
@@ -254,9 +307,9 @@ impl Relay {
                     Mail::Signal(signal) => self.mistaken_for_worker(signal),
                 }
             }
-            while let Some((pid, stop)) = trace::next_stop() {
-                // A process that is gone meanwhile will be told of as ended.
-                let _ = self.stopped(pid, stop);
+            while let Some((thread, stop)) = trace::next_stop() {
+                // One that is gone meanwhile will be told of as ended.
+                let _ = self.stopped(thread, stop);
             }
             self.pass_on_what_is_due();
             self.mates.retain(|(_, mate)| !has_ended(mate));
@@ -267,6 +320,7 @@ impl Relay {
             }
             self.look_whether_ended();
             self.let_go();
+            self.tell_followers();
             if self.is_done() {
                 // The kernel lets go of all that is traced.
                 return;
@@ -317,105 +371,160 @@ impl Relay {
 
     // ---- what happens to a traced process ----
 
-    fn stopped(&mut self, pid: i32, stop: Stop) -> nix::Result<()> {
+    fn stopped(&mut self, thread: i32, stop: Stop) -> nix::Result<()> {
+        if stop == Stop::Ended {
+            self.forget(thread);
+            return Ok(());
+        }
+        let Some(pid) = self.process_of(thread) else {
+            // Of a process that is traced no more, or never was to be.
+            return trace::release(thread, if let Stop::Signal(number) = stop { number } else { 0 });
+        };
         match stop {
-            Stop::Signal(number) => self.signalled(pid, number),
-            Stop::Leaving | Stop::Exit if self.must_wait(pid) => {
-                self.held.push(pid);
+            Stop::Signal(number) => self.signalled(pid, thread, number),
+            Stop::Leaving | Stop::Exit if self.must_wait(pid, thread, stop) => {
+                self.held.push(thread);
                 self.stop_worker();
                 self.tell_mates(pid, Message::Ending);
                 Ok(())
             }
             Stop::Exec => {
+                self.threads.retain(|(_, process)| *process != pid);
+                for list in [&mut self.holds, &mut self.busy] {
+                    list.retain(|changed| *changed != pid);
+                }
                 self.changed.retain(|(changed, _)| *changed != pid);
                 self.changed.push((pid, Instant::now()));
-                self.resume(pid, 0)
+                self.resume(pid, thread, 0)
             }
-            Stop::Passing if self.changed.iter().any(|(changed, _)| *changed == pid) && !may_be_traced(pid) => {
-                self.release(pid, 0)
-            }
+            Stop::Passing if self.has_changed(pid) && !self.keeps(pid) => self.release(pid, thread, 0),
             Stop::Call(call) => {
-                if !traps::only_waits(call) {
+                if !self.busy.contains(&pid) && !traps::only_waits(call) {
                     self.leave_it_to(pid);
                 }
-                self.resume(pid, 0)
+                self.resume(pid, thread, 0)
             }
-            Stop::Exit | Stop::Killed => {
+            Stop::Exit | Stop::Killed if thread == pid => {
                 // Whoever waits for it goes on now, and may end as well.
                 self.may_end_first = true;
                 self.see_calls();
-                self.resume(pid, 0)
+                self.resume(pid, thread, 0)
             }
-            Stop::Leaving | Stop::Passing => self.resume(pid, 0),
-            Stop::Group => trace::listen(pid),
-            Stop::Ended => {
-                self.traced.retain(|traced| *traced != pid);
-                self.told_to_stop.retain(|told| *told != pid);
-                self.changed.retain(|(changed, _)| *changed != pid);
-                self.held.retain(|held| *held != pid);
-                self.mates.retain(|(traced, _)| *traced != pid);
-                Ok(())
-            }
+            Stop::Exit | Stop::Killed | Stop::Leaving | Stop::Passing => self.resume(pid, thread, 0),
+            Stop::Group => trace::listen(thread),
+            Stop::Ended => Ok(()),
         }
     }
 
-    fn signalled(&mut self, pid: i32, number: i32) -> nix::Result<()> {
-        if number == libc::SIGCHLD && self.was_quieted && trace::stopped_child(pid).is_some() {
+    fn forget(&mut self, ended: i32) {
+        for list in [&mut self.traced, &mut self.holds, &mut self.busy, &mut self.held, &mut self.told_to_stop] {
+            list.retain(|pid| *pid != ended);
+        }
+        self.threads.retain(|(thread, process)| *thread != ended && *process != ended);
+        self.changed.retain(|(changed, _)| *changed != ended);
+        self.mates.retain(|(traced, _)| *traced != ended);
+    }
+
+    fn signalled(&mut self, pid: i32, thread: i32, number: i32) -> nix::Result<()> {
+        if number == libc::SIGCHLD && self.was_quieted && trace::stopped_child(thread).is_some() {
             self.continue_siblings();
         }
         // All else is none of the relay's business, and costs a process as little as can be: a shell gets a SIGCHLD for every
         // command that it has started.
         if number != libc::SIGSTOP && !FORWARDED.contains(&number) {
-            return self.resume(pid, number);
+            return self.resume(pid, thread, number);
         }
-        if !may_be_traced(pid) {
-            return self.release(pid, number);
+        if !self.keeps(pid) {
+            return self.release(pid, thread, number);
         }
-        let number = self.deliver(pid, number);
-        self.resume(pid, number)
+        let number = self.deliver(pid, trace::sender(thread), number);
+        self.see_calls();
+        self.resume(pid, thread, number)
+    }
+
+    /// Whether the process is traced on: it may be relayed, or, if it has got handlers since, is to wait at its end.
+    fn keeps(&mut self, pid: i32) -> bool {
+        if may_be_relayed(pid) {
+            self.holds.retain(|held| *held != pid);
+            return true;
+        }
+        let is_held = may_be_held(pid);
+        if is_held && !self.holds.contains(&pid) {
+            self.holds.push(pid);
+        }
+        if is_held && !self.busy.contains(&pid) {
+            self.busy.push(pid);
+        }
+        is_held
     }
 
     /// It has become a program that decides for itself, or has got handlers since.
-    fn release(&mut self, pid: i32, signal: i32) -> nix::Result<()> {
-        self.traced.retain(|traced| *traced != pid);
+    fn release(&mut self, pid: i32, thread: i32, signal: i32) -> nix::Result<()> {
+        let others: Vec<i32> = self.threads_of(pid).into_iter().filter(|other| *other != thread).collect();
+        for list in [&mut self.traced, &mut self.holds, &mut self.busy] {
+            list.retain(|traced| *traced != pid);
+        }
         self.changed.retain(|(changed, _)| *changed != pid);
-        trace::release(pid, signal)
+        // Each is let go when it stops for a moment.
+        for other in others {
+            let _ = trace::interrupt(other);
+        }
+        trace::release(thread, signal)
+    }
+
+    fn threads_of(&self, pid: i32) -> Vec<i32> {
+        let further = self.threads.iter().filter(|(_, process)| *process == pid).map(|(thread, _)| *thread);
+        std::iter::once(pid).chain(further).collect()
+    }
+
+    fn has_changed(&self, pid: i32) -> bool {
+        self.changed.iter().any(|(changed, _)| *changed == pid)
     }
 
     /// Stops for a moment, to be released, whoever has become a program with ways of its own.
     fn look_at_the_changed(&mut self) {
         self.changed.retain(|(_, since)| since.elapsed() < BEGINNING);
-        for (pid, _) in self.changed.iter().filter(|(pid, _)| !may_be_traced(*pid)) {
-            let _ = trace::interrupt(*pid);
+        let changed: Vec<i32> = self.changed.iter().map(|(pid, _)| *pid).collect();
+        for pid in changed.into_iter().filter(|pid| !may_be_relayed(*pid)) {
+            if !self.keeps(pid) {
+                let _ = trace::interrupt(pid);
+            }
         }
     }
 
-    fn resume(&self, pid: i32, signal: i32) -> nix::Result<()> {
-        trace::resume(pid, signal, if self.needs_calls() { Until::Call } else { Until::Event })
+    fn resume(&self, pid: i32, thread: i32, signal: i32) -> nix::Result<()> {
+        trace::resume(thread, signal, if self.needs_calls(pid) { Until::Call } else { Until::Event })
     }
 
     /// To hold who leaves before it exits; and while a shell has a signal of which it is not known yet whether it does
     /// anything.
-    fn needs_calls(&self) -> bool {
+    fn needs_calls(&self, pid: i32) -> bool {
+        let is_awaited = self.ended.is_none_or(|_| !self.mates.is_empty());
+        if self.busy.contains(&pid) {
+            return is_awaited && self.told_to_stop.contains(&pid) && !self.is_over();
+        }
         let may_leave = self.may_end_first || self.stopping.is_some() || !self.told_to_stop.is_empty();
-        self.ended.is_none_or(|_| !self.mates.is_empty()) && (may_leave || !self.watched.is_empty())
+        is_awaited && (may_leave || !self.watched.is_empty())
     }
 
     fn see_calls(&mut self) {
-        let needed = self.needs_calls();
-        if needed && !self.sees_calls {
-            for pid in self.traced.iter().filter(|pid| !self.held.contains(pid)) {
-                let _ = trace::interrupt(*pid);
+        let needed: Vec<i32> = self.traced.iter().copied().filter(|pid| self.needs_calls(*pid)).collect();
+        for pid in needed.iter().filter(|pid| !self.seen.contains(pid)) {
+            for thread in self.threads_of(*pid).iter().filter(|thread| !self.held.contains(thread)) {
+                let _ = trace::interrupt(*thread);
             }
         }
-        self.sees_calls = needed;
+        self.seen = needed;
     }
 
     /// Takes part in a signal's delivery; gives back which signal the process is to get (0: none).
-    fn deliver(&mut self, pid: i32, signal: i32) -> i32 {
-        let sender = trace::sender(pid);
+    fn deliver(&mut self, pid: i32, sender: Sender, signal: i32) -> i32 {
         if signal == libc::SIGSTOP {
             return self.deliver_stop(pid, sender);
+        }
+        if self.holds.contains(&pid) {
+            self.note_stop(pid, signal);
+            return signal;
         }
         // At a terminal all of the foreground group gets it, the worker too. And who has outlived the worker has ways of its own.
         let is_alone = self.ended.is_some() && self.mates.is_empty();
@@ -424,13 +533,15 @@ impl Relay {
         }
         let Some(snapshot) = Snapshot::of(pid) else { return signal };
         self.note_stop(pid, signal);
-        if is_handled(&snapshot, signal) {
+        // A TERM would have timeout(1) begin to count to its `-k`.
+        if is_handled(&snapshot, signal) && snapshot.program() != Program::Timeout {
             if !self.decides(&snapshot) {
                 self.watch(signal, Some(pid));
                 self.tell_mates(pid, Message::Watch(signal));
             }
             return signal;
         }
+        self.note_followers(pid, signal);
         let message = match self.forward(pid, signal) {
             Some(supervisor) => Message::Sent(signal, supervisor),
             None => Message::Carry(signal, pid),
@@ -461,20 +572,31 @@ impl Relay {
         Snapshot::chain(self.worker.pid).into_iter().find(|child| child.parent == pid)
     }
 
-    /// A program with a handler of its own does, unless it is known to wait for its command.
+    /// A program with a handler of its own does.
     fn decides(&self, snapshot: &Snapshot) -> bool {
         match snapshot.program() {
             Program::Shell => self
                 .child_towards_worker(snapshot.pid)
                 .is_some_and(|child| traps::run_at_once(snapshot.for_traps(), child.for_traps())),
-            program => program != Program::Timeout,
+            _ => true,
         }
     }
 
-    /// Whether this process is to wait until the worker has ended: it would be killed if this one ended now.
-    fn must_wait(&self, pid: i32) -> bool {
-        let is_awaited = self.ended.is_none() || self.mates.iter().any(|(traced, _)| *traced == pid);
-        is_awaited && !self.is_over() && !self.held.contains(&pid) && Snapshot::path(pid).ends_all(0)
+    /// Whether this process is to wait until the worker has ended: it would be killed if this one ended now. A busy one that is PID 1
+    /// waits only where a SIGKILL still ends it; any other is let go by the kernel when PID 1 is killed, and the relay with it.
+    fn must_wait(&self, pid: i32, thread: i32, stop: Stop) -> bool {
+        if !self.is_awaited(pid) || self.is_over() || self.held.contains(&thread) {
+            return false;
+        }
+        let path = Snapshot::path(pid);
+        let is_first = path.links().first().is_some_and(|link| link.is_first);
+        let is_possible = stop == Stop::Leaving || (thread == pid && !(is_first && self.busy.contains(&pid)));
+        is_possible && path.ends_all(0)
+    }
+
+    /// Whether a worker below the process still runs.
+    fn is_awaited(&self, pid: i32) -> bool {
+        self.ended.is_none() || self.mates.iter().any(|(traced, _)| *traced == pid)
     }
 
     /// Whether the worker, and its mates, have had the time that a stop takes.
@@ -485,12 +607,15 @@ impl Relay {
     /// Lets those go that have waited for the worker, once it has ended or had its time.
     fn let_go(&mut self) {
         let is_over = self.is_over();
-        let is_awaited =
-            |pid: &i32| !is_over && (self.ended.is_none() || self.mates.iter().any(|(traced, _)| traced == pid));
-        let (held, free): (Vec<i32>, Vec<i32>) = self.held.iter().partition(|pid| is_awaited(pid));
-        self.held = held;
-        for pid in free {
-            let _ = self.resume(pid, 0);
+        for thread in std::mem::take(&mut self.held) {
+            let _ = match self.process_of(thread) {
+                Some(pid) if !is_over && self.is_awaited(pid) => {
+                    self.held.push(thread);
+                    Ok(())
+                }
+                Some(pid) => self.resume(pid, thread, 0),
+                None => trace::release(thread, 0),
+            };
         }
     }
 
@@ -523,7 +648,7 @@ impl Relay {
                 // Of several only one can be in the foreground.
                 self.may_end_first = true;
                 let Ok(mate) = Handle::open(sender) else { return };
-                if self.told_to_stop.contains(&pid) {
+                if self.told_to_stop.contains(&pid) && !self.holds.contains(&pid) {
                     self.end_loop(pid, &mate);
                 }
                 self.mates.push((pid, mate));
@@ -555,6 +680,27 @@ impl Relay {
     fn note_stop(&mut self, pid: i32, signal: i32) {
         if stops(signal) && !self.told_to_stop.contains(&pid) {
             self.told_to_stop.push(pid);
+        }
+    }
+
+    /// Those beside the worker that nobody tells, for the shell that would have died of the signal lives on. They are told when
+    /// the worker has ended, by the same rule as in `run`; not who has been told by whatever signals the whole group.
+    fn note_followers(&mut self, pid: i32, signal: i32) {
+        let is_grouped = |link: &Link| link.effect(Asked::Stop) == Effect::ForwardsToGroup;
+        if !stops(signal) || !self.followers.is_empty() || Snapshot::path(pid).links().iter().any(is_grouped) {
+            return;
+        }
+        let processes: Vec<_> = Snapshot::living().iter().map(|snapshot| snapshot.for_recipients(None)).collect();
+        let above: Vec<i32> = Snapshot::chain(self.worker.pid).iter().map(|link| link.pid).collect();
+        let beside = recipients::recipients(&processes, &[pid], Signal::SIGTERM.into()).followers.into_iter();
+        self.followers = beside.filter(|pid| !above.contains(pid)).filter_map(|pid| Handle::open(pid).ok()).collect();
+    }
+
+    fn tell_followers(&mut self) {
+        if self.ended.is_some_and(|ended| ended.elapsed() >= ENDING) && self.mates.is_empty() {
+            for follower in std::mem::take(&mut self.followers) {
+                let _ = follower.signal(libc::SIGTERM);
+            }
         }
     }
 
@@ -670,7 +816,7 @@ impl Relay {
     fn supervisor(&self, pid: i32, signal: i32) -> Option<Handle> {
         let chain = Snapshot::chain(self.worker.pid);
         let between = chain.iter().skip(1).take_while(|snapshot| snapshot.pid != pid);
-        let speaks = |snapshot: &&Snapshot| snapshot.program() == Program::Other && is_handled(snapshot, signal);
+        let speaks = |snapshot: &&Snapshot| snapshot.program().decides() && is_handled(snapshot, signal);
         between.filter(speaks).last().and_then(|snapshot| Handle::open(snapshot.pid).ok())
     }
 }
@@ -690,10 +836,14 @@ pub(super) fn has_ended(handle: &impl AsFd) -> bool {
     poll(&mut polled, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
-fn may_be_traced(pid: i32) -> bool {
-    let link = Snapshot::of(pid).map(|snapshot| snapshot.link(None));
-    let path = SignalPath::new(link.into_iter().collect()).without_relay();
-    path.links().iter().all(|link| link.can_be_relayed())
+/// Whether signals may be carried past it. Of one that is gone it is of no account.
+fn may_be_relayed(pid: i32) -> bool {
+    Snapshot::of(pid).is_none_or(|snapshot| snapshot.link(None).can_be_relayed())
+}
+
+/// Whether it is a program that is to wait at its end.
+fn may_be_held(pid: i32) -> bool {
+    Snapshot::path(pid).can_be_held(0)
 }
 
 /// Why a process may not be traced, as far as can be told.
