@@ -200,7 +200,7 @@ impl Link {
     pub fn effect(&self, asked: Asked) -> Effect {
         let handling = self.handling(asked);
         let decides = self.program == Program::Shell && self.is_free && handling == Handling::Handled;
-        if self.is_relayed && self.can_be_relayed() && !decides {
+        if self.is_carried() && !decides {
             return Effect::Relayed;
         }
         match (self.program, asked) {
@@ -248,6 +248,12 @@ impl Link {
             && self.is_interactive
             && self.has_terminal
             && matches!(self.command(), ShellCommand::Hidden)
+    }
+
+    /// Whether the relay carries signals past it, and does not only have it [wait at its end](Path::can_be_held).
+    #[must_use]
+    pub fn is_carried(&self) -> bool {
+        self.is_relayed && self.can_be_relayed()
     }
 
     /// Whether the relay may carry signals past it: a shell that no person sits at, timeout(1), dumb-init where it would
@@ -311,6 +317,9 @@ impl Link {
             }
             Effect::Unknown if asked == Asked::Stop && self.program == Program::Supervisord => {
                 "passes TERM on, and kills a program after its stopwaitsecs, which is 10 if it is not set".to_owned()
+            }
+            Effect::Unknown if self.is_relayed && asked == Asked::Stop => {
+                format!("handles {signal} in a way that cannot be seen; at its end the relay has it wait for Sidekiq")
             }
             Effect::Unknown => format!("handles {signal} in a way that cannot be seen"),
         }

@@ -160,7 +160,12 @@ impl Examination {
         };
         let relay = Relay {
             pid: relay.map(|relay| relay.pid),
-            carries: path.links().iter().filter(|link| link.is_relayed).map(crate::rules::path::Link::title).collect(),
+            carries: path
+                .links()
+                .iter()
+                .filter(|link| link.is_carried())
+                .map(crate::rules::path::Link::title)
+                .collect(),
             problem: no_relay(&path, relay.is_some(), said, has_gem),
         };
         let findings = Findings {

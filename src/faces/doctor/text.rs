@@ -95,13 +95,15 @@ fn rows(sidekiq: &Examination) -> Vec<Row> {
 
 fn relay(sidekiq: &Examination) -> Row {
     let relay = &sidekiq.relay;
+    let does = match relay.carries.as_slice() {
+        [] => "carries no signals, and has who ends wait for Sidekiq".to_owned(),
+        links => format!("carries signals past {}", links.join(", ")),
+    };
     let text = match (relay.pid, &relay.problem) {
         (None, None) => "none, and none is needed".to_owned(),
         (None, Some(problem)) => format!("none: {problem}"),
-        (Some(pid), None) => format!("pid {pid} carries signals past {}", relay.carries.join(", ")),
-        (Some(pid), Some(problem)) => {
-            format!("pid {pid} carries signals past {}, but {problem}", relay.carries.join(", "))
-        }
+        (Some(pid), None) => format!("pid {pid} {does}"),
+        (Some(pid), Some(problem)) => format!("pid {pid} {does}, but {problem}"),
     };
     ("relay", text, relay.problem.is_some())
 }
