@@ -183,6 +183,8 @@ struct Relay {
     trapped: u64,
     /// The processes that a stop has come to, from above.
     told_to_stop: Vec<i32>,
+    /// When the last one of these signals came: a program that lives on is not to be slowed for good.
+    told_at: Option<Instant>,
     /// Shells that get their TERM after all.
     condemned: Vec<i32>,
     /// When the worker ended.
@@ -218,6 +220,7 @@ impl Relay {
             limit,
             trapped: 0,
             told_to_stop: Vec::new(),
+            told_at: None,
             condemned: Vec::new(),
             ended: None,
             was_quieted: false,
@@ -378,6 +381,7 @@ impl Relay {
         }
         let Some(pid) = self.process_of(thread) else {
             // Of a process that is traced no more, or never was to be.
+            self.threads.retain(|(known, _)| *known != thread);
             return trace::release(thread, if let Stop::Signal(number) = stop { number } else { 0 });
         };
         match stop {
@@ -501,7 +505,8 @@ impl Relay {
     fn needs_calls(&self, pid: i32) -> bool {
         let is_awaited = self.ended.is_none_or(|_| !self.mates.is_empty());
         if self.busy.contains(&pid) {
-            return is_awaited && self.told_to_stop.contains(&pid) && !self.is_over();
+            let is_stopping = self.told_at.is_some_and(|told| told.elapsed() < self.limit + AFTERWARDS);
+            return is_awaited && is_stopping && self.told_to_stop.contains(&pid) && !self.is_over();
         }
         let may_leave = self.may_end_first || self.stopping.is_some() || !self.told_to_stop.is_empty();
         is_awaited && (may_leave || !self.watched.is_empty())
@@ -678,7 +683,11 @@ impl Relay {
     }
 
     fn note_stop(&mut self, pid: i32, signal: i32) {
-        if stops(signal) && !self.told_to_stop.contains(&pid) {
+        if !stops(signal) {
+            return;
+        }
+        self.told_at = Some(Instant::now());
+        if !self.told_to_stop.contains(&pid) {
             self.told_to_stop.push(pid);
         }
     }
