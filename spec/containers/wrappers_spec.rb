@@ -3,7 +3,7 @@
 # Nothing is called safe that loses jobs, whatever stands around a Sidekiq.
 RSpec.describe "what stands in front of a Sidekiq", :containers, full: Sandbox::MAJOR != 7 do
   modes = ENV["FULL"] ? Wrapper::MODES.keys : %w[auto]
-  wrappers = Sandbox::MAJOR == 7 ? modes.flat_map { |mode| Form.wrapped.map { |form| Wrapper.new(form, mode) } } : []
+  wrappers = modes.flat_map { |mode| Form.wrapped.map { |form| Wrapper.new(form, mode) } }
 
   before(:context) do
     Launch.prepare

@@ -5,9 +5,10 @@
 # `untouched` is the container's exit code after `docker stop` without the relay. It is 0 where the shutdown runs to its
 # end, and only there: everywhere else the jobs are lost. `rescued` is the exit code with the relay, when none ever is;
 # where it isn't 0 it is the shell's own. `terms` is how many SIGTERMs a Sidekiq may hear with the relay. `tstp` is what
-# becomes of a TSTP without the relay, `tstp_rescued` with it. `container` is as {Container#initialize} wants it.
+# becomes of a TSTP without the relay, `tstp_rescued` with it. `container` is as {Container#initialize} wants it. `majors` are those of
+# Sidekiq in whose Debian its programs are.
 Form = Struct.new(:group, :name, :command, :script, :init, :sidekiqs, :untouched, :rescued, :terms, :tstp,
-                  :tstp_rescued, :before, :timeout, :drains, :container, keyword_init: true) do
+                  :tstp_rescued, :before, :timeout, :drains, :container, :majors, keyword_init: true) do
   def to_s = name
 
   # @return [Form] the same with another `-t`
@@ -128,7 +129,11 @@ class Form
 
     private
 
-    def group(name, forms) = forms.each { |form| form.group = name }
+    # Without the specs' sandbox all are, for the tables.
+    def group(name, forms)
+      forms = forms.select { |form| form.majors.include?(Sandbox::MAJOR) } if defined?(Sandbox)
+      forms.each { |form| form.group = name }
+    end
 
     def shells
       ["dash", "bash", "busybox sh"].flat_map do |shell|
@@ -253,10 +258,12 @@ class Form
 
     def form(name, command, **options)
       new(name:, command:, init: false, sidekiqs: 1, untouched: 137, rescued: 0, terms: 1..1, tstp: "lost",
-          tstp_rescued: "quiet", before: "", timeout: 5, **options)
+          tstp_rescued: "quiet", before: "", timeout: 5, majors: [6, 7, 8], **options)
     end
   end
 
   SAFE = { untouched: 0, tstp: "quiet" }.freeze
   private_constant :SAFE
 end
+
+require_relative "program_forms"

@@ -1,7 +1,6 @@
 # frozen_string_literal: true
 
 require_relative "forms"
-require_relative "sandbox"
 
 # Forms with other programs than shells and inits around Sidekiq, or beside it.
 class Form
@@ -126,9 +125,8 @@ class Form
       codes = { untouched: 3, rescued: 3, tstp_rescued: "lost" }
       forms = [script("dash", "sidekiq & exec web", **codes),
                form("ruby script: ends at TERM", %w[ruby script], script: AROUND.fetch("ends at TERM"), **codes)]
-      return forms unless Sandbox::MAJOR == 7
-
-      forms << form("puma that starts Sidekiq", %w[puma --config script], script: PUMA, **codes, untouched: 1, rescued: 1)
+      forms << form("puma that starts Sidekiq", %w[puma --config script], script: PUMA, majors: [7], **codes,
+                                                                          untouched: 1, rescued: 1)
     end
 
     def with_threads = [nil, "tini --"].map { |first| threads.then { |form| first ? under(first, form) : form } }
@@ -146,17 +144,15 @@ class Form
       [as_root("su app -s /bin/sh -c 'exec sidekiq'", ["su", "app", "-s", "/bin/sh", "-c", "exec #{TARGET}"]),
        as_root("su app -s /bin/sh -c 'sidekiq; echo x'", ["su", "app", "-s", "/bin/sh", "-c", "#{TARGET}; echo x"]),
        as_root("runuser -u app -- sidekiq", ["runuser", "-u", "app", "--", *DIRECT]),
-       as_root("sudo -E -u app sidekiq", ["sudo", "-E", "-u", "app", *DIRECT])].first(Sandbox::MAJOR == 8 ? 3 : 4)
+       as_root("sudo -E -u app sidekiq", ["sudo", "-E", "-u", "app", *DIRECT], majors: [6, 7])]
     end
 
     def around
       # The Sidekiq has ended when it is told.
       forms = AROUND.map { |name, text| form("ruby script: #{name}", %w[ruby script], script: text) }
-      return forms unless Sandbox::MAJOR == 7
-
       # It kills five seconds after a TERM, and tells all as soon as one of them has ended.
-      forms << form("foreman start", %w[foreman start -f script], script: "web: #{WEB}\nworker: #{TARGET}")
-      forms << form("puma that starts Sidekiq", %w[puma --config script], script: PUMA, rescued: 143)
+      forms << form("foreman start", %w[foreman start -f script], majors: [7], script: "web: #{WEB}\nworker: #{TARGET}")
+      forms << form("puma that starts Sidekiq", %w[puma --config script], majors: [7], script: PUMA, rescued: 143)
     end
 
     def beside
@@ -169,6 +165,6 @@ class Form
        inline("dash", "sidekiq 2>&1 | logger -s --socket-errors=off -t sidekiq")]
     end
 
-    def as_root(name, command) = form(name, command, container: ROOT)
+    def as_root(name, command, **options) = form(name, command, container: ROOT, **options)
   end
 end

@@ -1,16 +1,18 @@
 # frozen_string_literal: true
 
 require "json"
-require_relative "program_forms"
-require_relative "outcome"
+require_relative "forms"
 
 # What people put around a Sidekiq: what the doctor says of it, from inside and from the host, and what then happens.
 class Wrapper
   MODES = { "off" => "untouched", "auto" => "with the relay", "run" => "`run` in front" }.freeze
   VERDICTS = { 0 => "safe", 1 => "loses jobs", 3 => "could not tell" }.freeze
 
-  # What all of them measured, a JSON object a line; bin/wrappers.rb makes a table of it.
-  MEASURED = File.join(Launch::DIRECTORY, "wrapped")
+  # More than a Sidekiq needs to shut down, however slow the machine.
+  STOP_TIMEOUT = 25
+
+  # @return [String] what all of them measured, a JSON object a line; bin/wrappers.rb makes a table of it
+  def self.measured = File.join(Launch::DIRECTORY, "wrapped")
 
   attr_reader :form, :mode, :inside, :host, :story
 
@@ -32,20 +34,20 @@ class Wrapper
     Launch.open(launched, install:) do |launch|
       @inside = VERDICTS.fetch(launch.exec("sidekiq-lifecycle", "doctor").first)
       @host = VERDICTS.fetch(launch.examine_from_host.first)
-      launch.stop(Outcome::GENEROUS)
+      launch.stop(STOP_TIMEOUT)
       launch.exit_code
       @saved = launch.nothing_lost?
       @story = launch.story
     end
     line = { form: form.name, mode:, inside:, host:, happened: saved? ? "saved" : "lost" }
-    File.write(MEASURED, "#{JSON.generate(line)}\n", mode: "a")
+    File.write(Wrapper.measured, "#{JSON.generate(line)}\n", mode: "a")
     self
   end
 
   private
 
   def install
-    "lifecycle.signal_relay = :#{mode == "auto" ? :auto : :off}; lifecycle.stop_timeout = #{Outcome::GENEROUS}"
+    "lifecycle.signal_relay = :#{mode == "auto" ? :auto : :off}; lifecycle.stop_timeout = #{STOP_TIMEOUT}"
   end
 
   def launched

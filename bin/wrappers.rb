@@ -1,0 +1,63 @@
+# frozen_string_literal: true
+
+# Writes docs/wrappers.md: ruby bin/wrappers.rb <MEASURED
+# Or says what it says otherwise: ruby bin/wrappers.rb --check docs/wrappers.md <MEASURED
+# MEASURED is what spec/containers/wrappers_spec.rb noted, a JSON object a line.
+
+require "json"
+require_relative "../spec/support/wrapper"
+
+UNKNOWN = "–"
+
+measured = $stdin.map { |line| JSON.parse(line) }.to_h { |line| [line.values_at("form", "mode"), line] }
+
+def cell(line)
+  return UNKNOWN unless line
+
+  inside, host, happened = line.values_at("inside", "host", "happened")
+  verdict = inside == host ? inside : "#{inside}; from the host #{host}"
+  "#{verdict} · #{happened}"
+end
+
+def code(text) = "`#{text.gsub("|", "\\|")}`"
+
+def row(name, cells) = "| #{code(name)} | #{cells.join(" | ")} |"
+
+def table(measured)
+  rows = Form.wrapped.map do |form|
+    row(form.name, Wrapper::MODES.keys.map { |mode| cell(measured[[form.name, mode]]) })
+  end
+  ["| the container's command | #{Wrapper::MODES.values.join(" | ")} |", "|---|#{"---|" * Wrapper::MODES.size}", *rows]
+end
+
+if ARGV.first == "--check"
+  known = File.readlines(ARGV.fetch(1), chomp: true)
+  wrong = measured.values.reject do |line|
+    column = Wrapper::MODES.keys.index(line["mode"])
+    found = known.find { |row| row.start_with?("| #{code(line["form"])} |") }
+    found && found.delete_prefix("| ").split(/(?<!\\) \| ?/)[column + 1] == cell(line)
+  end
+  wrong.each { |line| puts "#{ARGV.fetch(1)} does not say of #{line["form"]} (#{line["mode"]}): #{cell(line)}" }
+  exit(wrong.empty? && measured.any?)
+end
+
+puts <<~MARKDOWN
+  # What the doctor says, and what happens
+
+  This file is written by `bin/test --full`, from what it measured with Sidekiq 7. Each command was launched in a real container, with a job in
+  hand and another that ends soon; `sidekiq` stands for `#{Form::TARGET}`, which needs 9 s. The doctor was asked inside of the container, and
+  on its host; then came `docker stop -t #{Wrapper::STOP_TIMEOUT}`. [What stands in front of your Sidekiq](in-front.md) says what to do.
+
+  | the doctor said | |
+  |---|---|
+  | safe | the signal arrives, and leaves the time that Sidekiq takes |
+  | loses jobs | it does not |
+  | could not tell | a program decides that nobody can look into |
+
+  | what happened | |
+  |---|---|
+  | saved | the one job has ended, the other is back in Redis |
+  | lost | Sidekiq was killed, and a job is gone |
+
+  #{table(measured).join("\n")}
+MARKDOWN
