@@ -20,4 +20,23 @@ RSpec.describe "what stands in front of a Sidekiq", :containers, full: Sandbox::
                           -> { "#{measured.inside}, from the host #{measured.host}\n#{measured.story}" }
     end
   end
+
+  it "is PID 1 alone, of which a Sidekiq that was started beside it hears nothing" do
+    beside = Form.line("sleep 600").with_timeout(5)
+    Launch.prepared(beside, install: "lifecycle.stop_timeout = #{Wrapper::STOP_TIMEOUT}") do |launch|
+      launch.boot
+      session = Thread.new { launch.exec(*Form::DIRECT) }
+      session.report_on_exception = false
+      launch.await("ready") { launch.ready? }
+      expect(launch.exec("sidekiq-lifecycle", "doctor"))
+        .to match([1, /loses jobs on stop: Sidekiq was started beside PID 1 of its container \(docker exec\)/])
+      launch.push("Long")
+      launch.await("it has the job") { launch.noted("long begins").any? }
+      launch.stop(1)
+      expect(launch.exit_code).to eq(137)
+      expect([launch.heard("TERM"), launch.queued]).to eq([[0], []])
+    ensure
+      session&.kill
+    end
+  end
 end

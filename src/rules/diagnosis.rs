@@ -82,6 +82,9 @@ pub fn judge(findings: &Findings<'_>) -> Diagnosis {
             diagnosis.add(Verdict::LosesJobs, format!("Sidekiq {how} TERM"));
             diagnosis.fix = Some("find what in the application does so, or starts Sidekiq like that".to_owned());
         }
+        (_, Fate::Lost) if path.beside().is_some() && measured.is_none() => {
+            diagnosis.add(Verdict::LosesJobs, path.beside().unwrap_or_default().to_owned());
+        }
         (_, Fate::Arrives) if is_embedded => {
             let reason = "Sidekiq is embedded in another program, which has to stop it when it gets a SIGTERM";
             diagnosis.add(Verdict::Unknown, reason.to_owned());

@@ -192,6 +192,8 @@ pub struct Path {
     kill_mode: Option<KillMode>,
     /// Seconds that Sidekiq takes to stop, as far as they are known.
     needed: Option<f64>,
+    /// It begins beside PID 1 of its container, as with `docker exec`: what stops the container does not come here.
+    is_beside: bool,
 }
 
 impl Link {
@@ -365,7 +367,9 @@ impl Path {
     /// shell is what a container runs.
     #[must_use]
     pub fn new(mut links: Vec<Link>) -> Self {
-        if let Some(runtime) = links.iter().position(|link| link.program == Program::Runtime) {
+        let runtime = links.iter().position(|link| link.program == Program::Runtime);
+        let is_started = runtime.is_some();
+        if let Some(runtime) = runtime {
             links.truncate(runtime);
             if let Some(first) = links.last_mut() {
                 first.is_first = true;
@@ -379,6 +383,7 @@ impl Path {
         };
         let end = (1..path.links.len()).find(is_end).unwrap_or(path.links.len());
         path.links.truncate(end + 1);
+        path.is_beside = !is_started && path.links.last().is_some_and(|top| top.is_first && !top.is_pid1);
         path
     }
 
@@ -434,6 +439,9 @@ impl Path {
     /// What becomes of a signal, and the index of the link that decides it.
     #[must_use]
     pub fn fate(&self, asked: Asked) -> (Fate, usize) {
+        if self.is_beside {
+            return (Fate::Lost, self.links.len() - 1);
+        }
         let Some(top) = self.links.len().checked_sub(1).filter(|top| *top > 0) else { return (Fate::Arrives, 0) };
         let is_for_all = self.kill_mode == Some(KillMode::ControlGroup);
         let mut walk = Walk { told: vec![is_for_all; self.links.len()], is_for_all, ..Walk::default() };
@@ -550,10 +558,21 @@ impl Path {
         is_first || self.links.get(index + 1).is_some_and(|parent| parent.program.ends_with_first_child())
     }
 
+    /// What is wrong where the signals to a container do not come here at all.
+    #[must_use]
+    pub fn beside(&self) -> Option<&'static str> {
+        self.is_beside.then_some(
+            "Sidekiq was started beside PID 1 of its container (docker exec), so what stops the container tells PID 1 and never Sidekiq",
+        )
+    }
+
     /// What is wrong with the path, in words: TERM first, for of that jobs are lost. `None` if nothing is for sure.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
         let top = self.links.last()?;
+        if let Some(beside) = self.beside() {
+            return Some(beside.to_owned());
+        }
         [(Asked::Stop, "SIGTERM"), (Asked::Quiet, "SIGTSTP")].into_iter().find_map(|(asked, signal)| {
             let (fate, index) = self.fate(asked);
             // Below a supervisor with ways of its own nobody expects TSTP to pass.
@@ -588,6 +607,9 @@ impl Path {
     }
 
     fn shortest_fix(&self, in_full: bool) -> Option<String> {
+        if self.is_beside {
+            return Some("start it as the container's command, or in a container of its own".to_owned());
+        }
         let culprit = |asked| match self.fate(asked) {
             (Fate::Arrives, _) => None,
             (_, index) => self.links.get(index).map(|link| (link, asked)),
@@ -1067,6 +1089,19 @@ mod tests {
         let seen = Link { is_first: true, is_pid1: true, ..shell(4711, "sh -c 'sidekiq'") };
         assert_eq!(path(std::slice::from_ref(&seen)).fate(Asked::Stop), (Fate::Lost, 1));
         assert!(seen.verdict(Asked::Stop).starts_with("drops TERM: it is PID 1 of its container and has no handler"));
+    }
+
+    #[test]
+    fn what_was_started_beside_pid_1() {
+        let first = |link| Link { is_first: true, ..link };
+        let lone = Path::new(vec![first(worker())]);
+        let below = Path::new(vec![worker(), first(shell(50, "sh -c 'x'"))]);
+        for path in [lone, below] {
+            assert_eq!((path.fate(Asked::Stop).0, path.fate(Asked::Quiet).0), (Fate::Lost, Fate::Lost));
+            assert_eq!(path.problem().as_deref(), path.beside());
+            assert!(path.fix().unwrap().starts_with("start it as the container's command"));
+        }
+        assert_eq!(path(&[shell(1, "sh")]).beside(), None);
     }
 
     #[test]
