@@ -13,11 +13,12 @@ RSpec.describe "the stop timeout of a container, seen from its host", :container
 
   it "is what docker run --stop-timeout has set" do
     expect(time_of({ StopTimeout: 60 }))
-      .to match([0, /fit into the stop timeout of 60 s \(StopTimeout of container \h{12}; docker stop -t may say other/])
+      .to match([0, /fit into the stop timeout of 60 s \(StopTimeout of container \h{12}; docker stop -t may say/])
   end
 
   it "is Docker's own where nobody has set one" do
-    expect(time_of({})).to match([1, /do not fit into the stop timeout of 10 s \(the engine's own, for container \h{12} /])
+    expect(time_of({}))
+      .to match([1, /do not fit into the stop timeout of 10 s \(the engine's own, for container \h{12} /])
   end
 
   it "is what generate has written into its environment" do

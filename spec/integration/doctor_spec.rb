@@ -164,7 +164,7 @@ RSpec.describe "the doctor" do
     set = Sandbox::MAJOR == 6 ? "Sidekiq.options" : "Sidekiq.default_configuration"
     worker = start_ready(after: "#{set}[:timeout] = 60", environment: { "SIDEKIQ_LIFECYCLE_STOP_TIMEOUT" => "30" })
     expect(record(worker.pid)["problems"])
-      .to match([start_with("-t 60 and Sidekiq's own 4 s do not fit into the stop timeout of 30 s ($SIDEKIQ_LIFECYCLE_ST")])
+      .to match([start_with("-t 60 and Sidekiq's own 4 s do not fit into the stop timeout of 30 s ($SIDEKIQ_LIFE")])
   end
 
   it "says that the variable of ECS is no duration" do
