@@ -266,6 +266,7 @@ module SidekiqLifecycle
     def ended
       @native.ended(nil, nil)
       tell(:stopped)
+      Unfailing.over
     end
 
     # ---- and what follows from it ----

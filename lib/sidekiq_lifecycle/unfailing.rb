@@ -9,14 +9,28 @@ module SidekiqLifecycle
   #
   # @api private
   module Unfailing
-    # @param logger [Logger] Sidekiq's, whatever the application has set
-    # @return [void]
-    def self.make(logger) = logger.extend(self)
+    class << self
+      # @return [Boolean] whether a Sidekiq of this process is being stopped
+      attr_reader :wanted
+      alias wanted? wanted
+
+      # @param logger [Logger] Sidekiq's, whatever the application has set
+      # @return [void]
+      def make(logger)
+        @wanted = true
+        logger.extend(self)
+      end
+
+      # Sidekiq has ended inside a program that goes on, which may log to the same place.
+      def over = @wanted = false
+    end
 
     %i[debug info warn error fatal unknown add].each do |name|
       define_method(name) do |*arguments, **options, &block|
         super(*arguments, **options, &block)
       rescue StandardError
+        raise unless Unfailing.wanted?
+
         false
       end
     end
