@@ -119,7 +119,10 @@ class Form
     end
 
     # @return [Array<Form>] those in which a process is traced: of the table, and some that are in none
-    def traced = @traced ||= all.select(&:traced?) + group("In no other table", [*ending_early, *ending_below_tini, *programs, *deaf])
+    def traced
+      others = [*ending_early, *ending_below_tini, *programs, *deaf]
+      @traced ||= all.select(&:traced?) + group("In no other table", others)
+    end
 
     # @return [Form] one that is in no table: `dash -c` with a line in which `sidekiq` stands for the target
     def line(text) = inline("dash", text)
