@@ -6,10 +6,10 @@
 //!   waits for a foreground command, cannot: if Sidekiq has not heard of the signal a moment later, it gets the signal too.
 //! - A shell at whose end all that still runs would be killed is held there until Sidekiq has ended, and not longer than
 //!   Sidekiq takes.
-//! - A program that handles TERM, as Puma or a supervisor does, has its signals, all of them, and decides. It is held at its end only
-//!   ([`Relay::holds`]), and Sidekiq is told then, if it has not been.
+//! - A program that handles TERM, as Puma or a supervisor does, has its signals, all of them, and decides. It is only held at its
+//!   end, and Sidekiq is told then, if it has not been.
 //! - Whoever is beside Sidekiq and handles TERM, as a web server does, is told once Sidekiq has ended, if its shell was kept from
-//!   dying of that TERM ([`Relay::followers`]).
+//!   dying of that TERM.
 //!
 //! Nothing is held against a SIGKILL. A shell that dies of one is let go at once. A shell that may end before the worker is
 //! stopped at its system calls, and held before it begins to exit, where a SIGKILL still ends it: one that has the worker in its
