@@ -58,8 +58,7 @@ module SidekiqLifecycle
       @rearmed, @problems, @sidekiq_version, @version = record.values_at("rearmed", "problems", "sidekiq", "version")
       @signal_path, @relay = record["signal_path"]&.values_at("term", "relay")
       @signal_path &&= @signal_path.tr("-", "_").to_sym
-      time = record["time"]
-      @doubts = [record.dig("signal_path", "doubt"), (time["words"] if time&.fetch("fit") == "unknown")].compact
+      @doubts = doubts_of(record["signal_path"] || {}, record["time"] || {})
       @embedded = record["embedded"]
       @busy = busy
       @beat_age = report["beat_age"]
@@ -97,5 +96,9 @@ module SidekiqLifecycle
     def inspect
       "#<#{self.class} pid=#{pid} state=#{state} busy=#{busy} ready=#{ready?} drained=#{drained?}>"
     end
+
+    private
+
+    def doubts_of(path, time) = [path["doubt"], (time["words"] if time["fit"] == "unknown")].compact
   end
 end

@@ -189,7 +189,7 @@ RSpec.describe "the doctor" do
     it "measures that the relay carries a SIGTERM" do
       code, output = try("dash", "-c", '"$@"; true', "dash", timeout: 3, install: "lifecycle.stop_timeout = 7")
       expect([code, output]).to match([0, /^  measured   a SIGTSTP to PID 1 made Sidekiq quiet, \d+\.\d s later$/])
-      expect(output).to match(/^ +a SIGTERM to PID 1 ended Sidekiq as it should, with a job in hand for as long as it may be, \d/)
+      expect(output).to match(/^ +a SIGTERM to PID 1 ended Sidekiq as it should, with a job in hand for as long as it/)
       expect(output.lines.last).to eq("safe\n")
     end
 
@@ -199,8 +199,11 @@ RSpec.describe "the doctor" do
     end
 
     it "measures a wrapper that kills before Sidekiq is done" do
-      killer = 'p = spawn(*ARGV); trap("TERM") { Process.kill("TERM", p); Thread.new { sleep 1; Process.kill("KILL", p) } }; ' \
-               "Process.wait p"
+      killer = <<~RUBY
+        worker = spawn(*ARGV)
+        trap("TERM") { Process.kill("TERM", worker) && Thread.new { sleep 1 and Process.kill("KILL", worker) } }
+        Process.wait(worker)
+      RUBY
       code, output = try("ruby", "-e", killer, timeout: 3, install: "lifecycle.stop_timeout = 7")
       expect([code, output]).to match([1, /a SIGTERM to PID 1 had Sidekiq killed after .*before it was done/])
     end
@@ -217,8 +220,8 @@ RSpec.describe "the doctor" do
     end
 
     it "measures what could not be told" do
-      code, output = try("bash", "-c", 'trap "kill \$!" TERM; "$@" & wait; wait', "bash", timeout: 3,
-                                                                                         install: "lifecycle.stop_timeout = 7")
+      fits = { timeout: 3, install: "lifecycle.stop_timeout = 7" }
+      code, output = try("bash", "-c", 'trap "kill \$!" TERM; "$@" & wait; wait', "bash", **fits)
       expect([code, output]).to match([0, /has a trap for TERM that runs at once; what it does cannot be seen$/])
       expect(output)
         .to include("  note       from outside it looked as if a SIGTERM cannot be followed, but a real one arrives\n")

@@ -5,8 +5,8 @@
 # `untouched` is the container's exit code after `docker stop` without the relay. It is 0 where the shutdown runs to its
 # end, and only there: everywhere else the jobs are lost. `rescued` is the exit code with the relay, when none ever is;
 # where it isn't 0 it is the shell's own. `terms` is how many SIGTERMs a Sidekiq may hear with the relay. `tstp` is what
-# becomes of a TSTP without the relay, `tstp_rescued` with it. `container` is as {Container#initialize} wants it. `majors` are those of
-# Sidekiq in whose Debian its programs are.
+# becomes of a TSTP without the relay, `tstp_rescued` with it. `container` is as {Container#initialize} wants it.
+# `majors` are those of Sidekiq in whose Debian its programs are.
 Form = Struct.new(:group, :name, :command, :script, :init, :sidekiqs, :untouched, :rescued, :terms, :tstp,
                   :tstp_rescued, :before, :timeout, :drains, :container, :majors, keyword_init: true) do
   def to_s = name

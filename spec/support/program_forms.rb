@@ -42,24 +42,24 @@ class Form
   }.freeze
 
   # One of several threads that does nothing with TERM, as a program that fetches secrets.
-  THREADS = <<~PYTHON
+  THREADS = <<~PYTHON.freeze
     import subprocess, sys, threading, time
     for _ in range(4):
         threading.Thread(target=time.sleep, args=(1e6,), daemon=True).start()
     sys.exit(subprocess.call("#{TARGET}".split()))
   PYTHON
 
-  PUMA = <<~RUBY
+  PUMA = <<~RUBY.freeze
     bind "unix:///tmp/puma"
     app { [200, {}, []] }
     spawn("#{TARGET}")
   RUBY
 
   # Makes the directory of a service, as runit and s6 want it; `%s` is the program that keeps it running.
-  SERVICE = "mkdir -p services/worker && printf '#!/bin/sh\\nexec #{TARGET}\\n' >services/worker/run && " \
-            "chmod +x services/worker/run && cd services && %s"
+  SERVICE = "mkdir -p services/worker && printf '#!/bin/sh\\ncd /app && exec #{TARGET}\\n' >services/worker/run && " \
+            "chmod +x services/worker/run && cd services && %s".freeze
 
-  SUPERVISORD = <<~INI
+  SUPERVISORD = <<~INI.freeze
     [supervisord]
     nodaemon=true
     logfile=/dev/null
@@ -76,8 +76,7 @@ class Form
   class << self
     # @return [Array<Form>] what people put around a Sidekiq, with programs that only the Debian of Sidekiq 7 has
     def wrapped
-      @wrapped ||= group("Wrapped", [*switchers, *between, *around, *with_threads, *beside, *killers, *supervisors_of_debian,
-                                       *people])
+      @wrapped ||= group("Wrapped", [switchers, between, around, with_threads, beside, killers, keepers, people].flatten)
     end
 
     private
@@ -95,15 +94,19 @@ class Form
        form("tini -- timeout -k 1m 1h sidekiq", ["tini", "--", "timeout", "-k", "1m", "1h", *DIRECT])]
     end
 
-    def supervisors_of_debian
-      kept = lambda do |name, command, more = ""|
-        text = "#{more}#{format(SERVICE, command)}".gsub("exec sidekiq", "cd /app && exec sidekiq")
-        form(name, ["dash", "-c", text])
-      end
-      [kept["runsvdir", "exec runsvdir -P ."], kept["tini -- runsvdir", "exec tini -- runsvdir -P ."],
-       kept["s6-svscan", "exec s6-svscan ."],
-       kept["s6-svscan, timeout-kill 2000", "exec s6-svscan .", "mkdir -p services/worker && echo 2000 >services/worker/timeout-kill && "],
-       *[3, 60].map { |seconds| form("supervisord, stopwaitsecs=#{seconds}", %w[supervisord -c script], script: format(SUPERVISORD, seconds)) }]
+    # They keep services running.
+    def keepers
+      [kept("runsvdir", "exec runsvdir -P ."), kept("tini -- runsvdir", "exec tini -- runsvdir -P ."),
+       kept("s6-svscan", "exec s6-svscan ."),
+       kept("s6-svscan, timeout-kill 2000", "echo 2000 >worker/timeout-kill && exec s6-svscan ."),
+       supervisord(3), supervisord(60)]
+    end
+
+    def kept(name, command) = form(name, ["dash", "-c", format(SERVICE, command)], majors: [7])
+
+    def supervisord(seconds)
+      form("supervisord, stopwaitsecs=#{seconds}", %w[supervisord -c script], majors: [7],
+                                                                              script: format(SUPERVISORD, seconds))
     end
 
     # An interactive shell in which nobody sits; and one that starts Sidekiq in a session of its own.

@@ -5,8 +5,8 @@ module SidekiqLifecycle
     # Which processes are meant: those that match one of the patterns (or all, without any) and none of the exceptions.
     #
     # A pattern is a shell glob, compared with the hostname, the tag, each label, each queue and Sidekiq's version of a
-    # process; one with a colon also with its name and its identity, as the table shows them; `FIELD=GLOB` with one of these.
-    # Where several are joined with commas, all have to match.
+    # process; one with a colon also with its name and its identity, as the table shows them; `FIELD=GLOB` with one of
+    # these. Where several are joined with commas, all have to match.
     class Selection
       # The fields that a pattern may name.
       FIELDS = {
@@ -19,8 +19,8 @@ module SidekiqLifecycle
         "identity" => ->(member) { [member.full_name] }
       }.freeze
 
-      # With these a pattern is compared by itself only if it has a colon, as they have: the random end of an identity would
-      # match `*1` by chance.
+      # With these a pattern is compared by itself only if it has a colon, as they have: the random end of an identity
+      # would match `*1` by chance.
       BY_COLON = %w[process identity].freeze
       private_constant :BY_COLON
 

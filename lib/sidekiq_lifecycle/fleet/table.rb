@@ -32,8 +32,9 @@ module SidekiqLifecycle
 
       def row(member)
         beat = "#{Words.span(member.beat_age)} ago" if member.beat_age
-        [name(member), state(member), busy(member), beat, member.version, member.tag, queues(member), member.signal_path]
-          .map { |cell| cell || "-" }
+        cells = [name(member), state(member), busy(member), beat, member.version, member.tag, queues(member),
+                 member.signal_path]
+        cells.map { |cell| cell || "-" }
       end
 
       # What can be given back to `--match`: hostname and pid, or where several have the same the identity.
