@@ -48,7 +48,7 @@ RSpec.describe "a signal path that cannot be mended", :containers, full: Sandbox
   it "can be mended for another user's shell: Sidekiq is started with the capability SYS_PTRACE" do
     form, container = self.class.other_user("--inh-caps +sys_ptrace --ambient-caps +sys_ptrace",
                                             capabilities: ["SYS_PTRACE"])
-    Launch.open(form, **container) do |launch|
+    Launch.open(form, install: "lifecycle.stop_timeout = #{Outcome::GENEROUS}", **container) do |launch|
       expect(launch.records).to match([include("problems" => [], "signal_path" => include("term" => "arrives"))])
       expect(launch.exec("sidekiq-lifecycle", "doctor")).to match([0, include("safe")])
       launch.stop(Outcome::GENEROUS)

@@ -151,7 +151,8 @@ RSpec.describe "the relay" do
   end
 
   it "lets go when it is killed: all runs on, and the next beat tells" do
-    worker = start_ready_in("dash", '"$@"; exit 0', after: QUICK_BEAT, install: "lifecycle.require_signal_path = true")
+    strict = "lifecycle.require_signal_path = true; lifecycle.stop_timeout = 30"
+    worker = start_ready_in("dash", '"$@"; exit 0', after: QUICK_BEAT, install: strict)
     Process.kill(:KILL, relay_of(worker))
     # On a machine that is very busy it may be dying for longer than the first look at it waits.
     wait_until("it is told") { the_record["signal_path"].values_at("term", "relay") == ["lost", nil] }

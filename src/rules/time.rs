@@ -100,7 +100,9 @@ impl Need {
     }
 
     /// In words: `-t 25 and Sidekiq's own 4 s`.
-    fn parts(&self, timeout: f64) -> String {
+    #[must_use]
+    pub fn words(&self) -> String {
+        let timeout = self.timeout.map_or_else(|| "not known".to_owned(), |timeout| timeout.to_string());
         match self.hooks.ceil() {
             0.0 => format!("-t {timeout} and Sidekiq's own {EPILOGUE} s"),
             hooks => format!("-t {timeout}, Sidekiq's own {EPILOGUE} s and {hooks} s of the application's hooks"),
@@ -129,7 +131,7 @@ pub fn fit(need: Need, stop: Option<&StopTimeout>) -> Fit {
             |stop| format!("-t is not known; {stop}"),
         ));
     };
-    let parts = need.parts(timeout);
+    let parts = need.words();
     if let Some(stop) = stop.filter(|stop| stop.seconds < LEAST_TIMEOUT + need.beside()) {
         let least = needed.max((LEAST_TIMEOUT + need.beside()).ceil());
         let suits = timeout.max(LEAST_TIMEOUT);

@@ -117,8 +117,8 @@ impl Time {
         let fit = match (wrong, time::fit(need, stop.as_ref())) {
             (Some(wrong), _) => Fit::Unknown(wrong),
             (None, Fit::TooShort(_)) if is_extended => Fit::Fits(format!(
-                "{} s are asked of systemd when it stops, as its {} is shorter",
-                need.seconds().unwrap_or_default(),
+                "{} are asked of systemd when it stops, as the {} is too short",
+                need.words(),
                 stop.as_ref().map(ToString::to_string).unwrap_or_default()
             )),
             (None, Fit::Unknown(_)) if is_persons => Fit::Fits("whoever sits at the shell decides how long".to_owned()),
