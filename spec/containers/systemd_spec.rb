@@ -92,6 +92,30 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
     end
   end
 
+  describe "whose main process is a shell" do
+    # As generate writes it, but for the shell.
+    def below_shell(more = "")
+      "ExecStart=\nExecStart=/bin/bash -c '/usr/bin/env bundle exec sidekiq -e production; true'\n#{more}"
+    end
+
+    it "is not heard, which it says with what to change" do
+      with_machine(service: below_shell, before: quick_beat) do |machine|
+        machine.start("sidekiq", "--no-block")
+        machine.wait_until("it is told") { machine.doctor.last.include?("systemd listens to the main process of the") }
+        expect(machine.doctor.last).to match(/pid \d+ \(bash\), and not to this one: .* or set NotifyAccess=all$/)
+        expect(machine.show).to include("ActiveState" => "activating")
+      end
+    end
+
+    it "is heard with NotifyAccess=all" do
+      with_machine(service: below_shell("NotifyAccess=all"), before: quick_beat) do |machine|
+        expect(machine.start).to eq([0, ""])
+        expect(machine.show).to include("ActiveState" => "active")
+        expect(machine.doctor.last).not_to include("systemd listens to the main process")
+      end
+    end
+  end
+
   it "is killed by the watchdog when Ruby is stuck, and started anew" do
     # It waits, with Ruby's lock, for a lock that it has itself.
     stuck = <<~RUBY
