@@ -241,6 +241,13 @@ module SidekiqLifecycle
       @cut_off << manager.workers.count(&:job)
     end
 
+    # Sidekiq has waited for the end of its scheduler, and found that it had died.
+    def scheduler_died(error)
+      @native.note("scheduler", "Sidekiq's scheduler has died (#{Text.error(error)}): this process no longer puts " \
+                                "retries and scheduled jobs into their queues when their time has come; restart it")
+      report_problems
+    end
+
     def beat
       @native.beat(busy)
       Native.displaced.each { |signal| restore(signal) } if @traps

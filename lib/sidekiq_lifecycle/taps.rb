@@ -12,6 +12,7 @@ module SidekiqLifecycle
       ::Sidekiq::Launcher.prepend(Launcher)
       ::Sidekiq::Manager.prepend(Manager)
       ::Sidekiq::Processor.prepend(Processor)
+      ::Sidekiq::Scheduled::Poller.prepend(Poller)
       ::Sidekiq::CLI.prepend(CLI) if defined?(::Sidekiq::CLI)
       ::Sidekiq::Embedded.prepend(Embedded) if defined?(::Sidekiq::Embedded)
     end
@@ -139,6 +140,27 @@ module SidekiqLifecycle
       def hard_shutdown(...)
         SidekiqLifecycle.hear(:cut_off, self)
         super
+      end
+    end
+
+    # Sidekiq::Scheduled::Poller
+    module Poller
+      # Raises what the scheduler's thread has ended by, however long ago. That left Sidekiq's `quiet` and `stop` in the
+      # middle (`launcher.rb`), and ended the process before a job was pushed back.
+      def terminate(...)
+        super
+      rescue StandardError, ScriptError => e
+        SidekiqLifecycle.hear(:scheduler_died, e)
+      end
+
+      private
+
+      # From 6.5 on this ends with a look at Redis (`cleanup`), the only one of the scheduler's whose errors nobody
+      # rescues: a Redis that was away then ended it for good. They are told as those of its other looks are.
+      def initial_wait(...)
+        super
+      rescue StandardError => e
+        handle_exception(e, { context: "scheduler" })
       end
     end
   end

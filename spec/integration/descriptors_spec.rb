@@ -40,7 +40,7 @@ RSpec.describe "a Sidekiq that has used up its descriptors" do
 
   cases.each do |where, (launcher, leaking)|
     it "is no longer ready after TSTP, drains, and stops#{where}" do
-      worker = start_ready(launcher: launcher, after: UNASKED_SCHEDULER)
+      worker = start_ready(launcher: launcher)
       push("Evaluate", leaking)
       use_up(worker)
       worker.signal(:TSTP)
@@ -54,7 +54,7 @@ RSpec.describe "a Sidekiq that has used up its descriptors" do
     it "is no longer ready after TERM, also with a ready file elsewhere#{where}" do
       started = file("run/started")
       install = 'lifecycle.ready_file = "run/started"'
-      worker = start(launcher: launcher, install:, after: UNASKED_SCHEDULER)
+      worker = start(launcher: launcher, install:)
       wait_until("ready") { File.exist?(started) || worker.raise_if_ended }
       push("Evaluate", "#{leaking}; sleep 0.01 while File.exist?('run/started')")
       use_up(worker)

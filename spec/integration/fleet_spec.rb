@@ -243,7 +243,7 @@ RSpec.describe "the command fleet" do
 
     it "when Redis goes, and none when it comes back" do
       own_redis
-      worker = start_listed(after: UNASKED_SCHEDULER)
+      worker = start_listed
       hold
       waiting = fleet_in_background("quiet", "--wait")
       wait_until("it waits") { waiting.log.include?("0 of 1 drained, 1 job running") }

@@ -68,7 +68,7 @@ RSpec.describe "what systemd is told" do
   it "is STOPPING also where the process has no descriptor left" do
     listen
     launcher = ["sh", "-c", 'ulimit -n 256; exec "$@"', "sh"]
-    worker = start_ready(environment:, after: UNASKED_SCHEDULER, launcher:)
+    worker = start_ready(environment:, launcher:)
     push("Evaluate", <<~RUBY)
       $leaked = []
       begin

@@ -13,6 +13,20 @@ RSpec.describe "with Redis" do
     ended
   end
 
+  # The scheduler looks at Redis after some seconds for the first time, and then each second.
+  def poll_each_second
+    Sandbox::MAJOR > 6 ? "config[:poll_interval_average] = 1" : "config.options[:poll_interval_average] = 1"
+  end
+
+  # A job that goes on until it is let go.
+  def hold
+    before = jids.size
+    push("Evaluate", 'note("jid " + jid); sleep 0.01 until File.exist?("ends")')
+    wait_until("a job begins") { jids.size > before }
+  end
+
+  def jids = notes.filter_map { |line| line[/\Ajid (.*)/, 1] }
+
   it "gone before the boot, a Sidekiq ends with 1 and the reason, and never was ready" do
     redis.stop
     worker = start(after: "SidekiqLifecycle.on(:running) { note 'running' }")
@@ -22,7 +36,7 @@ RSpec.describe "with Redis" do
     expect(record(worker.pid)["timings"].keys).to contain_exactly("booting", "stopped")
   end
 
-  # In the first 10 to 15 seconds 7 and later then end with 1, and no hook of Sidekiq's is run.
+  # In the first 10 to 15 seconds the scheduler of 6.5 and later looks at Redis as it ends, and nobody rescues that.
   it "gone right after the start, TERM and TSTP lead to an end that is told as it was" do
     stopped, quieted = %w[stopped quieted].map do |name|
       start(name:, environment: { "SIDEKIQ_LIFECYCLE_DIR" => "life/#{name}" })
@@ -35,12 +49,38 @@ RSpec.describe "with Redis" do
     quieted.signal(:TSTP)
     wait_until("it is no longer ready") { !File.exist?(file("life/quieted/ready")) }
     expect(command("check", "ready", "--dir", file("life/quieted")).first).to eq(1)
-    quieted.signal(:TERM) unless Sandbox::MAJOR > 6
+    quieted.signal(:TERM)
     ended = [expect_end_is_told(stopped, directory: file("life/stopped")),
              expect_end_is_told(quieted, directory: file("life/quieted"))]
-    expect(ended.map { |record| record["exit_status"] }).to eq(Sandbox::MAJOR > 6 ? [1, 1] : [0, 0])
-    expect(ended.first["why"]).to start_with("SIGTERM")
-    expect(ended.map { |record| record["why"] }).to all(match(/Connect.*Error/)) if Sandbox::MAJOR > 6
+    expect(ended).to all(include("exit_status" => 0, "why" => "SIGTERM", "problems" => []))
+  end
+
+  it "gone when the scheduler looks for the first time, the scheduler lives, and a later stop loses nothing" do
+    worker = start_ready(install: poll_each_second, after: <<~RUBY)
+      require "sidekiq/scheduled"
+      Sidekiq::Scheduled::Poller.prepend(Module.new do
+        def initial_wait
+          sleep 0.01 until File.exist?("go")
+          super
+        ensure
+          note "has looked"
+        end
+      end)
+    RUBY
+    redis.stop
+    FileUtils.touch(file("go"))
+    wait_until("the scheduler has looked") { notes.include?("has looked") }
+    redis.start
+    job = { class: "Sleep", args: [0], jid: SecureRandom.hex(12), queue: "default", retry: true }
+    redis.call("ZADD", "schedule", "1", JSON.generate(job), database: @database)
+    wait_until("a scheduled job is done") { notes.include?("sleep ends") }
+    hold
+    worker.signal(:TSTP)
+    wait_until("quiet") { record(worker.pid)["state"] == "quiet" }
+    FileUtils.touch(file("ends"))
+    wait_until("drained") { File.exist?(drained_file) }
+    worker.signal(:TERM)
+    expect(expect_end_is_told(worker)).to include("exit_status" => 0, "drained" => true, "problems" => [])
   end
 
   # Sidekiq beats every 5 s (6.x) or 10 s, and the beats that Redis never hears of count.
@@ -81,18 +121,11 @@ RSpec.describe "with Redis" do
   end
 
   it "gone or hanging when it stops, its end asks Redis no further thing, and no hook of ours is in the log" do
-    # So that the scheduler has looked at Redis for the first time before it goes.
-    interval = "config.average_scheduled_poll_interval = 1"
-    interval = "config[:poll_interval_average] = 1" if Sandbox::MAJOR > 6
     announces = 'SidekiqLifecycle::Announcement.prepend(Module.new { def publish(...) = (note("announces"); super) })'
     %i[freeze_process stop].each do |goes|
       FileUtils.rm_f(file("notes"))
-      redis.call("DEL", "process_cleanup", database: @database)
       client = "config.redis = { url: #{redis.url(@database).inspect}, network_timeout: 1 }"
-      worker = start_ready(install: "#{interval}; #{client}", timeout: 3, after: announces, name: goes.to_s)
-      if Sandbox::MAJOR > 6
-        wait_until("the scheduler begins") { redis.call("EXISTS", "process_cleanup", database: @database) == 1 }
-      end
+      worker = start_ready(install: client, timeout: 3, after: announces, name: goes.to_s)
       wait_until("it is announced") { notes.include?("announces") }
       redis.public_send(goes)
       before = notes.count("announces")
@@ -105,15 +138,9 @@ RSpec.describe "with Redis" do
   end
 
   it "full, a drain that lost a job is not called drained, and why is told" do
-    # So that the scheduler has looked at Redis for the first time soon, and not while it is full.
-    interval = "config.average_scheduled_poll_interval = 1"
-    interval = "config[:poll_interval_average] = 1" if Sandbox::MAJOR > 6
-    worker = start_ready(concurrency: 1, install: interval, after: "SidekiqLifecycle.on(:drained) { note 'drained' }")
+    worker = start_ready(concurrency: 1, after: "SidekiqLifecycle.on(:drained) { note 'drained' }")
     push("Evaluate", %(note "begins"; sleep 0.01 until File.exist?("go"); raise "no"))
     wait_until("the job begins") { notes.include?("begins") }
-    if Sandbox::MAJOR > 6
-      wait_until("the scheduler begins") { redis.call("EXISTS", "process_cleanup", database: @database) == 1 }
-    end
     redis.call("CONFIG", "SET", "maxmemory", "1")
     worker.signal(:TSTP)
     wait_until("quiet") { record(worker.pid)["state"] == "quiet" }
