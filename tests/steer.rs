@@ -221,6 +221,41 @@ fn jobs_that_were_cut_off_are_said_to_people_and_machines() {
 }
 
 #[test]
+fn jobs_that_were_lost_make_it_no_good_end() {
+    let mut app = App::new();
+    let mut record =
+        app.start("trap 'sleep 0.5; exit 0' TERM; trap : TSTP; while :; do sleep 0.02; done", State::Running);
+    let pid = record.identity.pid;
+    let mut stopping = app.command("stop").spawn().unwrap();
+    stopping.stderr.as_mut().unwrap().read_exact(&mut [0; 1]).unwrap();
+    record.enter(State::Stopped, Some("SIGTERM, 2 cut off at Sidekiq's timeout, 1 lost".to_owned()));
+    app.publish(&record);
+    let (code, line) = ended(stopping.wait_with_output().unwrap());
+    let end = format!(
+        ": process {pid}; process {pid} cut off 2 jobs at Sidekiq's timeout; process {pid} lost 1 job, which Redis did \
+         not take back: sidekiq-lifecycle status says which"
+    );
+    assert_eq!((code, line.ends_with(&end)), (1, true), "{line}");
+}
+
+#[test]
+fn nobody_waits_for_one_that_can_never_drain() {
+    let mut app = App::new();
+    let mut record = app.start(WORKER, State::Quiet);
+    record.never_drains = Some("a thread has died".to_owned());
+    app.publish(&record);
+    let pid = record.identity.pid;
+    let never = format!("not drained: process {pid} is quiet, and can never drain: a thread has died");
+    for line in ["check drained", "wait drained", "quiet --wait"] {
+        assert_eq!(app.call(line), (1, never.clone()), "{line}");
+    }
+    let (code, line) = app.call("stop --drain-first");
+    assert_eq!(code, 1);
+    assert!(line.starts_with(&format!("{never}; stopped after ")), "{line}");
+    assert!(app.workers[0].wait().unwrap().success());
+}
+
+#[test]
 fn a_pid_that_is_anothers_by_now_is_told_nothing() {
     let mut app = App::new();
     let mut record = app.start(WORKER, State::Running);

@@ -30,6 +30,8 @@ module SidekiqLifecycle
     attr_reader :signal_path
     # @return [Integer, nil] the relay's pid, while there is one
     attr_reader :relay
+    # @return [String, nil] why it can never be called drained, however long it is waited for
+    attr_reader :never_drains
     # @return [Array<String>] what is wrong, in whole sentences
     attr_reader :problems
     # @return [Array<String>] what could not be told of the signal path and of the stop timeout, in whole sentences
@@ -54,7 +56,8 @@ module SidekiqLifecycle
       @state = record["state"].to_sym
       @since = Time.iso8601(record["since"])
       @timings = record["timings"].to_h { |name, time| [name.to_sym, Time.iso8601(time)] }
-      @why, @pid, @concurrency, @exit_status = record.values_at("why", "pid", "concurrency", "exit_status")
+      @why, @never_drains, @pid, @concurrency, @exit_status =
+        record.values_at("why", "never_drains", "pid", "concurrency", "exit_status")
       @rearmed, @problems, @sidekiq_version, @version = record.values_at("rearmed", "problems", "sidekiq", "version")
       @signal_path, @relay = record["signal_path"]&.values_at("term", "relay")
       @signal_path &&= @signal_path.tr("-", "_").to_sym
@@ -86,8 +89,8 @@ module SidekiqLifecycle
 
     # @return [Hash{Symbol => Object}] all of it, to log or to serialise
     def to_h
-      names = %i[state since why pid busy concurrency timings beat_age exit_status rearmed signal_path relay problems
-                 doubts directory ready_file stop_timeout sidekiq_version version]
+      names = %i[state since why pid busy concurrency timings beat_age exit_status rearmed signal_path relay
+                 never_drains problems doubts directory ready_file stop_timeout sidekiq_version version]
       names.to_h { |name| [name, public_send(name)] }
            .merge(ready: ready?, live: live?, quiet: quiet?, drained: drained?, embedded: embedded?)
     end

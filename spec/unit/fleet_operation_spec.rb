@@ -30,10 +30,10 @@ RSpec.describe SidekiqLifecycle::Fleet::Operation do
 
   let(:progress) { [] }
 
-  def member(identity, listed: true, beat: 100.0, age: 1000, busy: 0, quiet: false)
+  def member(identity, listed: true, beat: 100.0, age: 1000, busy: 0, quiet: false, published: nil)
     info = JSON.generate(hostname: identity[0], pid: 1, started_at: beat - age, version: "8.1.7")
     fields = { "info" => info, "beat" => beat.to_s, "busy" => busy.to_s, "quiet" => quiet.to_s }
-    SidekiqLifecycle::Fleet::Member.new(identity, listed:, fields:, beat_age: 0.0)
+    SidekiqLifecycle::Fleet::Member.new(identity, listed:, fields:, beat_age: 0.0, published:)
   end
 
   def gone(identity) = member(identity, listed: false)
@@ -80,6 +80,16 @@ RSpec.describe SidekiqLifecycle::Fleet::Operation do
       expect { stop.stop(drain_first: false, batch: 1) }
         .to raise_error(SidekiqLifecycle::Fleet::NotReached, /\A1 of 2 not stopped: b:1 fell silent/)
     end
+  end
+
+  it "stops who can never drain all the same, and says so at the end" do
+    published = JSON.generate(state: "quiet", ready: false, drained: false, never_drains: "a thread has died")
+    stuck = member("a:1:x", quiet: true, published:)
+    stop = operation([stuck], [stuck], [gone("a:1:x")])
+    expect { stop.stop(drain_first: true, batch: nil) }.to raise_error(
+      SidekiqLifecycle::Fleet::NotReached, "1 of 1 not drained: a:1 can never drain: a thread has died; 1 of 1 stopped"
+    )
+    expect(told).to eq([["a:1:x", "TSTP"], ["a:1:x", "TERM"]])
   end
 
   it "knows how many have been told, whatever ends it in the middle of that" do

@@ -57,7 +57,7 @@ RSpec.describe SidekiqLifecycle::Fleet do
 
     it "goes by Sidekiq's own fields where the gem's are in another form" do
       [{ state: nil }, { state: "napping" }, { ready: "yes" }, { drained: nil }, { drained_at: 12 }, { cut_off: "2" },
-       { drained_at: "noon" }, { signal_path: [] }].each do |wrong|
+       { lost: "1" }, { never_drains: 7 }, { drained_at: "noon" }, { signal_path: [] }].each do |wrong|
         one = member(quiet: true, published: { ready: true, **wrong })
         expect(one.to_h).to include(state: :quiet, ready: false, drained: nil, lifecycle: nil), wrong.inspect
       end
@@ -202,10 +202,28 @@ RSpec.describe SidekiqLifecycle::Fleet do
       see(cut, gone(published: { state: "stopping", cut_off: 2 }))
       expect(cut.failed.values)
         .to eq(["ended before it was seen to have drained (2 cut off at its timeout and pushed back)"])
+      lost = pursuit(:drained, member(published: {}))
+      see(lost, gone(published: { state: "stopping", cut_off: 2, lost: 1 }))
+      expect(lost.failed.values).to eq(["ended before it was seen to have drained (1 job lost)"])
       killed = pursuit(:drained, member)
       expect(see(killed, ghost).failed.values)
         .to eq(["fell silent, as if it had been killed: the jobs it had may be lost"])
       expect(killed).to be_over
+    end
+
+    it "says of whom has stopped how many jobs he could not push back" do
+      ended = pursuit(:stopped, member(published: {}))
+      see(ended, gone(published: { state: "stopping", lost: 2 }))
+      expect(ended.failed.values).to eq(["has ended and lost 2 jobs"])
+      expect(ended).to be_over
+    end
+
+    it "waits no longer for a process that says that it can never drain, but for its end it does" do
+      stuck = member(quiet: true, published: { state: "quiet", never_drains: "a thread has died" })
+      draining = see(pursuit(:drained, member(published: {})), stuck)
+      expect(draining.failed.values).to eq(["can never drain: a thread has died"])
+      expect([draining.over?, draining.stuck?]).to eq([true, true])
+      expect(pursuit(:stopped, stuck)).not_to be_over
     end
 
     it "gives a process time to come back that is missing without a trace: Redis may have been started anew" do

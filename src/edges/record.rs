@@ -105,6 +105,9 @@ pub struct Record {
     /// longest that is known of those before it in the same directory.
     #[serde(default)]
     pub hooks: Option<f64>,
+    /// Why it can never have drained, however long it is waited for.
+    #[serde(default)]
+    pub never_drains: Option<String>,
     /// What is wrong, in whole sentences.
     pub problems: Vec<String>,
     /// The ready file, where the application chose another than the directory's own.
@@ -138,6 +141,7 @@ impl Record {
             time: None,
             withheld: None,
             hooks: None,
+            never_drains: None,
             problems: Vec::new(),
             ready_file,
             about,
@@ -239,6 +243,7 @@ impl Record {
             beat_age: self.beat_age(),
             ended: (self.state == State::Stopped).then(|| self.ending()),
             withheld: self.withheld.clone(),
+            never_drains: self.never_drains.clone(),
             unreadable: None,
         }
     }

@@ -87,6 +87,8 @@ struct Inner {
     requires_path: bool,
     /// Why it cannot be told that a SIGTERM arrives.
     doubt: Option<String>,
+    /// Why it can take no job.
+    takes_no_job: Option<String>,
     record: Record,
     problems: BTreeMap<String, String>,
     /// The jobs in hand: their classes by their ids.
@@ -119,6 +121,7 @@ impl Lifecycle {
             progress: Progress::BEGIN,
             requires_path: false,
             doubt: None,
+            takes_no_job: None,
             record: Record::begin(about, ready_file),
             problems: BTreeMap::new(),
             jobs: BTreeMap::new(),
@@ -307,6 +310,22 @@ impl Lifecycle {
             if is_news {
                 record.busy = busy;
             }
+            is_news
+        };
+        if self.is_ours() && self.known(is_news) {
+            self.tell_manager(false);
+            self.publish(Durability::Whole);
+            self.wait();
+        }
+    }
+
+    /// Why it can take no job, and why it can never have drained, as far as Ruby knows.
+    pub fn hindered(&self, takes_no_job: Option<String>, never_drains: Option<String>) {
+        let is_news = |inner: &mut Inner| {
+            let is_news = inner.takes_no_job != takes_no_job || inner.record.never_drains != never_drains;
+            inner.takes_no_job = takes_no_job;
+            inner.record.never_drains = never_drains;
+            inner.withhold();
             is_news
         };
         if self.is_ours() && self.known(is_news) {
@@ -635,11 +654,11 @@ impl Lifecycle {
 }
 
 impl Inner {
-    /// Ready only if it is safe, for whoever wants that.
+    /// Ready only if it can take a job; and only if it is safe, for whoever wants that.
     fn withhold(&mut self) {
         let time = self.record.time.as_ref().and_then(|time| time.doubt().map(str::to_owned));
         let doubt = self.doubt.clone().or(time);
-        self.record.withheld = doubt.filter(|_| self.requires_path);
+        self.record.withheld = self.takes_no_job.clone().or_else(|| doubt.filter(|_| self.requires_path));
     }
 
     /// What the hooks took at earlier stops in this directory.

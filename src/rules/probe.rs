@@ -60,6 +60,8 @@ pub struct Facts {
     pub ended: Option<String>,
     /// Why it is not called ready although it is running.
     pub withheld: Option<String>,
+    /// Why it can never have drained, however long it is waited for.
+    pub never_drains: Option<String>,
     /// Why its record cannot be read; all else but the pid and the presence is unknown then.
     pub unreadable: Option<String>,
 }
@@ -80,6 +82,7 @@ impl Facts {
             beat_age: None,
             ended: None,
             withheld: None,
+            never_drains: None,
             unreadable: Some(reason),
         }
     }
@@ -96,6 +99,7 @@ impl Facts {
             beat_age: Some(Duration::from_secs(1)),
             ended: None,
             withheld: None,
+            never_drains: None,
             unreadable: None,
         }
     }
@@ -124,16 +128,17 @@ impl Facts {
                 }
                 self.heart_beats(max_beat_age)
             }
-            Probe::Drained => match self.state {
-                State::Quiet | State::Stopping if self.drained => Ok(()),
-                State::Quiet | State::Stopping if self.busy > 0 => {
+            Probe::Drained => match (self.state, &self.never_drains) {
+                (State::Quiet | State::Stopping, _) if self.drained => Ok(()),
+                (state, Some(reason)) => Err(format!("process {pid} is {state}, and can never drain: {reason}")),
+                (state @ (State::Quiet | State::Stopping), None) if self.busy > 0 => {
                     let jobs = if self.busy == 1 { "job" } else { "jobs" };
-                    Err(format!("process {pid} is {}, {} {jobs} still running", self.state, self.busy))
+                    Err(format!("process {pid} is {state}, {} {jobs} still running", self.busy))
                 }
-                State::Quiet | State::Stopping => {
-                    Err(format!("process {pid} is {}, its threads have not all let go yet", self.state))
+                (state @ (State::Quiet | State::Stopping), None) => {
+                    Err(format!("process {pid} is {state}, its threads have not all let go yet"))
                 }
-                state => Err(format!("process {pid} is {state}, it was not told to be quiet")),
+                (state, None) => Err(format!("process {pid} is {state}, it was not told to be quiet")),
             },
         }
     }
@@ -217,6 +222,7 @@ mod tests {
         let ended = Facts { ended: Some("exit 0 after SIGTERM".to_owned()), ..process(7, State::Stopped) };
         let elsewhere = Facts { presence: Presence::Elsewhere, ..process(7, State::Running) };
         let withheld = |state| Facts { withheld: Some("a SIGTERM is lost".to_owned()), ..process(7, state) };
+        let stuck = |state, jobs| Facts { never_drains: Some("a thread has died".to_owned()), ..busy(state, jobs) };
         let unreadable = Facts { unreadable: Some("EOF".to_owned()), ..process(7, State::Booting) };
         let table: &[(Facts, Probe, &str)] = &[
             (unborn.clone(), Live, "yes"),
@@ -234,6 +240,10 @@ mod tests {
             (process(7, State::Quiet), Drained, "process 7 is quiet, its threads have not all let go yet"),
             (busy(State::Quiet, 1), Drained, "process 7 is quiet, 1 job still running"),
             (busy(State::Stopping, 2), Drained, "process 7 is stopping, 2 jobs still running"),
+            (stuck(State::Running, 0), Ready, "yes"),
+            (stuck(State::Running, 0), Drained, "process 7 is running, and can never drain: a thread has died"),
+            (stuck(State::Quiet, 1), Live, "yes"),
+            (stuck(State::Quiet, 1), Drained, "process 7 is quiet, and can never drain: a thread has died"),
             (drained(State::Quiet), Drained, "yes"),
             (drained(State::Stopping), Drained, "yes"),
             (drained(State::Stopping), Live, "yes"),

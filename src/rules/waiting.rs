@@ -69,12 +69,14 @@ impl Goal {
             Self::Ready => process.answer(Probe::Ready, MAX_BEAT_AGE),
             Self::Drained | Self::Stopped => process.answer(Probe::Drained, MAX_BEAT_AGE),
         };
-        // States only move on.
-        let is_over = self == Self::Ready && process.state >= State::Quiet;
-        match answer {
-            Ok(()) => Standing::Reached,
-            Err(reason) if is_over => Standing::Failed(format!("{reason}, and will not be ready again")),
-            Err(reason) => Standing::Waiting(reason),
+        match (answer, self) {
+            (Ok(()), _) => Standing::Reached,
+            // States only move on.
+            (Err(reason), Self::Ready) if process.state >= State::Quiet => {
+                Standing::Failed(format!("{reason}, and will not be ready again"))
+            }
+            (Err(reason), Self::Drained) if process.never_drains.is_some() => Standing::Failed(reason),
+            (Err(reason), _) => Standing::Waiting(reason),
         }
     }
 
@@ -129,6 +131,7 @@ mod tests {
         let drained = |state| Facts { drained: true, ..process(state) };
         let killed = |state| Facts { presence: Presence::Gone, ..process(state) };
         let withheld = Facts { withheld: Some("a SIGTERM is lost".to_owned()), ..process(State::Running) };
+        let stuck = |state| Facts { never_drains: Some("a thread has died".to_owned()), ..process(state) };
         let unknown = Facts { unreadable: Some("there is none".to_owned()), ..process(State::Booting) };
         let cut_off = ended("exit 0, SIGTERM, 2 cut off", false);
         let table: &[(Goal, Facts, &str)] = &[
@@ -147,6 +150,10 @@ mod tests {
             (Quiet, ended("exit 0, SIGTERM", true), "reached"),
             (Drained, process(State::Running), "not yet: process 7 is running, it was not told to be quiet"),
             (Drained, busy(State::Quiet, 1), "not yet: process 7 is quiet, 1 job still running"),
+            (Drained, stuck(State::Running), "never: process 7 is running, and can never drain: a thread has died"),
+            (Drained, stuck(State::Quiet), "never: process 7 is quiet, and can never drain: a thread has died"),
+            (Quiet, stuck(State::Running), "not yet: process 7 is running"),
+            (Stopped, stuck(State::Stopping), "not yet: process 7 is stopping"),
             (Drained, drained(State::Quiet), "reached"),
             (Drained, ended("exit 0, SIGTERM", true), "reached"),
             (Drained, Facts { presence: Presence::Gone, ..drained(State::Quiet) }, "reached"),

@@ -123,6 +123,15 @@ impl Process {
         this.write(ruby, |lifecycle| lifecycle.draining(busy))
     }
 
+    fn hindered(
+        ruby: &Ruby,
+        this: &Self,
+        takes_no_job: Option<String>,
+        never_drains: Option<String>,
+    ) -> Result<(), Error> {
+        this.write(ruby, |lifecycle| lifecycle.hindered(takes_no_job.clone(), never_drains.clone()))
+    }
+
     fn drained(ruby: &Ruby, this: &Self) -> Result<bool, Error> {
         this.write(ruby, Lifecycle::drained)
     }
@@ -329,6 +338,7 @@ fn init(ruby: &Ruby) -> Result<(), Error> {
     process.define_method("hooks_begin", method!(Process::hooks_begin, 2))?;
     process.define_method("hooks_end", method!(Process::hooks_end, 0))?;
     process.define_method("draining", method!(Process::draining, 1))?;
+    process.define_method("hindered", method!(Process::hindered, 2))?;
     process.define_method("drained", method!(Process::drained, 0))?;
     process.define_method("ended", method!(Process::ended, 2))?;
     process.define_method("rearm", method!(Process::rearm, 1))?;

@@ -16,6 +16,8 @@ module SidekiqLifecycle
         "drained" => ->(value) { [true, false].include?(value) },
         "drained_at" => ->(value) { value.nil? || Time.iso8601(value) },
         "cut_off" => ->(value) { value.nil? || value.is_a?(Integer) },
+        "lost" => ->(value) { value.nil? || value.is_a?(Integer) },
+        "never_drains" => ->(value) { value.nil? || value.is_a?(String) },
         "signal_path" => ->(value) { value.nil? || value.is_a?(String) },
         "sidekiq" => ->(value) { value.nil? || value.is_a?(String) }
       }.freeze
@@ -120,8 +122,14 @@ module SidekiqLifecycle
         Time.iso8601(time) if time
       end
 
+      # @return [String, nil] why it can never have finished with every job, as it says itself
+      def never_drains = (@published&.dig("never_drains") unless gone?)
+
       # @return [Integer] how many jobs it said that it cut off at its timeout and pushed back
       def cut_off = @published&.dig("cut_off") || 0
+
+      # @return [Integer] how many jobs it said that it could not push back
+      def lost = @published&.dig("lost") || 0
 
       # @return [String, nil] what becomes of a SIGTERM sent to its container: "arrives", "lost", …
       def signal_path = @published&.dig("signal_path")
@@ -135,8 +143,8 @@ module SidekiqLifecycle
       # @return [Hash{Symbol => Object}] all of it, to log or to serialise
       def to_h
         { identity: @readable, hostname:, pid:, tag:, labels:, queues:, version:, concurrency:, busy:, state:,
-          ready: ready?, quiet: quiet?, drained: drained?, drained_at: drained_at&.iso8601(3), beat_age:,
-          ghost: ghost?, embedded: embedded?, signal_path:, lifecycle: @published&.dig("version") }
+          ready: ready?, quiet: quiet?, drained: drained?, drained_at: drained_at&.iso8601(3), never_drains:,
+          beat_age:, ghost: ghost?, embedded: embedded?, signal_path:, lifecycle: @published&.dig("version") }
       end
 
       # @return [String]

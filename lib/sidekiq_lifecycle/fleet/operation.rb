@@ -39,6 +39,7 @@ module SidekiqLifecycle
         @targets = Targets.new(Fleet.first_look(registry), selection)
         @replacements = Replacements.new(@targets.known, selection)
         @pursuits = []
+        @undrained = []
       end
 
       # For {Fleet#quiet}.
@@ -62,6 +63,7 @@ module SidekiqLifecycle
           replaced(ending.reached.size) if batch
         end
         reached(ending)
+        @undrained.empty? ? @last : raise(NotReached.new([*@undrained, @last].join("; "), @last))
       end
 
       # For {Fleet#wake}.
@@ -83,8 +85,16 @@ module SidekiqLifecycle
       # A pursuit takes in every look from now on, also before the turn of its members comes.
       def pursuit(goal, members) = Pursuit.new(goal, members).tap { |pursuit| @pursuits << pursuit }
 
+      # Who can never drain is stopped all the same, for that is what pushes its jobs back.
       def drain(members)
-        pursue(pursuit(:drained, members), signal: "TSTP") unless members.empty?
+        return if members.empty?
+
+        draining = pursuit(:drained, members)
+        pursue(draining, signal: "TSTP")
+      rescue NotReached => e
+        raise unless draining.stuck?
+
+        @undrained << e.message
       end
 
       def renew(members)

@@ -70,6 +70,9 @@ module SidekiqLifecycle
       # @return [Boolean] the process has finished with every job, as far as is known by now
       def drained?(member) = trace(member).drained
 
+      # @return [Boolean] who has failed is there, and says himself that he can never drain
+      def stuck? = failed.any? && failed.keys.all? { |identity| @members.fetch(identity).never_drains }
+
       # @return [Boolean] a few more beats will tell whether it has finished with every job
       def undecided?(member)
         idle_beats = trace(member).idle_beats
@@ -146,14 +149,30 @@ module SidekiqLifecycle
       end
 
       def failure(member)
-        return if drained?(member) || !for_good?(member)
+        return if drained?(member)
+
+        own_word(member) || (fate(member) if for_good?(member))
+      end
+
+      # What it says itself.
+      def own_word(member)
+        case goal
+        when :drained then "can never drain: #{member.never_drains}" if member.never_drains
+        when :stopped then "has ended and lost #{Words.count(member.lost, "job")}" if lost?(member)
+        end
+      end
+
+      def fate(member)
         return KILLED if member.ghost?
         return FORGOTTEN unless trace(member).left
 
         left(member) if goal == :drained
       end
 
+      def lost?(member) = member.gone? && member.lost.positive?
+
       def left(member)
+        return "#{LEFT} (#{Words.count(member.lost, "job")} lost)" if member.lost.positive?
         return LEFT unless member.cut_off.positive?
 
         "#{LEFT} (#{member.cut_off} cut off at its timeout and pushed back)"

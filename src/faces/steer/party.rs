@@ -125,10 +125,14 @@ pub(super) fn stop(Stop { who, drain_first, timeout, kill_after, json }: Stop) -
         Ok(match (waited, party.killed()) {
             (Some(outcome), _) => (outcome, party.stays_told(outcome)),
             (None, Some(killed)) => (Outcome::NotReached, format!("{killed}{}", party.cut_off())),
-            (None, None) if drained.0 == Outcome::NotReached => drained,
             (None, None) => {
                 let (outcome, line) = party.verdict(Goal::Stopped);
-                (outcome, format!("{line}{}", party.cut_off()))
+                let line = format!("{line}{}", party.cut_off());
+                match drained {
+                    (Outcome::NotReached, why) => (Outcome::NotReached, format!("{why}; {line}")),
+                    _ if party.have_lost_jobs() => (Outcome::NotReached, line),
+                    _ => (outcome, line),
+                }
             }
         })
     };
@@ -461,15 +465,31 @@ impl Party {
         (!losses.is_empty()).then(|| losses.join("; "))
     }
 
-    /// Who had to cut jobs off to end in time. Sidekiq pushes them back, so they begin again elsewhere.
+    /// Who had to cut jobs off to end in time. Sidekiq pushes them back, so they begin again elsewhere, unless Redis does
+    /// not take them.
     fn cut_off(&self) -> String {
-        let who = self.members.iter().filter_map(|member| Some((member.handle.pid, member.cut_off()?)));
-        who.map(|(pid, count)| {
-            let them = if count == 1 { "it" } else { "them" };
-            let jobs = jobs(count).unwrap_or_default();
-            format!("; process {pid} cut off {jobs} at Sidekiq's timeout, and pushed {them} back")
-        })
-        .collect()
+        let said = self.members.iter().map(|member| {
+            let (pid, lost) = (member.handle.pid, member.lost());
+            let cut_off = member.cut_off().map(|count| {
+                let pushed = match (lost, count) {
+                    (Some(_), _) => "",
+                    (None, 1) => ", and pushed it back",
+                    (None, _) => ", and pushed them back",
+                };
+                format!("; process {pid} cut off {} at Sidekiq's timeout{pushed}", jobs(count).unwrap_or_default())
+            });
+            let lost = lost.and_then(jobs).map(|jobs| {
+                format!(
+                    "; process {pid} lost {jobs}, which Redis did not take back: sidekiq-lifecycle status says which"
+                )
+            });
+            [cut_off, lost].into_iter().flatten().collect::<String>()
+        });
+        said.collect()
+    }
+
+    fn have_lost_jobs(&self) -> bool {
+        self.members.iter().any(|member| member.lost().is_some())
     }
 
     fn names(&self) -> String {
@@ -594,11 +614,19 @@ impl Member {
         }
     }
 
-    /// How many jobs, as its record says: "SIGTERM, 2 cut off at Sidekiq's timeout".
     fn cut_off(&self) -> Option<u32> {
+        self.told(" cut off at Sidekiq's timeout")
+    }
+
+    fn lost(&self) -> Option<u32> {
+        self.told(" lost")
+    }
+
+    /// How many jobs, as its record says: "SIGTERM, 2 cut off at Sidekiq's timeout, 1 lost".
+    fn told(&self, what: &str) -> Option<u32> {
         let record = self.found.record.as_ref().filter(|record| record.state == State::Stopped)?;
         let why = record.why.as_ref()?.split(", ");
-        why.filter_map(|part| part.strip_suffix(" cut off at Sidekiq's timeout")?.parse().ok()).next()
+        why.filter_map(|part| part.strip_suffix(what)?.parse().ok()).next()
     }
 
     fn is_embedded(&self) -> bool {
