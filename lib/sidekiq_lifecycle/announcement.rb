@@ -1,6 +1,7 @@
 # frozen_string_literal: true
 
 require "json"
+require_relative "text"
 
 module SidekiqLifecycle
   # What a process tells the fleet of itself: a key in Redis beside its Sidekiq heartbeat, written at each beat, on the
@@ -38,23 +39,37 @@ module SidekiqLifecycle
 
     # Publishes it, in one round trip. Where Redis has gone away since Sidekiq's own, its next one tells of it.
     #
+    #
     # @param identity [String]
     # @param status [Status]
     # @param cut_off [Integer] jobs that were cut off at Sidekiq's timeout
-    def publish(identity, status, cut_off)
+    # @param lost [Integer] jobs that could not be pushed back
+    # @return [String, nil] why Redis refuses it
+    def publish(identity, status, cut_off:, lost:)
       words = { schema: SCHEMA, version: status.version, sidekiq: status.sidekiq_version, state: status.state,
                 since: status.since.iso8601(3), ready: status.ready?, drained: status.drained?,
-                drained_at: status.timings[:drained]&.iso8601(3), cut_off:, signal_path: status.signal_path }
+                drained_at: status.timings[:drained]&.iso8601(3), cut_off:, lost:, never_drains: status.never_drains,
+                signal_path: status.signal_path }
       @config.redis { |redis| redis.set(self.class.key(identity), JSON.generate(words), ex: EXPIRY) }
+      nil
     rescue *Announcement.lost_connections
       nil
+    rescue *Announcement.refusals => e
+      "Redis refuses what this process tells the fleet of itself (#{Text.error(e)})"
     end
 
     # @return [Array<Class>] what is raised where Redis cannot be reached, by the client that is loaded
     def self.lost_connections
-      clients = %w[Redis::BaseConnectionError RedisClient::ConnectionError ConnectionPool::TimeoutError]
-      clients.select { |name| Object.const_defined?(name) }.map { |name| Object.const_get(name) }
+      loaded("Redis::BaseConnectionError", "RedisClient::ConnectionError", "ConnectionPool::TimeoutError")
     end
+
+    # @return [Array<Class>] what is raised where it answers with an error
+    def self.refusals = loaded("Redis::CommandError", "RedisClient::CommandError")
+
+    def self.loaded(*names)
+      names.select { |name| Object.const_defined?(name) }.map { |name| Object.const_get(name) }
+    end
+    private_class_method :loaded
 
     private
 

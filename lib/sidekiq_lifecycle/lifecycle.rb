@@ -8,6 +8,7 @@ require_relative "systemd"
 require_relative "task_protection"
 require_relative "trial"
 require_relative "vigil"
+require_relative "work"
 
 module SidekiqLifecycle
   # The life of this process: Sidekiq's events and {Taps} on one side, the core on the other.
@@ -33,7 +34,7 @@ module SidekiqLifecycle
     # These are Sidekiq's words for an error that got past its retries: the job is in nobody's hands any more
     # (`processor.rb`, `process`). 6.x gives two arguments.
     ERRORS = lambda do |error, context, _config = nil|
-      SidekiqLifecycle.hear(:job_lost, error) if context[:context] == "Internal exception!"
+      SidekiqLifecycle.hear(:job_lost, error, context[:job]) if context[:context] == "Internal exception!"
     end
 
     # @return [Configuration]
@@ -44,7 +45,6 @@ module SidekiqLifecycle
       @listeners = Hash.new { |listeners, event| listeners[event] = [] }
       @complaints = Complaints.new
       @installed_by = Process.pid
-      @cut_off = []
     end
 
     # Begins, or begins again where the configuration has changed. Unless the command `sidekiq` is booting, nobody
@@ -66,10 +66,11 @@ module SidekiqLifecycle
     # Runs a hook. Nothing it raises reaches Sidekiq, but for an exception by which the process is to end.
     def hear(event, *details)
       return unless mine?(event)
+      return send(event, *details) unless Work::EVENTS.include?(event)
 
-      send(event, *details)
+      @work.public_send(event, *details).tap { report_problems }
     rescue StandardError => e
-      complain("#{event}: #{e.class}: #{e.message} (#{e.backtrace&.first})")
+      failed(event, e)
     end
 
     # @return [Status]
@@ -84,10 +85,10 @@ module SidekiqLifecycle
     def exiting(error)
       return if !ours? || status.state == :stopped
 
+      look_whether_drained
       exit_status, why = Ending.of(error)
-      cut_off = @cut_off.sum
-      why = [why, "#{cut_off} cut off at Sidekiq's timeout"].compact.join(", ") if cut_off.positive?
-      @native.ended(exit_status, why)
+      why = [why, *@work.losses.words].compact
+      @native.ended(exit_status, (why.join(", ") if why.any?))
       tell(:stopped)
     end
 
@@ -132,6 +133,7 @@ module SidekiqLifecycle
 
     def register
       @native = Native::Process.begin(configuration.directory, configuration.ready_file, about)
+      @work = Work.new(@config, @native)
       @native.require_signal_path(configuration.require_signal_path)
       @native.note("environment", configuration.environment_problem)
       # The program around an embedded Sidekiq, or the parent of preloaded ones, is the one that systemd knows.
@@ -174,7 +176,7 @@ module SidekiqLifecycle
     end
 
     def started(launcher)
-      @launcher = launcher
+      @launcher = @work.launcher = launcher
       Traps.tell_relay
       @native.note("Redis timeouts", RedisTimeouts.problem(@config, Systemd.watchdog))
       @native.started
@@ -199,7 +201,7 @@ module SidekiqLifecycle
 
     # Fetching and scheduling have ended.
     def quieted
-      @fetching_ended = true
+      @work.fetching_ended
       look_whether_drained
     end
 
@@ -214,16 +216,7 @@ module SidekiqLifecycle
     # A job in hand is always known to its processor, but for one that is being fetched, and goes back to the queue at
     # once if the process was quieted meanwhile. Where that fails, it is lost.
     def processor_ends(processor, error = nil)
-      job_lost(error) if error && processor.job.nil?
-    end
-
-    # A drain that has lost a job is no drain. What was lost before is another story.
-    def job_lost(error)
-      return unless managers.any?(&:stopped?)
-
-      @undrained = true
-      @native.note("job", "a job could not be pushed back to Redis and is lost (#{error.class}: #{error.message}), " \
-                          "so this process is not called drained")
+      hear(:job_lost, error) if error && processor.job.nil?
     end
 
     def processor_ended(manager)
@@ -234,21 +227,8 @@ module SidekiqLifecycle
       look_whether_drained
     end
 
-    # Sidekiq pushes these jobs back to Redis, but keeps to itself whether it could; so such an end is never called
-    # drained. Two capsules may come here at once.
-    def cut_off(manager)
-      @undrained = true
-      @cut_off << manager.workers.count(&:job)
-    end
-
-    # Sidekiq has waited for the end of its scheduler, and found that it had died.
-    def scheduler_died(error)
-      @native.note("scheduler", "Sidekiq's scheduler has died (#{Text.error(error)}): this process no longer puts " \
-                                "retries and scheduled jobs into their queues when their time has come; restart it")
-      report_problems
-    end
-
     def beat
+      look_whether_drained
       @native.beat(busy)
       Native.displaced.each { |signal| restore(signal) } if @traps
       report_problems
@@ -265,7 +245,10 @@ module SidekiqLifecycle
     end
 
     # The next beat may be too late.
-    def last_word(identity) = announcement.publish(identity, status, @cut_off.sum)
+    def last_word(identity)
+      look_whether_drained
+      @native.note("announcement", announcement.publish(identity, status, **@work.losses.counts))
+    end
 
     def announcement = @announcement ||= Announcement.new(@config)
 
@@ -278,11 +261,12 @@ module SidekiqLifecycle
 
     # ---- and what follows from it ----
 
-    # Every processor has ended its loop, so every job is acknowledged, requeued, or its retry pushed.
+    # Sidekiq may go on to its end before the last processor's thread has come to tell of its own. Whatever goes wrong
+    # with this, the heart beats, and the end is told.
     def look_whether_drained
-      return unless @fetching_ended && !@undrained
-
-      tell(:drained) if managers.all? { |manager| manager.stopped? && manager.workers.empty? } && @native.drained
+      tell(:drained) if @work.finished? && @native.drained
+    rescue StandardError => e
+      failed("work", e)
     end
 
     def tell(event)
@@ -293,11 +277,9 @@ module SidekiqLifecycle
       @listeners[event].each do |listener|
         listener.call(now)
       rescue StandardError, ScriptError => e
-        complain("on(:#{event}): #{e.class}: #{e.message} (#{e.backtrace&.first})")
+        failed("on(:#{event})", e)
       end
     end
-
-    def managers = Majors.managers(@launcher)
 
     # Whether the command `sidekiq` runs it, and not a program around it.
     def server? = defined?(::Sidekiq::CLI) && !@embedded ? true : false
@@ -321,6 +303,10 @@ module SidekiqLifecycle
     def report_problems
       @native.runs&.then { |silence| complain(silence) }
       JSON.parse(@native.report).dig("record", "problems").each { |problem| complain(problem) }
+    end
+
+    def failed(what, error)
+      complain("#{what}: #{error.class}: #{error.message} (#{error.backtrace&.first})")
     end
 
     def complain(problem) = @complaints.make(@config.logger, problem)

@@ -230,6 +230,18 @@ RSpec.describe "the command fleet" do
       expect(waiting.log).to include("not reached: 1 of 1 not drained: #{named(worker)} fell silent")
     end
 
+    it "when a process can never drain, and a stop that drains first stops it all the same" do
+      worker = start_listed(timeout: 3)
+      push("Evaluate", "Thread.exit")
+      wait_until("it says so") { members[worker.pid]["never_drains"] }
+      reason = /#{named(worker)} can never drain: a thread of Sidekiq has died in the middle of Evaluate \h+, /
+      expect(fleet("quiet", "--wait")).to match([1, /^not reached: 1 of 1 not drained: #{reason}/, String])
+      expect(fleet("wait", "drained")).to match([1, /^not reached: 1 of 1 not drained: #{reason}/, String])
+      expect(fleet("stop", "--drain-first"))
+        .to match([1, /^not reached: 1 of 1 not drained: #{reason}.*; 1 of 1 stopped$/, String])
+      expect([worker.exit_code, queued]).to eq([0, 1])
+    end
+
     it "when Ctrl-C is pressed" do
       start_listed
       hold

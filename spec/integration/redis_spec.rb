@@ -151,6 +151,7 @@ RSpec.describe "with Redis" do
     expect(retries).to eq(0)
     expect(worker.log.scan("sidekiq_lifecycle: a job could not be pushed back").size).to eq(1)
     expect(command("status").last).to include("a job could not be pushed back to Redis")
+    expect(command("wait", "drained")).to match([1, /\Anot drained: .* is quiet, and can never drain: a job could not/])
     worker.signal(:TERM)
     worker.exit_code
     expect(notes).to eq(["begins"])

@@ -1,0 +1,131 @@
+# frozen_string_literal: true
+
+# A job, or a library, can end the thread it runs on. Sidekiq does not notice.
+RSpec.describe "threads that have died" do
+  # A job that ends its thread, and nothing else.
+  let(:dies) { 'note("jid " + jid); Thread.exit' }
+
+  def start_quick(**options) = start_ready(after: QUICK_BEAT, timeout: 3, **options)
+
+  def jids = notes.filter_map { |line| line[/\Ajid (.*)/, 1] }
+  def problems(worker) = record(worker.pid)["problems"]
+
+  def await_beat(worker)
+    before = record(worker.pid)["beat"]
+    wait_until("a beat") { record(worker.pid)["beat"] != before }
+  end
+
+  # Waits until the look at a beat has found it.
+  def told(worker, problem)
+    wait_until("it is told: #{problem}") { problems(worker).grep(problem).any? || worker.raise_if_ended }
+  end
+
+  describe "in the middle of a job" do
+    let(:worker) { start_quick }
+    let(:never) do
+      "process #{worker.pid} is quiet, and can never drain: a thread of Sidekiq has died in the middle of " \
+        "Evaluate #{jids.first}, which goes back to its queue when this process is stopped"
+    end
+
+    before do
+      worker
+      push("Evaluate", dies)
+      told(worker, /\A1 of 2 threads of Sidekiq has died, in the middle of Evaluate \h+: restart this process\z/)
+    end
+
+    it "are told with the job, once, and the others work on" do
+      expect(problems(worker).first).to include(jids.first)
+      expect(command("status").last).to include("#{worker.pid}: #{problems(worker).first}\n")
+      push("Sleep", 0)
+      wait_until("a job is done") { notes.include?("sleep ends") }
+      expect([check, check("live")]).to eq([[0, "ready\n"], [0, "live\n"]])
+      2.times { await_beat(worker) }
+      expect(worker.log.scan("threads of Sidekiq has died").size).to eq(1)
+    end
+
+    it "let nobody wait for a drain that can never be" do
+      expect(command("quiet", "--wait").first).to eq(1)
+      wait_until("it is quiet") { record(worker.pid)["state"] == "quiet" }
+      expect([command("wait", "drained"), check("drained")]).to eq([[1, "not drained: #{never}\n"]] * 2)
+      expect(check("live")).to eq([0, "live\n"])
+      expect(File).not_to exist(drained_file)
+    end
+
+    it "keep nobody from a stop, which puts the job back" do
+      code, said = command("stop", "--drain-first")
+      expect([code, said.lines.last]).to match([1, /\Anot drained: .* can never drain: .*; stopped after .*back\n\z/])
+      expect([worker.exit_code, queued]).to eq([0, 1])
+      expect(record(worker.pid)).to include("drained" => false, "why" => "SIGTERM, 1 cut off at Sidekiq's timeout")
+    end
+  end
+
+  it "in the middle of a job while it is waited for end the wait" do
+    worker = start_quick
+    push("Evaluate", "note 'begins'; sleep 0.01 until File.exist?('go'); #{dies}")
+    wait_until("the job begins") { notes.include?("begins") }
+    waiting = Thread.new { command("quiet", "--wait") }
+    wait_until("it is quiet") { record(worker.pid)["state"] == "quiet" }
+    expect(waiting).to be_alive
+    FileUtils.touch(file("go"))
+    expect(waiting.value).to match([1, /^not drained: .* can never drain: .* in the middle of Evaluate #{jids.first},/])
+  end
+
+  it "all of them, take ready away, and leave live" do
+    worker = start_quick
+    2.times { push("Evaluate", dies) }
+    wait_until("it is no longer ready") { !worker.ready_file? || worker.raise_if_ended }
+    reason = "all 2 threads of Sidekiq have died"
+    expect(check).to eq([1, "not ready: process #{worker.pid} is running, but #{reason}\n"])
+    expect(check("live")).to eq([0, "live\n"])
+    told(worker, /\A2 of 2 threads of Sidekiq have died, in the middle of Evaluate \h+, Evaluate \h+: restart this/)
+    expect(problems(worker).first).to include(*jids)
+    worker.signal(:TERM)
+    expect([worker.exit_code, queued]).to eq([0, 2])
+  end
+
+  describe "without a job" do
+    let(:kill_the_others) do
+      <<~RUBY
+        processors = SidekiqLifecycle::Majors.managers(Sidekiq::CLI.instance.launcher).flat_map { |one| one.workers.to_a }
+        processors.each { |processor| processor.thread.kill unless processor.thread == Thread.current }
+      RUBY
+    end
+
+    it "keep no drain away, whether they died before or after it was quiet" do
+      ["", "Process.kill(:TSTP, Process.pid); sleep 0.01 until SidekiqLifecycle.quiet?; "].each do |quiet|
+        worker = start_quick(concurrency: 3)
+        push("Evaluate", "#{quiet}#{kill_the_others}; sleep 0.01 until File.exist?('go'); note 'ends'")
+        told(worker, /\A2 of 3 threads of Sidekiq have died: restart this process\z/) if quiet.empty?
+        FileUtils.touch(file("go"))
+        expect(command("quiet", "--wait")).to match([0, /^drained after/])
+        expect(notes).to include("ends")
+        worker.signal(:TERM)
+        expect(worker.exit_code).to eq(0)
+        expect(record(worker.pid)).to include("drained" => true, "why" => "SIGTERM")
+        [file("go"), file("notes")].each { |name| FileUtils.rm_f(name) }
+      end
+    end
+  end
+
+  describe "the scheduler's" do
+    it "are told, and keep no job from its end" do
+      worker = start_quick(timeout: 8)
+      push("Evaluate", <<~RUBY)
+        scheduler = Sidekiq::CLI.instance.launcher.poller.instance_variable_get(:@thread)
+        scheduler.report_on_exception = false
+        scheduler.raise(NotImplementedError, "no such call")
+        note "begins"
+        sleep 0.01 until File.exist?("go")
+        note "ends"
+      RUBY
+      told(worker, /\ASidekiq's scheduler has died \(NotImplementedError: no such call\): /)
+      expect(check).to eq([0, "ready\n"])
+      worker.signal(:TERM)
+      wait_until("it stops") { record(worker.pid)["state"] == "stopping" }
+      FileUtils.touch(file("go"))
+      expect([worker.exit_code, notes]).to eq([0, %w[begins ends]])
+      expect(record(worker.pid)).to include("drained" => true, "why" => "SIGTERM")
+      expect(worker.log.scan("Sidekiq's scheduler has died").size).to eq(1)
+    end
+  end
+end
