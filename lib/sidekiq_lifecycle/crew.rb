@@ -11,6 +11,9 @@ module SidekiqLifecycle
   #
   # @api private
   class Crew
+    # @return [Array<#queue, #job>] Sidekiq's units of work that processors have in hand, dead ones too
+    attr_reader :jobs
+
     # @param error [Exception, nil] what the scheduler's thread has ended by
     # @return [String] what is wrong then
     def self.scheduler_died(error)
@@ -22,7 +25,7 @@ module SidekiqLifecycle
     def initialize(launcher)
       @managers = Majors.managers(launcher)
       @living, @dead = @managers.map { |manager| look(manager) }.transpose.map(&:flatten)
-      @left = @dead.filter_map(&:job)
+      @jobs, @left = [@living + @dead, @dead].map { |processors| processors.filter_map(&:job) }
       @size = @managers.sum { |manager| manager.instance_variable_get(:@count) }
       # Once it is told to stop, its end is no wonder.
       @scheduler = launcher.poller.instance_variable_get(:@thread) unless launcher.stopping?

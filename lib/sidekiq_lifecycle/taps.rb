@@ -12,6 +12,7 @@ module SidekiqLifecycle
       ::Sidekiq::Launcher.prepend(Launcher)
       ::Sidekiq::Manager.prepend(Manager)
       ::Sidekiq::Processor.prepend(Processor)
+      ::Sidekiq::BasicFetch.prepend(BasicFetch)
       ::Sidekiq::Scheduled::Poller.prepend(Poller)
       ::Sidekiq::CLI.prepend(CLI) if defined?(::Sidekiq::CLI)
       ::Sidekiq::Embedded.prepend(Embedded) if defined?(::Sidekiq::Embedded)
@@ -139,7 +140,20 @@ module SidekiqLifecycle
       # Sidekiq's timeout has passed with jobs still running.
       def hard_shutdown(...)
         SidekiqLifecycle.hear(:cut_off, self)
+        @lifecycle_end = ::Process.clock_gettime(::Process::CLOCK_MONOTONIC) + PushBack::PATIENCE
         super
+      end
+
+      # Sidekiq gives its threads 3 s to end, from when their jobs are pushed back. Where that had to wait for Redis
+      # they have as much less: the platform's SIGKILL waits for nobody.
+      def wait_for(deadline, ...) = super([deadline, @lifecycle_end].compact.min, ...)
+    end
+
+    # Sidekiq::BasicFetch. Another fetch (`super_fetch`) has its own way to keep jobs.
+    module BasicFetch
+      # Sidekiq's own try, if ours fails by a fault of ours.
+      def bulk_requeue(jobs, *)
+        super unless jobs.any? && SidekiqLifecycle.hear(:push_back, jobs) == :done
       end
     end
 

@@ -3,6 +3,7 @@
 require_relative "crew"
 require_relative "losses"
 require_relative "majors"
+require_relative "push_back"
 
 module SidekiqLifecycle
   # The jobs of a Sidekiq process: whether the threads that do them are there, which are lost, and whether all are
@@ -11,7 +12,7 @@ module SidekiqLifecycle
   # @api private
   class Work
     # What is heard in {Taps} of jobs and of the threads that do them.
-    EVENTS = %i[job_lost cut_off scheduler_died].freeze
+    EVENTS = %i[job_lost cut_off push_back scheduler_died].freeze
 
     # @return [Losses]
     attr_reader :losses
@@ -40,6 +41,15 @@ module SidekiqLifecycle
     # Sidekiq's timeout has passed. The jobs in hand begin again, here or elsewhere, so such an end is never called
     # drained.
     def cut_off(manager) = losses.cut_off(manager.workers.to_a.count(&:job))
+
+    # And this is when they are pushed back. What has come to its own end meanwhile is not lost.
+    #
+    # @return [Symbol] for {Taps}: nobody else need do it
+    def push_back(jobs)
+      error = PushBack.new(@config).call(jobs)
+      lose((jobs & Crew.new(@launcher).jobs).map(&:job), error) if error
+      :done
+    end
 
     # Sidekiq has waited for the end of its scheduler, and found that it had died.
     def scheduler_died(error) = @native.note("scheduler", Crew.scheduler_died(error))

@@ -83,6 +83,70 @@ RSpec.describe "with Redis" do
     expect(expect_end_is_told(worker)).to include("exit_status" => 0, "drained" => true, "problems" => [])
   end
 
+  describe "when jobs are pushed back" do
+    let(:cut_off) { "SIGTERM, 1 cut off at Sidekiq's timeout" }
+    # As much time as a slow machine needs.
+    let(:patient) { "SidekiqLifecycle::PushBack.tap { |it| it.send(:remove_const, :PATIENCE) }::PATIENCE = 60" }
+    let(:ways) do
+      { "gone" => [-> { redis.stop }, -> { redis.start }],
+        "full" => [-> { redis.call("CONFIG", "SET", "maxmemory", "1") },
+                   -> { redis.call("CONFIG", "SET", "maxmemory", "0") }] }
+    end
+
+    %w[gone full].each do |way|
+      it "#{way} and back in time, they are in their queue" do
+        goes, comes = ways.fetch(way)
+        worker = start_ready(timeout: 3, concurrency: 1, after: patient)
+        hold
+        goes.call
+        worker.signal(:TERM)
+        wait_until("it tries again") { worker.log.include?("Redis does not take a job") || worker.raise_if_ended }
+        comes.call
+        expect(expect_end_is_told(worker)).to include("why" => cut_off, "problems" => [])
+        expect([queued, worker.exit_code]).to eq([1, 0])
+        expect(worker.log).to include("Pushed 1 jobs back to Redis")
+      end
+
+      it "#{way} for good, who stops it hears how many are lost, and which" do
+        worker = start_ready(timeout: 3, concurrency: 2)
+        2.times { hold }
+        ways.fetch(way).first.call
+        code, said = command("stop")
+        expect(code).to eq(1)
+        expect(said.lines.last).to end_with("cut off 2 jobs at Sidekiq's timeout; process #{worker.pid} lost 2 jobs, " \
+                                            "which Redis did not take back: sidekiq-lifecycle status says which\n")
+        ended = expect_end_is_told(worker)
+        expect(ended).to include("why" => "SIGTERM, 2 cut off at Sidekiq's timeout, 2 lost", "drained" => false)
+        lost = /\A2 jobs could not be pushed back to Redis and are lost \(.*Error: .*\), .*: (.*)\z/
+        names = ended["problems"].filter_map { |problem| problem[lost, 1] }.first.split(", ")
+        expect(names).to match_array(jids.map { |jid| "Evaluate #{jid}" })
+        expect(command("status").last).to include("2 lost").and include(*names)
+        expect(worker.log.scan("2 jobs could not be pushed back").size).to eq(1)
+        expect(worker.log).not_to match(/sidekiq_lifecycle: (beaten|beat|last_word|push_back)/)
+      end
+    end
+
+    it "gone, another fetch than Sidekiq's own does as it likes" do
+      own = "config.options[:fetch] = OwnFetch.new(config.options)"
+      own = "config[:fetch_class] = OwnFetch" if Sandbox::MAJOR > 6
+      worker = start_ready(timeout: 3, concurrency: 1, install: own, before: <<~RUBY)
+        require "sidekiq"
+        require "sidekiq/fetch"
+        class OwnFetch
+          def initialize(about) = @basic = Sidekiq::BasicFetch.new(about)
+          def retrieve_work = @basic.retrieve_work
+          def bulk_requeue(jobs, *) = jobs.any? && note("keeps \#{jobs.size}")
+        end
+      RUBY
+      hold
+      redis.stop
+      worker.signal(:TERM)
+      expect(expect_end_is_told(worker)).to include("why" => cut_off, "problems" => [])
+      expect(notes).to include("keeps 1")
+      expect(worker.log).not_to include("Redis does not take")
+    end
+  end
+
   # Sidekiq beats every 5 s (6.x) or 10 s, and the beats that Redis never hears of count.
   it "gone for more than a beat and back again, a Sidekiq stays live and ready, and works on" do
     worker = start_ready
