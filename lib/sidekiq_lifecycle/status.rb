@@ -59,9 +59,10 @@ module SidekiqLifecycle
       @why, @never_drains, @pid, @concurrency, @exit_status =
         record.values_at("why", "never_drains", "pid", "concurrency", "exit_status")
       @rearmed, @problems, @sidekiq_version, @version = record.values_at("rearmed", "problems", "sidekiq", "version")
-      @signal_path, @relay = record["signal_path"]&.values_at("term", "relay")
+      path = record["signal_path"] || {}
+      @signal_path, @relay = path.values_at("term", "relay")
       @signal_path &&= @signal_path.tr("-", "_").to_sym
-      @doubts = doubts_of(record["signal_path"] || {}, record["time"] || {})
+      @doubts = doubts_of(path, record["time"] || {})
       @embedded = record["embedded"]
       @busy = busy
       @beat_age = report["beat_age"]

@@ -76,7 +76,8 @@ class Form
   class << self
     # @return [Array<Form>] what people put around a Sidekiq, with programs that only the Debian of Sidekiq 7 has
     def wrapped
-      @wrapped ||= group("Wrapped", [switchers, between, around, with_threads, beside, killers, keepers, people].flatten)
+      forms = [switchers, between, around, with_threads, beside, killers, keepers, people]
+      @wrapped ||= group("Wrapped", forms.flatten)
     end
 
     private
