@@ -56,14 +56,13 @@ module SidekiqLifecycle
       @state = record["state"].to_sym
       @since = Time.iso8601(record["since"])
       @timings = record["timings"].to_h { |name, time| [name.to_sym, Time.iso8601(time)] }
-      @why, @never_drains, @pid, @concurrency, @exit_status =
-        record.values_at("why", "never_drains", "pid", "concurrency", "exit_status")
+      @why, @never_drains, @pid, @concurrency, @exit_status, @embedded =
+        record.values_at(*%w[why never_drains pid concurrency exit_status embedded])
       @rearmed, @problems, @sidekiq_version, @version = record.values_at("rearmed", "problems", "sidekiq", "version")
       path = record["signal_path"] || {}
       @signal_path, @relay = path.values_at("term", "relay")
       @signal_path &&= @signal_path.tr("-", "_").to_sym
       @doubts = doubts_of(path, record["time"] || {})
-      @embedded = record["embedded"]
       @busy = busy
       @beat_age = report["beat_age"]
       @ready, @live, @drained = report.values_at("ready", "live", "drained")

@@ -55,7 +55,7 @@ pub struct Link {
     pub group: i32,
     /// The variables of its environment that an init goes by: `TINI_…`, `DUMB_INIT_…`.
     pub variables: Vec<String>,
-    /// Seconds between the TERM that it passes on and its SIGKILL (see [`wrappers`](super::wrappers)).
+    /// Seconds between the TERM that it passes on and its SIGKILL (see [`wrappers`]).
     pub kills_after: Option<f64>,
     /// It is the init of the machine: PID 1 of the first PID namespace.
     pub is_machines: bool,

@@ -177,7 +177,7 @@ pub enum Sidekiq {
 }
 
 impl Sidekiq {
-    /// Tells a Sidekiq by its title, `sidekiq 7.3.2 app [0 of 5 busy]`, or by the [script](script) that a Ruby runs. A word in
+    /// Tells a Sidekiq by its title, `sidekiq 7.3.2 app [0 of 5 busy]`, or by the [script] that a Ruby runs. A word in
     /// any other place (`gem install sidekiq`, `rake sidekiq`) makes none.
     #[must_use]
     pub fn of(name: &str, executable: Option<&Path>, arguments: &[String]) -> Option<Self> {
