@@ -16,6 +16,7 @@ pub mod process;
 pub mod record;
 pub mod signals;
 pub mod snapshot;
+pub mod supervisord;
 #[cfg(target_os = "linux")]
 pub mod trace;
 #[cfg(target_os = "linux")]

@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 use serde::Serialize;
 
 use super::process;
+use super::supervisord;
 use crate::rules::path::{Asked, Handling, Link, Path};
 use crate::rules::program::{Program, Sidekiq};
 use crate::rules::recipients::{self, Reach};
@@ -199,7 +200,10 @@ impl Snapshot {
             has_terminal: self.has_terminal,
             group: self.group,
             variables: self.variables(program, below),
-            kills_after: wrappers::kills_after(program, &self.arguments, timeout_kill.as_deref()),
+            kills_after: match (program, below) {
+                (Program::Supervisord, Some(below)) => supervisord::kills_after(self.pid, &self.arguments, below.pid),
+                _ => wrappers::kills_after(program, &self.arguments, timeout_kill.as_deref()),
+            },
             is_machines: self.pid == 1 && process::is_in_first_namespace(),
             told_by_run: Vec::new(),
             is_free: below.is_some_and(|below| traps::run_at_once(self.for_traps(), below.for_traps())),

@@ -8,7 +8,7 @@ use super::program::Program;
 
 /// Seconds between the TERM that a program passes on and its SIGKILL; `None` if it never kills, or nobody knows.
 ///
-/// `timeout_kill` is the text of an s6 service's file of that name, where there is one.
+/// `timeout_kill` is the text of an s6 service's file of that name, where there is one. Of supervisord see [`stopwaitsecs`].
 #[must_use]
 pub fn kills_after(program: Program, arguments: &[String], timeout_kill: Option<&str>) -> Option<f64> {
     match program {
@@ -23,6 +23,49 @@ pub fn kills_after(program: Program, arguments: &[String], timeout_kill: Option<
         Program::Init => Some(1.0),
         Program::Run => option(arguments, "--stop-grace"),
         _ => None,
+    }
+}
+
+/// Seconds that supervisord leaves a program, by its configuration; `None` if the program is not in it, or is stopped by another signal
+/// than TERM or INT.
+#[must_use]
+pub fn stopwaitsecs(configuration: &str, program: &str) -> Option<f64> {
+    let lines = configuration.lines().map(str::trim).filter(|line| !line.starts_with([';', '#']));
+    let section = format!("[program:{program}]");
+    let own: Vec<&str> =
+        lines.skip_while(|line| *line != section).skip(1).take_while(|line| !line.starts_with('[')).collect();
+    let is_there = configuration.lines().any(|line| line.trim() == section);
+    let value = |name: &str| {
+        let values = own.iter().filter_map(|line| line.split_once('=')).filter(|(key, _)| key.trim() == name);
+        values.map(|(_, value)| value.split(" ;").next().unwrap_or_default().trim()).next_back()
+    };
+    let is_stop = value("stopsignal").is_none_or(|signal| matches!(signal, "TERM" | "INT"));
+    if is_there && is_stop { value("stopwaitsecs").map_or(Some(10.0), |seconds| seconds.parse().ok()) } else { None }
+}
+
+/// The files that a configuration of supervisord takes in (`[include] files`).
+#[must_use]
+pub fn supervisord_includes(configuration: &str) -> Vec<&str> {
+    let lines = configuration.lines().map(str::trim).skip_while(|line| *line != "[include]").skip(1);
+    let own = lines.take_while(|line| !line.starts_with('[')).filter_map(|line| line.split_once('='));
+    own.filter(|(key, _)| key.trim() == "files").flat_map(|(_, files)| files.split_ascii_whitespace()).collect()
+}
+
+/// Where supervisord was told that its configuration is, and where it looks by itself (`options.py`, `default_configfile`).
+#[must_use]
+pub fn supervisord_configurations(arguments: &[String]) -> Vec<&str> {
+    let told = arguments.iter().enumerate().find_map(|(index, word)| match word.as_str() {
+        "-c" | "--configuration" => arguments.get(index + 1).map(String::as_str),
+        word => word.strip_prefix("--configuration=").or_else(|| word.strip_prefix("-c")),
+    });
+    match told {
+        Some(told) => vec![told],
+        None => vec![
+            "supervisord.conf",
+            "etc/supervisord.conf",
+            "/etc/supervisord.conf",
+            "/etc/supervisor/supervisord.conf",
+        ],
     }
 }
 
@@ -76,6 +119,35 @@ fn seconds(text: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_supervisord_leaves() {
+        let configuration = "\
+            [supervisord]\nnodaemon=true\n[program:web]\ncommand=puma\nstopsignal=QUIT\n; [program:commented]\n\
+            [program:worker]\ncommand=sidekiq -t 25\nstopwaitsecs = 30 ; seconds\n# stopwaitsecs=5\n[program:short]\n\
+            stopsignal=INT\n[include]\nfiles = conf.d/*.conf /etc/x.ini\n";
+        for (program, seconds) in
+            [("worker", Some(30.0)), ("short", Some(10.0)), ("web", None), ("commented", None), ("absent", None)]
+        {
+            assert_eq!(stopwaitsecs(configuration, program), seconds, "{program}");
+        }
+        assert_eq!(stopwaitsecs("[program:x]\nstopwaitsecs=soon", "x"), None);
+        assert_eq!(supervisord_includes(configuration), ["conf.d/*.conf", "/etc/x.ini"]);
+        assert_eq!(supervisord_includes("[program:x]\nfiles=y"), [""; 0]);
+    }
+
+    #[test]
+    fn where_supervisord_is_configured() {
+        for (command, first) in [
+            ("python3 /usr/bin/supervisord -n -c /app/s.conf", "/app/s.conf"),
+            ("python3 /usr/bin/supervisord -cs.conf", "s.conf"),
+            ("python3 /usr/bin/supervisord --configuration=s.conf", "s.conf"),
+            ("python3 /usr/bin/supervisord -n", "supervisord.conf"),
+        ] {
+            let arguments: Vec<String> = command.split(' ').map(str::to_owned).collect();
+            assert_eq!(supervisord_configurations(&arguments).first(), Some(&first), "{command}");
+        }
+    }
 
     #[test]
     fn seconds_that_run_waits() {
