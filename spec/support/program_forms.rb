@@ -82,9 +82,11 @@ class Form
 
     private
 
-    # A shell on both sides of su: the relay may not trace the one that is root's.
+    # What leaves no process between; and a shell on both sides of su: the relay may not trace the one that is root's.
     def between
-      [as_root("dash -c 'su app -s /bin/sh -c \"sidekiq; true\"; true'",
+      [as_root("setpriv --reuid app --regid 1000 --init-groups sidekiq",
+               ["setpriv", "--reuid", "app", "--regid", "1000", "--init-groups", *DIRECT]),
+       as_root("dash -c 'su app -s /bin/sh -c \"sidekiq; true\"; true'",
                ["dash", "-c", "su app -s /bin/sh -c '#{TARGET}; true'; true"])]
     end
 

@@ -181,9 +181,6 @@ impl fmt::Display for KillMode {
     }
 }
 
-/// What helps nearly everybody.
-const OR_RUN: &str = "or put sidekiq-lifecycle run -- in front of it";
-
 /// A chain of links, Sidekiq first and PID 1 last.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Path {
@@ -612,33 +609,40 @@ impl Path {
         }
         let culprit = |asked| match self.fate(asked) {
             (Fate::Arrives, _) => None,
-            (_, index) => self.links.get(index).map(|link| (link, asked)),
+            (_, index) => self.links.get(index).map(|link| (link, index, asked)),
         };
-        let (link, asked) = culprit(Asked::Stop).or_else(|| culprit(Asked::Quiet))?;
-        Some(match (link.program, asked) {
-            (Program::Shell, _) => link.fix_shell(in_full),
-            (Program::DumbInit, Asked::Quiet) => {
+        let (link, index, asked) = culprit(Asked::Stop).or_else(|| culprit(Asked::Quiet))?;
+        let is_below_run = self.links.iter().skip(index + 1).any(|above| above.program == Program::Run);
+        // What helps nearly everybody.
+        let or_run = if is_below_run { "" } else { ", or put sidekiq-lifecycle run -- in front of it" };
+        let (name, needed) = (&link.name, self.needed_in_words());
+        Some(match (link.program, asked, link.effect(asked)) {
+            (_, Asked::Stop, Effect::Dies | Effect::Leaves) if is_below_run => {
+                format!("give sidekiq-lifecycle run a --grace of at least {needed}")
+            }
+            // In front of it `run` leaves the decision to the trap as well.
+            (Program::Shell, _, Effect::Traps) => {
+                "try it with sidekiq-lifecycle doctor -- in front of it, or leave the trap out and put exec before the command that \
+                 starts Sidekiq"
+                    .to_owned()
+            }
+            (Program::Shell, ..) => format!("{}{or_run}", link.fix_shell(in_full)),
+            (Program::DumbInit, Asked::Quiet, _) => {
                 "write dumb-init --rewrite 20:20, or sidekiq-lifecycle run -- in its place".to_owned()
             }
-            (Program::Tini | Program::DumbInit | Program::Catatonit, _) => {
-                format!("write sidekiq-lifecycle run -- in place of {}", link.name)
+            (Program::Tini | Program::DumbInit | Program::Catatonit, ..) => {
+                format!("write sidekiq-lifecycle run -- in place of {name}")
             }
-            (Program::Timeout, _) => format!("leave timeout out of the command that starts Sidekiq, {OR_RUN}"),
-            (Program::Su, _) => {
-                format!("write setpriv in place of {}, which leaves no process between, {OR_RUN}", link.name)
+            (Program::Run, ..) => format!("give sidekiq-lifecycle run a --stop-grace of at least {needed}, or none"),
+            (Program::Timeout, ..) => format!("leave timeout out of the command that starts Sidekiq{or_run}"),
+            (Program::Su, ..) => format!("write setpriv in place of {name}, which leaves no process between{or_run}"),
+            (Program::Foreman, ..) => format!("start Sidekiq without foreman{or_run}"),
+            (Program::Supervisord, Asked::Stop, _) => format!("set stopwaitsecs of the program to at least {needed}"),
+            (Program::S6Supervise, Asked::Stop, _) => {
+                "set the service's timeout-kill to 0, which is no limit".to_owned()
             }
-            (Program::Foreman, Asked::Stop) => {
-                format!(
-                    "start Sidekiq without foreman, or foreman with a --timeout of at least {}",
-                    self.needed_in_words()
-                )
-            }
-            (Program::Supervisord, Asked::Stop) => {
-                format!("set stopwaitsecs of the program to at least {}", self.needed_in_words())
-            }
-            (Program::S6Supervise, Asked::Stop) => "set the service's timeout-kill to 0, which is no limit".to_owned(),
-            (Program::Init, _) => "let sidekiq-lifecycle run -- start the worker in place of init".to_owned(),
-            _ => format!("let {} pass signals on, {OR_RUN}", link.name),
+            (Program::Init, ..) => "let sidekiq-lifecycle run -- start the worker in place of init".to_owned(),
+            _ => format!("let {name} pass signals on{or_run}"),
         })
     }
 
@@ -722,19 +726,19 @@ impl Link {
         match self.command() {
             ShellCommand::Words(words) if in_full => {
                 let json = words.iter().map(|word| format!("\"{}\"", masked(word))).collect::<Vec<_>>().join(", ");
-                format!("write CMD [{json}], {OR_RUN}")
+                format!("write CMD [{json}]")
             }
             ShellCommand::Line(line) if in_full => {
-                format!("put exec before the command that starts Sidekiq in `{}`, {OR_RUN}", masked(line))
+                format!("put exec before the command that starts Sidekiq in `{}`", masked(line))
             }
             ShellCommand::Words(_) | ShellCommand::Line(_) => {
-                format!("put exec before the command that starts Sidekiq in `{} -c '…'`, {OR_RUN}", self.name)
+                format!("put exec before the command that starts Sidekiq in `{} -c '…'`", self.name)
             }
             ShellCommand::Script(script) if in_full || is_path(script) => {
-                format!("put exec before the command that starts Sidekiq, the last one of {script}, {OR_RUN}")
+                format!("put exec before the command that starts Sidekiq, the last one of {script}")
             }
             ShellCommand::Script(_) | ShellCommand::Hidden => {
-                format!("put exec before the command that starts Sidekiq, {OR_RUN}")
+                format!("put exec before the command that starts Sidekiq")
             }
         }
     }
@@ -1128,7 +1132,7 @@ mod tests {
             ),
             (
                 Link { term: Handling::Handled, ..link(1, Program::Foreman, "foreman") },
-                "start Sidekiq without foreman, or foreman with a --timeout of at least the seconds that Sidekiq needs",
+                "start Sidekiq without foreman, or put sidekiq-lifecycle run -- in front of it",
             ),
         ];
         for (link, expected) in table {
@@ -1136,6 +1140,30 @@ mod tests {
             assert!(fix.contains(expected), "{fix}");
         }
         assert_eq!(path(&[init(Program::Tini, "tini -- sidekiq")]).fix(), None);
+        let below_run = |command, link: Link| {
+            let told = Link { told_by_run: vec![Asked::Stop, Asked::Quiet], ..link };
+            path_to(Link { told_by_run: Vec::new(), ..worker() }, &[run_link(command), told])
+        };
+        for (path, expected) in [
+            (
+                path(&[Link { is_free: true, ..trap(1) }]),
+                "try it with sidekiq-lifecycle doctor -- in front of it, or leave",
+            ),
+            (below_run("run -- x", Link { is_free: true, ..trap(7) }), "try it with sidekiq-lifecycle doctor --"),
+            (
+                below_run("run --grace 3 -- x", init(Program::Runsvdir, "runsvdir")),
+                "give sidekiq-lifecycle run a --grace of at least 12 s",
+            ),
+            (
+                path_to(worker(), &[run_link("run --stop-grace 5 -- x")]),
+                "give sidekiq-lifecycle run a --stop-grace of at least 12 s, or none",
+            ),
+            (below_run("run -- x", init(Program::Foreman, "foreman")), "start Sidekiq without foreman"),
+        ] {
+            let fix = path.with_needed(Some(12.0)).fix().unwrap();
+            assert!(fix.starts_with(expected), "{fix}");
+            assert!(!fix.contains("put sidekiq-lifecycle run"), "{fix}");
+        }
     }
 
     #[test]
