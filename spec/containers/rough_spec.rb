@@ -159,6 +159,19 @@ RSpec.describe "a container that is handled roughly", :containers, full: Sandbox
     end
   end
 
+  it "is stopped as ever once that tracer has been ended, and Sidekiq started anew" do
+    Launch.prepared(Form.line("#{strace}; sidekiq; #{Form::TARGET}; echo x")) do |launch|
+      launch.boot
+      launch.await("ready") { launch.ready? }
+      kill(launch, :KILL, status(launch, 1)["TracerPid"])
+      first = sidekiq(launch)
+      kill(launch, :TERM, first)
+      launch.await("Sidekiq anew") { launch.ready? && sidekiq(launch) != first }
+      expect(path(launch.occupy)["term"]).to eq("arrives")
+      expect_jobs_saved_by_stop(launch)
+    end
+  end
+
   it "is stopped as ever when it is a shell further in that somebody else traces" do
     launch("dash -c '#{strace.gsub("'", "\"")}; sidekiq; echo x'; echo y") do |launch|
       expect(status(launch, shell(launch))["TracerPid"].to_i).not_to eq(path(launch)["relay"])

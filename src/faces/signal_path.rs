@@ -89,7 +89,7 @@ fn alive() -> Option<i32> {
 fn sentence(problem: &str, no_relay: Option<&str>, path: &Path) -> String {
     let why = no_relay.map(|why| format!("; {why}")).unwrap_or_default();
     let fix = path.fix().map(|fix| format!("; to mend it, {fix}")).unwrap_or_default();
-    format!("{problem}{why}{fix}")
+    format!("{problem}{fix}{why}")
 }
 
 /// Why the relay does not help, where it was asked to.

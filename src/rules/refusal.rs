@@ -67,16 +67,14 @@ impl Refusal {
     }
 
     /// What to change, for a worker that runs as root or as another user: only root is given a capability that is added to a
-    /// container (capabilities(7), "Capabilities and execution of programs by root").
+    /// container (capabilities(7), "Capabilities and execution of programs by root"). What helps everywhere, `run` in front,
+    /// is told with the path; a capability is for those who cannot have that.
     #[must_use]
     pub fn advice(self, is_root: bool) -> String {
-        let capability = "add the capability SYS_PTRACE (docker run --cap-add SYS_PTRACE; on ECS \
-                          linuxParameters.capabilities.add; in Kubernetes securityContext.capabilities.add)";
+        let capability = "if its command is to stay, add the capability SYS_PTRACE (docker run --cap-add SYS_PTRACE; on \
+                          ECS linuxParameters.capabilities.add; in Kubernetes securityContext.capabilities.add)";
         match self {
             Self::OldKernel | Self::Yama(3..) | Self::Unknown => String::new(),
-            Self::Call(Call::Ptrace, _) => {
-                format!("{capability}, or use the default seccomp profile of Docker 20.10 or later")
-            }
             Self::Call(call, _) => {
                 format!("allow {call} in the seccomp profile, as the default one of Docker 20.10 and later does")
             }
@@ -151,7 +149,7 @@ mod tests {
             Refusal::OldKernel.to_string().contains("older than 5.3") && Refusal::OldKernel.advice(true).is_empty()
         );
         for (call, name, advice) in [
-            (Call::Ptrace, "ptrace", "--cap-add SYS_PTRACE"),
+            (Call::Ptrace, "ptrace", "allow ptrace in the seccomp profile"),
             (Call::PidfdOpen, "pidfd_open", "allow pidfd_open in the seccomp profile"),
             (Call::PidfdSendSignal, "pidfd_send_signal", "allow pidfd_send_signal"),
             (Call::Signalfd, "signalfd4", "allow signalfd4"),
