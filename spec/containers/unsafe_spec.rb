@@ -76,7 +76,7 @@ RSpec.describe "a signal path that cannot be mended", :containers, full: Sandbox
     %w[ptrace pidfd_open pidfd_send_signal signalfd4 timer_create].each do |call|
       it "to allow #{call} in the seccomp profile, as Docker's own does" do
         Launch.open(shell, denied: [call]) do |launch|
-          expect(launch.log).to match(/for #{call}\b.* is refused.*: allow #{call}\b.* in the seccomp profile, as the def/)
+          expect(launch.log).to match(/for #{call}\b.* is refused.*: allow #{call}\b.* in the seccomp profile, as the/)
         end
         expect_mended(shell)
       end
@@ -99,11 +99,43 @@ RSpec.describe "a signal path that cannot be mended", :containers, full: Sandbox
     it "to add SYS_PTRACE, which only a worker that is root is told" do
       form, container = self.class.root_below_another_user
       Launch.open(form, **container) do |launch|
-        expect(launch.log).to include("it belongs to another user (uid 1000): start both as one user, or if its command " \
-                                      "is to stay, add the capability SYS_PTRACE")
+        expect(launch.log).to include("it belongs to another user (uid 1000): start both as one user, or if its " \
+                                      "command is to stay, add the capability SYS_PTRACE")
       end
       form, container = self.class.root_below_another_user(capabilities: ["SYS_PTRACE"])
       expect_mended(form, **container)
+    end
+  end
+
+  # A root without SYS_PTRACE may not look at another user's process.
+  describe "is looked at by a doctor that says as whom it would see all" do
+    def expect_not_seen(user, words)
+      Launch.open(Form.line("sidekiq; echo x"), install: "lifecycle.stop_timeout = 30") do |launch|
+        doctor = ->(**settings) { launch.exec("sidekiq-lifecycle", "doctor", **settings).last }
+        expect(doctor.call(User: user)).to match(/^  not seen .*, for the doctor is #{words}$/)
+        seen = yield doctor
+        expect(seen).to match(/\A(?!.*not seen).*^safe$/m)
+      end
+    end
+
+    it "and sees it then, as that user" do
+      expect_not_seen("0", "uid 0; run it as uid 1000 or with docker exec --privileged") do |doctor|
+        doctor.call(User: "1000:1000")
+      end
+    end
+
+    it "and sees it then, as that group" do
+      expect_not_seen("1000:0", "uid 1000 and gid 0; run it as uid 1000 and gid 1000 or as root") do |doctor|
+        doctor.call(User: "1000:1000")
+      end
+    end
+
+    it "and sees it then, with docker exec --privileged" do
+      expect_not_seen("0", "uid 0; .* or with docker exec --privileged") do |doctor|
+        doctor.call(User: "0", Privileged: true).tap do |said|
+          skip "Docker may not give every capability here" if said.include?("unable to apply caps")
+        end
+      end
     end
   end
 end

@@ -156,7 +156,8 @@ RSpec.describe "the relay" do
     Process.kill(:KILL, relay_of(worker))
     # On a machine that is very busy it may be dying for longer than the first look at it waits.
     wait_until("it is told") { the_record["signal_path"].values_at("term", "relay") == ["lost", nil] }
-    expect(the_record["problems"]).to contain_exactly(match(/to mend it, put exec .*; the relay \(pid \d+\) has ended\z/))
+    expect(the_record["problems"])
+      .to contain_exactly(match(/to mend it, put exec .*; the relay \(pid \d+\) has ended\z/))
     wait_until("strict, it is ready no more") { !ready_file? }
     expect(check.last).to match(/not ready: process \d+ (is running, but a SIGTERM|belongs to)/)
     expect(tracer_of(pid1(worker))).to eq(0)

@@ -133,9 +133,10 @@ class Container
   def processes = listed.values
 
   # As `docker exec`.
+  # @param settings [Hash] as Docker's API calls them: User, Privileged
   # @return [Array(Integer, String)] the exit code, and what it printed
-  def exec(*command)
-    id = JSON.parse(post("exec", Cmd: command, AttachStdout: true, AttachStderr: true))["Id"]
+  def exec(*command, **settings)
+    id = JSON.parse(post("exec", Cmd: command, AttachStdout: true, AttachStderr: true, **settings))["Id"]
     output = text(Container.call("POST", "/exec/#{id}/start", JSON.generate(Detach: false, Tty: false)))
     [JSON.parse(Container.call("GET", "/exec/#{id}/json"))["ExitCode"], output]
   end

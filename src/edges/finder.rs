@@ -9,6 +9,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::unistd::geteuid;
+
 use super::descriptors;
 use super::directory::{DEFAULT, Directory, Entry, Error};
 use super::record::Record;
@@ -18,6 +20,7 @@ use super::trace::Handle;
 use crate::rules::probe::{Facts, Presence};
 use crate::rules::program::Sidekiq;
 use crate::rules::state::State;
+use crate::rules::text::as_root;
 
 /// A Sidekiq, and what it says of itself.
 #[derive(Clone, Debug)]
@@ -71,7 +74,8 @@ impl Found {
         let Snapshot { pid, uid, .. } = self.snapshot;
         match fs::read_dir(format!("/proc/{pid}/fd")) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                format!("it belongs to uid {uid} and may not be looked at; run this as that user or as root")
+                let as_root = as_root(geteuid().is_root());
+                format!("it belongs to uid {uid} and may not be looked at; run this as that user or {as_root}")
             }
             _ => NO_RECORD.to_owned(),
         }

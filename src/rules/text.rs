@@ -48,6 +48,13 @@ const SECRET: &[&str] = &[
     "private-key",
 ];
 
+/// How else than as a process's own user one may look at it, or signal it: a root that may not was given too few
+/// capabilities, as Docker does.
+#[must_use]
+pub fn as_root(is_root: bool) -> &'static str {
+    if is_root { "with docker exec --privileged" } else { "as root" }
+}
+
 /// One line without anything that a terminal would obey, or that is not seen: a space stands in its place.
 #[must_use]
 pub fn one_line(text: &str) -> String {
@@ -143,6 +150,11 @@ mod tests {
         ] {
             assert_eq!(one_line(text), expected);
         }
+    }
+
+    #[test]
+    fn who_else_may_look() {
+        assert_eq!([as_root(false), as_root(true)], ["as root", "with docker exec --privileged"]);
     }
 
     #[test]

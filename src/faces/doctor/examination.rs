@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
-use nix::unistd::geteuid;
+use nix::unistd::{getegid, geteuid};
 use serde::Serialize;
 
 use crate::edges::directory::health::Health;
@@ -19,7 +19,7 @@ use crate::rules::path::{Asked, Effect, Fate, KillMode, Path};
 use crate::rules::probe::{Facts, Presence};
 use crate::rules::program::{Program, Sidekiq};
 use crate::rules::state::State;
-use crate::rules::text::masked;
+use crate::rules::text::{as_root, masked};
 use crate::rules::time::{self, Fit, Need, Source, StopTimeout};
 
 /// One Sidekiq.
@@ -337,6 +337,11 @@ fn health(found: &Found, all: &[Snapshot], ready_file: Option<&String>) -> Healt
 
 fn not_seen(snapshot: &Snapshot, has_gem: Option<bool>) -> Vec<String> {
     let (own, theirs) = (geteuid().as_raw(), snapshot.uid);
+    // Only whoever has both of a process's may look at it (ptrace(2)).
+    let both =
+        |uid: u32, gid: u32| if own == theirs { format!("uid {uid} and gid {gid}") } else { format!("uid {uid}") };
+    let own_group = getegid().as_raw();
+    let (doctor, them) = (both(own, own_group), both(theirs, snapshot.groups.first().copied().unwrap_or(own_group)));
     let mut things = Vec::new();
     if has_gem.is_none() && !is_booting(snapshot, None) {
         things.push("whether sidekiq_lifecycle is in it");
@@ -347,5 +352,6 @@ fn not_seen(snapshot: &Snapshot, has_gem: Option<bool>) -> Vec<String> {
     if things.is_empty() {
         return Vec::new();
     }
-    vec![format!("{}, for the doctor is uid {own}; run it as uid {theirs} or as root", things.join(" and "))]
+    let as_root = as_root(own == 0);
+    vec![format!("{}, for the doctor is {doctor}; run it as {them} or {as_root}", things.join(" and "))]
 }

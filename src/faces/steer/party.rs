@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
-use nix::unistd::dup;
+use nix::unistd::{dup, geteuid};
 use serde::Serialize;
 
 use super::{Quiet, Stop, Wait};
@@ -26,7 +26,7 @@ use crate::rules::path::Handling;
 use crate::rules::probe::{self, Facts, MAX_BEAT_AGE, Presence, Probe};
 use crate::rules::program::Program;
 use crate::rules::state::State;
-use crate::rules::text::one_line;
+use crate::rules::text::{as_root, one_line};
 use crate::rules::time::stretch;
 use crate::rules::waiting::{Goal, Standing, jobs};
 
@@ -737,7 +737,7 @@ fn nobody_told(why: String) -> String {
 
 fn not_allowed(found: &Found) -> String {
     let Snapshot { pid, uid, .. } = found.snapshot;
-    format!("process {pid} belongs to uid {uid}; run this as that user or as root")
+    format!("process {pid} belongs to uid {uid}; run this as that user or {}", as_root(geteuid().is_root()))
 }
 
 fn not_opened(pid: i32, errno: Errno) -> String {
