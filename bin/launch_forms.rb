@@ -70,6 +70,8 @@ puts <<~MARKDOWN
   outlasts any shutdown. The gem was installed in each, *untouched* is with `signal_relay = :off`. So is all of the table
   of `run`: there it is `run` that saves the jobs.
 
+  Yama, which Ubuntu and Docker Desktop have, forbids to trace; then the relay cannot help: [yama.md](yama.md).
+
   | `docker stop` | |
   |---|---|
   | done | Sidekiq has shut down: the one job has ended, the other is back in Redis; readiness was gone before |

@@ -145,6 +145,15 @@ start_docker() {
   echo "Docker does not start here:" && tail -n 3 "$1"
 }
 
+# Says why there can be no virtual machine here, and fails; or says nothing. Installs what it takes where that is possible.
+qemu_missing() {
+  if ! command -v qemu-system-x86_64 >/dev/null && can_install; then apt_install qemu-system-x86 2>/dev/null || true; fi
+  if ! command -v qemu-system-x86_64 >/dev/null; then
+    echo "qemu-system-x86_64 is not there (Debian and Ubuntu: apt-get install qemu-system-x86)"
+    return 1
+  fi
+}
+
 # Builds the gem and installs it as a user would: install_gem REPOSITORY WORK. Sets GEM_HOME and PATH to use it.
 # An installed gem is kept for as long as nothing of it changes, where there is a place to keep it ($SPEC_GEMS).
 install_gem() {

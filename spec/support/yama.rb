@@ -1,0 +1,174 @@
+# frozen_string_literal: true
+
+require "fileutils"
+require "json"
+require "open3"
+require "tmpdir"
+
+# What saves the job of a Sidekiq below a shell that is PID 1, where Yama forbids to trace it. bin/yama measures it in a
+# virtual machine, as its root, with nothing but Ruby, Sidekiq and Redis there.
+#
+# No Docker is in it. A container is a PID namespace with the capabilities that Docker gives: root has all of the
+# bounding set, any other user none. Docker's seccomp profile, which lets anybody trace whom the kernel lets them, is
+# left out.
+class Yama
+  SCOPES = [0, 1, 2].freeze
+  USERS = { "root" => 0, "uid 1000" => 1000 }.freeze
+  # What is done about it; in words for the table.
+  MEANS = {
+    "nothing" => "nothing", "capability" => "`--cap-add SYS_PTRACE`",
+    "file" => "that, and the file capability", "run" => "`run` in front", "exec" => "`exec` in the script"
+  }.freeze
+  # Docker's, by itself.
+  CAPABILITIES = %w[chown dac_override fsetid fowner mknod net_raw setgid setuid setfcap setpcap net_bind_service
+                    sys_chroot kill audit_write].freeze
+  REDIS = "/run/redis.sock"
+  # `docker stop -t`. Where a stop is heard it takes some 10 s, and some more in a machine that is emulated.
+  PATIENCE = 60
+  APPLICATION = <<~RUBY.freeze
+    require "sidekiq"
+    require "sidekiq_lifecycle"
+    Sidekiq.configure_server do |config|
+      config.redis = { url: "unix://#{REDIS}" }
+      SidekiqLifecycle.install(config)
+    end
+    class Long
+      include Sidekiq::Job
+      def perform = File.write("begun", "") && sleep
+    end
+  RUBY
+
+  class << self
+    # Prints what each case came to, a JSON object a line, and last that it was all.
+    def measure
+      $stdout.sync = true
+      redis = spawn("redis-server", "--port", "0", "--unixsocket", REDIS, "--unixsocketperm", "777", "--save", "",
+                    %i[out err] => File::NULL)
+      sleep 0.1 until File.socket?(REDIS)
+      gems = prepare_gems
+      SCOPES.product(USERS.keys, MEANS.keys).each do |scope, user, means|
+        File.write("/proc/sys/kernel/yama/ptrace_scope", scope.to_s)
+        puts JSON.generate(new(user, means, gems.fetch(means)).run.merge(scope:, user:, means:))
+      end
+      puts JSON.generate(kernel: File.read("/proc/sys/kernel/osrelease")[/\A\d+\.\d+/])
+    ensure
+      Process.kill(:KILL, redis) if redis
+    end
+
+    # @return [Array<String>] where the native command is
+    def native(gems) = Dir["#{gems}/**/sidekiq_lifecycle/sidekiq-lifecycle"]
+
+    # Prints the page.
+    def write(lines = $stdin.readlines)
+      measured = lines.filter_map { |line| JSON.parse(line) if line.start_with?("{") }
+      kernel = measured.pop&.fetch("kernel", nil) or raise "the measurement was cut short"
+      cells = measured.to_h { |one| [one.values_at("scope", "user", "means"), cell(one)] }
+      rows = SCOPES.product(USERS.keys).map do |row|
+        "| #{[*row, *MEANS.keys.map { |means| cells.fetch([*row, means]) }].join(" | ")} |"
+      end
+      puts page(kernel, rows.join("\n"))
+    end
+
+    private
+
+    # One with the plain command, and one in which it has the capability.
+    def prepare_gems
+      FileUtils.cp_r("/mnt/gems", "/tmp/capable")
+      native("/tmp/capable").each { |path| system("setcap", "cap_sys_ptrace+ep", path, exception: true) }
+      MEANS.to_h { |means, _| [means, means == "file" ? "/tmp/capable" : "/mnt/gems"] }
+    end
+
+    def cell(one)
+      raise "not told at boot: #{one}" if one["result"] == "lost" && !one["told"]
+
+      one["exit"].zero? ? one["result"] : "#{one["result"]}, exit #{one["exit"]}"
+    end
+
+    def page(kernel, rows)
+      <<~MARKDOWN
+        # Where Yama forbids to trace
+
+        `bin/test --full` measures this, in a virtual machine with Debian's kernel #{kernel}. `bash script` is PID 1 of a PID
+        namespace, Sidekiq 7.3 runs in the script's foreground with a job in hand, and PID 1 gets a SIGTERM, and after #{PATIENCE} s a
+        SIGKILL. Docker itself is not in that machine: the capabilities are set as Docker sets them, of which a user that is not
+        root has none, whatever `--cap-add` says (it is in the bounding set only). Wherever the job was lost, the log had said so at boot.
+
+        | `kernel.yama.ptrace_scope` | worker | #{MEANS.values.join(" | ")} |
+        |---|---|#{"---|" * MEANS.size}
+        #{rows}
+
+        `sysctl kernel.yama.ptrace_scope` says what a machine has. Ubuntu and Docker Desktop have 1, Debian has 0. What helps:
+
+        1. **Any user, any value**: [`sidekiq-lifecycle run --`](run.md) in front of the command, or `exec` before Sidekiq in the script.
+           Neither needs ptrace.
+        2. **A worker that is root**, with 1 or 2: the capability `SYS_PTRACE`. With 3 nothing may trace anything.
+        3. **A worker that is not root**: `SYS_PTRACE` by itself does nothing. It does together with
+           `setcap cap_sys_ptrace+ep "$(bundle exec sidekiq-lifecycle path)"` in the image. But then that command, which health checks call
+           too, starts in no container without `SYS_PTRACE`, and has no capability with `no-new-privileges`. Take `run`.
+        4. **Who runs the machine** may set `kernel.yama.ptrace_scope` to 0, for all that is on it.
+      MARKDOWN
+    end
+  end
+
+  def initialize(user, means, gems)
+    @uid = USERS.fetch(user)
+    @means = means
+    @gems = gems
+    @app = Dir.mktmpdir
+    File.write(file("app.rb"), APPLICATION)
+    File.write(file("script"), "#{"exec " if means == "exec"}sidekiq -r ./app.rb -c 1 -t 3\n")
+    FileUtils.chown_R(@uid, @uid, @app)
+  end
+
+  # @return [Hash] what became of the job, the exit code, and what the log had said of it at boot
+  def run
+    redis("FLUSHALL")
+    redis("SADD", "queues", "default")
+    redis("LPUSH", "queue:default", JSON.generate(class: "Long", args: [], jid: "1", queue: "default", retry: true))
+    launcher = spawn(environment, *container, *command, chdir: @app, %i[out err] => file("log"))
+    wait_until_busy(launcher)
+    told = log[/a SIGTERM sent to .* is lost.*/]
+    code = stop(launcher)
+    { result: redis("LLEN", "queue:default") == "1" ? "saved" : "lost", exit: code, told: }
+  end
+
+  private
+
+  # Unshare waits for it, and ends as it does.
+  def container
+    capabilities = CAPABILITIES + (%w[capability file].include?(@means) ? ["sys_ptrace"] : [])
+    bounding_set = ["-all", *capabilities.map { |name| "+#{name}" }].join(",")
+    "unshare --pid --fork --mount-proc -- setpriv --reuid #{@uid} --regid #{@uid} --clear-groups --inh-caps -all " \
+      "--bounding-set #{bounding_set} --".split
+  end
+
+  def command = [*(%w[sidekiq-lifecycle run --] if @means == "run"), "bash", "script"]
+
+  # The native command is found as in a Dockerfile that links it into a directory of PATH.
+  def environment
+    { "GEM_HOME" => @gems, "PATH" => "#{File.dirname(Yama.native(@gems).first)}:#{ENV.fetch("PATH")}" }
+  end
+
+  def wait_until_busy(launcher)
+    until File.exist?(file("begun")) && File.exist?(file("tmp/sidekiq/ready"))
+      raise "it has ended: #{log}" if Process.wait(launcher, Process::WNOHANG)
+
+      sleep 0.1
+    end
+  end
+
+  # As `docker stop`.
+  # @return [Integer] as `docker run` would give it
+  def stop(launcher)
+    first = File.read("/proc/#{launcher}/task/#{launcher}/children").to_i
+    Process.kill(:TERM, first)
+    killer = Thread.new { sleep PATIENCE and Process.kill(:KILL, first) }
+    status = Process.wait2(launcher).last
+    killer.kill
+    status.exitstatus || (128 + status.termsig)
+  end
+
+  def redis(*words) = Open3.capture2("redis-cli", "-s", REDIS, *words).first.chomp
+  def log = File.read(file("log"))
+  def file(name) = File.join(@app, name)
+end
