@@ -159,6 +159,16 @@ RSpec.describe "a container that is handled roughly", :containers, full: Sandbox
     end
   end
 
+  it "is stopped as ever with run in front of a shell that somebody else traces" do
+    form = Form.line("#{strace}; sidekiq; echo x")
+    form.command = ["sidekiq-lifecycle", "run", "--", *form.command]
+    Launch.open(form) do |launch|
+      expect(status(launch, shell(launch))["TracerPid"].to_i).not_to eq(0)
+      expect(path(launch)["term"]).to eq("arrives")
+      expect_jobs_saved_by_stop(launch)
+    end
+  end
+
   it "is stopped as ever once that tracer has been ended, and Sidekiq started anew" do
     Launch.prepared(Form.line("#{strace}; sidekiq; #{Form::TARGET}; echo x")) do |launch|
       launch.boot

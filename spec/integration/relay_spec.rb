@@ -141,7 +141,7 @@ RSpec.describe "the relay" do
     worker = start_ready_in("dash", '"$@"; exit 0', install: "lifecycle.signal_relay = :off")
     expect(tree(worker.pid).values.map(&:first).grep(/relay/)).to be_empty
     expect(the_record["signal_path"])
-      .to eq("term" => "lost", "tstp" => "lost", "relay" => nil, "no_relay" => "signal_relay is off")
+      .to eq("term" => "lost", "tstp" => "lost", "relay" => nil, "doubt" => nil, "no_relay" => "signal_relay is off")
     expect(the_record["problems"]).to contain_exactly(match(/\Aa SIGTERM sent to dash \(pid 1\) is lost.*put exec/))
     expect(worker.log.scan("a SIGTERM sent to dash").size).to eq(1)
     Process.kill(:TERM, pid1(worker))
