@@ -738,7 +738,7 @@ impl Link {
                 format!("put exec before the command that starts Sidekiq, the last one of {script}")
             }
             ShellCommand::Script(_) | ShellCommand::Hidden => {
-                format!("put exec before the command that starts Sidekiq")
+                "put exec before the command that starts Sidekiq".to_owned()
             }
         }
     }
