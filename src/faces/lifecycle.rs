@@ -219,12 +219,15 @@ impl Lifecycle {
         self.set_heard(false);
         let lifecycle = Arc::clone(self);
         let ask = move || {
-            if platform::service(lifecycle.owner).is_some_and(|service| service.hears_all) {
+            let service = platform::service(lifecycle.owner);
+            if service.as_ref().is_some_and(|service| service.hears_all) {
                 return lifecycle.set_heard(true);
             }
+            // Where systemd cannot be asked (an ordinary user without D-Bus) it may be set.
+            let unless = if service.is_some() { "" } else { " unless NotifyAccess=all is set" };
             let name = Snapshot::of(main).map_or_else(String::new, |main| format!(" ({})", main.name));
             let problem = format!(
-                "systemd listens to the main process of the service, pid {main}{name}, and not to this one: it does not hear \
+                "systemd listens to the main process of the service, pid {main}{name}, and not to this one{unless}: it does not hear \
                  that this process is ready, and ends a start of Type=notify after TimeoutStartSec; let ExecStart= become \
                  Sidekiq itself (exec in a script, User= in place of su or sudo), or set NotifyAccess=all"
             );
