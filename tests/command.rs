@@ -334,6 +334,7 @@ fn status_is_json_for_machines() {
         "beat_monotonic",
         "boot_id",
         "busy",
+        "company",
         "concurrency",
         "drained",
         "embedded",

@@ -49,7 +49,7 @@ module SidekiqLifecycle
       words = { schema: SCHEMA, version: status.version, sidekiq: status.sidekiq_version, state: status.state,
                 since: status.since.iso8601(3), ready: status.ready?, drained: status.drained?,
                 drained_at: status.timings[:drained]&.iso8601(3), cut_off:, lost:, never_drains: status.never_drains,
-                signal_path: status.signal_path }
+                company: status.company, signal_path: status.signal_path }
       @config.redis { |redis| redis.set(self.class.key(identity), JSON.generate(words), ex: EXPIRY) }
       nil
     rescue *Announcement.lost_connections

@@ -32,6 +32,9 @@ module SidekiqLifecycle
     attr_reader :relay
     # @return [String, nil] why it can never be called drained, however long it is waited for
     attr_reader :never_drains
+    # @return [String, nil] who ends together with it when it is stopped (foreman and all that it has started), where
+    #   somebody does
+    attr_reader :company
     # @return [Array<String>] what is wrong, in whole sentences
     attr_reader :problems
     # @return [Array<String>] what could not be told of the signal path and of the stop timeout, in whole sentences
@@ -56,19 +59,16 @@ module SidekiqLifecycle
       @state = record["state"].to_sym
       @since = Time.iso8601(record["since"])
       @timings = record["timings"].to_h { |name, time| [name.to_sym, Time.iso8601(time)] }
-      @why, @never_drains, @pid, @concurrency, @exit_status, @embedded =
-        record.values_at(*%w[why never_drains pid concurrency exit_status embedded])
+      @why, @never_drains, @company, @pid, @concurrency, @exit_status, @embedded =
+        record.values_at(*%w[why never_drains company pid concurrency exit_status embedded])
       @rearmed, @problems, @sidekiq_version, @version = record.values_at("rearmed", "problems", "sidekiq", "version")
       path = record["signal_path"] || {}
       @signal_path, @relay = path.values_at("term", "relay")
       @signal_path &&= @signal_path.tr("-", "_").to_sym
-      @doubts = doubts_of(path, record["time"] || {})
+      @doubts = doubts_of(path, record["time"] || {}) - @problems
       @busy = busy
-      @beat_age = report["beat_age"]
-      @ready, @live, @drained = report.values_at("ready", "live", "drained")
-      @directory = configuration.directory
-      @ready_file = configuration.ready_file || File.join(directory, "ready")
-      @stop_timeout = configuration.stop_timeout
+      @ready, @live, @drained, @beat_age = report.values_at("ready", "live", "drained", "beat_age")
+      configured(configuration)
       Ractor.make_shareable(self) # frozen, and all in it
     end
 
@@ -90,7 +90,7 @@ module SidekiqLifecycle
     # @return [Hash{Symbol => Object}] all of it, to log or to serialise
     def to_h
       names = %i[state since why pid busy concurrency timings beat_age exit_status rearmed signal_path relay
-                 never_drains problems doubts directory ready_file stop_timeout sidekiq_version version]
+                 never_drains company problems doubts directory ready_file stop_timeout sidekiq_version version]
       names.to_h { |name| [name, public_send(name)] }
            .merge(ready: ready?, live: live?, quiet: quiet?, drained: drained?, embedded: embedded?)
     end
@@ -101,6 +101,12 @@ module SidekiqLifecycle
     end
 
     private
+
+    def configured(configuration)
+      @directory = configuration.directory
+      @ready_file = configuration.ready_file || File.join(directory, "ready")
+      @stop_timeout = configuration.stop_timeout
+    end
 
     def doubts_of(path, time) = [path["doubt"], (time["words"] if time["fit"] == "unknown")].compact
   end

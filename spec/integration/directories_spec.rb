@@ -91,7 +91,7 @@ RSpec.describe "the lifecycle directory" do
     end
   end
 
-  def complaints(worker) = worker.log.lines.grep(/sidekiq_lifecycle: /)
+  def complaints(worker) = worker.log.lines.grep(/WARN.*sidekiq_lifecycle: /)
 
   # A trouble: how it is made, what is said of it, how it is ended, and how Sidekiq is launched.
   troubles = {

@@ -243,10 +243,12 @@ RSpec.describe "the command fleet" do
     end
 
     it "when Ctrl-C is pressed" do
-      start_listed
+      worker = start_listed
       hold
       waiting = fleet_in_background("quiet", "--wait")
       wait_until("it waits") { waiting.log.include?("0 of 1 drained, 1 job running") }
+      # It says so before it has told anybody.
+      wait_until("it has told") { record(worker.pid)["state"] == "quiet" }
       waiting.signal(:INT)
       expect(waiting.exit_code).to eq(130)
       expect(waiting.log).to end_with("not reached: interrupted: 0 of 1 drained, 1 job running\n" \

@@ -16,7 +16,7 @@ RSpec.describe "a lifecycle directory on a disk that hangs" do
 
   after { @disk&.remove }
 
-  def complaints(worker) = worker.log.scan(/sidekiq_lifecycle: (.*)/).flatten
+  def complaints(worker) = worker.log.scan(/WARN.*sidekiq_lifecycle: (.*)/).flatten
 
   def occupied(**options)
     start_ready(**options).tap do

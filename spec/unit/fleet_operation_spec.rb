@@ -92,6 +92,16 @@ RSpec.describe SidekiqLifecycle::Fleet::Operation do
     expect(told).to eq([["a:1:x", "TSTP"], ["a:1:x", "TERM"]])
   end
 
+  it "says before it tells anybody who else ends" do
+    company = "foreman (pid 1) ends all of its processes when process 7 ends; quiet ends nobody"
+    alone = member("a:1:x", published: JSON.generate(state: "running", ready: true, drained: false, company:))
+    told_at_first = nil
+    operation([alone], [gone("a:1:x")]) { told_at_first ||= told.dup }.stop(drain_first: false, batch: nil)
+    expect(told_at_first).to eq([])
+    expect(progress.first.to_s).to eq("0 of 1 stopped, a:1: #{company}")
+    expect(told).to eq([["a:1:x", "TERM"]])
+  end
+
   it "knows how many have been told, whatever ends it in the middle of that" do
     four = %w[a b c d].map { |name| member("#{name}:1:x") }
     stop = operation(four) { |step| raise Interrupt if step.told["told to stop"] == 2 }

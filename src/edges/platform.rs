@@ -112,13 +112,20 @@ fn parse_service(pid: i32, unit: &str, text: &str) -> Service {
 fn output(command: &mut Command) -> Option<String> {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
     let since = Instant::now();
-    while child.try_wait().ok()?.is_none() {
+    let status = loop {
+        if let Some(status) = child.try_wait().ok()? {
+            break status;
+        }
         if since.elapsed() > Duration::from_secs(5) {
             let _ = child.kill();
             let _ = child.wait();
             return None;
         }
         thread::sleep(Duration::from_millis(5));
+    };
+    // systemctl cannot ask, for want of D-Bus.
+    if !status.success() {
+        return None;
     }
     let mut text = String::new();
     child.stdout?.read_to_string(&mut text).ok()?;
@@ -173,5 +180,6 @@ mod tests {
     fn a_command_that_is_not_there_says_nothing() {
         assert_eq!(output(Command::new("echo").arg("yes")).as_deref(), Some("yes\n"));
         assert_eq!(output(&mut Command::new("/nonexistent")), None);
+        assert_eq!(output(Command::new("sh").args(["-c", "echo yes; exit 1"])), None);
     }
 }

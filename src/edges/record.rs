@@ -98,6 +98,9 @@ pub struct Record {
     /// Whether Sidekiq is left the time that it takes to stop; `None` where it does not matter (embedded).
     #[serde(default)]
     pub time: Option<Fit>,
+    /// Who ends together with it when it is stopped, where somebody does; as it was when it had started.
+    #[serde(default)]
+    pub company: Option<String>,
     /// Why it is not called ready although it is running.
     #[serde(default)]
     pub withheld: Option<String>,
@@ -139,6 +142,7 @@ impl Record {
             rearmed: BTreeMap::new(),
             signal_path: None,
             time: None,
+            company: None,
             withheld: None,
             hooks: None,
             never_drains: None,

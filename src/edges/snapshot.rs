@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::process;
 use super::supervisord;
+use crate::rules::company;
 use crate::rules::path::{Asked, Handling, Link, Path};
 use crate::rules::program::{Program, Sidekiq};
 use crate::rules::recipients::{self, Reach};
@@ -173,6 +174,22 @@ impl Snapshot {
             tell_by_run(&mut links, run);
         }
         Path::new(links)
+    }
+
+    /// Who ends together with a Sidekiq that is stopped, in a sentence; of `all` processes those of `told` are stopped as well.
+    #[must_use]
+    pub fn company(pid: i32, all: &[Self], told: &[i32]) -> Option<String> {
+        let chain = Self::chain(pid);
+        let (sidekiq, above) = chain.split_first()?;
+        let is_beside = |other: &&Self| {
+            above.iter().any(|ancestor| ancestor.pid == other.parent)
+                && !chain.iter().any(|link| link.pid == other.pid)
+                && !told.contains(&other.pid)
+                && other.program() != Program::Relay
+                && !other.reads_from(sidekiq)
+        };
+        let others = all.iter().filter(is_beside).map(|other| format!("{} (pid {})", other.name, other.pid));
+        company::warning(&Self::links(&chain), &others.collect::<Vec<_>>())
     }
 
     /// The process as a link of a path; `below` is the next one towards Sidekiq.

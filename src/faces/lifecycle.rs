@@ -266,6 +266,7 @@ impl Lifecycle {
             // Ruby's heart has just been seen to beat; Sidekiq's own first beat is about to come.
             self.heart_beats();
             self.look_at_path();
+            self.look_at_company();
             self.catch_up();
             self.happened(Event::Started, None);
             self.wait();
@@ -623,6 +624,14 @@ impl Lifecycle {
             inner.withhold();
         });
         self.note("signal path", problem);
+    }
+
+    /// For `fleet stop`, which cannot look from afar.
+    fn look_at_company(&self) {
+        if !self.known(|inner| inner.record.about.embedded) {
+            let company = Snapshot::company(self.owner, &Snapshot::living(), &[]);
+            self.known(|inner| inner.record.company = company);
+        }
     }
 
     /// What can be told at once; systemd would have to be asked, and no hook waits for it.

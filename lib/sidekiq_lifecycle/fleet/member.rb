@@ -18,6 +18,7 @@ module SidekiqLifecycle
         "cut_off" => ->(value) { value.nil? || value.is_a?(Integer) },
         "lost" => ->(value) { value.nil? || value.is_a?(Integer) },
         "never_drains" => ->(value) { value.nil? || value.is_a?(String) },
+        "company" => ->(value) { value.nil? || value.is_a?(String) },
         "signal_path" => ->(value) { value.nil? || value.is_a?(String) },
         "sidekiq" => ->(value) { value.nil? || value.is_a?(String) }
       }.freeze
@@ -125,6 +126,12 @@ module SidekiqLifecycle
       # @return [String, nil] why it can never have finished with every job, as it says itself
       def never_drains = (@published&.dig("never_drains") unless gone?)
 
+      # @return [String, nil] who ends together with it when it is stopped, as it says itself
+      def company = (@published&.dig("company") unless gone?)
+
+      # @return [String, nil] the same for people
+      def company_in_words = ("#{name}: #{Text.one_line(company)}" if company)
+
       # @return [Integer] how many jobs it said that it cut off at its timeout and pushed back
       def cut_off = @published&.dig("cut_off") || 0
 
@@ -143,7 +150,7 @@ module SidekiqLifecycle
       # @return [Hash{Symbol => Object}] all of it, to log or to serialise
       def to_h
         { identity: @readable, hostname:, pid:, tag:, labels:, queues:, version:, concurrency:, busy:, state:,
-          ready: ready?, quiet: quiet?, drained: drained?, drained_at: drained_at&.iso8601(3), never_drains:,
+          ready: ready?, quiet: quiet?, drained: drained?, drained_at: drained_at&.iso8601(3), never_drains:, company:,
           beat_age:, ghost: ghost?, embedded: embedded?, signal_path:, lifecycle: @published&.dig("version") }
       end
 

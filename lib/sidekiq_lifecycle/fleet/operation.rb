@@ -196,10 +196,13 @@ module SidekiqLifecycle
       end
 
       def progress(goal:, total:, done:, pending: [], failed: {}, remarks: [])
-        remark = [@batch, *remarks, @left_alone, @targets.left_out].compact.join("; ")
+        remark = [@batch, *remarks, *company(goal, pending), @left_alone, @targets.left_out].compact.join("; ")
         report(Progress.new(goal:, total:, done:, pending:, failed:, jobs: jobs(goal, pending), elapsed: now - @begun,
                             timeout: @timeout, remark: (remark unless remark.empty?), told:))
       end
+
+      # Who ends although nobody asked for it. The first progress comes before anybody is told.
+      def company(goal, pending) = goal == :stopped ? pending.filter_map(&:company_in_words) : []
 
       def report(progress)
         @last = progress

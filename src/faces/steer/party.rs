@@ -21,10 +21,8 @@ use crate::edges::watch::{Place, SLOW, Watch, Woken};
 use crate::faces::progress::{Progress, Step};
 use crate::faces::report::{self, Process};
 use crate::faces::who::{Sight, Who};
-use crate::rules::company;
 use crate::rules::path::Handling;
 use crate::rules::probe::{self, Facts, MAX_BEAT_AGE, Presence, Probe};
-use crate::rules::program::Program;
 use crate::rules::state::State;
 use crate::rules::text::{as_root, one_line};
 use crate::rules::time::stretch;
@@ -325,19 +323,8 @@ impl Party {
     fn warn_of_company(&mut self) {
         let all = Snapshot::living();
         let told = self.pids(|_| true);
-        let warnings = self.members.iter().filter(|member| !member.has_ended).filter_map(|member| {
-            let chain = Snapshot::chain(member.handle.pid);
-            let (sidekiq, above) = chain.split_first()?;
-            let is_beside = |other: &&Snapshot| {
-                above.iter().any(|ancestor| ancestor.pid == other.parent)
-                    && !chain.iter().any(|link| link.pid == other.pid)
-                    && !told.contains(&other.pid)
-                    && other.program() != Program::Relay
-                    && !other.reads_from(sidekiq)
-            };
-            let others = all.iter().filter(is_beside).map(|other| format!("{} (pid {})", other.name, other.pid));
-            company::warning(&Snapshot::links(&chain), &others.collect::<Vec<_>>())
-        });
+        let pids = self.members.iter().filter(|member| !member.has_ended).map(|member| member.handle.pid);
+        let warnings = pids.filter_map(|pid| Snapshot::company(pid, &all, &told));
         for warning in warnings.collect::<Vec<_>>() {
             self.session.progress.say(&warning);
         }
