@@ -340,6 +340,7 @@ fn status_is_json_for_machines() {
         "embedded",
         "exit_status",
         "hooks",
+        "never_drains",
         "pid",
         "pid_namespace",
         "problems",

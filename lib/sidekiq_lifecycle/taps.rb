@@ -60,6 +60,7 @@ module SidekiqLifecycle
       # Those by which it ends, and that it waits for.
       PARTING = %i[quiet shutdown exit].freeze
 
+      # What the application has hooked to one of these takes time that the platform has to leave.
       def fire_event(event, ...)
         return super unless PARTING.include?(event)
 
