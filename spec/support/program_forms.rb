@@ -43,7 +43,9 @@ class Form
 
   # One of several threads that does nothing with TERM, as a program that fetches secrets.
   THREADS = <<~PYTHON.freeze
-    import subprocess, sys, threading, time
+    import signal, subprocess, sys, threading, time
+    # Python's own handler would have it kill Sidekiq.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     for _ in range(4):
         threading.Thread(target=time.sleep, args=(1e6,), daemon=True).start()
     sys.exit(subprocess.call("#{TARGET}".split()))
