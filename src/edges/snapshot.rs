@@ -340,10 +340,9 @@ pub fn look_until_settled<T>(mut look: impl FnMut() -> T, is_passing: impl Fn(&T
 
 /// Notes to whom `run` gives the signals, by its own rule.
 fn tell_by_run(links: &mut [Link], run: usize) {
-    let (Some(worker), Some(root)) = (links.first().map(|link| link.pid), links.get(run - 1).map(|link| link.pid))
-    else {
-        return;
-    };
+    let pid = |index: usize| links.get(index).map(|link| link.pid);
+    // It may be `run` itself that the path is asked of.
+    let (Some(worker), Some(root)) = (pid(0), run.checked_sub(1).and_then(pid)) else { return };
     let input = links.get(run).and_then(|run| Pipe::read_by(run.pid));
     let all: Vec<recipients::Process> =
         Snapshot::living().iter().map(|snapshot| snapshot.for_recipients(input)).collect();
