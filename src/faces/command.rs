@@ -72,7 +72,7 @@ enum Command {
     /// Tell whether a SIGTERM reaches Sidekiq and leaves it the time it takes: 0 safe, 1 loses jobs, 3 could not tell
     ///
     /// Without a COMMAND it looks at the Sidekiqs that run here. With one it launches that, as PID 1 of a PID namespace
-    /// of its own, waits until a Sidekiq stands, examines it, and sends PID 1 a real SIGTERM. That is a real Sidekiq, which
+    /// of its own, waits until a Sidekiq stands, examines it, and sends PID 1 a real SIGTSTP and SIGTERM. That is a real Sidekiq, which
     /// takes jobs from the Redis that it is set to.
     Doctor {
         #[command(flatten)]
