@@ -362,23 +362,13 @@ fn tell_by_run(links: &mut [Link], run: usize) {
 fn hidden_link(pid: i32) -> Link {
     Link {
         pid,
-        program: Program::Other,
         name: "a hidden process".to_owned(),
-        arguments: Vec::new(),
         is_first: pid == 1,
         is_pid1: pid == 1,
         term: Handling::Handled,
         tstp: Handling::Handled,
-        is_interactive: false,
-        has_terminal: false,
-        group: 0,
-        variables: Vec::new(),
-        kills_after: None,
         is_machines: pid == 1 && process::is_in_first_namespace(),
-        told_by_run: Vec::new(),
-        is_free: false,
-        threads: 0,
-        is_relayed: false,
+        ..Link::default()
     }
 }
 

@@ -49,7 +49,6 @@ fn socket_of(known: &str, words: &[String]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::path::Handling;
 
     fn link(pid: i32, name: &str, arguments: &[&str]) -> Link {
         let arguments: Vec<String> = arguments.iter().map(|&word| word.to_owned()).collect();
@@ -60,18 +59,8 @@ mod tests {
             arguments,
             is_first: pid == 1,
             is_pid1: pid == 1,
-            term: Handling::Default,
-            tstp: Handling::Default,
-            is_interactive: false,
-            has_terminal: false,
-            group: 0,
-            variables: Vec::new(),
-            kills_after: None,
-            is_machines: false,
-            told_by_run: Vec::new(),
-            is_free: false,
             threads: 1,
-            is_relayed: false,
+            ..Link::default()
         }
     }
 

@@ -147,21 +147,13 @@ mod tests {
             pid,
             program,
             name: program.to_string(),
-            arguments: Vec::new(),
             is_first: pid == 1,
             is_pid1: pid == 1,
             term,
             tstp: term,
-            is_interactive: false,
-            has_terminal: false,
             group: pid,
-            variables: Vec::new(),
-            kills_after: None,
-            is_machines: false,
-            told_by_run: Vec::new(),
-            is_free: false,
             threads: 1,
-            is_relayed: false,
+            ..Link::default()
         }
     }
 

@@ -29,7 +29,7 @@ pub enum Handling {
 }
 
 /// One process of the chain.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Link {
     /// Its process id.
     pub pid: i32,
@@ -811,18 +811,9 @@ mod tests {
             arguments,
             is_first: pid == 1,
             is_pid1: pid == 1,
-            term: Handling::Default,
-            tstp: Handling::Default,
-            is_interactive: false,
-            has_terminal: false,
             group: pid,
-            variables: Vec::new(),
-            kills_after: None,
-            is_machines: false,
-            told_by_run: Vec::new(),
-            is_free: false,
             threads: 1,
-            is_relayed: false,
+            ..Link::default()
         }
     }
 

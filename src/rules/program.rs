@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::script;
 
 /// The programs that stand between a platform and a worker, as far as they are known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Program {
     /// sh, dash, bash, busybox ash, zsh, ksh, mksh: waits for its foreground command and passes nothing on by itself.
@@ -48,6 +48,7 @@ pub enum Program {
     /// foreman.
     Foreman,
     /// Anything else.
+    #[default]
     Other,
 }
 
