@@ -1,17 +1,6 @@
 # frozen_string_literal: true
 
 RSpec.describe "signals to a Sidekiq that has started" do
-  # A job that holds Ruby's lock in native code until the example lets go of the lock on a file: no trap can run.
-  hold_lock = <<~RUBY
-    require "fiddle"
-    int = Fiddle::TYPE_INT
-    flock = Fiddle::Function.new(Fiddle.dlopen(nil)["flock"], [int, int], int, need_gvl: true)
-    lock = File.open("lock")
-    note "lock wanted"
-    nil until flock.call(lock.fileno, File::LOCK_EX).zero?
-    note "lock released"
-  RUBY
-
   def watch_ready = Watcher.new { File.exist?(ready_file) }
   def state(worker) = record(worker.pid)["state"]
   def wait_for_note(note) = wait_until("a job notes #{note}") { notes.include?(note) }
@@ -143,7 +132,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
       it "is no longer ready once #{signal} has arrived, and goes on as ever when Ruby can run again" do
         worker = start_ready
         ready = watch_ready
-        lock = hold_ruby(worker, hold_lock)
+        lock = hold_ruby(worker, HOLD_LOCK)
         worker.signal(signal)
         wait_until("no longer ready") { !worker.ready_file? }
         wait_until(its_state) { state(worker) == its_state }
@@ -163,7 +152,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
     it "TSTP and TTIN quiet it when it finds both at once" do
       worker = start_ready
       ready = watch_ready
-      lock = hold_ruby(worker, hold_lock)
+      lock = hold_ruby(worker, HOLD_LOCK)
       worker.signal(:TSTP)
       worker.signal(:TTIN)
       lock.close
@@ -177,7 +166,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
       it "#{signals.join(" and ")} stop it when it finds both at once" do
         worker = start_ready
         ready = watch_ready
-        lock = hold_ruby(worker, hold_lock)
+        lock = hold_ruby(worker, HOLD_LOCK)
         signals.each { |signal| worker.signal(signal) }
         wait_until("stopping") { state(worker) == "stopping" }
         lock.close
@@ -193,7 +182,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
       push("Evaluate", "trap(\"TERM\") { }")
       wait_until("repaired") { record(worker.pid)["rearmed"] == { "SIGTERM" => 1 } }
       ready = watch_ready
-      lock = hold_ruby(worker, hold_lock)
+      lock = hold_ruby(worker, HOLD_LOCK)
       worker.signal(:TERM)
       wait_until("no longer ready") { !worker.ready_file? }
       expect(notes).to eq(["lock wanted"])

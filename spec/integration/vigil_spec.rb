@@ -9,17 +9,6 @@ RSpec.describe "a Sidekiq whose Ruby does not run" do
   # As systemd sets it: half of that is the longest silence of which nothing is said.
   def watched(seconds) = { "NOTIFY_SOCKET" => file("notify"), "WATCHDOG_USEC" => (seconds * 1_000_000).to_s }
 
-  # Holds Ruby's lock in native code until the example lets go of the lock on a file.
-  hold = <<~RUBY
-    require "fiddle"
-    int = Fiddle::TYPE_INT
-    flock = Fiddle::Function.new(Fiddle.dlopen(nil)["flock"], [int, int], int, need_gvl: true)
-    lock = File.open("lock")
-    note "lock wanted"
-    nil until flock.call(lock.fileno, File::LOCK_EX).zero?
-    note "lock released"
-  RUBY
-
   before do
     @socket = Socket.new(:UNIX, :DGRAM).tap { |socket| socket.bind(Addrinfo.unix(file("notify"))) }
     @reader = Thread.new { loop { @socket.recv(4096) } }
@@ -38,7 +27,7 @@ RSpec.describe "a Sidekiq whose Ruby does not run" do
       lock.flock(File::LOCK_EX)
       worker = start_ready(before: quick_beat, environment: watched(4), concurrency: 2)
       push("Evaluate", "sleep 0.01 until File.exist?('go')")
-      push("Evaluate", hold)
+      push("Evaluate", HOLD_LOCK)
       wait_until("it says so in its record") { silent?(worker) }
       said = lines(worker, "Ruby has switched no threads")
       expect(said).to match([/\Asidekiq_lifecycle: .*native code\. Jobs in hand: Evaluate \h{24}, Evaluate \h{24};/])

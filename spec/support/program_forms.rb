@@ -7,6 +7,14 @@ class Form
   # What Docker gives to root by itself, as far as su and sudo want it.
   ROOT = { user: 0, capabilities: %w[CHOWN DAC_OVERRIDE FOWNER KILL SETGID SETUID AUDIT_WRITE] }.freeze
 
+  # `%d` is after how many seconds.
+  KILLER = <<~RUBY.freeze
+    worker = spawn("#{TARGET}")
+    trap("TERM") { Process.kill("TERM", worker) && Thread.new { sleep %d and Process.kill("KILL", worker) } }
+    Process.wait(worker)
+    exit($?.exitstatus || 1)
+  RUBY
+
   # Programs in Ruby that start Sidekiq.
   AROUND = {
     "swallows TERM" => <<~RUBY,
@@ -16,18 +24,8 @@ class Form
       600.times { @told or sleep 0.1 }
       exit(@told ? code : 9)
     RUBY
-    "kills two seconds after TERM" => <<~RUBY,
-      worker = spawn("#{TARGET}")
-      trap("TERM") { Process.kill("TERM", worker) && Thread.new { sleep 2 and Process.kill("KILL", worker) } }
-      Process.wait(worker)
-      exit($?.exitstatus || 1)
-    RUBY
-    "kills five seconds after TERM" => <<~RUBY,
-      worker = spawn("#{TARGET}")
-      trap("TERM") { Process.kill("TERM", worker) && Thread.new { sleep 5 and Process.kill("KILL", worker) } }
-      Process.wait(worker)
-      exit($?.exitstatus || 1)
-    RUBY
+    "kills two seconds after TERM" => format(KILLER, 2),
+    "kills five seconds after TERM" => format(KILLER, 5),
     "passes TERM on" => <<~RUBY,
       worker = spawn("#{TARGET}")
       trap("TERM") { Process.kill("TERM", worker) }
