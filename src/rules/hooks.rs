@@ -38,8 +38,9 @@ impl Hooks {
     /// Hooks begin that are called so. The first `free` seconds cost nothing: they run beside the jobs.
     pub fn begin(&mut self, name: String, free: f64, now: Instant) {
         self.end(now);
-        let since = now + Duration::try_from_secs_f64(free).unwrap_or_default();
-        self.running = Some(Running { name, since, due: since + Duration::from_secs_f64(LONG) });
+        let since = Duration::try_from_secs_f64(free).ok().and_then(|free| now.checked_add(free)).unwrap_or(now);
+        self.running =
+            Some(Running { name, since, due: since.checked_add(Duration::from_secs_f64(LONG)).unwrap_or(since) });
     }
 
     /// They have ended.
@@ -168,5 +169,15 @@ mod tests {
         }
         hooks.end(at(start, 0.9));
         assert_eq!((hooks.problem(at(start, 9.0)), hooks.known(at(start, 9.0), true)), (None, Some(0.9)));
+    }
+
+    #[test]
+    fn no_timeout_is_too_long_to_reckon_with() {
+        let now = Instant::now();
+        for free in [1e18, 1.8e19, f64::MAX, f64::INFINITY, f64::NAN, -1.0] {
+            let mut hooks = Hooks::default();
+            hooks.begin(":shutdown".to_owned(), free, now);
+            assert_eq!(hooks.so_far(now), 0.0, "{free}");
+        }
     }
 }

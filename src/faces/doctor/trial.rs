@@ -211,7 +211,7 @@ impl Trial {
         let mut ended: Vec<Option<Duration>> = vec![None; found.len()];
         let deadline = |found: &Found| {
             let timeout = found.record.as_ref().and_then(|record| record.about.timeout).unwrap_or(DEFAULT_TIMEOUT);
-            IDLE + Duration::try_from_secs_f64(timeout + EPILOGUE).unwrap_or_default()
+            IDLE.saturating_add(Duration::try_from_secs_f64(timeout + EPILOGUE).unwrap_or_default())
         };
         let progress = Progress("waiting for Sidekiq to end");
         while ended.iter().any(Option::is_none) && !self.is_interrupted() {
