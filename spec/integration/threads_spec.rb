@@ -94,7 +94,8 @@ RSpec.describe "threads that have died" do
     it "keep no drain away, whether they died before or after it was quiet" do
       ["", "Process.kill(:TSTP, Process.pid); sleep 0.01 until SidekiqLifecycle.quiet?; "].each do |quiet|
         worker = start_quick(concurrency: 3)
-        push("Evaluate", "#{quiet}#{kill_the_others}; sleep 0.01 until File.exist?('go'); note 'ends'")
+        push("Evaluate", "note 'begins'; #{quiet}#{kill_the_others}; sleep 0.01 until File.exist?('go'); note 'ends'")
+        wait_until("the job begins") { notes.include?("begins") }
         told(worker, /\A2 of 3 threads of Sidekiq have died: restart this process\z/) if quiet.empty?
         FileUtils.touch(file("go"))
         expect(command("quiet", "--wait")).to match([0, /^drained after/])
