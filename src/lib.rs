@@ -2,17 +2,28 @@
 //!
 //! # Layout
 //!
-//! Three floors; a floor uses only those below it.
+//! A module uses only those in rows above its own, and no two files import each other (`tests/layers.rs`).
+//! ARCHITECTURE.md says which file does what.
 //!
-//! | floor | rooms | knows |
-//! |---|---|---|
-//! | [`faces`] | the command line; the relay; the in-process lifecycle the Ruby binding drives | everything below; ties edges and rules together |
-//! | [`edges`] | the lifecycle directory, status records, processes, signals, ptrace | the operating system; hands up plain values |
-//! | [`rules`] | states, probes, the signal path | values only: no clock, no file, no process |
+//! | modules | what they are |
+//! |---|---|
+//! | [`model`] | the rules: states, probes, the signal path; plain values only: no clock, no file, no process |
+//! | [`sys`] | the operating system, without policy: /proc, signals, ptrace, pidfds, systemd's and Docker's sockets |
+//! | [`store`] | the lifecycle directory: records, sentinels, and how a Sidekiq is found |
+//! | `relay`, [`init`] | programs of their own: the process that forwards signals past shells, and `run` |
+//! | [`worker`], `doctor` | inside a Sidekiq: what the Ruby binding drives; from outside: is its signal path safe? |
+//! | [`cli`] | the command line |
 
-pub mod edges;
-pub mod faces;
-pub mod rules;
+pub mod cli;
+#[cfg(target_os = "linux")]
+pub mod doctor;
+pub mod init;
+pub mod model;
+#[cfg(target_os = "linux")]
+pub mod relay;
+pub mod store;
+pub mod sys;
+pub mod worker;
 
 /// The version of the gem, the crate and the command; they are always the same.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

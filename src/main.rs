@@ -5,15 +5,15 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     #[cfg(target_os = "linux")]
     if let Some(arguments) = relay_arguments() {
-        return sidekiq_lifecycle::faces::relay::process::main(&arguments);
+        return sidekiq_lifecycle::relay::process::main(&arguments);
     }
-    sidekiq_lifecycle::faces::command::main()
+    sidekiq_lifecycle::cli::main()
 }
 
 /// The relay goes by a name of its own, and does without the command line's parser, for it is to be small.
 #[cfg(target_os = "linux")]
 fn relay_arguments() -> Option<Vec<String>> {
     let mut arguments = std::env::args();
-    let is_relay = arguments.next().is_some_and(|name| name == sidekiq_lifecycle::rules::program::RELAY);
+    let is_relay = arguments.next().is_some_and(|name| name == sidekiq_lifecycle::model::program::RELAY);
     is_relay.then(|| arguments.collect())
 }

@@ -13,9 +13,9 @@ use std::process::{Command, Stdio};
 use nix::pty::openpty;
 use nix::unistd::pipe;
 use serde_json::Value;
-use sidekiq_lifecycle::edges::directory::{Directory, Durability};
-use sidekiq_lifecycle::edges::record::{About, Record};
-use sidekiq_lifecycle::rules::state::State;
+use sidekiq_lifecycle::model::state::State;
+use sidekiq_lifecycle::store::directory::{Directory, Durability};
+use sidekiq_lifecycle::store::record::{About, Record};
 use tempfile::TempDir;
 
 /// An application's root, where the command is called.
@@ -420,7 +420,7 @@ mod watched {
     use nix::pty::Winsize;
     use nix::sys::signal::{Signal, kill};
     use nix::unistd::Pid;
-    use sidekiq_lifecycle::edges::snapshot::Snapshot;
+    use sidekiq_lifecycle::sys::procfs::Snapshot;
 
     use super::*;
 

@@ -14,12 +14,12 @@ use std::sync::Arc;
 use error::{guarded, raise};
 use magnus::value::ReprValue;
 use magnus::{Error, Module, Object, RModule, RString, Ruby, function, method};
-use sidekiq_lifecycle::edges::claim;
-use sidekiq_lifecycle::edges::directory::Directory;
-use sidekiq_lifecycle::edges::record::About;
-use sidekiq_lifecycle::edges::signals::{self, Signal};
-use sidekiq_lifecycle::faces::lifecycle::{self, Lifecycle};
-use sidekiq_lifecycle::faces::signal_path;
+use sidekiq_lifecycle::store::directory::Directory;
+use sidekiq_lifecycle::store::record::About;
+use sidekiq_lifecycle::sys::claim;
+use sidekiq_lifecycle::sys::signals::{self, Signal};
+use sidekiq_lifecycle::worker::own_path;
+use sidekiq_lifecycle::worker::{self, Lifecycle};
 
 /// `SidekiqLifecycle::Native::Process`: the calling process's lifecycle.
 #[magnus::wrap(class = "SidekiqLifecycle::Native::Process", free_immediately, size)]

@@ -1,0 +1,319 @@
+//! The command line of `fleet`. What it does is Ruby's, for only the application knows how to reach its Redis; what may
+//! be asked of it is read and checked here.
+
+use std::ffi::OsStr;
+use std::io;
+use std::num::NonZeroU32;
+use std::process::ExitCode;
+
+use clap::builder::TypedValueParser;
+use clap::error::ErrorKind;
+use clap::{Arg, Args, Command, Error, Subcommand, ValueEnum};
+use serde::Serialize;
+
+use crate::cli::control::time;
+use crate::cli::hand_over;
+
+const EXAMPLES: &str = "\
+Examples:
+  bundle exec sidekiq-lifecycle fleet status
+  bundle exec sidekiq-lifecycle fleet quiet --match 'worker-*' --wait --timeout 2h
+  bundle exec sidekiq-lifecycle fleet wait drained --match tag=shop,queue=reports --except 'worker-7'
+  bundle exec sidekiq-lifecycle fleet stop --batch 10% --timeout 1h
+  bundle exec sidekiq-lifecycle fleet wake --match 'worker-*'
+
+PATTERN is a shell glob, compared with the hostname, the tag, each label, each queue and Sidekiq's version; one with a
+colon also with the name (worker-1:4711) and the identity (worker-1:4711:8f56db2b19b6). FIELD=PATTERN compares with one of
+them: hostname, tag, label, queue, version, process, identity. With commas between, all have to match.
+
+Exit codes: 0 reached, 1 not reached (the reason is printed), 2 misuse, 124 timed out, 130 interrupted.";
+
+/// Look at every Sidekiq that shares the application's Redis, and steer them: quiet, wait, stop, wake
+///
+/// It goes through Sidekiq's own registry in Redis, which processes without this gem use as well. A process hears what it is
+/// told at its next heartbeat, within 10 s.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Fleet {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand, Serialize)]
+#[serde(tag = "action", rename_all = "lowercase")]
+enum Action {
+    /// Show every process
+    Status {
+        #[command(flatten)]
+        #[serde(flatten)]
+        selection: Selection,
+        #[command(flatten)]
+        #[serde(flatten)]
+        common: Common,
+    },
+    /// Tell processes to fetch no more jobs
+    Quiet {
+        #[command(flatten)]
+        #[serde(flatten)]
+        selection: Selection,
+        /// Wait until they have finished with every job
+        #[arg(long)]
+        wait: bool,
+        #[command(flatten)]
+        #[serde(flatten)]
+        steering: Steering,
+        #[command(flatten)]
+        #[serde(flatten)]
+        common: Common,
+    },
+    /// Wait until processes have got somewhere; nothing is told to anybody
+    Wait {
+        /// What to wait for
+        goal: Goal,
+        #[command(flatten)]
+        #[serde(flatten)]
+        selection: Selection,
+        #[command(flatten)]
+        #[serde(flatten)]
+        patience: Patience,
+        #[command(flatten)]
+        #[serde(flatten)]
+        notice: Notice,
+        #[command(flatten)]
+        #[serde(flatten)]
+        common: Common,
+    },
+    /// Tell processes to stop, and wait until they have
+    Stop {
+        #[command(flatten)]
+        #[serde(flatten)]
+        selection: Selection,
+        /// Quiet them first, and stop each when it has finished with every job
+        #[arg(long)]
+        drain_first: bool,
+        /// Stop so many at a time, as a number or in per cent; the next when as many new ones are ready
+        #[arg(long, value_name = "N|N%", value_parser = batch)]
+        batch: Option<Batch>,
+        #[command(flatten)]
+        #[serde(flatten)]
+        steering: Steering,
+        #[command(flatten)]
+        #[serde(flatten)]
+        common: Common,
+    },
+    /// Stop processes that are quiet and drained, so that their supervisor starts new ones, and wait until as many are ready
+    Wake {
+        #[command(flatten)]
+        #[serde(flatten)]
+        selection: Selection,
+        /// Stop also those that still have jobs; Sidekiq gives them its timeout, and pushes what is left back
+        #[arg(long)]
+        even_busy: bool,
+        #[command(flatten)]
+        #[serde(flatten)]
+        steering: Steering,
+        #[command(flatten)]
+        #[serde(flatten)]
+        common: Common,
+    },
+}
+
+#[derive(Debug, Args, Serialize)]
+struct Selection {
+    /// Only these processes; may be given again for more of them [default: all]
+    #[arg(long = "match", value_name = "PATTERN", value_parser = pattern)]
+    matching: Vec<String>,
+    /// But not these
+    #[arg(long, value_name = "PATTERN", value_parser = pattern)]
+    except: Vec<String>,
+}
+
+#[derive(Debug, Args, Serialize)]
+struct Steering {
+    /// Show who would be told what, and tell nobody
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    #[serde(flatten)]
+    patience: Patience,
+    #[command(flatten)]
+    #[serde(flatten)]
+    notice: Notice,
+}
+
+#[derive(Debug, Args, Serialize)]
+struct Patience {
+    /// The longest to wait, such as 90s, 10m or 2h [default: as long as it takes]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    timeout: Option<f64>,
+}
+
+#[derive(Debug, Args, Serialize)]
+struct Notice {
+    /// Tell a Slack-compatible webhook when it begins and how it ends
+    #[arg(long, value_name = "URL", env = "SIDEKIQ_LIFECYCLE_SLACK_WEBHOOK", hide_env_values = true, value_parser = AddressParser)]
+    slack_webhook: Option<Address>,
+    /// The same as plain JSON
+    #[arg(long, value_name = "URL", env = "SIDEKIQ_LIFECYCLE_WEBHOOK", hide_env_values = true, value_parser = AddressParser)]
+    webhook: Option<Address>,
+    /// Who asked, for the webhooks [default: the user and the host]
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+}
+
+#[derive(Debug, Args, Serialize)]
+struct Common {
+    /// The application, as for sidekiq -r: a Rails application's directory or a Ruby file [default: the Rails application
+    /// here, if there is one; else Redis is found by $REDIS_URL alone]
+    #[arg(short, long, value_name = "PATH")]
+    require: Option<String>,
+    /// The application's environment, as for sidekiq -e
+    #[arg(short, long, value_name = "ENV")]
+    environment: Option<String>,
+    /// Print JSON for machines
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+enum Goal {
+    /// Every one fetches jobs
+    Ready,
+    /// Every one was told to fetch no more
+    Quiet,
+    /// Every one was told so, and has finished with every job
+    Drained,
+    /// Every one has gone
+    Stopped,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Batch {
+    Count(u32),
+    Percent(u32),
+}
+
+fn batch(text: &str) -> Result<Batch, String> {
+    let read = |number: &str| number.parse::<NonZeroU32>().ok().map(NonZeroU32::get);
+    let batch = match text.strip_suffix('%') {
+        Some(percent) => read(percent).filter(|percent| *percent <= 100).map(Batch::Percent),
+        None => read(text).map(Batch::Count),
+    };
+    batch.ok_or_else(|| "write a number of processes, such as 5, or a part of them, such as 10%".to_owned())
+}
+
+fn duration(text: &str) -> Result<f64, String> {
+    time(text).map(|time| time.as_secs_f64())
+}
+
+const FIELDS: [&str; 7] = ["hostname", "tag", "label", "queue", "version", "process", "identity"];
+
+fn pattern(text: &str) -> Result<String, String> {
+    for part in text.split(',') {
+        let (field, glob) = part.split_once('=').map_or((None, part), |(field, glob)| (Some(field), glob));
+        if glob.is_empty() {
+            return Err("write a pattern, such as 'worker-*' or tag=shop".to_owned());
+        }
+        if let Some(field) = field.filter(|field| !FIELDS.contains(field)) {
+            return Err(format!("there is no field {field}; use one of {}", FIELDS.join(", ")));
+        }
+    }
+    Ok(text.to_owned())
+}
+
+/// Of a webhook; none where it is empty, as a variable may be set to nothing.
+#[derive(Clone, Debug, Serialize)]
+#[serde(transparent)]
+struct Address(Option<String>);
+
+/// Reads an [`Address`]. It is a secret: clap's own message would show what is wrong with it.
+#[derive(Clone)]
+struct AddressParser;
+
+impl TypedValueParser for AddressParser {
+    type Value = Address;
+
+    fn parse_ref(&self, command: &Command, option: Option<&Arg>, value: &OsStr) -> Result<Address, Error> {
+        if value.is_empty() {
+            return Ok(Address(None));
+        }
+        let address = value.to_str().filter(|text| text.starts_with("https://") || text.starts_with("http://"));
+        address.map(|text| Address(Some(text.to_owned()))).ok_or_else(|| {
+            let option = option.map(ToString::to_string).unwrap_or_default();
+            let message = format!("{option}: write an address that begins with https:// or http://\n");
+            Error::raw(ErrorKind::ValueValidation, message).with_cmd(command)
+        })
+    }
+}
+
+/// Hands over to Ruby what was asked.
+///
+/// # Errors
+/// Ruby has gone.
+pub fn main(fleet: &Fleet) -> io::Result<ExitCode> {
+    hand_over::to_ruby(
+        &fleet.action,
+        "fleet reaches Redis as the application does, which takes its Ruby; call it as: bundle exec sidekiq-lifecycle \
+         fleet …",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        fleet: Fleet,
+    }
+
+    fn parse(line: &str) -> Result<serde_json::Value, String> {
+        let line = Line::try_parse_from(line.split(' ')).map_err(|error| error.to_string())?;
+        Ok(serde_json::to_value(line.fleet.action).unwrap())
+    }
+
+    #[test]
+    fn what_ruby_is_told() {
+        let stop =
+            parse("fleet stop --match worker-* --match tag=shop,queue=mail --batch 10% --timeout 1h30m").unwrap();
+        assert_eq!(stop["action"], "stop");
+        assert_eq!(stop["matching"], serde_json::json!(["worker-*", "tag=shop,queue=mail"]));
+        assert_eq!((&stop["batch"]["percent"], &stop["timeout"]), (&10.into(), &5400.0.into()));
+        assert_eq!((&stop["drain_first"], &stop["dry_run"]), (&false.into(), &false.into()));
+        let wait = parse("fleet wait drained -r app.rb -e production --json").unwrap();
+        assert_eq!((&wait["goal"], &wait["require"]), (&"drained".into(), &"app.rb".into()));
+        assert_eq!((&wait["environment"], &wait["json"]), (&"production".into(), &true.into()));
+        assert_eq!(parse("fleet stop --batch 5").unwrap()["batch"]["count"], 5);
+    }
+
+    #[test]
+    fn webhooks_may_be_empty_and_are_secret() {
+        let quiet = parse("fleet quiet --webhook http://x --slack-webhook=").unwrap();
+        assert_eq!((&quiet["webhook"], &quiet["slack_webhook"]), (&"http://x".into(), &serde_json::Value::Null));
+        let error = parse("fleet quiet --slack-webhook hooks.example/secret").unwrap_err();
+        assert!(error.contains("--slack-webhook") && !error.contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn misuse() {
+        for (line, sentence) in [
+            ("fleet stop --batch 0", "write a number of processes"),
+            ("fleet stop --batch 101%", "write a number of processes"),
+            ("fleet quiet --timeout soon", "write a time"),
+            ("fleet quiet --match colour=red", "there is no field colour; use one of hostname, tag,"),
+            ("fleet quiet --match tag=", "write a pattern"),
+            ("fleet quiet --match a,,b", "write a pattern"),
+            ("fleet quiet --webhook example.org", "begins with https://"),
+            ("fleet wait busy", "invalid value 'busy'"),
+            ("fleet wait", "required"),
+            ("fleet", "Usage"),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert!(error.contains(sentence), "{line}: {error}");
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The command line of `generate`. The files are written by Ruby, which reads the application's as Sidekiq does; what may
+//! be asked of it is read and checked here.
+
+use std::io;
+use std::num::NonZeroU32;
+use std::process::ExitCode;
+
+use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use crate::cli::hand_over;
+use crate::model::text::one_line;
+
+const EXAMPLES: &str = "\
+Examples:
+  bundle exec sidekiq-lifecycle generate kubernetes
+  bundle exec sidekiq-lifecycle generate docker --require ./app.rb --timeout 60
+  bundle exec sidekiq-lifecycle generate ecs --dry-run
+
+The options -C, -c, -e, -g, -q, -r and -t are Sidekiq's own: give those that your workers are started with. What the
+application's files say need not be repeated.
+
+Exit codes: 0 the files are there, 1 not all of them and why, 2 misuse.";
+
+/// Write the files that deploy this application's Sidekiq
+///
+/// They are filled in from the application: its config/sidekiq.yml, its name, its lifecycle directory. A file that is there
+/// and differs is shown as a diff, and replaced only if that is answered with yes.
+#[derive(Debug, Args, Serialize)]
+#[command(after_help = EXAMPLES)]
+pub struct Generate {
+    /// What deploys it
+    target: Target,
+    /// The application's root
+    #[arg(long, value_name = "DIR", default_value = ".", value_parser = NonEmptyStringValueParser::new())]
+    root: String,
+    /// Sidekiq's configuration file, below the root [default: config/sidekiq.yml or config/sidekiq.yml.erb, where it is there]
+    #[arg(short = 'C', long, value_name = "PATH", value_parser = line)]
+    config: Option<String>,
+    /// The jobs that are worked on at a time [default: what the configuration file says]
+    #[arg(short, long, value_name = "NUMBER")]
+    concurrency: Option<NonZeroU32>,
+    /// The environment that is deployed
+    #[arg(short, long, value_name = "ENV", default_value = "production", value_parser = environment)]
+    environment: String,
+    /// What the processes are called [default: what the configuration file says, else the name of the root]
+    #[arg(short = 'g', long, value_name = "TAG", value_parser = line)]
+    tag: Option<String>,
+    /// The file that loads the application, where it is no Rails application; or a Rails application's root
+    #[arg(short, long, value_name = "PATH", value_parser = line)]
+    require: Option<String>,
+    /// The seconds that Sidekiq leaves its jobs at the end [default: what the configuration file says, else 25]
+    #[arg(short, long, value_name = "SECONDS")]
+    timeout: Option<NonZeroU32>,
+    /// A queue, with a weight if it has one; may be given again for more [default: what the configuration file says]
+    #[arg(short, long = "queue", value_name = "QUEUE[,WEIGHT]", value_parser = line)]
+    queues: Vec<String>,
+    /// Whose the workers are on a host [default: who logs in there, as Capistrano's files say, else the application's name]
+    #[arg(long, value_name = "NAME", value_parser = user)]
+    user: Option<String>,
+    /// Replace files that differ without asking
+    #[arg(long)]
+    force: bool,
+    /// Show what would be written, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+enum Target {
+    /// A Dockerfile on top of the application's image: health check and stop signal
+    Docker,
+    /// Docker Compose, where others wait until the worker is ready
+    Compose,
+    /// Amazon ECS: task definition, service, permission for task protection
+    Ecs,
+    /// A Deployment with probes and a grace period
+    Kubernetes,
+    /// A role of Kamal's that is deployed when it is ready
+    Kamal,
+    /// An AWS Systems Manager document that quiets workers on EC2 and waits
+    Ssm,
+    /// A unit, a template unit for several, and lines for sudoers
+    Systemd,
+    /// Tasks that quiet the workers, wait, and restart them; systemd's files as well
+    Capistrano,
+}
+
+/// What stands on a line of a file.
+fn line(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("it is empty".to_owned()),
+        text if one_line(text) == text => Ok(text.to_owned()),
+        _ => Err("there is a control character in it, such as a line's end".to_owned()),
+    }
+}
+
+/// It stands in a unit as it is.
+fn environment(text: &str) -> Result<String, String> {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "_.-".contains(letter);
+    let is_name = text.starts_with(|letter: char| letter.is_ascii_alphanumeric()) && text.chars().all(is_plain);
+    if is_name { Ok(text.to_owned()) } else { Err("an environment is called by letters, digits and _ . -".to_owned()) }
+}
+
+/// A user's name (useradd(8)); it stands in sudoers and in a unit as it is.
+fn user(text: &str) -> Result<String, String> {
+    let begins = text.starts_with(|letter: char| letter.is_ascii_alphabetic() || letter == '_');
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "_.-".contains(letter);
+    if begins && text.len() <= 32 && text.chars().all(is_plain) {
+        Ok(text.to_owned())
+    } else {
+        Err("a user is called by a letter or _, and then letters, digits and _ . -, 32 at most".to_owned())
+    }
+}
+
+/// Hands over to Ruby what was asked.
+///
+/// # Errors
+/// Ruby has gone.
+pub fn main(generate: &Generate) -> io::Result<ExitCode> {
+    hand_over::to_ruby(
+        generate,
+        "generate reads the application's configuration as Sidekiq does, which takes its Ruby; call it as: bundle exec \
+         sidekiq-lifecycle generate …",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        generate: Generate,
+    }
+
+    fn parse(line: &str) -> Result<serde_json::Value, String> {
+        let line = Line::try_parse_from(line.split(' ')).map_err(|error| error.to_string())?;
+        Ok(serde_json::to_value(line.generate).unwrap())
+    }
+
+    #[test]
+    fn what_ruby_is_told() {
+        assert_eq!(
+            parse("generate ecs").unwrap(),
+            serde_json::json!({
+                "target": "ecs", "root": ".", "config": null, "concurrency": null, "environment": "production",
+                "tag": null, "require": null, "timeout": null, "queues": [], "user": null, "force": false,
+                "dry_run": false,
+            })
+        );
+        let all = parse("generate docker --root a -C b -e c -r d -c 7 -g f -t 60 -q mail,2 -q low --force --dry-run")
+            .unwrap();
+        assert_eq!((&all["root"], &all["config"], &all["environment"]), (&"a".into(), &"b".into(), &"c".into()));
+        assert_eq!((&all["require"], &all["timeout"]), (&"d".into(), &60.into()));
+        assert_eq!((&all["concurrency"], &all["tag"]), (&7.into(), &"f".into()));
+        assert_eq!(all["queues"], serde_json::json!(["mail,2", "low"]));
+        assert_eq!((&all["force"], &all["dry_run"]), (&true.into(), &true.into()));
+    }
+
+    #[test]
+    fn misuse() {
+        for (line, sentence) in [
+            ("generate", "required"),
+            ("generate heroku", "invalid value 'heroku'"),
+            ("generate docker -t 0", "invalid value '0'"),
+            ("generate docker --root=", "a value is required for '--root <DIR>'"),
+            ("generate docker -t soon", "invalid value 'soon'"),
+            ("generate systemd --user root\nALL", "a user is called by"),
+            ("generate systemd --user=-x", "a user is called by"),
+            ("generate systemd --user=", "a user is called by"),
+            ("generate systemd -e a\nExecStartPre=/x", "an environment is called by"),
+            ("generate systemd -q a\nb", "there is a control character in it"),
+            ("generate docker -g a\u{202e}b", "there is a control character in it"),
+            ("generate docker -C a\nb", "there is a control character in it"),
+            ("generate docker -r=", "it is empty"),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert!(error.contains(sentence), "{line}: {error}");
+        }
+    }
+}

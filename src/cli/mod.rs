@@ -1,0 +1,274 @@
+//! The command `sidekiq-lifecycle`: what health checks, deploy scripts and people ask.
+//!
+//! Exit codes: 0 yes, 1 no (with the reason), 2 misuse, 3 could not tell, 124 timed out.
+
+use std::env;
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+
+#[cfg(target_os = "linux")]
+use crate::doctor;
+use crate::init;
+use crate::model::probe::{self, Facts, MAX_BEAT_AGE, Probe};
+use crate::model::text::one_line;
+#[cfg(target_os = "linux")]
+use crate::sys::signals;
+
+pub mod control;
+pub mod fleet;
+pub mod generate;
+mod hand_over;
+mod manual;
+pub mod progress;
+#[cfg(target_os = "linux")]
+mod screen;
+pub mod status;
+pub mod target;
+
+use fleet::Fleet;
+use generate::Generate;
+use target::{Place, Who, Whom};
+
+const EXAMPLES: &str = "\
+Examples:
+  sidekiq-lifecycle check                            is every Sidekiq of this application ready?
+  sidekiq-lifecycle check live --max-age 120         is Ruby's heart still beating?
+  sidekiq-lifecycle check drained --dir /app/tmp/sidekiq
+  sidekiq-lifecycle status                           a table for people
+  sidekiq-lifecycle status --json                    the same for machines
+  sidekiq-lifecycle quiet --wait --timeout 2h        take no more jobs, and finish those in hand
+  sidekiq-lifecycle wait drained --timeout 10m
+  sidekiq-lifecycle stop --timeout 1m --kill-after 30s
+  bundle exec sidekiq-lifecycle fleet status         every Sidekiq that shares the application's Redis
+  sidekiq-lifecycle doctor                           does a SIGTERM reach Sidekiq, with time enough?
+  sidekiq-lifecycle doctor -- bin/entrypoint         the same of a command line, tried
+
+  HEALTHCHECK CMD [\"/path/from/sidekiq-lifecycle/path\", \"check\", \"--dir\", \"/app/tmp/sidekiq\"]
+
+Exit codes: 0 yes, 1 no (the reason is printed), 2 misuse, 3 could not tell (doctor), 124 timed out
+(quiet, stop, wait).";
+
+/// Ask Sidekiq processes where they are in their lives, and tell them what to do.
+#[derive(Debug, Parser)]
+#[command(name = "sidekiq-lifecycle", version, after_help = EXAMPLES, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Answer one question with the exit code: 0 yes, 1 no and why
+    Check {
+        /// What to ask
+        #[arg(value_enum, default_value_t = Question::Ready)]
+        probe: Question,
+        #[command(flatten)]
+        who: Whom,
+        /// The oldest heartbeat that still counts, in seconds
+        #[arg(long, value_name = "SECONDS", default_value_t = MAX_BEAT_AGE.as_secs_f64(), value_parser = seconds)]
+        max_age: f64,
+    },
+    Status(status::Options),
+    Quiet(control::Quiet),
+    Stop(control::Stop),
+    Wait(control::Wait),
+    Run(init::Options),
+    Fleet(Fleet),
+    Generate(Generate),
+    /// Tell whether a SIGTERM reaches Sidekiq and leaves it the time it takes: 0 safe, 1 loses jobs, 3 could not tell
+    ///
+    /// Without a COMMAND it looks at the Sidekiqs that run here. With one it launches that, as PID 1 of a PID namespace
+    /// of its own, waits until a Sidekiq stands, examines it, and sends PID 1 a real SIGTSTP and SIGTERM. That is a real Sidekiq, which
+    /// takes jobs from the Redis that it is set to.
+    Doctor {
+        #[command(flatten)]
+        place: Place,
+        /// Print JSON for machines
+        #[arg(long)]
+        json: bool,
+        /// How long a Sidekiq may take to stand, in seconds
+        #[arg(long, value_name = "SECONDS", default_value_t = 60.0, value_parser = seconds, requires = "command")]
+        timeout: f64,
+        /// A command line to try before it is deployed
+        #[arg(last = true, value_name = "COMMAND", conflicts_with = "directory")]
+        command: Vec<OsString>,
+    },
+    /// Print where this native command lies, for a health check that should not start Ruby
+    Path,
+    /// Print what a shell completes this command with
+    #[command(after_help = manual::EXAMPLES)]
+    Completions {
+        /// Which shell
+        #[arg(value_enum)]
+        shell: manual::Shell,
+    },
+    /// Print the manual page sidekiq-lifecycle(1)
+    Man,
+}
+
+/// The command line of `run`, which stays in memory for as long as its command: without all else that could be asked.
+#[derive(Debug, Parser)]
+#[command(name = "sidekiq-lifecycle", version, disable_help_subcommand = true, max_term_width = 100)]
+enum InitAlone {
+    Run(init::Options),
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Question {
+    /// Started, and fetching jobs
+    Ready,
+    /// There, and Ruby's heart beats; stays true while it drains
+    Live,
+    /// Told to be quiet or to stop, and finished with every job
+    Drained,
+}
+
+impl From<Question> for Probe {
+    fn from(question: Question) -> Self {
+        match question {
+            Question::Ready => Self::Ready,
+            Question::Live => Self::Live,
+            Question::Drained => Self::Drained,
+        }
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| "write a number of seconds, such as 60".to_owned())?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(duration) if !duration.is_zero() => Ok(seconds),
+        _ => Err("write a number of seconds greater than 0".to_owned()),
+    }
+}
+
+/// Runs the command line of the calling process. Misuse is answered by clap, with exit code 2.
+#[must_use]
+pub fn main() -> ExitCode {
+    // What only Ruby calls is shown to nobody, in no help and no completion.
+    if env::args_os().skip(1).eq([progress::SUBCOMMAND]) {
+        return progress::main();
+    }
+    match run(plain_check().or_else(init_alone).unwrap_or_else(|| Arguments::parse().command)) {
+        Ok(code) => code,
+        // Whoever read our output has gone; there is nobody to tell.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A health check asks every few seconds, in the plainest way: `check`, `check live`, `check ready --dir DIR`. That is read
+/// here, for to make ready for all else that could be asked takes as long as to answer. Whatever is not so plain is left to
+/// clap.
+fn plain_check() -> Option<Command> {
+    let mut words = env::args_os().skip(1);
+    words.next().filter(|word| word == "check")?;
+    let mut next = words.next();
+    let probe = next.as_ref().and_then(|word| Question::from_str(word.to_str()?, false).ok());
+    if probe.is_some() {
+        next = words.next();
+    }
+    let directory = match next {
+        Some(word) if word == "--dir" => Some(words.next().filter(|word| !word.as_encoded_bytes().starts_with(b"-"))?),
+        Some(_) => return None,
+        None => None,
+    };
+    let has_directory = directory.as_ref().is_none_or(|path| !path.is_empty());
+    (has_directory && words.next().is_none()).then(|| Command::Check {
+        probe: probe.unwrap_or(Question::Ready),
+        who: Whom::of_directory(directory.map(PathBuf::from)),
+        max_age: MAX_BEAT_AGE.as_secs_f64(),
+    })
+}
+
+fn init_alone() -> Option<Command> {
+    env::args_os().nth(1).filter(|word| word == "run")?;
+    let InitAlone::Run(options) = InitAlone::parse();
+    Some(Command::Run(options))
+}
+
+fn run(command: Command) -> io::Result<ExitCode> {
+    let out = &mut anstream::stdout().lock();
+    match command {
+        Command::Check { probe, who, max_age } => {
+            let max_age = Duration::try_from_secs_f64(max_age).unwrap_or(MAX_BEAT_AGE);
+            Ok(check(out, probe.into(), &who.into(), max_age))
+        }
+        Command::Status(options) => status::main(out, options),
+        Command::Quiet(options) => Ok(control::quiet(options)),
+        Command::Stop(options) => Ok(control::stop(options)),
+        Command::Wait(options) => Ok(control::wait(options)),
+        Command::Run(options) => Ok(init::run(options)),
+        Command::Fleet(options) => fleet::main(&options),
+        Command::Generate(options) => generate::main(&options),
+        Command::Doctor { place, json, timeout, command } => doctor(out, place, json, timeout, &command),
+        Command::Path => {
+            writeln!(out, "{}", env::current_exe()?.display())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Completions { shell } => manual::completions(out, shell, Arguments::command()),
+        Command::Man => manual::page(out, Arguments::command()),
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn doctor(out: &mut impl Write, place: Place, json: bool, timeout: f64, command: &[OsString]) -> io::Result<ExitCode> {
+    signals::wait_for_children()?;
+    let code = if command.is_empty() {
+        doctor::main(out, &place.directory(), json)?
+    } else {
+        doctor::trial::main(out, command, Duration::from_secs_f64(timeout), json)?
+    };
+    Ok(ExitCode::from(code))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn doctor(out: &mut impl Write, _: Place, _: bool, _: f64, _: &[OsString]) -> io::Result<ExitCode> {
+    writeln!(out, "could not tell: the doctor needs Linux")?;
+    Ok(ExitCode::from(3))
+}
+
+fn check(out: &mut impl Write, probe: Probe, who: &Who, max_age: Duration) -> ExitCode {
+    let answer = who.sights(true).and_then(|sights| {
+        let facts: Vec<Facts> = sights.into_iter().map(|sight| sight.facts).collect();
+        probe::ask(&facts, probe, max_age)
+    });
+    let (code, line) = match answer {
+        Ok(()) => (ExitCode::SUCCESS, probe.to_string()),
+        Err(reason) => (ExitCode::FAILURE, format!("not {probe}: {}", one_line(&reason))),
+    };
+    // The exit code is the answer, whether or not anybody can read the line.
+    let _ = writeln!(out, "{line}");
+    code
+}
+
+/// Says on standard error what is wrong. That it may be full or closed changes nothing.
+pub(crate) fn complain(reason: &str) {
+    let _ = writeln!(io::stderr(), "sidekiq-lifecycle: {}", one_line(reason));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn ages() {
+        assert_eq!(seconds("0.5"), Ok(0.5));
+        for wrong in ["0", "-1", "soon", "NaN", "1e999", ""] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! `status --watch`: on a terminal a screen of its own, drawn anew when something changes, each second for the ages, and when
+//! the terminal changes its size; elsewhere what has changed is printed anew.
+
+use std::borrow::Cow;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anstream::AutoStream;
+use console::{Term, truncate_str};
+use nix::sys::signal::{Signal, raise};
+
+use crate::cli::complain;
+use crate::cli::progress::{TICK, can_draw};
+use crate::cli::status::text;
+use crate::cli::target::Who;
+use crate::model::probe::{MAX_BEAT_AGE, Probe};
+use crate::store::lookup::Sight;
+use crate::store::report::Report;
+use crate::sys::watch::{SLOW, Watch};
+
+/// The screen that full-screen programs have to themselves, and back (xterm's private mode 1049, which all terminals know).
+const ENTER: &str = "\x1b[?1049h\x1b[?25l";
+const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
+const HOME: &str = "\x1b[H";
+const REST_OF_LINE: &str = "\x1b[K";
+const REST_OF_SCREEN: &str = "\x1b[J";
+
+/// Shows the status until somebody ends it: 0, for nothing else was to come.
+pub(super) fn watched(out: &mut impl Write, who: &Who, json: bool) -> io::Result<ExitCode> {
+    let mut watch = Watch::open()?.with_reader();
+    let term = Term::stdout();
+    let mut screen = None;
+    if can_draw(&term) && !json {
+        watch.take_pauses()?;
+        screen = Some(Screen::enter(&term)?);
+    }
+    let mut shown = None;
+    loop {
+        // Before it is read: what changes later is told.
+        who.directory().map(|directory| watch.directory(directory));
+        let sights = match who.sights(false) {
+            Ok(sights) => sights,
+            Err(reason) => {
+                drop(screen);
+                complain(&reason);
+                return Ok(ExitCode::FAILURE);
+            }
+        };
+        for directory in sights.iter().filter_map(|sight| sight.directory.as_ref()) {
+            watch.directory(directory);
+        }
+        if let Some(screen) = &mut screen {
+            screen.draw(who, &sights)?;
+        } else if shown.as_ref() != Some(&news(&sights)) {
+            shown = Some(news(&sights));
+            if json {
+                serde_json::to_writer(&mut *out, &Report::new(who.directory(), &sights))?;
+                writeln!(out)?;
+            } else {
+                text(out, who, &sights)?;
+            }
+            out.flush()?;
+        }
+        let woken = watch.wait(&[], if screen.is_some() { TICK } else { SLOW })?;
+        if woken.signal.is_some() || woken.is_unread {
+            return Ok(ExitCode::SUCCESS);
+        }
+        if let Some(screen) = screen.as_mut().filter(|_| woken.is_to_pause) {
+            screen.pause()?;
+        }
+    }
+}
+
+/// All that counts as a change: everything but what only says that time passes.
+fn news(sights: &[Sight]) -> Vec<String> {
+    let still = |sight: &Sight| {
+        let record = sight.record.clone().map(|mut record| {
+            (record.beat, record.beat_monotonic) = (None, None);
+            record
+        });
+        let is_live = sight.facts.answer(Probe::Live, MAX_BEAT_AGE).is_ok();
+        format!("{} {:?} {is_live} {record:?}", sight.facts.pid, sight.facts.presence)
+    };
+    sights.iter().map(still).collect()
+}
+
+struct Screen<'a> {
+    term: &'a Term,
+}
+
+impl<'a> Screen<'a> {
+    fn enter(term: &'a Term) -> io::Result<Self> {
+        term.write_str(ENTER)?;
+        Ok(Self { term })
+    }
+
+    /// Gives the terminal back for as long as somebody else has it.
+    fn pause(&mut self) -> io::Result<()> {
+        self.term.write_str(LEAVE)?;
+        // Comes back with the SIGCONT that fg sends.
+        raise(Signal::SIGSTOP)?;
+        self.term.write_str(ENTER)
+    }
+
+    /// Each line is cut to the width that the terminal has now: nothing ever wraps.
+    fn draw(&mut self, who: &Who, sights: &[Sight]) -> io::Result<()> {
+        let mut table = AutoStream::new(Vec::new(), AutoStream::choice(&io::stdout()));
+        text(&mut table, who, sights)?;
+        let (height, width) = self.term.size();
+        let table = String::from_utf8_lossy(&table.into_inner()).into_owned();
+        let lines = fitting(table.lines().collect(), usize::from(height).max(1));
+        let lines = lines.iter().map(|line| truncate_str(line, usize::from(width), "…"));
+        let lines: Vec<String> = lines.map(|line| format!("{line}{REST_OF_LINE}")).collect();
+        self.term.write_str(&format!("{HOME}{}{REST_OF_SCREEN}", lines.join("\r\n")))
+    }
+}
+
+/// What has room, and how much more there is.
+fn fitting(mut lines: Vec<&str>, height: usize) -> Vec<Cow<'_, str>> {
+    let more = match lines.len().saturating_sub(height) {
+        0 => None,
+        over => {
+            lines.truncate(height.saturating_sub(1));
+            Some(format!("and {} more", over + 1))
+        }
+    };
+    lines.into_iter().map(Cow::from).chain(more.map(Cow::from)).collect()
+}
+
+impl Drop for Screen<'_> {
+    fn drop(&mut self) {
+        let _ = self.term.write_str(LEAVE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_room_is_counted() {
+        let lines = vec!["PID", "1", "2", "3"];
+        assert_eq!(fitting(lines.clone(), 4), ["PID", "1", "2", "3"]);
+        assert_eq!(fitting(lines.clone(), 3), ["PID", "1", "and 2 more"]);
+        assert_eq!(fitting(lines, 1), ["and 4 more"]);
+    }
+}

@@ -1,0 +1,357 @@
+//! What is found out of one Sidekiq.
+
+use std::fs;
+use std::path::PathBuf;
+
+use nix::sys::signal::Signal;
+use nix::unistd::{getegid, geteuid};
+use serde::Serialize;
+
+use crate::model::diagnosis::{Diagnosis, Findings, Verdict, judge};
+use crate::model::probe::{Facts, Presence};
+use crate::model::program::{Program, Sidekiq};
+use crate::model::signal_path::{Asked, Effect, Fate, KillMode, Path};
+use crate::model::state::State;
+use crate::model::stop_timeout::{self, Fit, Need, Source, StopTimeout};
+use crate::model::text::{as_root, masked};
+use crate::store::directory::health::Health;
+use crate::store::directory::{Directory, Entry};
+use crate::store::lookup::{Found, is_elsewhere, is_of};
+use crate::store::record::{About, Record};
+use crate::sys::platform::{self, Service};
+use crate::sys::procfs::{Mask, Snapshot};
+use crate::worker::stop_timeout;
+
+/// One Sidekiq.
+#[derive(Debug, Serialize)]
+pub struct Examination {
+    pub pid: i32,
+    /// The pid that it has for itself, where that is another one.
+    pub own_pid: Option<i32>,
+    pub uid: u32,
+    pub sidekiq: Option<String>,
+    pub tag: Option<String>,
+    pub state: Option<State>,
+    /// The gem's version, if it has a record.
+    pub gem: Option<String>,
+    /// Whether the gem is in it; `None` where that cannot be seen.
+    pub has_gem: Option<bool>,
+    pub signal_path: SignalPath,
+    pub relay: Relay,
+    /// Signals that its main thread has blocked.
+    pub blocked: Vec<String>,
+    pub ignored: Vec<String>,
+    pub time: Time,
+    pub directory: PathBuf,
+    pub health: Option<Health>,
+    /// Problems that it tells of itself, but for those that are found here as well.
+    pub problems: Vec<String>,
+    pub not_seen: Vec<String>,
+    pub measured: Option<Measured>,
+    #[serde(flatten)]
+    pub diagnosis: Diagnosis,
+    /// To judge once more when something was measured.
+    #[serde(skip)]
+    path: Path,
+    #[serde(skip)]
+    is_embedded: bool,
+}
+
+/// The signal path, from the top.
+#[derive(Debug, Serialize)]
+pub struct SignalPath {
+    pub term: Fate,
+    pub tstp: Fate,
+    pub kill_mode: Option<KillMode>,
+    pub links: Vec<Link>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Link {
+    pub pid: i32,
+    pub title: String,
+    pub program: Program,
+    pub arguments: Vec<String>,
+    pub term: Effect,
+    pub tstp: Effect,
+    /// In words.
+    pub verdict: String,
+    /// In words, where TSTP fails here and TERM does not.
+    pub tstp_verdict: Option<String>,
+    /// TERM fails here.
+    pub is_culprit: bool,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Relay {
+    pub pid: Option<i32>,
+    /// The links that it carries signals past.
+    pub carries: Vec<String>,
+    /// Why it is not there or cannot do all; `None` where all is well.
+    pub problem: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Time {
+    /// Sidekiq's `-t`.
+    pub timeout: Option<f64>,
+    pub stop_timeout: Option<StopTimeout>,
+    /// It asks systemd for the time that it needs when it is told to stop.
+    pub is_extended: bool,
+    /// Seconds that it takes to stop.
+    pub needed: Option<f64>,
+    #[serde(flatten)]
+    pub fit: Fit,
+}
+
+impl Time {
+    fn of(pid: i32, need: Need, about: &About, service: Option<Service>, has_gem: bool, is_persons: bool) -> Self {
+        let is_heard = service.as_ref().is_some_and(|service| service.is_heard);
+        let found = stop_timeout(about);
+        let wrong = found.as_ref().err().cloned();
+        let stop = found.ok().flatten().or_else(|| service.and_then(|service| service.stop_timeout));
+        let stop = stop.or_else(|| platform::engine_stop_timeout(pid));
+        let is_systemds = matches!(&stop, Some(StopTimeout { source: Source::Systemd(_), .. }));
+        // One without the gem says when it stops, but asks for nothing.
+        let is_extended = is_systemds && is_heard && has_gem && !about.embedded;
+        let fit = match (wrong, stop_timeout::fit(need, stop.as_ref())) {
+            (Some(wrong), _) => Fit::Unknown(wrong),
+            (None, Fit::TooShort(_)) if is_extended => Fit::Fits(format!(
+                "{} are asked of systemd when it stops, as the {} is too short",
+                need.words(),
+                stop.as_ref().map(ToString::to_string).unwrap_or_default()
+            )),
+            (None, Fit::Unknown(_)) if is_persons => Fit::Fits("whoever sits at the shell decides how long".to_owned()),
+            (None, fit) => fit,
+        };
+        Self { timeout: about.timeout, stop_timeout: stop, is_extended, needed: need.seconds(), fit }
+    }
+}
+
+/// What became of a real SIGTERM.
+#[derive(Clone, Debug, Serialize)]
+pub struct Measured {
+    /// `None` where even that could not be seen.
+    pub fate: Option<Fate>,
+    pub words: String,
+    /// What became of a real SIGTSTP before, in words.
+    pub tstp: String,
+}
+
+impl Examination {
+    /// `service` is the one of systemd that it belongs to.
+    pub(super) fn of(found: &Found, all: &[Snapshot], service: Option<Service>) -> Self {
+        let Found { snapshot, record, directory } = found;
+        let chain = Snapshot::chain(snapshot.pid);
+        let relay = relay(&chain, all);
+        let seen = Snapshot::path(snapshot.pid).with_kill_mode(service.as_ref().and_then(|service| service.kill_mode));
+        // Another Sidekiq's relay carries nothing to this one.
+        let path = if relay.is_some() { seen } else { seen.without_relay() };
+        let has_gem = has_gem(snapshot, record.is_some());
+        let said = record.as_ref().and_then(|record| record.signal_path.as_ref()?.no_relay.clone());
+        let about = record.as_ref().map(|record| record.about.clone()).unwrap_or_default();
+        let hooks = record.as_ref().map(|record| record.slow_hooks()).unwrap_or_default();
+        let need = Need { timeout: about.timeout, hooks };
+        let time = Time::of(snapshot.pid, need, &about, service, record.is_some(), path.is_persons());
+        let path = path.with_needed(time.needed);
+        let version = match snapshot.sidekiq() {
+            Some(Sidekiq::Started { version }) => Some(version),
+            _ => None,
+        };
+        let relay = Relay {
+            pid: relay.map(|relay| relay.pid),
+            carries: path
+                .links()
+                .iter()
+                .filter(|link| link.is_carried())
+                .map(crate::model::signal_path::Link::title)
+                .collect(),
+            problem: no_relay(&path, relay.is_some(), said, has_gem),
+        };
+        let findings = Findings {
+            path: &path,
+            no_relay: relay.problem.as_deref(),
+            time: &time.fit,
+            is_booting: is_booting(snapshot, record.as_ref()),
+            is_embedded: about.embedded,
+            measured: None,
+        };
+        let diagnosis = judge(&findings);
+        let told = |problem: &&String| !problem.starts_with("a SIG") && Some(problem.as_str()) != time.fit.problem();
+        Self {
+            pid: snapshot.pid,
+            own_pid: Some(snapshot.own_pid()).filter(|pid| *pid != snapshot.pid),
+            uid: snapshot.uid,
+            sidekiq: about.sidekiq.clone().or(version),
+            tag: about.tag.clone().filter(|tag| !tag.is_empty()),
+            state: record.as_ref().map(|record| record.state),
+            gem: record.as_ref().map(|record| record.version.clone()),
+            has_gem,
+            signal_path: signal_path(&path),
+            relay,
+            blocked: names(snapshot.blocked),
+            ignored: names(snapshot.ignored),
+            directory: directory.path().to_owned(),
+            health: record.as_ref().map(|record| health(found, all, record.ready_file.as_ref())),
+            problems: record.iter().flat_map(|record| &record.problems).filter(told).cloned().collect(),
+            not_seen: not_seen(snapshot, has_gem),
+            measured: None,
+            time,
+            diagnosis,
+            path,
+            is_embedded: about.embedded,
+        }
+    }
+
+    pub fn verdict(&self) -> Verdict {
+        self.diagnosis.verdict
+    }
+
+    /// Why, and what to change, in one line; `None` if all is well.
+    pub fn reasons(&self) -> Option<String> {
+        let all: Vec<String> = self.diagnosis.reasons.iter().chain(&self.diagnosis.fix).cloned().collect();
+        (!all.is_empty()).then(|| all.join("; "))
+    }
+
+    /// The same once more, with what became of a real SIGTERM.
+    pub fn with(mut self, measured: Measured) -> Self {
+        self.diagnosis = judge(&Findings {
+            path: &self.path,
+            no_relay: self.relay.problem.as_deref(),
+            time: &self.time.fit,
+            is_booting: false,
+            is_embedded: self.is_embedded,
+            measured: measured.fate,
+        });
+        self.measured = Some(measured);
+        self
+    }
+}
+
+fn is_booting(snapshot: &Snapshot, record: Option<&Record>) -> bool {
+    match record {
+        Some(record) => record.state == State::Booting,
+        None => matches!(snapshot.sidekiq(), Some(Sidekiq::Booting)),
+    }
+}
+
+/// The relay of a Sidekiq, or of the process that has preloaded its application. It is called `signal-relay PID START_TIME …`.
+fn relay<'a>(chain: &[Snapshot], all: &'a [Snapshot]) -> Option<&'a Snapshot> {
+    all.iter().filter(|process| process.program() == Program::Relay).find(|relay| {
+        let number = |index: usize| relay.arguments.get(index).and_then(|word| word.parse::<u64>().ok());
+        let is_target = |process: &Snapshot| {
+            number(1) == u64::try_from(process.own_pid()).ok() && number(2) == Some(process.start_time)
+        };
+        chain.iter().any(is_target)
+    })
+}
+
+fn no_relay(path: &Path, has_relay: bool, said: Option<String>, has_gem: Option<bool>) -> Option<String> {
+    if path.to_be_relayed().is_empty() {
+        return None;
+    }
+    let is_needed = [Asked::Stop, Asked::Quiet].into_iter().any(|asked| path.fate(asked).0.is_bad());
+    match (said, has_gem) {
+        (Some(said), _) => Some(said),
+        _ if !is_needed || has_relay => None,
+        (None, Some(false)) => Some("this Sidekiq is without sidekiq_lifecycle".to_owned()),
+        (None, _) => Some("none was started".to_owned()),
+    }
+}
+
+fn signal_path(path: &Path) -> SignalPath {
+    let ((term, culprit), (tstp, tstp_culprit)) = (path.fate(Asked::Stop), path.fate(Asked::Quiet));
+    let link = |(index, link): (usize, &crate::model::signal_path::Link)| {
+        let is_worse = tstp.is_bad() && index == tstp_culprit && !(term.is_bad() && culprit == tstp_culprit);
+        let verdict = match (index, path.kill_mode()) {
+            (0, _) => "is Sidekiq".to_owned(),
+            (_, Some(mode)) if link.program == Program::Manager => match mode {
+                KillMode::ControlGroup => "signals every process of the service (KillMode=control-group)".to_owned(),
+                mode => format!("signals the service's main process (KillMode={mode})"),
+            },
+            _ if link.is_persons() => "is a shell at which a person sits".to_owned(),
+            _ => link.verdict(Asked::Stop),
+        };
+        Link {
+            pid: link.pid,
+            title: link.title(),
+            program: link.program,
+            arguments: link.arguments.iter().map(|word| masked(word)).collect(),
+            term: path.effect(index, Asked::Stop),
+            tstp: path.effect(index, Asked::Quiet),
+            verdict,
+            tstp_verdict: is_worse.then(|| link.verdict(Asked::Quiet)),
+            is_culprit: term != Fate::Arrives && index == culprit,
+        }
+    };
+    SignalPath {
+        term,
+        tstp,
+        kill_mode: path.kill_mode(),
+        links: path.links().iter().enumerate().rev().map(link).collect(),
+    }
+}
+
+fn names(mask: Mask) -> Vec<String> {
+    Signal::iterator().filter(|signal| mask.has(*signal)).map(|signal| signal.as_str().replacen("SIG", "", 1)).collect()
+}
+
+/// What is mapped tells, where the doctor may see it.
+fn has_gem(snapshot: &Snapshot, has_record: bool) -> Option<bool> {
+    if has_record {
+        return Some(true);
+    }
+    // It is loaded with the application.
+    if is_booting(snapshot, None) {
+        return None;
+    }
+    let maps = fs::read_to_string(format!("/proc/{}/maps", snapshot.pid)).ok()?;
+    Some(maps.contains("/sidekiq_lifecycle"))
+}
+
+fn health(found: &Found, all: &[Snapshot], ready_file: Option<&String>) -> Health {
+    let Found { snapshot, directory, record } = found;
+    let facts = |entry: &Entry| -> Facts {
+        let is_here = |record| all.iter().any(|snapshot| is_of(record, snapshot));
+        match &entry.record {
+            Ok(record) if is_here(record) => record.facts_with(Presence::Here),
+            _ => record.as_ref().map_or_else(|| entry.facts(), |own| entry.facts_beside(own)),
+        }
+    };
+    let ready_file = ready_file.map(|file| match is_elsewhere(snapshot) {
+        true => PathBuf::from(format!("/proc/{}/root{file}", snapshot.pid)),
+        false => PathBuf::from(file),
+    });
+    let look = |directory: &Directory| {
+        let facts: Vec<Facts> = directory.read().unwrap_or_default().iter().map(facts).collect();
+        directory.health(snapshot, &facts, ready_file.as_deref())
+    };
+    let first = look(directory);
+    if first.problems.is_empty() {
+        return first;
+    }
+    // A file and the records are not read in one moment.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    look(directory)
+}
+
+fn not_seen(snapshot: &Snapshot, has_gem: Option<bool>) -> Vec<String> {
+    let (own, theirs) = (geteuid().as_raw(), snapshot.uid);
+    // Only whoever has both of a process's may look at it (ptrace(2)).
+    let both =
+        |uid: u32, gid: u32| if own == theirs { format!("uid {uid} and gid {gid}") } else { format!("uid {uid}") };
+    let own_group = getegid().as_raw();
+    let (doctor, them) = (both(own, own_group), both(theirs, snapshot.groups.first().copied().unwrap_or(own_group)));
+    let mut things = Vec::new();
+    if has_gem.is_none() && !is_booting(snapshot, None) {
+        things.push("whether sidekiq_lifecycle is in it");
+    }
+    if snapshot.executable.is_none() {
+        things.push("which programs these really are (their names were believed)");
+    }
+    if things.is_empty() {
+        return Vec::new();
+    }
+    let as_root = as_root(own == 0);
+    vec![format!("{}, for the doctor is {doctor}; run it as {them} or {as_root}", things.join(" and "))]
+}

@@ -1,0 +1,374 @@
+//! `doctor -- COMMAND`: launches a command line as PID 1 of a PID namespace of its own, waits until a Sidekiq stands there,
+//! examines it, and sends PID 1 a real SIGTSTP and a real SIGTERM.
+//!
+//! A Sidekiq with the gem takes as long to stop as it may: an idle one ends at once, and would not show who kills it a few
+//! seconds later.
+//!
+//! What the command says is held back, and shown if no Sidekiq comes of it.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, Permissions};
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::process::{Child, ExitStatus};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::examination::{Examination, Measured};
+use super::{Report, find, is_started};
+use crate::model::diagnosis::Verdict;
+use crate::model::signal_path::Fate;
+use crate::model::state::State;
+use crate::model::stop_timeout::EPILOGUE;
+use crate::store::directory::Directory;
+use crate::store::lookup::Found;
+use crate::store::record::Record;
+use crate::sys::namespace;
+use crate::sys::procfs::Snapshot;
+
+/// Sidekiq hears a signal long before, and an idle one ends within 3 s: it waits for its fetch to come back.
+const IDLE: Duration = Duration::from_secs(10);
+/// Where it is not known: Sidekiq's default `-t`.
+const DEFAULT_TIMEOUT: f64 = 25.0;
+/// Several Sidekiqs of one command do not stand at one moment.
+const SETTLED: Duration = Duration::from_secs(1);
+const LINES_SHOWN: usize = 20;
+
+/// Tries a command line and prints what was found; gives back the exit code.
+///
+/// # Errors
+/// Whoever reads it has gone, or there is no place for temporary files.
+pub fn main(out: &mut impl Write, command: &[OsString], timeout: Duration, json: bool) -> io::Result<u8> {
+    // One that any user of the trial's may write to: the command may change the user.
+    let home = tempfile::Builder::new()
+        .prefix("sidekiq-lifecycle-doctor")
+        .permissions(Permissions::from_mode(0o755))
+        .tempdir()?;
+    let path = home.path().join("sidekiq");
+    fs::create_dir(&path)?;
+    fs::set_permissions(&path, Permissions::from_mode(0o1777))?;
+    let interrupted = Arc::new(AtomicUsize::new(0));
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        let number = usize::try_from(signal).unwrap_or_default();
+        signal_hook::flag::register_usize(signal, Arc::clone(&interrupted), number)?;
+    }
+    let report = match Trial::begin(command, Directory::new(&path, None), interrupted.clone()) {
+        Ok(mut trial) => trial.run(timeout),
+        Err(reason) => Err(reason),
+    };
+    // 128 + n, as a shell would show it.
+    if let Ok(signal @ 1..) = u8::try_from(interrupted.load(SeqCst)) {
+        return Ok(128 + signal);
+    }
+    let report = report.unwrap_or_else(|reason| Report::failed(&reason));
+    report.print(out, json)?;
+    Ok(report.exit_code())
+}
+
+impl Report {
+    fn failed(reason: &str) -> Self {
+        let summary = format!("{}: {reason}", Verdict::Unknown);
+        Self { schema: super::SCHEMA, verdict: Verdict::Unknown, summary, sidekiqs: Vec::new() }
+    }
+}
+
+struct Trial {
+    first: Child,
+    ended: Option<ExitStatus>,
+    output: File,
+    directory: Directory,
+    interrupted: Arc<AtomicUsize>,
+}
+
+impl Trial {
+    fn begin(command: &[OsString], directory: Directory, interrupted: Arc<AtomicUsize>) -> Result<Self, String> {
+        let output = tempfile::tempfile().map_err(|error| error.to_string())?;
+        namespace::enter().map_err(|error| {
+            format!(
+                "a PID namespace of its own is not allowed here ({error}); run the doctor as root outside of a container, or \
+                 in one started with docker run --privileged"
+            )
+        })?;
+        let environment =
+            [("SIDEKIQ_LIFECYCLE_DIR", directory.path().as_os_str()), ("SIDEKIQ_LIFECYCLE_TRIAL", OsStr::new("1"))];
+        let first = namespace::start(command, &environment, &output).map_err(|error| {
+            let program = command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
+            format!("{program} could not be started in a PID namespace of its own ({error})")
+        })?;
+        Ok(Self { first, ended: None, output, directory, interrupted })
+    }
+
+    fn run(&mut self, timeout: Duration) -> Result<Report, String> {
+        let found = self.wait_for_sidekiqs(timeout)?;
+        let all = Snapshot::living();
+        let examined: Vec<Examination> = found.iter().map(|found| Examination::of(found, &all, None)).collect();
+        let measured = self.measure(&found);
+        let sidekiqs = examined.into_iter().zip(measured).map(|(one, measured)| one.with(measured)).collect();
+        Ok(Report::new(sidekiqs, "none stood in the trial"))
+    }
+
+    /// Until all that are there stand: with the gem they say so, without it their title does.
+    fn wait_for_sidekiqs(&mut self, timeout: Duration) -> Result<Vec<Found>, String> {
+        let began = Instant::now();
+        let progress = Progress("waiting for a Sidekiq to stand");
+        let (mut before, mut since) = (Vec::new(), began);
+        loop {
+            if self.is_interrupted() {
+                return Err("interrupted".to_owned());
+            }
+            if let Some(status) = self.has_ended() {
+                drop(progress);
+                self.show_output();
+                return Err(format!("the command ended before a Sidekiq stood ({status})"));
+            }
+            let found = find(&Snapshot::living(), &self.directory);
+            let standing: Vec<i32> =
+                found.iter().filter(|found| stands(found)).map(|found| found.snapshot.pid).collect();
+            if standing.is_empty() || standing.len() < found.len() || standing != before {
+                since = Instant::now();
+            } else if since.elapsed() > SETTLED {
+                return Ok(found);
+            }
+            before = standing;
+            if began.elapsed() > timeout {
+                drop(progress);
+                self.show_output();
+                return Err(format!(
+                    "no Sidekiq stood within {} s; --timeout SECONDS waits longer",
+                    timeout.as_secs_f64()
+                ));
+            }
+            progress.show(began.elapsed());
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Sends the signals, and looks what becomes of every Sidekiq.
+    fn measure(&mut self, found: &[Found]) -> Vec<Measured> {
+        let quiet = self.measure_quiet(found);
+        let stop = match self.has_ended() {
+            None => self.measure_stop(found),
+            Some(_) => {
+                let words = "the command has ended by the SIGTSTP, so a SIGTERM was not tried".to_owned();
+                vec![Measured { fate: None, words, tstp: String::new() }; found.len()]
+            }
+        };
+        stop.into_iter().zip(quiet).map(|(measured, tstp)| Measured { tstp, ..measured }).collect()
+    }
+
+    fn send(&self, signal: Signal) {
+        let _ = i32::try_from(self.first.id()).map(|pid| kill(Pid::from_raw(pid), signal));
+    }
+
+    /// A TSTP, and what each Sidekiq made of it, in words. What stands still goes on afterwards.
+    fn measure_quiet(&mut self, found: &[Found]) -> Vec<String> {
+        let sent = Instant::now();
+        self.send(Signal::SIGTSTP);
+        let progress = Progress("waiting for Sidekiq to be quiet");
+        let mut words: Vec<Option<String>> = vec![None; found.len()];
+        while words.iter().any(Option::is_none) && self.has_ended().is_none() && !self.is_interrupted() {
+            let elapsed = sent.elapsed();
+            for (found, words) in found.iter().zip(&mut words).filter(|(_, words)| words.is_none()) {
+                *words = self.made_of_tstp(found, elapsed);
+            }
+            progress.show(elapsed);
+            thread::sleep(Duration::from_millis(20));
+        }
+        for stopped in Snapshot::living().iter().filter(|snapshot| snapshot.state == 'T') {
+            let _ = kill(Pid::from_raw(stopped.pid), Signal::SIGCONT);
+        }
+        let ended = "a SIGTSTP to PID 1 ended the command".to_owned();
+        words.into_iter().map(|words| words.unwrap_or_else(|| ended.clone())).collect()
+    }
+
+    fn made_of_tstp(&self, found: &Found, elapsed: Duration) -> Option<String> {
+        let seconds = elapsed.as_secs_f64();
+        let is_quiet = match record(found) {
+            Some(record) => record.state >= State::Quiet,
+            None => self.said().contains("Received TSTP"),
+        };
+        if is_quiet {
+            return Some(format!("a SIGTSTP to PID 1 made Sidekiq quiet, {seconds:.1} s later"));
+        }
+        if elapsed <= IDLE {
+            return None;
+        }
+        let is_frozen = Snapshot::of(found.snapshot.pid).is_some_and(|now| now.state == 'T');
+        let what = if is_frozen { "froze Sidekiq" } else { "did not reach Sidekiq" };
+        Some(format!("a SIGTSTP to PID 1 {what} within {} s", IDLE.as_secs()))
+    }
+
+    /// A TERM, and what became of each Sidekiq.
+    fn measure_stop(&mut self, found: &[Found]) -> Vec<Measured> {
+        let sent = Instant::now();
+        self.send(Signal::SIGTERM);
+        let mut ended: Vec<Option<Duration>> = vec![None; found.len()];
+        let deadline = |found: &Found| {
+            let timeout = found.record.as_ref().and_then(|record| record.about.timeout).unwrap_or(DEFAULT_TIMEOUT);
+            IDLE.saturating_add(Duration::try_from_secs_f64(timeout + EPILOGUE).unwrap_or_default())
+        };
+        let progress = Progress("waiting for Sidekiq to end");
+        while ended.iter().any(Option::is_none) && !self.is_interrupted() {
+            let elapsed = sent.elapsed();
+            for (found, ended) in found.iter().zip(&mut ended) {
+                let is_there = Snapshot::of(found.snapshot.pid)
+                    .is_some_and(|now| now.start_time == found.snapshot.start_time && !now.has_ended());
+                if ended.is_none() && !is_there {
+                    *ended = Some(elapsed);
+                }
+            }
+            let is_hopeless = |found: &Found| !self.has_heard(found) && elapsed > IDLE;
+            let waits = |(found, ended): (&Found, &Option<Duration>)| {
+                ended.is_none() && !is_hopeless(found) && elapsed < deadline(found)
+            };
+            if !found.iter().zip(&ended).any(waits) {
+                break;
+            }
+            progress.show(elapsed);
+            thread::sleep(Duration::from_millis(20));
+        }
+        drop(progress);
+        let is_over = ended.iter().any(Option::is_none) || self.ends_soon();
+        found
+            .iter()
+            .zip(ended)
+            .map(|(found, ended)| {
+                let Measured { fate, mut words, tstp } = self.measured(found, ended);
+                if !is_over {
+                    words +=
+                        "; PID 1 goes on without it, so a container would be killed at the end of its stop timeout";
+                }
+                Measured { fate, words, tstp }
+            })
+            .collect()
+    }
+
+    fn measured(&self, found: &Found, ended: Option<Duration>) -> Measured {
+        let seconds = ended.map(|ended| format!("{:.1} s", ended.as_secs_f64())).unwrap_or_default();
+        let said = self.said();
+        // Sidekiq's own log, where it comes here (cli.rb).
+        let is_logged = said.contains("Running in ruby");
+        let is_whole = match record(found) {
+            Some(record) => Some(record.state == State::Stopped),
+            None if said.contains("Bye!") => Some(true),
+            None => is_logged.then_some(false),
+        };
+        let timeout = found.record.as_ref().and_then(|record| record.about.timeout);
+        // An end before -t has passed was an idle Sidekiq's.
+        let was_busy = ended.zip(timeout).is_some_and(|(ended, timeout)| ended.as_secs_f64() >= timeout);
+        let (fate, words) = match (ended, is_whole) {
+            (Some(_), Some(true)) if was_busy => {
+                let words =
+                    "a SIGTERM to PID 1 ended Sidekiq as it should, with a job in hand for as long as it may be";
+                (Some(Fate::Arrives), format!("{words}, {seconds} later"))
+            }
+            (Some(_), Some(true)) => {
+                let words = "a SIGTERM to PID 1 ended an idle Sidekiq as it should";
+                (None, format!("{words}, {seconds} later; whether one with a job would be left the time was not seen"))
+            }
+            (Some(_), Some(false)) => (
+                Some(Fate::CutShort),
+                format!("a SIGTERM to PID 1 had Sidekiq killed after {seconds}, before it was done"),
+            ),
+            (Some(_), None) => {
+                (None, format!("a SIGTERM to PID 1 ended Sidekiq in {seconds}; whether it was done cannot be seen"))
+            }
+            (None, _) if self.has_heard(found) => {
+                (None, "a SIGTERM to PID 1 arrived, and Sidekiq has not ended in the time that it has".to_owned())
+            }
+            (None, _) if found.record.is_some() || is_logged => {
+                (Some(Fate::Lost), format!("a SIGTERM to PID 1 did not reach Sidekiq within {} s", IDLE.as_secs()))
+            }
+            (None, _) => (None, format!("a SIGTERM to PID 1 did not end Sidekiq within {} s", IDLE.as_secs())),
+        };
+        Measured { fate, words, tstp: String::new() }
+    }
+
+    fn has_heard(&self, found: &Found) -> bool {
+        match record(found) {
+            Some(record) => record.state >= State::Stopping,
+            None => self.said().contains("Shutting down"),
+        }
+    }
+
+    /// Read without moving: the command writes through descriptors of the same open file.
+    fn said(&self) -> String {
+        let mut bytes = Vec::new();
+        let mut buffer = [0; 65536];
+        while let Ok(count @ 1..) = self.output.read_at(&mut buffer, bytes.len() as u64) {
+            bytes.extend(buffer.iter().take(count));
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    fn show_output(&self) {
+        let said = self.said();
+        let lines: Vec<&str> = said.lines().collect();
+        let from = lines.len().saturating_sub(LINES_SHOWN);
+        for line in lines.iter().skip(from) {
+            eprintln!("{}", crate::model::text::one_line(line));
+        }
+    }
+
+    fn ends_soon(&mut self) -> bool {
+        let since = Instant::now();
+        while self.has_ended().is_none() && since.elapsed() < IDLE && !self.is_interrupted() {
+            thread::sleep(Duration::from_millis(20));
+        }
+        self.has_ended().is_some()
+    }
+
+    fn has_ended(&mut self) -> Option<ExitStatus> {
+        if self.ended.is_none() {
+            self.ended = self.first.try_wait().ok().flatten();
+        }
+        self.ended
+    }
+
+    fn is_interrupted(&self) -> bool {
+        self.interrupted.load(SeqCst) != 0
+    }
+}
+
+impl Drop for Trial {
+    /// With PID 1 all in its namespace ends.
+    fn drop(&mut self) {
+        let _ = self.first.kill();
+        let _ = self.first.wait();
+    }
+}
+
+fn record(found: &Found) -> Option<Record> {
+    let identity = &found.record.as_ref()?.identity;
+    let entries = found.directory.entries_of(identity.pid).ok()?;
+    entries.into_iter().filter_map(|entry| entry.record.ok()).find(|record| record.identity == *identity)
+}
+
+fn stands(found: &Found) -> bool {
+    found.record.as_ref().map_or_else(|| is_started(&found.snapshot), |record| record.state >= State::Running)
+}
+
+/// A line on a terminal, which is wiped out when it is dropped.
+struct Progress(&'static str);
+
+impl Progress {
+    fn show(&self, elapsed: Duration) {
+        if io::stderr().is_terminal() {
+            eprint!("\r{}… {} s ", self.0, elapsed.as_secs());
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if io::stderr().is_terminal() {
+            eprint!("\r\x1b[K");
+        }
+    }
+}

@@ -1,0 +1,452 @@
+//! The life of an init. One thread, asleep until a signal arrives, a worker ends, or a time that was set has come.
+
+use std::fmt;
+use std::io::{self, ErrorKind, Write};
+use std::iter;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::prctl;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, getpgid, getpgrp};
+
+use super::Options;
+use crate::model::recipients::{self, Process, Recipients, STOPPING, STOPS};
+use crate::model::signal_map::{self, Number};
+use crate::sys::children::{self, Change, Signals};
+use crate::sys::procfs::{Pipe, Snapshot};
+use crate::sys::trace::Handle;
+
+/// The exit code of what SIGKILL has ended.
+const KILLED: u8 = 137;
+
+/// How long killed processes may take to go: one may be in the middle of a system call that cannot be interrupted.
+const DYING: Duration = Duration::from_secs(5);
+
+/// How long a program around the worker may take to end by itself once that has, with an exit code of its own.
+const ENDING: Duration = Duration::from_millis(500);
+
+/// How often it looks whether a worker has ended of which nothing tells that (`pidfd_open(2)` refused).
+const LOOK: Duration = Duration::from_secs(1);
+
+pub(super) fn run(options: Options) -> u8 {
+    match Supervision::begin(options) {
+        Ok(supervision) => supervision.live(),
+        Err((code, why)) => {
+            say(format_args!("{why}"));
+            code
+        }
+    }
+}
+
+/// There may be nobody to read it any more; that is no reason to end.
+fn say(line: fmt::Arguments) {
+    // In one piece: others write there as well.
+    let _ = io::stderr().write_all(format!("sidekiq-lifecycle run: {line}\n").as_bytes());
+}
+
+struct Supervision {
+    options: Options,
+    signals: Signals,
+    /// The command's process; its process group has the same number.
+    first: i32,
+    /// The command's exit code, once it has ended.
+    code: Option<u8>,
+    /// The workers that a signal has found, and once the command has ended those that still drain.
+    workers: Vec<Worker>,
+    /// Who is told to stop once the workers have ended, and how.
+    followers: Vec<Worker>,
+    stop: Number,
+    /// When they are at the latest.
+    follow_at: Option<Instant>,
+    /// When all that is left is killed.
+    kill_at: Option<Instant>,
+    /// When it ends although workers still drain.
+    leave_at: Option<Instant>,
+}
+
+struct Worker {
+    pid: i32,
+    start_time: u64,
+    name: String,
+    /// TERM, INT or QUIT was sent to it.
+    is_stopping: bool,
+    /// Tells when it ends; opened only while it drains.
+    end: Option<Handle>,
+}
+
+impl Worker {
+    fn new(snapshot: &Snapshot) -> Self {
+        let name = if snapshot.sidekiq().is_some() { "sidekiq" } else { &snapshot.name };
+        Self {
+            pid: snapshot.pid,
+            start_time: snapshot.start_time,
+            name: name.to_owned(),
+            is_stopping: false,
+            end: None,
+        }
+    }
+
+    fn is_alive(&self) -> bool {
+        Snapshot::of(self.pid).is_some_and(|now| now.start_time == self.start_time && !now.has_ended())
+    }
+}
+
+impl fmt::Display for Worker {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} (pid {})", self.name, self.pid)
+    }
+}
+
+impl Supervision {
+    fn begin(options: Options) -> Result<Self, (u8, String)> {
+        let refused = |what: &str, error: Errno| (1, format!("cannot {what}: {}", error.desc()));
+        let signals = Signals::take().map_err(|error| refused("take signals", error))?;
+        // It would be of no use without; a seccomp profile may refuse it.
+        kill(Pid::this(), None).map_err(|error| refused("send signals (kill)", error))?;
+        if Pid::this().as_raw() != 1 {
+            prctl::set_child_subreaper(true).map_err(|error| refused("become a subreaper", error))?;
+        }
+        if let Some(number) = options.parent_death_signal {
+            let set = Signal::try_from(number.raw()).and_then(prctl::set_pdeathsig);
+            set.map_err(|error| refused(&format!("ask for {number} at the parent's death"), error))?;
+        }
+        let (program, arguments) = options.command.split_first().ok_or((2, "there is no command".to_owned()))?;
+        let first = children::start(program, arguments).map_err(|error| {
+            let (code, why) = match error.kind() {
+                ErrorKind::NotFound | ErrorKind::NotADirectory => {
+                    (127, "there is no such program, or no interpreter of that name in its first line".to_owned())
+                }
+                ErrorKind::PermissionDenied if !children::is_executable(program) => {
+                    (126, "this user may not execute it".to_owned())
+                }
+                _ => (126, error.to_string()),
+            };
+            (code, format!("cannot run '{}': {why}", Path::new(program).display()))
+        })?;
+        Ok(Self {
+            options,
+            signals,
+            first,
+            code: None,
+            workers: Vec::new(),
+            followers: Vec::new(),
+            stop: Signal::SIGTERM.into(),
+            follow_at: None,
+            kill_at: None,
+            leave_at: None,
+        })
+    }
+
+    fn live(mut self) -> u8 {
+        let code = loop {
+            while let Some(signal) = self.signals.next() {
+                if !signal.is_in(&[Signal::SIGCHLD]) {
+                    self.arrived(signal);
+                }
+            }
+            self.reap();
+            if self.kill_at.is_some_and(has_come) {
+                break self.kill();
+            }
+            if self.code.is_some()
+                || !self.followers.is_empty()
+                || self.workers.iter().any(|worker| worker.end.is_some())
+            {
+                self.workers.retain(Worker::is_alive);
+                self.tell_followers();
+            }
+            if let Some(code) = self.code {
+                if self.workers.is_empty() {
+                    break code;
+                }
+                if self.leave_at.is_some_and(has_come) {
+                    let seconds = self.options.grace.as_secs_f64();
+                    say(format_args!("left {} unfinished: --grace {seconds} is over", list(&self.workers)));
+                    break code;
+                }
+            }
+            let until = [self.kill_at, self.leave_at, self.follow_at, self.look_at()].into_iter().flatten().min();
+            self.signals.sleep(self.workers.iter().filter_map(|worker| worker.end.as_ref()), until);
+        };
+        if children::foreground() == Some(self.first) {
+            children::lend_terminal(getpgrp().as_raw());
+        }
+        signal_map::code(&self.options.codes, code)
+    }
+
+    // ---- signals ----
+
+    fn arrived(&mut self, arrived: Number) {
+        if arrived.is_in(&STOPS) && self.kill_at.is_none() {
+            self.kill_at = self.options.stop_grace.and_then(|grace| Instant::now().checked_add(grace));
+        }
+        let Some(signal) = signal_map::signal(&self.options.signals, arrived) else {
+            self.tell(format_args!("{arrived} dropped"));
+            return;
+        };
+        let by_group = self.options.group && self.code.is_none();
+        let snapshots = self.look(by_group);
+        let processes = processes(&snapshots);
+        let draining = || self.workers.iter().map(|worker| worker.pid).collect();
+        let roots = if self.code.is_none() { vec![self.first] } else { draining() };
+        let found = recipients::recipients(&processes, &roots, signal);
+        if found.between.is_empty() && found.workers.is_empty() {
+            self.tell(format_args!("{signal} dropped: there is no worker now, only shells"));
+        }
+        self.remember(&found, &snapshots);
+        if by_group {
+            self.send_to_group(signal, &processes);
+        } else {
+            self.send(signal, &found);
+            self.follow(signal, &found, &snapshots);
+        }
+    }
+
+    /// A first child that is a Sidekiq is all there is to know: /proc need not be searched.
+    fn look(&self, by_group: bool) -> Vec<Snapshot> {
+        let is_alone = |first: &Snapshot| !by_group && self.code.is_none() && first.sidekiq().is_some();
+        let alone = Snapshot::of(self.first).filter(is_alone);
+        alone.map_or_else(Snapshot::living, |first| vec![first])
+    }
+
+    fn remember(&mut self, found: &Recipients, snapshots: &[Snapshot]) {
+        for worker in &found.workers {
+            let is_known = |snapshot: &Snapshot| {
+                self.workers.iter().any(|known| known.pid == snapshot.pid && known.start_time == snapshot.start_time)
+            };
+            let snapshot = snapshots.iter().find(|snapshot| snapshot.pid == worker.pid);
+            if let Some(snapshot) = snapshot.filter(|snapshot| !is_known(snapshot)) {
+                self.workers.retain(|known| known.pid != snapshot.pid);
+                self.workers.push(Worker::new(snapshot));
+            }
+        }
+    }
+
+    fn send(&mut self, signal: Number, found: &Recipients) {
+        for pid in &found.between {
+            self.tell(format_args!("{signal} to pid {pid}, which stands between"));
+            let _ = children::send(*pid, signal);
+        }
+        for worker in &found.workers {
+            let known = self.workers.iter_mut().find(|known| known.pid == worker.pid);
+            let name = known.as_ref().map_or_else(|| format!("pid {}", worker.pid), ToString::to_string);
+            if worker.decider.is_some() {
+                self.tell(format_args!("{signal} not to {name}: its shell decides"));
+                continue;
+            }
+            if let Some(known) = known {
+                known.is_stopping |= signal.is_in(&STOPS);
+            }
+            self.tell(format_args!("{signal} to {name}"));
+            // Whoever has ended meanwhile wants it no more.
+            match children::send(worker.pid, signal) {
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(error) => say(format_args!("{signal} cannot be sent to {name}: {}", error.desc())),
+            }
+        }
+    }
+
+    // ---- who follows the workers ----
+
+    fn follow(&mut self, signal: Number, found: &Recipients, snapshots: &[Snapshot]) {
+        if found.followers.is_empty() {
+            return;
+        }
+        let followers = snapshots.iter().filter(|snapshot| found.followers.contains(&snapshot.pid));
+        self.followers = followers.map(Worker::new).collect();
+        self.stop = signal;
+        for worker in self.workers.iter_mut().filter(|worker| worker.end.is_none()) {
+            worker.end = Handle::open(worker.pid).ok();
+        }
+    }
+
+    /// Once the workers have ended: at once where the command has ended as well, and else a moment later, for a program
+    /// around the worker ends by itself then.
+    fn tell_followers(&mut self) {
+        if self.followers.is_empty() || !self.workers.is_empty() {
+            self.follow_at = None;
+            return;
+        }
+        let follow_at = *self.follow_at.get_or_insert_with(|| Instant::now() + ENDING);
+        if self.code.is_none() && !has_come(follow_at) {
+            return;
+        }
+        self.follow_at = None;
+        let followers = std::mem::take(&mut self.followers).into_iter();
+        self.workers = followers.filter(Worker::is_alive).collect();
+        for follower in &mut self.workers {
+            if self.options.verbose {
+                say(format_args!("{} to {follower}, for its worker has ended", self.stop));
+            }
+            let _ = children::send(follower.pid, self.stop);
+            follower.is_stopping = true;
+            follower.end = Handle::open(follower.pid).ok();
+        }
+        if let Some(code) = self.code {
+            self.wait_for_workers(code);
+        }
+    }
+
+    /// When to look whether a worker has ended, if nothing tells.
+    fn look_at(&self) -> Option<Instant> {
+        let is_unseen = !self.followers.is_empty() && self.workers.iter().any(|worker| worker.end.is_none());
+        is_unseen.then(|| Instant::now() + LOOK)
+    }
+
+    fn send_to_group(&mut self, signal: Number, processes: &[Process]) {
+        self.tell(format_args!("{signal} to process group {}", self.first));
+        let _ = children::send(-self.first, signal);
+        for worker in &mut self.workers {
+            let group = getpgid(Some(Pid::from_raw(worker.pid))).map(Pid::as_raw);
+            worker.is_stopping |= signal.is_in(&STOPS) && group == Ok(self.first);
+        }
+        // A shell that has stopped would never see its worker end, and a worker whose pipe nobody reads stands still.
+        if signal.is_in(&STOPPING) {
+            let below = recipients::descendants(processes, Pid::this().as_raw());
+            let is_worker = |pid| self.workers.iter().any(|worker| worker.pid == pid);
+            let stopped = processes.iter().filter(|process| below.contains(&process.pid) && !process.handles(signal));
+            for process in stopped.filter(|process| !is_worker(process.pid)) {
+                let _ = children::send(process.pid, Signal::SIGCONT.into());
+            }
+        }
+    }
+
+    fn tell(&self, line: fmt::Arguments) {
+        if self.options.verbose {
+            say(line);
+        }
+    }
+
+    // ---- children ----
+
+    fn reap(&mut self) {
+        while let Some(change) = children::reap() {
+            match change {
+                Change::Ended(pid, code) if pid == self.first && self.code.is_none() => self.first_has_ended(code),
+                Change::Stopped(pid, signal) if pid == self.first => self.first_has_stopped(signal),
+                _ => {}
+            }
+        }
+    }
+
+    /// What outlives the command and is a worker is not killed with it: it is told to stop, and waited for.
+    fn first_has_ended(&mut self, code: u8) {
+        self.code = Some(code);
+        if self.options.grace.is_zero() {
+            self.workers.clear();
+            self.followers.clear();
+            return;
+        }
+        let snapshots = Snapshot::living();
+        let workers = recipients::sidekiqs(&processes(&snapshots), Pid::this().as_raw()).into_iter();
+        let workers = workers.map(|pid| recipients::Worker { pid, decider: None }).collect();
+        self.remember(&Recipients { workers, ..Recipients::default() }, &snapshots);
+        self.workers.retain(Worker::is_alive);
+        self.wait_for_workers(code);
+        for worker in &mut self.workers {
+            worker.end = Handle::open(worker.pid).ok();
+            if !worker.is_stopping {
+                worker.is_stopping = true;
+                let _ = children::send(worker.pid, Signal::SIGTERM.into());
+            }
+            // One that a TSTP for the group has stopped would never get round to it.
+            if Snapshot::of(worker.pid).is_some_and(|worker| worker.state == 'T') {
+                let _ = children::send(worker.pid, Signal::SIGCONT.into());
+            }
+        }
+    }
+
+    /// The command has ended, and they have not.
+    fn wait_for_workers(&mut self, code: u8) {
+        if self.workers.is_empty() {
+            return;
+        }
+        let leave_at = Instant::now().checked_add(self.options.grace);
+        self.leave_at = self.leave_at.or(leave_at);
+        let seconds = self.options.grace.as_secs_f64();
+        let workers = list(&self.workers);
+        say(format_args!("the command has ended with {code}; waiting up to {seconds} s until {workers} has drained"));
+    }
+
+    /// Ctrl-Z, or a read from the terminal by a command in the background: a shell above must see that this job has
+    /// stopped. Where there is none, as in a container, nobody could ever continue the command, so it goes on.
+    fn first_has_stopped(&self, signal: Number) {
+        let own = getpgrp().as_raw();
+        if !signal.is_in(&STOPPING) || children::foreground().is_none() {
+            return;
+        }
+        if children::foreground() == Some(self.first) {
+            children::lend_terminal(own);
+        }
+        children::stop_as_by_terminal();
+        let is_foreground = children::foreground() == Some(own);
+        if is_foreground {
+            children::lend_terminal(self.first);
+        }
+        // In the background it may run, but for what it wants of the terminal.
+        if is_foreground || signal.is_in(&[Signal::SIGTSTP]) {
+            self.go_on();
+        }
+    }
+
+    /// Continues the command and those of its group that have stopped. CONT would take a TSTP away from a worker that has
+    /// not got round to its handler yet (signal(7)), so who handles TSTP, and has not stopped, is left alone.
+    fn go_on(&self) {
+        let is_stopped = |snapshot: &Snapshot| {
+            let group = getpgid(Some(Pid::from_raw(snapshot.pid))).map(Pid::as_raw);
+            let keeps_on = snapshot.for_recipients(None).handles(Signal::SIGTSTP.into()) && snapshot.state != 'T';
+            group == Ok(self.first) && !keeps_on
+        };
+        for snapshot in Snapshot::living().iter().filter(|snapshot| is_stopped(snapshot)) {
+            let _ = children::send(snapshot.pid, Signal::SIGCONT.into());
+        }
+    }
+
+    fn kill(&mut self) -> u8 {
+        let seconds = self.options.stop_grace.unwrap_or_default().as_secs_f64();
+        let until = Instant::now() + DYING;
+        let mut is_said = false;
+        loop {
+            while children::reap().is_some() {}
+            let snapshots = Snapshot::living();
+            let mut left = recipients::descendants(&processes(&snapshots), Pid::this().as_raw());
+            if snapshots.is_empty() && self.code.is_none() {
+                // No /proc.
+                left.push(-self.first);
+            }
+            if left.is_empty() || has_come(until) {
+                return KILLED;
+            }
+            if !is_said {
+                let names = snapshots.iter().filter(|snapshot| left.contains(&snapshot.pid)).map(Worker::new);
+                let names = list(&names.collect::<Vec<_>>());
+                say(format_args!("killed {names}: --stop-grace {seconds} is over"));
+                is_said = true;
+            }
+            for pid in left {
+                let _ = children::send(pid, Signal::SIGKILL.into());
+            }
+            // Not every one is our child, so a short sleep it is.
+            while self.signals.next().is_some() {}
+            self.signals.sleep(iter::empty::<&Handle>(), Instant::now().checked_add(Duration::from_millis(10)));
+            if snapshots.is_empty() {
+                return KILLED;
+            }
+        }
+    }
+}
+
+fn has_come(time: Instant) -> bool {
+    time <= Instant::now()
+}
+
+fn processes(snapshots: &[Snapshot]) -> Vec<Process> {
+    let input = Pipe::read_by(Pid::this().as_raw());
+    snapshots.iter().map(|snapshot| snapshot.for_recipients(input)).collect()
+}
+
+fn list(workers: &[Worker]) -> String {
+    workers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,301 @@
+//! The three probes, and what each asks of a process and of a directory of processes.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::model::state::State;
+
+/// Sidekiq drops a process from its own registry when its last beat is older than this
+/// (`launcher.rb`: `expire(key, 60)`), so a heart that has been silent for longer counts as stopped here too.
+pub const MAX_BEAT_AGE: Duration = Duration::from_secs(60);
+
+/// A question about a Sidekiq process. The words are Kubernetes'.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// The process exists and Ruby's heartbeat is fresh. Stays true while it drains.
+    Live,
+    /// Live, and `running`.
+    Ready,
+    /// `quiet` or `stopping`, and Sidekiq has finished with every job.
+    Drained,
+}
+
+impl fmt::Display for Probe {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(match self {
+            Self::Live => "live",
+            Self::Ready => "ready",
+            Self::Drained => "drained",
+        })
+    }
+}
+
+/// Whether the process a record speaks of is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// The same process: same pid, same start time.
+    Here,
+    /// It ended: nobody has that pid, or somebody else has.
+    Gone,
+    /// It was seen from another PID namespace (another container) or machine, where its pid means another process.
+    Elsewhere,
+}
+
+/// All the probes need to know of a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// The process id, for the reason given to people.
+    pub pid: i32,
+    /// Whether it is there.
+    pub presence: Presence,
+    /// Its state, as it last said itself.
+    pub state: State,
+    /// Sidekiq has finished with every job it had fetched.
+    pub drained: bool,
+    /// Jobs it had in hand when it last said so.
+    pub busy: u32,
+    /// How long ago Ruby's heart last beat; `None` before the first beat.
+    pub beat_age: Option<Duration>,
+    /// How it ended, if it said so.
+    pub ended: Option<String>,
+    /// Why it is not called ready although it is running.
+    pub withheld: Option<String>,
+    /// Why it can never have drained, however long it is waited for.
+    pub never_drains: Option<String>,
+    /// Why its record cannot be read; all else but the pid and the presence is unknown then.
+    pub unreadable: Option<String>,
+}
+
+/// `Ok` is yes; `Err` is no, with the reason in one line.
+pub type Answer = Result<(), String>;
+
+impl Facts {
+    /// Of a process of which no more is known than whether it is there, and why.
+    #[must_use]
+    pub fn unknown(pid: i32, presence: Presence, reason: String) -> Self {
+        Self {
+            pid,
+            presence,
+            state: State::Booting,
+            drained: false,
+            busy: 0,
+            beat_age: None,
+            ended: None,
+            withheld: None,
+            never_drains: None,
+            unreadable: Some(reason),
+        }
+    }
+
+    /// A process that is there and well.
+    #[cfg(test)]
+    pub(super) fn example(pid: i32, state: State) -> Self {
+        Self {
+            pid,
+            presence: Presence::Here,
+            state,
+            drained: false,
+            busy: 0,
+            beat_age: Some(Duration::from_secs(1)),
+            ended: None,
+            withheld: None,
+            never_drains: None,
+            unreadable: None,
+        }
+    }
+
+    /// Whether the process counts when a directory is asked: it is there and has not said that it ended.
+    #[must_use]
+    pub fn counts(&self) -> bool {
+        self.presence == Presence::Here && self.state != State::Stopped
+    }
+
+    /// Asks one process.
+    ///
+    /// # Errors
+    /// The reason why the answer is no.
+    pub fn answer(&self, probe: Probe, max_beat_age: Duration) -> Answer {
+        let pid = self.pid;
+        self.is_there()?;
+        match probe {
+            Probe::Live => self.heart_beats(max_beat_age),
+            Probe::Ready => {
+                if self.state != State::Running {
+                    return Err(format!("process {pid} is {}", self.state));
+                }
+                if let Some(reason) = &self.withheld {
+                    return Err(format!("process {pid} is running, but {reason}"));
+                }
+                self.heart_beats(max_beat_age)
+            }
+            Probe::Drained => match (self.state, &self.never_drains) {
+                (State::Quiet | State::Stopping, _) if self.drained => Ok(()),
+                (state, Some(reason)) => Err(format!("process {pid} is {state}, and can never drain: {reason}")),
+                (state @ (State::Quiet | State::Stopping), None) if self.busy > 0 => {
+                    let jobs = if self.busy == 1 { "job" } else { "jobs" };
+                    Err(format!("process {pid} is {state}, {} {jobs} still running", self.busy))
+                }
+                (state @ (State::Quiet | State::Stopping), None) => {
+                    Err(format!("process {pid} is {state}, its threads have not all let go yet"))
+                }
+                (state, None) => Err(format!("process {pid} is {state}, it was not told to be quiet")),
+            },
+        }
+    }
+
+    fn is_there(&self) -> Answer {
+        let pid = self.pid;
+        match (self.presence, &self.ended, &self.unreadable) {
+            (Presence::Elsewhere, ..) => {
+                Err(format!("process {pid} belongs to another container (PID namespace) or machine; ask there"))
+            }
+            (_, Some(ended), _) => Err(format!("process {pid} has stopped ({ended})")),
+            (Presence::Gone, ..) => Err(format!("process {pid} is gone")),
+            (_, _, Some(reason)) => Err(format!("the record of process {pid} cannot be read: {reason}")),
+            (Presence::Here, None, None) => Ok(()),
+        }
+    }
+
+    fn heart_beats(&self, max_beat_age: Duration) -> Answer {
+        match self.beat_age {
+            Some(age) if age > max_beat_age => Err(format!(
+                "process {} has had no heartbeat for {} s (more than {} s): Ruby is stuck",
+                self.pid,
+                age.as_secs(),
+                max_beat_age.as_secs()
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Asks a directory: yes if at least one process counts and every one that counts says yes.
+/// `processes` come with the one heard of last at the end; it gives the reason when none counts.
+///
+/// # Errors
+/// The reason why the answer is no, given by the first process that says no.
+pub fn ask(processes: &[Facts], probe: Probe, max_beat_age: Duration) -> Answer {
+    if !processes.iter().any(Facts::counts) {
+        return match processes.last() {
+            Some(last) => last.is_there(),
+            None => Err("no Sidekiq has registered here".to_owned()),
+        };
+    }
+    processes.iter().filter(|process| process.counts()).try_for_each(|process| process.answer(probe, max_beat_age))
+}
+
+/// Whether a sentinel file should exist: by state alone, without the heart's age, because no timer of ours
+/// may wake an idle worker only to look at it. `check` looks at the heart as well.
+#[must_use]
+pub fn sentinel(processes: &[Facts], probe: Probe) -> bool {
+    ask(processes, probe, Duration::MAX).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AGE: Duration = MAX_BEAT_AGE;
+
+    fn process(pid: i32, state: State) -> Facts {
+        Facts::example(pid, state)
+    }
+
+    fn gone(pid: i32, state: State) -> Facts {
+        Facts { presence: Presence::Gone, ..process(pid, state) }
+    }
+
+    fn reason(processes: &[Facts], probe: Probe) -> String {
+        match ask(processes, probe, AGE) {
+            Ok(()) => "yes".to_owned(),
+            Err(reason) => reason,
+        }
+    }
+
+    #[test]
+    fn one_process() {
+        use Probe::{Drained, Live, Ready};
+        let drained = |state| Facts { drained: true, ..process(7, state) };
+        let busy = |state, busy| Facts { busy, ..process(7, state) };
+        let silent = |state| Facts { beat_age: Some(Duration::from_secs(61)), ..process(7, state) };
+        let unborn = Facts { beat_age: None, ..process(7, State::Booting) };
+        let ended = Facts { ended: Some("exit 0 after SIGTERM".to_owned()), ..process(7, State::Stopped) };
+        let elsewhere = Facts { presence: Presence::Elsewhere, ..process(7, State::Running) };
+        let withheld = |state| Facts { withheld: Some("a SIGTERM is lost".to_owned()), ..process(7, state) };
+        let stuck = |state, jobs| Facts { never_drains: Some("a thread has died".to_owned()), ..busy(state, jobs) };
+        let unreadable = Facts { unreadable: Some("EOF".to_owned()), ..process(7, State::Booting) };
+        let table: &[(Facts, Probe, &str)] = &[
+            (unborn.clone(), Live, "yes"),
+            (unborn.clone(), Ready, "process 7 is booting"),
+            (unborn, Drained, "process 7 is booting, it was not told to be quiet"),
+            (process(7, State::Running), Live, "yes"),
+            (process(7, State::Running), Ready, "yes"),
+            (withheld(State::Running), Live, "yes"),
+            (withheld(State::Running), Ready, "process 7 is running, but a SIGTERM is lost"),
+            (withheld(State::Quiet), Ready, "process 7 is quiet"),
+            (process(7, State::Running), Drained, "process 7 is running, it was not told to be quiet"),
+            (drained(State::Running), Drained, "process 7 is running, it was not told to be quiet"),
+            (process(7, State::Quiet), Live, "yes"),
+            (process(7, State::Quiet), Ready, "process 7 is quiet"),
+            (process(7, State::Quiet), Drained, "process 7 is quiet, its threads have not all let go yet"),
+            (busy(State::Quiet, 1), Drained, "process 7 is quiet, 1 job still running"),
+            (busy(State::Stopping, 2), Drained, "process 7 is stopping, 2 jobs still running"),
+            (stuck(State::Running, 0), Ready, "yes"),
+            (stuck(State::Running, 0), Drained, "process 7 is running, and can never drain: a thread has died"),
+            (stuck(State::Quiet, 1), Live, "yes"),
+            (stuck(State::Quiet, 1), Drained, "process 7 is quiet, and can never drain: a thread has died"),
+            (drained(State::Quiet), Drained, "yes"),
+            (drained(State::Stopping), Drained, "yes"),
+            (drained(State::Stopping), Live, "yes"),
+            (silent(State::Running), Live, "process 7 has had no heartbeat for 61 s (more than 60 s): Ruby is stuck"),
+            (silent(State::Running), Ready, "process 7 has had no heartbeat for 61 s (more than 60 s): Ruby is stuck"),
+            (gone(7, State::Running), Live, "process 7 is gone"),
+            (gone(7, State::Running), Ready, "process 7 is gone"),
+            (ended.clone(), Ready, "process 7 has stopped (exit 0 after SIGTERM)"),
+            (Facts { presence: Presence::Gone, ..ended }, Drained, "process 7 has stopped (exit 0 after SIGTERM)"),
+            (unreadable.clone(), Live, "the record of process 7 cannot be read: EOF"),
+            (Facts { presence: Presence::Gone, ..unreadable }, Live, "process 7 is gone"),
+            (elsewhere, Ready, "process 7 belongs to another container (PID namespace) or machine; ask there"),
+        ];
+        for (facts, probe, expected) in table {
+            assert_eq!(reason(std::slice::from_ref(facts), *probe), *expected, "{facts:?} {probe:?}");
+        }
+    }
+
+    #[test]
+    fn a_directory_of_processes() {
+        use State::{Booting, Quiet, Running, Stopping};
+        let drained = Facts { drained: true, ..process(9, Quiet) };
+        let table: &[(&[Facts], Probe, &str)] = &[
+            (&[], Probe::Ready, "no Sidekiq has registered here"),
+            (&[process(1, Running), process(2, Running)], Probe::Ready, "yes"),
+            (&[process(1, Running), process(2, Booting)], Probe::Ready, "process 2 is booting"),
+            (&[process(1, Quiet), process(2, Running)], Probe::Ready, "process 1 is quiet"),
+            // A dead one's leftover neither hides another's readiness nor stands in for it.
+            (&[gone(1, Quiet), process(2, Running)], Probe::Ready, "yes"),
+            (&[gone(1, Running), process(2, Booting)], Probe::Ready, "process 2 is booting"),
+            (&[gone(1, Running), gone(2, Running)], Probe::Ready, "process 2 is gone"),
+            (
+                &[drained.clone(), process(2, Stopping)],
+                Probe::Drained,
+                "process 2 is stopping, its threads have not all let go yet",
+            ),
+            (
+                &[drained.clone(), process(2, Running)],
+                Probe::Drained,
+                "process 2 is running, it was not told to be quiet",
+            ),
+            (&[drained, gone(2, Running)], Probe::Drained, "yes"),
+        ];
+        for (processes, probe, expected) in table {
+            assert_eq!(reason(processes, *probe), *expected, "{processes:?} {probe:?}");
+        }
+    }
+
+    #[test]
+    fn a_sentinel_does_not_look_at_the_heart() {
+        let silent = Facts { beat_age: Some(Duration::from_secs(3600)), ..process(7, State::Running) };
+        assert!(sentinel(std::slice::from_ref(&silent), Probe::Ready));
+        assert!(ask(&[silent], Probe::Ready, AGE).is_err());
+    }
+}

@@ -1,0 +1,348 @@
+//! The status record: what a Sidekiq process says of itself, one JSON file a process.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::{Timestamp, Unit};
+use nix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+
+use crate::model::probe::{Facts, MAX_BEAT_AGE, Presence};
+use crate::model::signal_path::Fate;
+use crate::model::state::State;
+use crate::model::stop_timeout::Fit;
+use crate::model::text::masked;
+use crate::sys::identity::Identity;
+
+/// The version of the record's form. A reader refuses a record of a later one rather than misread it.
+pub const SCHEMA: u32 = 1;
+
+/// What Ruby knows of the process and the core only passes on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct About {
+    /// Sidekiq's version.
+    pub sidekiq: Option<String>,
+    /// Ruby's version.
+    pub ruby: Option<String>,
+    /// Sidekiq's tag, usually the application's name.
+    pub tag: Option<String>,
+    /// Jobs the process can run at once.
+    pub concurrency: Option<u32>,
+    /// Sidekiq runs inside another program (`Sidekiq.configure_embed`).
+    pub embedded: bool,
+    /// Seconds Sidekiq leaves its jobs to finish (`-t`).
+    pub timeout: Option<f64>,
+    /// Seconds the platform leaves between SIGTERM and SIGKILL, if the application said so.
+    pub stop_timeout: Option<f64>,
+}
+
+impl About {
+    /// Reads what Ruby hands over.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(json: &str) -> Result<Self, String> {
+        serde_json::from_str(json).map_err(|error| error.to_string())
+    }
+}
+
+/// What becomes of signals that are sent to the top of the path to this process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignalPath {
+    /// TERM's fate.
+    pub term: Fate,
+    /// TSTP's fate.
+    pub tstp: Fate,
+    /// The relay's pid, while there is one.
+    pub relay: Option<i32>,
+    /// Why there is none, or it cannot do all, where one was asked for.
+    #[serde(default)]
+    pub no_relay: Option<String>,
+    /// Why it cannot be told whether TERM arrives, where it cannot.
+    #[serde(default)]
+    pub doubt: Option<String>,
+}
+
+/// One process, as it last said itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Who it is.
+    #[serde(flatten)]
+    pub identity: Identity,
+    /// Its state.
+    pub state: State,
+    /// Since when it has been in that state (UTC).
+    pub since: Timestamp,
+    /// What led to that state: a signal, a call, an exit.
+    pub why: Option<String>,
+    /// Jobs in hand at the last beat, or later while it drains.
+    pub busy: u32,
+    /// Sidekiq has finished with every job it had fetched.
+    pub drained: bool,
+    /// When Ruby's heart last beat (UTC), for people.
+    pub beat: Option<Timestamp>,
+    /// The same on the monotonic clock, in seconds, for machines: no clock adjustment ages it.
+    pub beat_monotonic: Option<f64>,
+    /// When each state, and `drained`, was reached (UTC).
+    pub timings: BTreeMap<String, Timestamp>,
+    /// The exit status, once it has stopped: 128 + n for a signal n.
+    pub exit_status: Option<i32>,
+    /// How often each signal's handler had been replaced and was put back.
+    pub rearmed: BTreeMap<String, u32>,
+    /// The signal path; `None` where it cannot be seen, or does not matter (embedded).
+    #[serde(default)]
+    pub signal_path: Option<SignalPath>,
+    /// Whether Sidekiq is left the time that it takes to stop; `None` where it does not matter (embedded).
+    #[serde(default)]
+    pub time: Option<Fit>,
+    /// Who ends together with it when it is stopped, where somebody does; as it was when it had started.
+    #[serde(default)]
+    pub company: Option<String>,
+    /// Why it is not called ready although it is running.
+    #[serde(default)]
+    pub withheld: Option<String>,
+    /// Seconds that the application's own hooks took at the last stop: this process's own, once it stops, before that the
+    /// longest that is known of those before it in the same directory.
+    #[serde(default)]
+    pub hooks: Option<f64>,
+    /// Why it can never have drained, however long it is waited for.
+    #[serde(default)]
+    pub never_drains: Option<String>,
+    /// What is wrong, in whole sentences.
+    pub problems: Vec<String>,
+    /// The ready file, where the application chose another than the directory's own.
+    pub ready_file: Option<String>,
+    /// What only Ruby knows.
+    #[serde(flatten)]
+    pub about: About,
+    /// The gem's version.
+    pub version: String,
+}
+
+impl Record {
+    /// A record of the calling process, which has just begun to boot.
+    #[must_use]
+    pub fn begin(about: About, ready_file: Option<String>) -> Self {
+        let now = now();
+        Self {
+            schema: SCHEMA,
+            identity: Identity::own(),
+            state: State::Booting,
+            since: now,
+            why: None,
+            busy: 0,
+            drained: false,
+            beat: None,
+            beat_monotonic: None,
+            timings: BTreeMap::from([(State::Booting.to_string(), now)]),
+            exit_status: None,
+            rearmed: BTreeMap::new(),
+            signal_path: None,
+            time: None,
+            company: None,
+            withheld: None,
+            hooks: None,
+            never_drains: None,
+            problems: Vec::new(),
+            ready_file,
+            about,
+            version: crate::VERSION.to_owned(),
+        }
+    }
+
+    /// Reads a record.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words: not JSON, not a record, or written by a later version.
+    pub fn parse(json: &[u8]) -> Result<Self, String> {
+        let record: Self = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+        if record.schema > SCHEMA {
+            return Err(format!("it was written by sidekiq_lifecycle {}, later than this one", record.version));
+        }
+        Ok(record)
+    }
+
+    /// The record as it stands on disk: one line of JSON.
+    ///
+    /// # Errors
+    /// What could not be written as JSON (a number that is not finite).
+    pub fn to_json(&self) -> Result<String, String> {
+        serde_json::to_string(self).map(|json| json + "\n").map_err(|error| error.to_string())
+    }
+
+    /// Notes a new state.
+    pub fn enter(&mut self, state: State, why: Option<String>) {
+        self.state = state;
+        self.since = now();
+        self.why = why.map(|why| masked(&why));
+        self.timings.insert(state.to_string(), self.since);
+    }
+
+    /// Notes that Ruby's heart has beaten.
+    pub fn beats(&mut self) {
+        self.beat = Some(now());
+        self.beat_monotonic = Some(monotonic().as_secs_f64());
+    }
+
+    /// Notes that every job is finished with.
+    pub fn drains(&mut self) {
+        self.drained = true;
+        self.busy = 0;
+        self.timings.insert("drained".to_owned(), now());
+    }
+
+    /// How long ago Ruby's heart last beat.
+    #[must_use]
+    pub fn beat_age(&self) -> Option<Duration> {
+        // The monotonic clock of another machine says nothing here.
+        if self.identity.is_of_another_boot() {
+            return self.beat.map(age);
+        }
+        // Below zero where its clock runs ahead of ours (time_namespaces(7)): a beat of just now.
+        let age = monotonic().as_secs_f64() - self.beat_monotonic?;
+        Duration::try_from_secs_f64(age.clamp(0.0, f64::MAX)).ok()
+    }
+
+    /// How long ago it was last heard of: when its heart beat, or before that when it began.
+    #[must_use]
+    pub fn silence(&self) -> Duration {
+        self.beat_age().unwrap_or_else(|| age(self.since))
+    }
+
+    /// Whether its process is there, asked from the calling one. A record of another boot is left from before this machine's
+    /// own, unless it has been heard of just now: then it is another machine's, which shares the directory (NFS, EFS).
+    #[must_use]
+    pub fn presence(&self) -> Presence {
+        let is_fresh = || self.silence() <= MAX_BEAT_AGE;
+        match self.identity.presence() {
+            Presence::Gone if self.identity.is_of_another_boot() && is_fresh() => Presence::Elsewhere,
+            presence => presence,
+        }
+    }
+
+    /// Seconds that hooks are to be given beside Sidekiq's own 4 s. In these there is room for what takes less than one.
+    #[must_use]
+    pub fn slow_hooks(&self) -> f64 {
+        self.hooks.filter(|seconds| *seconds >= 1.0).unwrap_or_default()
+    }
+
+    /// What the probes ask for, with the process looked up now.
+    #[must_use]
+    pub fn facts(&self) -> Facts {
+        self.facts_with(self.presence())
+    }
+
+    /// What the probes ask for, of a process known to be there or not.
+    #[must_use]
+    pub fn facts_with(&self, presence: Presence) -> Facts {
+        Facts {
+            pid: self.identity.pid,
+            presence,
+            state: self.state,
+            drained: self.drained,
+            busy: self.busy,
+            beat_age: self.beat_age(),
+            ended: (self.state == State::Stopped).then(|| self.ending()),
+            withheld: self.withheld.clone(),
+            never_drains: self.never_drains.clone(),
+            unreadable: None,
+        }
+    }
+
+    fn ending(&self) -> String {
+        let status = self.exit_status.map(|status| format!("exit {status}"));
+        let ending: Vec<_> = status.into_iter().chain(self.why.clone()).collect();
+        ending.join(", ")
+    }
+}
+
+/// By the clock of day. A clock that runs ahead makes nobody younger than just now, and nobody young for ever.
+fn age(time: Timestamp) -> Duration {
+    now().duration_since(time).unsigned_abs()
+}
+
+/// The time of day (UTC), to the millisecond.
+#[must_use]
+pub fn now() -> Timestamp {
+    let now = Timestamp::now();
+    now.round(Unit::Millisecond).unwrap_or(now)
+}
+
+/// Time that no one can set: `CLOCK_MONOTONIC`, the same for every process of a host (`clock_gettime(2)`).
+fn monotonic() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_survives_the_disk() {
+        let about =
+            About { sidekiq: Some("8.1.7".into()), concurrency: Some(5), stop_timeout: Some(30.0), ..About::default() };
+        let mut record = Record::begin(about, Some("tmp/pids/started".into()));
+        record.hooks = Some(0.3);
+        assert_eq!(record.slow_hooks(), 0.0);
+        record.enter(State::Running, None);
+        record.beats();
+        record.enter(State::Quiet, Some("SIGTSTP".into()));
+        record.drains();
+        record.hooks = Some(12.5);
+        assert_eq!(record.slow_hooks(), 12.5);
+        let json = record.to_json().unwrap();
+        assert!(json.ends_with("}\n") && json.lines().count() == 1);
+        assert_eq!(Record::parse(json.as_bytes()).unwrap(), record);
+    }
+
+    #[test]
+    fn what_is_no_record_says_why() {
+        let later = Record::begin(About::default(), None).to_json().unwrap();
+        let later = later.replace("\"schema\":1", "\"schema\":2").replace(crate::VERSION, "9.9.9");
+        for (json, reason) in [
+            ("", "EOF"),
+            ("{\"schema\":1", "EOF"),
+            ("[]", "invalid"),
+            ("{}", "missing field `schema`"),
+            (&later, "it was written by sidekiq_lifecycle 9.9.9, later than this one"),
+        ] {
+            let error = Record::parse(json.as_bytes()).unwrap_err();
+            assert!(error.contains(reason), "{json}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_field_added_within_a_schema_is_passed_over() {
+        let json = Record::begin(About::default(), None).to_json().unwrap();
+        let json = json.replacen('{', "{\"added_later\":1,", 1);
+        assert!(Record::parse(json.as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn the_heart_ages() {
+        let mut record = Record::begin(About::default(), None);
+        assert_eq!(record.beat_age(), None);
+        record.beats();
+        assert!(record.beat_age().unwrap() < Duration::from_secs(3600));
+        record.beat_monotonic = Some(monotonic().as_secs_f64() - 100.0);
+        assert!(record.beat_age().unwrap() >= Duration::from_secs(100));
+        // A machine that has been up for less than that.
+        record.beat_monotonic = Some(-1000.0);
+        assert!(record.beat_age().unwrap() >= Duration::from_secs(1000));
+        record.beat_monotonic = Some(monotonic().as_secs_f64() + 100.0);
+        assert_eq!(record.beat_age(), Some(Duration::ZERO));
+        record.beat_monotonic = Some(f64::NAN);
+        assert_eq!(record.beat_age(), None);
+    }
+
+    #[test]
+    fn how_it_ended() {
+        let mut record = Record::begin(About::default(), None);
+        record.exit_status = Some(0);
+        record.enter(State::Stopped, Some("SIGTERM".into()));
+        assert_eq!(record.facts().ended.as_deref(), Some("exit 0, SIGTERM"));
+    }
+}

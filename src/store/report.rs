@@ -1,0 +1,86 @@
+//! What is said of processes to machines: the form of `status --json`, and what Ruby's status is made of.
+//! docs/json.md has every field.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::model::probe::{self, Facts, MAX_BEAT_AGE, Presence, Probe};
+use crate::store::lookup::Sight;
+use crate::store::record::Record;
+
+/// The version of the JSON; it grows when a field changes its meaning or goes.
+pub const SCHEMA: u32 = 1;
+
+/// All that was asked for.
+#[derive(Debug, Serialize)]
+pub struct Report<'a> {
+    schema: u32,
+    directory: Option<Cow<'a, str>>,
+    ready: bool,
+    live: bool,
+    drained: bool,
+    processes: Vec<Process<'a>>,
+}
+
+/// A process, with what the probes answer for it.
+#[derive(Debug, Serialize)]
+pub struct Process<'a> {
+    pid: i32,
+    /// It is there, and its pid is its own.
+    exists: bool,
+    ready: bool,
+    live: bool,
+    drained: bool,
+    /// Seconds since Ruby's heart last beat.
+    beat_age: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    directory: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unreadable: Option<&'a str>,
+    record: Option<&'a Record>,
+}
+
+impl<'a> Report<'a> {
+    /// Reports on processes; `directory` is the one they have in common.
+    #[must_use]
+    pub fn new(directory: Option<&'a Path>, sights: &'a [Sight]) -> Self {
+        let facts: Vec<Facts> = sights.iter().map(|sight| sight.facts.clone()).collect();
+        let yes = |probe| probe::ask(&facts, probe, MAX_BEAT_AGE).is_ok();
+        Self {
+            schema: SCHEMA,
+            directory: directory.map(Path::to_string_lossy),
+            ready: yes(Probe::Ready),
+            live: yes(Probe::Live),
+            drained: yes(Probe::Drained),
+            processes: sights.iter().map(Process::from).collect(),
+        }
+    }
+}
+
+impl<'a> Process<'a> {
+    /// Reports on one process.
+    #[must_use]
+    pub fn new(record: &'a Result<Record, String>, facts: &Facts) -> Self {
+        let yes = |probe| facts.answer(probe, MAX_BEAT_AGE).is_ok();
+        Self {
+            pid: facts.pid,
+            exists: facts.presence == Presence::Here,
+            ready: yes(Probe::Ready),
+            live: yes(Probe::Live),
+            drained: yes(Probe::Drained),
+            beat_age: facts.beat_age.map(|age| age.as_secs_f64()),
+            directory: None,
+            unreadable: record.as_ref().err().map(String::as_str),
+            record: record.as_ref().ok(),
+        }
+    }
+}
+
+impl<'a> From<&'a Sight> for Process<'a> {
+    fn from(sight: &'a Sight) -> Self {
+        let directory = sight.directory.as_deref().map(Path::to_string_lossy);
+        Self { directory, ..Self::new(&sight.record, &sight.facts) }
+    }
+}

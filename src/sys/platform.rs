@@ -1,0 +1,185 @@
+//! What the platform says of the time that it leaves, and of how it stops a process: in the environment, or when it is
+//! asked, as systemd and a container's engine are.
+
+use std::env;
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::model::signal_path::KillMode;
+use crate::model::stop_timeout::{Source, StopTimeout, parse_go, parse_systemd};
+
+mod engine;
+
+pub use engine::engine_stop_timeout;
+
+/// What the environment may say of it, and who does; the first one that does counts.
+const VARIABLES: [(&str, Source); 2] =
+    [("SIDEKIQ_LIFECYCLE_STOP_TIMEOUT", Source::Environment), ("ECS_CONTAINER_STOP_TIMEOUT", Source::Ecs)];
+
+/// The stop timeout as the environment tells it.
+///
+/// # Errors
+/// What is wrong with it, in one sentence.
+pub fn stop_timeout_of_environment() -> Result<Option<StopTimeout>, String> {
+    in_variables(|name| Some(env::var_os(name)?.to_string_lossy().into_owned()))
+}
+
+/// The same of any environment: `variable` tells the value of one.
+fn in_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Option<StopTimeout>, String> {
+    let set = VARIABLES
+        .into_iter()
+        .find_map(|(name, source)| Some((name, variable(name).filter(|text| !text.is_empty())?, source)));
+    let Some((name, text, source)) = set else { return Ok(None) };
+    match parse_go(&text) {
+        Some(seconds) => Ok(Some(StopTimeout { seconds, source })),
+        None => Err(format!("${name} is {text:?}; write a duration such as 30s or 2m, or a number of seconds above 0")),
+    }
+}
+
+/// The main process of the service that the calling one belongs to, if that is another one. systemd 248 and later say which
+/// (`$SYSTEMD_EXEC_PID`).
+#[must_use]
+pub fn other_main_process() -> Option<i32> {
+    let main = env::var("SYSTEMD_EXEC_PID").ok()?.parse().ok()?;
+    Some(main).filter(|main| *main != nix::unistd::getpid().as_raw())
+}
+
+/// How systemd stops the service that a process belongs to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// TimeoutStopSec.
+    pub stop_timeout: Option<StopTimeout>,
+    /// KillMode.
+    pub kill_mode: Option<KillMode>,
+    /// The process is its main one, and systemd listens to what it says (NotifyAccess): it may ask for more time.
+    pub is_heard: bool,
+    /// systemd listens to every process of the service (NotifyAccess=all).
+    pub hears_all: bool,
+}
+
+/// Asks systemd for the service of a process; `None` if it is in none, or there is no systemd here. That takes a process
+/// and a conversation with systemd, at most 5 s: too long for a hook.
+#[must_use]
+pub fn service(pid: i32) -> Option<Service> {
+    // sd_booted(3): this is how one tells that systemd is the init.
+    if !Path::new("/run/systemd/system").is_dir() {
+        return None;
+    }
+    let unit = unit(&fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?)?;
+    let mut command = Command::new("systemctl");
+    if unit.is_users {
+        command.arg("--user");
+    }
+    let properties =
+        ["TimeoutStopUSec", "KillMode", "NotifyAccess", "MainPID"].map(|name| format!("--property={name}"));
+    command.arg("show").args(properties).args(["--", &unit.name]);
+    Some(parse_service(pid, &unit.name, &output(&mut command)?))
+}
+
+struct Unit {
+    name: String,
+    /// Of a user's own systemd.
+    is_users: bool,
+}
+
+/// cgroups(7): lines of `number:controllers:path`; systemd's is the one without controllers, or named after it. A
+/// container is a scope, a login session too.
+fn unit(cgroups: &str) -> Option<Unit> {
+    let is_systemds = |line: &&str| line.starts_with("0::") || line.contains(":name=systemd:");
+    let paths = cgroups.lines().filter(is_systemds).filter_map(|line| line.splitn(3, ':').nth(2));
+    paths.filter_map(|path| path.rsplit_once('/')).find(|(_, name)| name.ends_with(".service")).map(|(above, name)| {
+        let is_users = above.split('/').any(|slice| slice.starts_with("user@"));
+        Unit { name: name.to_owned(), is_users }
+    })
+}
+
+fn parse_service(pid: i32, unit: &str, text: &str) -> Service {
+    let property = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    let seconds = property("TimeoutStopUSec").and_then(parse_systemd);
+    Service {
+        stop_timeout: seconds.map(|seconds| StopTimeout { seconds, source: Source::Systemd(unit.to_owned()) }),
+        kill_mode: property("KillMode").and_then(KillMode::named),
+        is_heard: property("MainPID") == Some(&pid.to_string())
+            && property("NotifyAccess").is_some_and(|access| access != "none"),
+        hears_all: property("NotifyAccess") == Some("all"),
+    }
+}
+
+fn output(command: &mut Command) -> Option<String> {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
+    let since = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().ok()? {
+            break status;
+        }
+        if since.elapsed() > Duration::from_secs(5) {
+            let _ = child.kill();
+            let _ = child.wait();
+            return None;
+        }
+        thread::sleep(Duration::from_millis(5));
+    };
+    // systemctl cannot ask, for want of D-Bus.
+    if !status.success() {
+        return None;
+    }
+    let mut text = String::new();
+    child.stdout?.read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_of_cgroups() {
+        let table: &[(&str, Option<(&str, bool)>)] = &[
+            ("0::/system.slice/shop.service\n", Some(("shop.service", false))),
+            ("9:name=systemd:/system.slice/shop.service\n4:memory:/x.service\n", Some(("shop.service", false))),
+            ("0::/user.slice/user-1000.slice/user@1000.service/app.slice/shop.service\n", Some(("shop.service", true))),
+            ("4:memory:/system.slice/shop.service\n", None),
+            ("0::/user.slice/user-1000.slice/session-3.scope\n", None),
+            ("0::/system.slice/docker-0123.scope\n", None),
+            ("0::/\n", None),
+            ("", None),
+        ];
+        for (text, expected) in table {
+            let unit = unit(text);
+            let unit = unit.as_ref().map(|unit| (unit.name.as_str(), unit.is_users));
+            assert_eq!(unit, *expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_systemctl_shows() {
+        let service = parse_service(7, "shop.service", "KillMode=mixed\nTimeoutStopUSec=1min 30s\n");
+        assert_eq!(service.kill_mode, Some(KillMode::Mixed));
+        assert_eq!(service.stop_timeout.unwrap().seconds, 90.0);
+        assert_eq!(
+            parse_service(7, "x", ""),
+            Service { stop_timeout: None, kill_mode: None, is_heard: false, hears_all: false }
+        );
+        for (text, is_heard, hears_all) in [
+            ("NotifyAccess=main\nMainPID=7\n", true, false),
+            ("NotifyAccess=all\nMainPID=7\n", true, true),
+            ("NotifyAccess=all\nMainPID=77\n", false, true),
+            ("NotifyAccess=none\nMainPID=7\n", false, false),
+            ("MainPID=7\n", false, false),
+        ] {
+            let service = parse_service(7, "x", text);
+            assert_eq!((service.is_heard, service.hears_all), (is_heard, hears_all), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_command_that_is_not_there_says_nothing() {
+        assert_eq!(output(Command::new("echo").arg("yes")).as_deref(), Some("yes\n"));
+        assert_eq!(output(&mut Command::new("/nonexistent")), None);
+        assert_eq!(output(Command::new("sh").args(["-c", "echo yes; exit 1"])), None);
+    }
+}

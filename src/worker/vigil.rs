@@ -1,0 +1,247 @@
+//! What the thread that hears signals does: beside them it watches who reads the outputs, Ruby's heart, and hooks that take
+//! long. It sleeps until one of these is due, and never waits for a disk or for Ruby.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use super::{Inner, Lifecycle};
+use crate::model::stall::{self, Act, Answer, Watch};
+use crate::store::directory::Durability;
+use crate::sys::outputs::{self, Output};
+use crate::sys::signals::{self, Observer};
+
+/// A thread of Ruby's that waits, without Ruby's lock, until there is something to report. It also shows whether Ruby's
+/// threads get to run: one that is asked to and does not come back has no lock.
+#[derive(Debug, Default)]
+pub struct Listener {
+    state: Mutex<Ear>,
+    news: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Ear {
+    is_listening: bool,
+    is_wanted: bool,
+    /// Questions, and how many of them were there when it last came here.
+    asked: u64,
+    answered: u64,
+    /// Somebody listened when the last one was asked.
+    is_heard: bool,
+}
+
+impl Listener {
+    fn state(&self) -> MutexGuard<'_, Ear> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn listen(&self) {
+        let mut ear = self.state();
+        ear.answered = ear.asked;
+        ear.is_listening = true;
+        while !ear.is_wanted {
+            ear = self.news.wait(ear).unwrap_or_else(PoisonError::into_inner);
+        }
+        ear.is_wanted = false;
+        ear.is_listening = false;
+    }
+
+    /// Makes it come back.
+    pub fn call(&self) {
+        self.state().is_wanted = true;
+        self.news.notify_all();
+    }
+
+    fn ask(&self) {
+        let mut ear = self.state();
+        ear.asked += 1;
+        ear.is_heard = ear.is_listening;
+        drop(ear);
+        self.call();
+    }
+
+    fn answer(&self) -> Answer {
+        match &*self.state() {
+            Ear { is_heard: false, .. } => Answer::NotHeard,
+            Ear { asked, answered, .. } if asked == answered => Answer::Given,
+            Ear { .. } => Answer::None,
+        }
+    }
+}
+
+/// Since when Ruby runs none of its threads, and what was in hand then.
+#[derive(Debug)]
+pub struct Stuck {
+    since: Instant,
+    jobs: String,
+}
+
+impl Lifecycle {
+    /// Begins to hear of TERM, INT and TSTP the moment they arrive, on a thread of its own. Call it once Sidekiq has
+    /// set its traps.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn observe(self: &Arc<Self>) -> io::Result<()> {
+        if !self.is_ours() {
+            return Ok(());
+        }
+        signals::unblock()?;
+        let mut observer = Observer::arm()?;
+        let mut watch = Watch::new(self.known(|inner| inner.limit));
+        let lifecycle = Arc::clone(self);
+        let run = move || {
+            let mut pipes = Vec::new();
+            while let Ok(signal) = observer.wait(&pipes, lifecycle.due(&watch)) {
+                let mut look = || {
+                    if let Some(signal) = signal {
+                        lifecycle.heard(signal);
+                    }
+                    if signal.is_some() || !pipes.is_empty() {
+                        lifecycle.mute();
+                        pipes = Output::all()
+                            .into_iter()
+                            .filter(|output| output.is_pipe() && !output.is_unread())
+                            .collect();
+                    }
+                    lifecycle.look_at_heart(&mut watch);
+                    lifecycle.look_at_hooks();
+                };
+                // Whatever goes wrong, the next signal is heard as well.
+                let _ = catch_unwind(AssertUnwindSafe(&mut look));
+            }
+        };
+        signals::with_signals_blocked(|| thread::Builder::new().name("lifecycle".to_owned()).spawn(run)).map(drop)
+    }
+
+    /// Puts `/dev/null` in the place of an output that nobody reads any more: a reader may hear of the same signal, and end
+    /// at any time from then on. Sidekiq is about to log that it stops, and where that raises its shutdown has ended before it
+    /// has put anything back.
+    pub fn mute(&self) {
+        if !self.is_ours() {
+            return;
+        }
+        for output in Output::all().iter().filter(|output| output.is_unread()) {
+            let name = output.name();
+            let done = match output.silence() {
+                Ok(()) => "what this process has written there since is lost".to_owned(),
+                Err(error) => format!("what this process writes there fails ({error})"),
+            };
+            self.note(name, Some(format!("whoever read {name} has ended first: {done}")));
+            self.publish(Durability::Whole);
+        }
+    }
+
+    /// For a thread of Ruby's, without Ruby's lock: waits until there may be something to report, or until it is
+    /// [called](Listener::call).
+    pub fn listen(&self) {
+        if self.is_ours() {
+            self.listener.listen();
+        }
+    }
+
+    /// Who waits there.
+    #[must_use]
+    pub fn listener(&self) -> &Listener {
+        &self.listener
+    }
+
+    /// A job is in hand; its id and class.
+    pub fn takes(&self, jid: String, class: String) {
+        if self.is_ours() {
+            self.known(|inner| inner.jobs.insert(jid, class));
+        }
+    }
+
+    /// A job is in hand no more.
+    pub fn gives(&self, jid: &str) {
+        if self.is_ours() {
+            self.known(|inner| inner.jobs.remove(jid));
+        }
+    }
+
+    /// Hooks of the application begin that are called so. The first `free` seconds run beside the jobs.
+    pub fn hooks_begin(&self, name: String, free: f64) {
+        if self.is_ours() {
+            self.known(|Inner { hooks, .. }| hooks.begin(name, free, Instant::now()));
+            signals::wake_observer();
+        }
+    }
+
+    /// They have ended.
+    pub fn hooks_end(&self) {
+        if self.is_ours() {
+            self.known(|Inner { hooks, .. }| hooks.end(Instant::now()));
+            self.note_hooks();
+        }
+    }
+
+    /// Ruby runs. Says how long its heart was silent, if that was said to be too long.
+    pub fn runs(&self) -> Option<String> {
+        let Stuck { since, jobs } = self.known(|inner| inner.stuck.take())?;
+        self.note("silence", None);
+        self.publish(Durability::Whole);
+        Some(stall::over(since.elapsed(), &jobs))
+    }
+
+    /// Ruby's heart has beaten.
+    pub(super) fn heart_beats(&self) {
+        let is_awaited = self.known(|inner| {
+            inner.record.beats();
+            inner.beat.replace(Instant::now()).is_none() | std::mem::take(&mut inner.is_awaited)
+        });
+        if is_awaited {
+            signals::wake_observer();
+        }
+    }
+
+    /// What the hooks have taken until now, for the record.
+    pub(super) fn note_hooks(&self) {
+        let now = Instant::now();
+        let problem = self.known(|Inner { record, hooks, .. }| {
+            record.hooks = hooks.known(now, record.exit_status.is_some());
+            hooks.problem(now)
+        });
+        self.note("hooks", problem);
+    }
+
+    fn due(&self, watch: &Watch) -> Option<Duration> {
+        let due = self.known(|inner| inner.hooks.due()).into_iter().chain(watch.due()).min();
+        due.map(|due| due.saturating_duration_since(Instant::now()))
+    }
+
+    fn look_at_heart(&self, watch: &mut Watch) {
+        let now = Instant::now();
+        let beat = self.known(|inner| inner.beat);
+        match watch.look(now, beat, self.listener.answer()) {
+            Act::Wait => {}
+            Act::Ask => self.listener.ask(),
+            Act::Tell => self.tell_of_silence(now, beat.unwrap_or(now)),
+        }
+    }
+
+    /// Ruby cannot say it itself.
+    fn tell_of_silence(&self, now: Instant, beat: Instant) {
+        let problem = self.known(|inner| {
+            inner.is_awaited = true;
+            inner.stuck = Some(Stuck { since: beat, jobs: stall::in_hand(&inner.jobs) });
+            stall::stuck(now.saturating_duration_since(beat), &inner.jobs)
+        });
+        outputs::complain(&format!("sidekiq_lifecycle: {problem}"));
+        self.note("silence", Some(problem));
+        self.publish(Durability::Whole);
+        self.tell_manager(false);
+    }
+
+    /// They have been running for long: the record knows before somebody kills the process, the service manager is asked
+    /// for more time, and Ruby logs it.
+    fn look_at_hooks(&self) {
+        if self.known(|Inner { hooks, .. }| hooks.look(Instant::now())) {
+            self.note_hooks();
+            self.tell_manager(false);
+            self.publish(Durability::Whole);
+            self.listener.call();
+        }
+    }
+}
