@@ -57,7 +57,7 @@ impl App {
         wait_until(|| Snapshot::of(pid).unwrap().handling(Signal::SIGTSTP) == Handling::Handled);
         let mut record = Record::begin(About::default(), None);
         record.identity.pid = pid;
-        record.identity.start_time = process::start_time(pid);
+        record.identity.start_time = identity::start_time(pid);
         record.beats();
         record.enter(state, None);
         self.publish(&record);
@@ -305,7 +305,7 @@ fn a_process_that_a_tstp_would_freeze_is_not_sent_one_nor_is_any_other() {
         let deaf = Command::new("sleep").arg("3600").spawn().unwrap();
         let mut record = other.clone();
         record.identity.pid = i32::try_from(deaf.id()).unwrap();
-        record.identity.start_time = process::start_time(record.identity.pid);
+        record.identity.start_time = identity::start_time(record.identity.pid);
         record.about.embedded = embedded;
         app.workers.push(deaf);
         app.publish(&record);
@@ -404,7 +404,7 @@ fn a_hundred_are_waited_for_at_once() {
     assert_eq!((code, timeless(&line).as_str()), (0, "stopped"));
     assert!(line.contains("100 processes ("), "{line}");
     for record in records {
-        assert!(!process::exists(record.identity.pid) || Snapshot::of(record.identity.pid).unwrap().has_ended());
+        assert!(!identity::exists(record.identity.pid) || Snapshot::of(record.identity.pid).unwrap().has_ended());
     }
 }
 

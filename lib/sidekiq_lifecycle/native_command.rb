@@ -32,7 +32,7 @@ module SidekiqLifecycle
     # process ends as it did.
     #
     # @param arguments [Array<String>]
-    # @return [Hash{String => Object}] what is asked for, as `src/faces/hand_over.rs` writes it
+    # @return [Hash{String => Object}] what is asked for, as `src/cli/hand_over.rs` writes it
     def self.read(arguments)
       require "json"
       reader, writer = IO.pipe

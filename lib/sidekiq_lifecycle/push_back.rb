@@ -10,7 +10,7 @@ module SidekiqLifecycle
   class PushBack
     # Seconds for which Redis may be away: Sidekiq gives its threads as many to end, once their jobs are pushed back
     # (`manager.rb`, `hard_shutdown`), and the two go on together. So no stop takes longer (`EPILOGUE`,
-    # `src/rules/time.rs`).
+    # `src/model/stop_timeout.rs`).
     PATIENCE = 3
     # Seconds between two tries.
     PAUSE = 0.1

@@ -6,7 +6,7 @@ module SidekiqLifecycle
   #
   # @api private
   module RedisTimeouts
-    # Beyond this `live` takes a silent process for stuck (`MAX_BEAT_AGE`, `src/rules/probe.rs`).
+    # Beyond this `live` takes a silent process for stuck (`MAX_BEAT_AGE`, `src/model/probe.rs`).
     LIVE = 60
 
     class << self

@@ -1,7 +1,7 @@
 # frozen_string_literal: true
 
 module SidekiqLifecycle
-  # What others have written, made fit for people: for a terminal, for a log. The same in Rust: `src/rules/text.rs`.
+  # What others have written, made fit for people: for a terminal, for a log. The same in Rust: `src/model/text.rs`.
   #
   # @api private
   module Text

@@ -5,7 +5,7 @@ require_relative "unfailing"
 
 module SidekiqLifecycle
   # What is watched over while jobs run and while Sidekiq ends: who takes its signals or keeps Ruby from running, whose
-  # hooks take long, and what cannot be logged. The other half is `src/faces/lifecycle/vigil.rs`.
+  # hooks take long, and what cannot be logged. The other half is `src/worker/vigil.rs`.
   #
   # @api private
   module Vigil

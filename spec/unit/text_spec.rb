@@ -14,7 +14,7 @@ RSpec.describe SidekiqLifecycle::Text do
 
     # Ruby's table may be that of an older Unicode.
     it "takes out in Rust what it takes out in Ruby" do
-      source = File.read(File.expand_path("../../src/rules/text.rs", __dir__))
+      source = File.read(File.expand_path("../../src/model/text.rs", __dir__))
       ranges = source.scan(/^    \('\\u\{(\h+)\}', '\\u\{(\h+)\}'\),$/).map { |first, last| first.hex..last.hex }
       expect(ranges.size).to be > 10
       letters = [*0..0xD7FF, *0xE000..0x10FFFF].map { |code| [code].pack("U") }
@@ -25,9 +25,9 @@ RSpec.describe SidekiqLifecycle::Text do
     end
   end
 
-  # The table is that of src/rules/text.rs.
+  # The table is that of src/model/text.rs.
   describe ".masked" do
-    source = File.read(File.expand_path("../../src/rules/text.rs", __dir__))
+    source = File.read(File.expand_path("../../src/model/text.rs", __dir__))
     table = source[/fn what_is_not_shown.*/m].scan(/\(\s*("(?:[^"\\]|\\.)*"),\s*("(?:[^"\\]|\\.)*"),?\s*\)/)
     it "has examples" do
       expect(table.size).to be > 10

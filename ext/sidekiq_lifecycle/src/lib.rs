@@ -216,7 +216,7 @@ fn path(text: RString) -> Result<PathBuf, Error> {
 fn clear(ruby: &Ruby, directory: RString) -> Result<(), Error> {
     guarded(ruby, || {
         let directory = path(directory)?;
-        let clear = || lifecycle::clear(&directory);
+        let clear = || worker::clear(&directory);
         gvl::without(clear, None).unwrap_or_else(clear).map_err(|error| raise(ruby, error))
     })
 }
@@ -264,27 +264,27 @@ fn wait_for_stop(ruby: &Ruby) -> Result<Option<String>, Error> {
 fn start_relay(ruby: &Ruby, command: RString, timeout: Option<f64>) -> Result<(), Error> {
     guarded(ruby, || {
         let command = path(command)?;
-        let start = || signal_path::start_relay(&command, timeout);
+        let start = || own_path::start_relay(&command, timeout);
         gvl::without(start, None).unwrap_or_else(start);
         Ok(())
     })
 }
 
 fn has_relay() -> bool {
-    signal_path::has_relay()
+    own_path::has_relay()
 }
 
 fn trapped(ruby: &Ruby, signal: String) -> Result<(), Error> {
     let signal = named(ruby, &signal)?;
     guarded(ruby, || {
-        signal_path::trapped(signal);
+        own_path::trapped(signal);
         Ok(())
     })
 }
 
 fn stop_relay(ruby: &Ruby) -> Result<(), Error> {
     guarded(ruby, || {
-        signal_path::stop_relay();
+        own_path::stop_relay();
         Ok(())
     })
 }

@@ -38,7 +38,7 @@ module SidekiqLifecycle
         exit new(options, out).run
       end
 
-      # @param options [Hash{String => Object}] as `src/faces/fleet.rs` writes them
+      # @param options [Hash{String => Object}] as `src/cli/fleet.rs` writes them
       # @param out [IO] where the answer goes
       def initialize(options, out)
         @options = options
