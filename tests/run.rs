@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use sidekiq_lifecycle::model::signal_map::Number;
 use sidekiq_lifecycle::sys::children::send;
 use sidekiq_lifecycle::sys::procfs::{Mask, Snapshot};
-use sidekiq_lifecycle::sys::signals::with_signals_blocked;
+use sidekiq_lifecycle::sys::signals::disposition::with_signals_blocked;
 use tempfile::TempDir;
 
 /// A worker that notes every signal it gets, and at TERM works on for so many seconds. It is a script of a program that is no

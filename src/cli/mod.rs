@@ -17,7 +17,7 @@ use crate::init;
 use crate::model::probe::{self, Facts, MAX_BEAT_AGE, Probe};
 use crate::model::text::one_line;
 #[cfg(target_os = "linux")]
-use crate::sys::signals;
+use crate::sys::signals::disposition;
 
 pub mod control;
 pub mod fleet;
@@ -221,7 +221,7 @@ fn run(command: Command) -> io::Result<ExitCode> {
 
 #[cfg(target_os = "linux")]
 fn doctor(out: &mut impl Write, place: Place, json: bool, timeout: f64, command: &[OsString]) -> io::Result<ExitCode> {
-    signals::wait_for_children()?;
+    disposition::wait_for_children()?;
     let code = if command.is_empty() {
         doctor::main(out, &place.directory(), json)?
     } else {

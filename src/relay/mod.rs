@@ -25,7 +25,7 @@ use crate::model::stop_timeout;
 use crate::model::trace_denied::Refusal;
 use crate::sys::identity as processes;
 use crate::sys::procfs::Snapshot;
-use crate::sys::signals;
+use crate::sys::signals::{disposition, relay_link};
 use crate::sys::trace::{self, Handle, Message};
 
 pub mod process;
@@ -81,7 +81,7 @@ pub fn trapped(signal: Signal) {
 }
 
 fn send(message: Message) {
-    if let Some(relay) = signals::relay() {
+    if let Some(relay) = relay_link::relay() {
         let _ = trace::tell(relay.as_raw_fd(), message);
     }
 }
@@ -101,7 +101,7 @@ pub fn report() -> Option<&'static Report> {
 /// The relay's pid, while it is there.
 #[must_use]
 pub fn alive() -> Option<i32> {
-    let relay = signals::relay().filter(|relay| !process::has_ended(relay));
+    let relay = relay_link::relay().filter(|relay| !process::has_ended(relay));
     relay.and(report()).and_then(|report| report.pid)
 }
 
@@ -122,7 +122,7 @@ fn launch(command: &Path, pid: i32, limit: Duration) -> io::Result<Report> {
             }
         }
     };
-    signals::with_signals_blocked(|| thread::Builder::new().name("lifecycle relay".to_owned()).spawn(work))?;
+    disposition::spawn("lifecycle relay", work)?;
     let report = match receiver.recv_timeout(PATIENCE) {
         Ok(report) => report?,
         Err(RecvTimeoutError::Timeout) => {
@@ -137,7 +137,7 @@ fn launch(command: &Path, pid: i32, limit: Duration) -> io::Result<Report> {
         let relay = Handle::open(pid).inspect_err(|_| {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         })?;
-        signals::set_relay(relay);
+        relay_link::set(relay);
     }
     Ok(report)
 }

@@ -43,7 +43,7 @@ use crate::model::signal_path::{Asked, Effect, Handling, Link};
 use crate::model::trace_denied::{Call, Evidence, Refusal};
 use crate::sys::identity;
 use crate::sys::procfs::Snapshot;
-use crate::sys::signals;
+use crate::sys::signals::disposition;
 use crate::sys::trace::{self, Failsafe, Handle, Inbox, Mail, Message, Sender, Stop, Until};
 
 /// How long a shell that does nothing with a signal of its own keeps it from the worker.
@@ -836,7 +836,7 @@ fn is_handled(snapshot: &Snapshot, signal: i32) -> bool {
 
 /// Whether the worker tells its relay when it hears the signal.
 fn is_told_of(signal: i32) -> bool {
-    signals::OBSERVED.into_iter().any(|observed| observed as i32 == signal)
+    disposition::OBSERVED.into_iter().any(|observed| observed as i32 == signal)
 }
 
 /// Whether the process that a handle is of has ended.

@@ -1,10 +1,9 @@
 //! Not waiting for a disk.
 
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::thread;
 use std::time::Duration;
 
-use crate::sys::signals;
+use crate::sys::signals::disposition;
 
 /// How long one of Sidekiq's threads waits for a disk.
 pub const PATIENCE: Duration = Duration::from_millis(200);
@@ -21,7 +20,7 @@ pub fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
             let _ = sender.send(work());
         }
     };
-    match signals::with_signals_blocked(|| thread::Builder::new().name("lifecycle".to_owned()).spawn(run)) {
+    match disposition::spawn("lifecycle", run) {
         Ok(_) => receiver.recv_timeout(PATIENCE).ok(),
         Err(_) => take(&work).map(|work| work()),
     }

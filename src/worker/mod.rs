@@ -10,7 +10,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -29,7 +28,8 @@ use crate::store::report::Process;
 use crate::sys::notify_socket::Socket;
 use crate::sys::platform;
 use crate::sys::procfs::Snapshot;
-use crate::sys::signals::{self, OBSERVED};
+use crate::sys::signals::disposition::{self, OBSERVED};
+use crate::sys::signals::observer;
 use crate::sys::time_limit::{PATIENCE, in_time};
 
 pub mod own_path;
@@ -235,8 +235,7 @@ impl Lifecycle {
             );
             lifecycle.note("main process", Some(problem));
         };
-        let asking =
-            signals::with_signals_blocked(|| thread::Builder::new().name("lifecycle systemd".to_owned()).spawn(ask));
+        let asking = disposition::spawn("lifecycle systemd", ask);
         if let Err(error) = asking {
             self.note("main process", Some(format!("there can be no thread to ask systemd ({error})")));
         }
@@ -388,7 +387,7 @@ impl Lifecycle {
             return;
         }
         let problem =
-            signals::rearm(signal).err().map(|errno| format!("{signal} cannot be observed: {}", errno.desc()));
+            observer::reinstall(signal).err().map(|errno| format!("{signal} cannot be observed: {}", errno.desc()));
         self.note(signal.as_str(), problem);
         self.known(|inner| *inner.record.rearmed.entry(signal.to_string()).or_default() += 1);
         self.publish(Durability::Whole);
@@ -441,7 +440,7 @@ impl Lifecycle {
     /// Sidekiq's hooks, and even its end, follow a signal so closely that they may come before the observer's thread
     /// has told of it. Those that stop come first: of TERM Sidekiq makes a `:quiet` and a `:shutdown`.
     fn catch_up(&self) {
-        OBSERVED.into_iter().filter(|signal| signals::has_arrived(*signal)).for_each(|signal| self.arrived(signal));
+        OBSERVED.into_iter().filter(|signal| observer::has_arrived(*signal)).for_each(|signal| self.arrived(signal));
     }
 
     fn happened(&self, event: Event, why: Option<String>) {

@@ -4,13 +4,14 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use std::{io, thread};
+use std::io;
 
 use super::{Inner, Lifecycle};
 use crate::model::stall::{self, Act, Answer, Watch};
 use crate::store::directory::Durability;
 use crate::sys::outputs::{self, Output};
-use crate::sys::signals::{self, Observer};
+use crate::sys::signals::disposition;
+use crate::sys::signals::observer::{self, Observer};
 
 /// A thread of Ruby's that waits, without Ruby's lock, until there is something to report. It also shows whether Ruby's
 /// threads get to run: one that is asked to and does not come back has no lock.
@@ -87,7 +88,7 @@ impl Lifecycle {
         if !self.is_ours() {
             return Ok(());
         }
-        signals::unblock()?;
+        disposition::unblock()?;
         let mut observer = Observer::arm()?;
         let mut watch = Watch::new(self.known(|inner| inner.limit));
         let lifecycle = Arc::clone(self);
@@ -112,7 +113,7 @@ impl Lifecycle {
                 let _ = catch_unwind(AssertUnwindSafe(&mut look));
             }
         };
-        signals::with_signals_blocked(|| thread::Builder::new().name("lifecycle".to_owned()).spawn(run)).map(drop)
+        disposition::spawn("lifecycle", run).map(drop)
     }
 
     /// Puts `/dev/null` in the place of an output that nobody reads any more: a reader may hear of the same signal, and end
@@ -165,7 +166,7 @@ impl Lifecycle {
     pub fn hooks_begin(&self, name: String, free: f64) {
         if self.is_ours() {
             self.known(|Inner { hooks, .. }| hooks.begin(name, free, Instant::now()));
-            signals::wake_observer();
+            observer::wake();
         }
     }
 
@@ -192,7 +193,7 @@ impl Lifecycle {
             inner.beat.replace(Instant::now()).is_none() | std::mem::take(&mut inner.is_awaited)
         });
         if is_awaited {
-            signals::wake_observer();
+            observer::wake();
         }
     }
 

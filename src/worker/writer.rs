@@ -8,12 +8,11 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::store::directory::Durability;
 use crate::sys::descriptors;
-use crate::sys::signals;
+use crate::sys::signals::disposition;
 
 /// What there is to do in the directory, in this order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -145,7 +144,7 @@ impl Writer {
                 shared.finish();
             }
         };
-        signals::with_signals_blocked(|| thread::Builder::new().name(descriptors::THREAD.to_owned()).spawn(run))?;
+        disposition::spawn(descriptors::THREAD, run)?;
         self.0.state().has_thread = true;
         Ok(())
     }

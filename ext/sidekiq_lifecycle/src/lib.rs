@@ -17,7 +17,7 @@ use magnus::{Error, Module, Object, RModule, RString, Ruby, function, method};
 use sidekiq_lifecycle::store::directory::Directory;
 use sidekiq_lifecycle::store::record::About;
 use sidekiq_lifecycle::sys::claim;
-use sidekiq_lifecycle::sys::signals::{self, Signal};
+use sidekiq_lifecycle::sys::signals::{Signal, boot_guard, disposition, observer};
 use sidekiq_lifecycle::worker::own_path;
 use sidekiq_lifecycle::worker::{self, Lifecycle};
 
@@ -222,15 +222,15 @@ fn clear(ruby: &Ruby, directory: RString) -> Result<(), Error> {
 }
 
 fn ignored(ruby: &Ruby) -> Result<Vec<String>, Error> {
-    guarded(ruby, || Ok(names(signals::ignored())))
+    guarded(ruby, || Ok(names(disposition::ignored())))
 }
 
 fn unblock(ruby: &Ruby) -> Result<Vec<String>, Error> {
-    guarded(ruby, || Ok(names(signals::unblock().map_err(|errno| raise(ruby, errno))?)))
+    guarded(ruby, || Ok(names(disposition::unblock().map_err(|errno| raise(ruby, errno))?)))
 }
 
 fn displaced(ruby: &Ruby) -> Result<Vec<String>, Error> {
-    guarded(ruby, || Ok(names(signals::displaced())))
+    guarded(ruby, || Ok(names(observer::overridden())))
 }
 
 fn named(ruby: &Ruby, name: &str) -> Result<Signal, Error> {
@@ -243,20 +243,20 @@ fn names(signals: Vec<Signal>) -> Vec<String> {
 
 fn keep_handler(ruby: &Ruby, signal: String) -> Result<(), Error> {
     let signal = named(ruby, &signal)?;
-    guarded(ruby, || signals::keep(signal).map_err(|errno| raise(ruby, errno)))
+    guarded(ruby, || disposition::save(signal).map_err(|errno| raise(ruby, errno)))
 }
 
 fn put_handler_back(ruby: &Ruby, signal: String) -> Result<(), Error> {
     let signal = named(ruby, &signal)?;
-    guarded(ruby, || signals::put_back(signal).map_err(|errno| raise(ruby, errno)))
+    guarded(ruby, || disposition::restore(signal).map_err(|errno| raise(ruby, errno)))
 }
 
 fn hold_boot(ruby: &Ruby) -> Result<(), Error> {
-    guarded(ruby, || signals::hold_boot().map_err(|error| raise(ruby, error)))
+    guarded(ruby, || boot_guard::install().map_err(|error| raise(ruby, error)))
 }
 
 fn wait_for_stop(ruby: &Ruby) -> Result<Option<String>, Error> {
-    let wait = || gvl::without(signals::wait_for_stop, Some(&signals::interrupt_wait)).flatten();
+    let wait = || gvl::without(boot_guard::wait_for_stop, Some(&boot_guard::interrupt_wait)).flatten();
     guarded(ruby, || Ok(wait().map(|signal| signal.to_string())))
 }
 
@@ -290,12 +290,12 @@ fn stop_relay(ruby: &Ruby) -> Result<(), Error> {
 }
 
 fn is_guarding() -> bool {
-    signals::is_guarding()
+    boot_guard::is_active()
 }
 
 fn release_boot(ruby: &Ruby) -> Result<(bool, bool), Error> {
     guarded(ruby, || {
-        let asked = signals::release_boot();
+        let asked = boot_guard::release();
         Ok((asked.stop, asked.quiet))
     })
 }

@@ -1,0 +1,42 @@
+//! What this process keeps of its relay: a pidfd, which a handler may use.
+
+#![allow(unsafe_code)]
+
+use std::os::fd::BorrowedFd;
+#[cfg(target_os = "linux")]
+use std::os::fd::{AsRawFd, IntoRawFd};
+use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
+
+#[cfg(target_os = "linux")]
+use nix::errno::Errno;
+use nix::libc;
+
+/// A pidfd of the relay, or -1. Never closed: a handler may be using it.
+static RELAY: AtomicI32 = AtomicI32::new(-1);
+
+/// From now on the relay is told of every signal that is heard, so that it need not send it once more.
+#[cfg(target_os = "linux")]
+pub fn set(relay: crate::sys::trace::Handle) {
+    RELAY.store(relay.into_raw_fd(), SeqCst);
+}
+
+/// The relay, to tell it something and to see whether it is there.
+#[must_use]
+pub fn relay() -> Option<BorrowedFd<'static>> {
+    let relay = RELAY.load(SeqCst);
+    // SAFETY: the descriptor was stored by `set` and is never closed.
+    (relay >= 0).then(|| unsafe { BorrowedFd::borrow_raw(relay) })
+}
+
+/// Async-signal-safe.
+#[cfg(target_os = "linux")]
+pub(super) fn notify(signal: libc::c_int) {
+    if let Some(relay) = relay() {
+        let saved = Errno::last();
+        let _ = crate::sys::trace::tell(relay.as_raw_fd(), crate::sys::trace::Message::Heard(signal));
+        saved.set();
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn notify(_: libc::c_int) {}
