@@ -15,8 +15,8 @@ use super::Options;
 use crate::model::recipients::{self, Process, Recipients, STOPPING, STOPS};
 use crate::model::signal_map::{self, Number};
 use crate::sys::children::{self, Change, Signals};
+use crate::sys::pidfd::PidFd;
 use crate::sys::procfs::{Pipe, Snapshot};
-use crate::sys::trace::Handle;
 
 /// The exit code of what SIGKILL has ended.
 const KILLED: u8 = 137;
@@ -73,7 +73,7 @@ struct Worker {
     /// TERM, INT or QUIT was sent to it.
     is_stopping: bool,
     /// Tells when it ends; opened only while it drains.
-    end: Option<Handle>,
+    end: Option<PidFd>,
 }
 
 impl Worker {
@@ -258,7 +258,7 @@ impl Supervision {
         self.followers = followers.map(Worker::new).collect();
         self.stop = signal;
         for worker in self.workers.iter_mut().filter(|worker| worker.end.is_none()) {
-            worker.end = Handle::open(worker.pid).ok();
+            worker.end = PidFd::open(worker.pid).ok();
         }
     }
 
@@ -282,7 +282,7 @@ impl Supervision {
             }
             let _ = children::send(follower.pid, self.stop);
             follower.is_stopping = true;
-            follower.end = Handle::open(follower.pid).ok();
+            follower.end = PidFd::open(follower.pid).ok();
         }
         if let Some(code) = self.code {
             self.wait_for_workers(code);
@@ -346,7 +346,7 @@ impl Supervision {
         self.workers.retain(Worker::is_alive);
         self.wait_for_workers(code);
         for worker in &mut self.workers {
-            worker.end = Handle::open(worker.pid).ok();
+            worker.end = PidFd::open(worker.pid).ok();
             if !worker.is_stopping {
                 worker.is_stopping = true;
                 let _ = children::send(worker.pid, Signal::SIGTERM.into());
@@ -430,7 +430,7 @@ impl Supervision {
             }
             // Not every one is our child, so a short sleep it is.
             while self.signals.next().is_some() {}
-            self.signals.sleep(iter::empty::<&Handle>(), Instant::now().checked_add(Duration::from_millis(10)));
+            self.signals.sleep(iter::empty::<&PidFd>(), Instant::now().checked_add(Duration::from_millis(10)));
             if snapshots.is_empty() {
                 return KILLED;
             }

@@ -8,6 +8,7 @@ pub mod hook_time;
 pub mod probe;
 pub mod program;
 pub mod recipients;
+pub mod relay_message;
 pub mod ruby_script;
 pub mod sd_notify;
 pub mod shell_traps;

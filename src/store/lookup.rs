@@ -18,9 +18,9 @@ use crate::model::text::as_root;
 use crate::store::directory::{DEFAULT, Directory, Entry, Error};
 use crate::store::record::Record;
 use crate::sys::descriptors;
-use crate::sys::procfs::Snapshot;
 #[cfg(target_os = "linux")]
-use crate::sys::trace::Handle;
+use crate::sys::pidfd::PidFd;
+use crate::sys::procfs::Snapshot;
 
 /// A Sidekiq, and what it says of itself.
 #[derive(Clone, Debug)]
@@ -48,8 +48,8 @@ impl Found {
     /// # Errors
     /// What the system says: too many open files, or a kernel older than 5.3 (ENOSYS).
     #[cfg(target_os = "linux")]
-    pub fn open(&self) -> nix::Result<Option<Handle>> {
-        let handle = match Handle::open(self.snapshot.pid) {
+    pub fn open(&self) -> nix::Result<Option<PidFd>> {
+        let handle = match PidFd::open(self.snapshot.pid) {
             Err(nix::errno::Errno::ESRCH) => return Ok(None),
             handle => handle?,
         };

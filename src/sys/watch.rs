@@ -11,7 +11,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use crate::sys::trace::Handle;
+use crate::sys::pidfd::PidFd;
 
 /// How often everything is read again, for there are changes that nobody tells of: network file systems know nothing of
 /// other hosts' writers, and a user's watches may be used up.
@@ -103,7 +103,7 @@ impl Watch {
     ///
     /// # Errors
     /// What the system says.
-    pub fn wait(&self, handles: &[&Handle], timeout: Duration) -> nix::Result<Woken> {
+    pub fn wait(&self, handles: &[&PidFd], timeout: Duration) -> nix::Result<Woken> {
         // That its reader has gone is told without being asked for.
         let output = self.output.as_ref().map(|output| PollFd::new(output.as_fd(), PollFlags::empty()));
         let own = std::iter::once(self.signals.as_fd()).chain(self.inotify.as_ref().map(AsFd::as_fd));

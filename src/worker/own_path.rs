@@ -7,7 +7,7 @@ use nix::unistd::getpid;
 
 use crate::model::signal_path::{Asked, Path};
 #[cfg(target_os = "linux")]
-use crate::relay;
+use crate::relay::launch as relay;
 use crate::store::record::SignalPath;
 use crate::sys::procfs::{Snapshot, look_until_settled};
 
@@ -80,7 +80,7 @@ pub fn stop_relay() {
 }
 
 #[cfg(target_os = "linux")]
-use relay::alive;
+use crate::relay::launch::alive;
 #[cfg(not(target_os = "linux"))]
 fn alive() -> Option<i32> {
     None

@@ -1,10 +1,10 @@
 //! What the thread that hears signals does: beside them it watches who reads the outputs, Ruby's heart, and hooks that take
 //! long. It sleeps until one of these is due, and never waits for a disk or for Ruby.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use std::io;
 
 use super::{Inner, Lifecycle};
 use crate::model::stall::{self, Act, Answer, Watch};

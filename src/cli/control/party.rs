@@ -25,8 +25,8 @@ use crate::store::directory::{Directory, Error, Processes};
 use crate::store::lookup::Sight;
 use crate::store::lookup::{self, Found, Registered};
 use crate::store::report::{self, Process};
+use crate::sys::pidfd::PidFd;
 use crate::sys::procfs::Snapshot;
-use crate::sys::trace::Handle;
 use crate::sys::watch::{Place, SLOW, Watch, Woken};
 
 /// How many reasons are told at once.
@@ -193,7 +193,7 @@ impl Session {
         self.timeout.map(|timeout| timeout.saturating_sub(self.began.elapsed()))
     }
 
-    fn sleep(&self, handles: &[&Handle], next: Option<Duration>) -> Result<Woken, String> {
+    fn sleep(&self, handles: &[&PidFd], next: Option<Duration>) -> Result<Woken, String> {
         let times = [self.left(), self.progress.next(), next].into_iter().flatten();
         let timeout = times.fold(SLOW, Duration::min);
         self.watch.wait(handles, timeout).map_err(|errno| errno.desc().to_owned())
@@ -217,7 +217,7 @@ impl Session {
 /// A process of the party.
 #[derive(Debug)]
 struct Member {
-    handle: Handle,
+    handle: PidFd,
     found: Found,
     /// Its directory, to read what it has said last when the way there is gone with the process.
     processes: Option<Processes>,
@@ -376,7 +376,7 @@ impl Party {
             self.session.show(goal, &facts, notes);
             let next = kill_after.map(|after| after.saturating_sub(told.elapsed()));
             let living: Vec<usize> = (0..self.members.len()).filter(|index| !self.has_ended(*index)).collect();
-            let handles: Vec<&Handle> =
+            let handles: Vec<&PidFd> =
                 living.iter().filter_map(|index| self.members.get(*index)).map(|member| &member.handle).collect();
             let woken = self.session.sleep(&handles, next)?;
             let ended: Vec<usize> = woken.ended.iter().filter_map(|index| living.get(*index).copied()).collect();

@@ -4,19 +4,26 @@
 
 use std::os::fd::BorrowedFd;
 #[cfg(target_os = "linux")]
-use std::os::fd::{AsRawFd, IntoRawFd};
+use std::os::fd::IntoRawFd;
 use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
 
 #[cfg(target_os = "linux")]
 use nix::errno::Errno;
 use nix::libc;
 
+#[cfg(target_os = "linux")]
+use crate::model::relay_message::Message;
+#[cfg(target_os = "linux")]
+use crate::sys::mailbox;
+#[cfg(target_os = "linux")]
+use crate::sys::pidfd::PidFd;
+
 /// A pidfd of the relay, or -1. Never closed: a handler may be using it.
 static RELAY: AtomicI32 = AtomicI32::new(-1);
 
 /// From now on the relay is told of every signal that is heard, so that it need not send it once more.
 #[cfg(target_os = "linux")]
-pub fn set(relay: crate::sys::trace::Handle) {
+pub fn set(relay: PidFd) {
     RELAY.store(relay.into_raw_fd(), SeqCst);
 }
 
@@ -33,7 +40,7 @@ pub fn relay() -> Option<BorrowedFd<'static>> {
 pub(super) fn notify(signal: libc::c_int) {
     if let Some(relay) = relay() {
         let saved = Errno::last();
-        let _ = crate::sys::trace::tell(relay.as_raw_fd(), crate::sys::trace::Message::Heard(signal));
+        let _ = mailbox::send(&relay, Message::Arrived(signal));
         saved.set();
     }
 }

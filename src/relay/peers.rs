@@ -1,0 +1,79 @@
+//! Other relays, and the worker: what they report, and what they are told.
+
+use std::time::{Duration, Instant};
+
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::state::Relay;
+use crate::model::forwarding::{self, stops};
+use crate::model::relay_message::Message;
+use crate::model::signal_path::Handling;
+use crate::sys::mailbox;
+use crate::sys::pidfd::PidFd;
+use crate::sys::procfs::Snapshot;
+
+impl Relay {
+    pub(super) fn receive(&mut self, sender: i32, message: Message) {
+        match message {
+            Message::Arrived(signal) if sender == self.worker.pid => {
+                if stops(signal) {
+                    self.stopping.get_or_insert_with(Instant::now);
+                }
+                match self.unconfirmed.iter().position(|sent| *sent == signal) {
+                    Some(sent) => drop(self.unconfirmed.swap_remove(sent)),
+                    None => self.heard = Some(Instant::now()),
+                }
+            }
+            Message::Trapped(signal) if sender == self.worker.pid => {
+                self.trapped = forwarding::with(self.trapped, signal);
+            }
+            Message::StopLimit(seconds) if sender == self.worker.pid => {
+                self.limit = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
+                for (_, owner) in &self.owners {
+                    let _ = mailbox::send(owner, self.limit_message());
+                }
+            }
+            Message::StopLimit(seconds) if self.peers.iter().any(|(_, peer)| peer.pid == sender) => {
+                self.limit = self.limit.max(Duration::from_secs(u64::try_from(seconds).unwrap_or_default()));
+            }
+            Message::Join(pid) if self.traced.contains(&pid) => {
+                // Of several only one can be in the foreground.
+                self.may_exit_first = true;
+                let Ok(peer) = PidFd::open(sender) else { return };
+                if self.stop_requested.contains(&pid) && !self.holds.contains(&pid) {
+                    self.end_restart_loop(pid, &peer);
+                }
+                self.peers.push((pid, peer));
+            }
+            Message::Forward(signal, pid) => drop(self.forward(pid, signal)),
+            Message::SentTo(signal, supervisor) => self.forward_unless_below(supervisor, sender, signal),
+            Message::Watch(signal) => self.watch(signal, None),
+            Message::HandledBy(signal) => self.watched.retain(|watched| watched.signal != signal),
+            Message::Exiting => self.stop_worker(),
+            Message::Arrived(_) | Message::Join(_) | Message::Leave | Message::Trapped(_) | Message::StopLimit(_) => {}
+        }
+    }
+
+    /// A shell has started a Sidekiq anew, in a stop. It gets what it has missed; and so does the shell, if it would have ended
+    /// of it were it not for the relay.
+    pub(super) fn end_restart_loop(&mut self, pid: i32, peer: &PidFd) {
+        let _ = mailbox::send(peer, Message::Forward(libc::SIGTERM, pid));
+        let would_end = Snapshot::of(pid).is_some_and(|shell| shell.handling(Signal::SIGTERM) == Handling::Default);
+        if pid != 1 && would_end && self.ended.is_some() {
+            self.to_be_terminated.push(pid);
+            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+        }
+    }
+
+    pub(super) fn limit_message(&self) -> Message {
+        Message::StopLimit(i32::try_from(self.limit.as_secs()).unwrap_or(i32::MAX))
+    }
+
+    pub(super) fn message_peers(&self, pid: i32, message: Message) {
+        for (_, peer) in self.peers.iter().filter(|(traced, _)| *traced == pid) {
+            let _ = mailbox::send(peer, message);
+        }
+    }
+}

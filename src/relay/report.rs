@@ -1,0 +1,16 @@
+//! What a relay reports once it has started.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::trace_denied::Refusal;
+
+/// What a relay says of itself once it has begun.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Its process id; `None` if there was nothing for it to do.
+    pub pid: Option<i32>,
+    /// Why there is none, or which processes it may not trace, and why.
+    pub refused: Vec<(i32, Refusal)>,
+    /// Why it could not be started at all.
+    pub failure: Option<String>,
+}
