@@ -21,6 +21,9 @@ use sidekiq_lifecycle::sys::identity;
 use sidekiq_lifecycle::sys::procfs::Snapshot;
 use tempfile::TempDir;
 
+mod support;
+use support::undisturbed;
+
 struct App {
     home: TempDir,
     workers: Vec<Child>,
@@ -37,6 +40,9 @@ impl Drop for App {
 
 /// Ends at TERM, and is not stopped by TSTP.
 const WORKER: &str = "trap 'exit 0' TERM; trap : TSTP; while :; do sleep 0.02; done";
+/// Ends at TERM when the test has called [`App::let_end`].
+const SLOW: &str =
+    "trap 'until [ -e end ]; do sleep 0.02; done; exit 0' TERM; trap : TSTP; while :; do sleep 0.02; done";
 /// Ends at nothing.
 const STUBBORN: &str = "trap '' TERM; trap : TSTP; while :; do sleep 0.02; done";
 
@@ -51,7 +57,9 @@ impl App {
 
     /// Starts a process and waits until it has its traps, and registers it.
     fn start(&mut self, script: &str, state: State) -> Record {
-        let child = Command::new("sh").args(["-c", script]).stdin(Stdio::null()).spawn().unwrap();
+        let mut command = undisturbed("sh");
+        command.args(["-c", script]).current_dir(&self.home).stdin(Stdio::null());
+        let child = command.spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
         self.workers.push(child);
         wait_until(|| Snapshot::of(pid).unwrap().handling(Signal::SIGTSTP) == Handling::Handled);
@@ -68,8 +76,12 @@ impl App {
         self.directory().open().unwrap().publish_record(record, Durability::Whole).unwrap();
     }
 
+    fn let_end(&self) {
+        fs::write(self.home.path().join("end"), "").unwrap();
+    }
+
     fn command(&self, line: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sidekiq-lifecycle"));
+        let mut command = undisturbed(env!("CARGO_BIN_EXE_sidekiq-lifecycle"));
         command.args(line.split_whitespace()).current_dir(&self.home).env_remove("SIDEKIQ_LIFECYCLE_DIR");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -205,13 +217,13 @@ fn what_was_lost_with_the_killed_is_said_of_each() {
 #[test]
 fn jobs_that_were_cut_off_are_said_to_people_and_machines() {
     let mut app = App::new();
-    let mut record =
-        app.start("trap 'sleep 0.5; exit 0' TERM; trap : TSTP; while :; do sleep 0.02; done", State::Running);
+    let mut record = app.start(SLOW, State::Running);
     let pid = record.identity.pid;
     let mut stopping = app.command("stop --json").spawn().unwrap();
     stopping.stderr.as_mut().unwrap().read_exact(&mut [0; 1]).unwrap();
     record.enter(State::Stopped, Some("SIGTERM, 2 cut off at Sidekiq's timeout".to_owned()));
     app.publish(&record);
+    app.let_end();
     let (code, json) = ended(stopping.wait_with_output().unwrap());
     let report: Value = serde_json::from_str(&json).unwrap();
     let reason = report["reason"].as_str().unwrap();
@@ -223,13 +235,13 @@ fn jobs_that_were_cut_off_are_said_to_people_and_machines() {
 #[test]
 fn jobs_that_were_lost_make_it_no_good_end() {
     let mut app = App::new();
-    let mut record =
-        app.start("trap 'sleep 0.5; exit 0' TERM; trap : TSTP; while :; do sleep 0.02; done", State::Running);
+    let mut record = app.start(SLOW, State::Running);
     let pid = record.identity.pid;
     let mut stopping = app.command("stop").spawn().unwrap();
     stopping.stderr.as_mut().unwrap().read_exact(&mut [0; 1]).unwrap();
     record.enter(State::Stopped, Some("SIGTERM, 2 cut off at Sidekiq's timeout, 1 lost".to_owned()));
     app.publish(&record);
+    app.let_end();
     let (code, line) = ended(stopping.wait_with_output().unwrap());
     let end = format!(
         ": process {pid}; process {pid} cut off 2 jobs at Sidekiq's timeout; process {pid} lost 1 job, which Redis did \

@@ -14,6 +14,9 @@ use nix::unistd::mkfifo;
 use serde_json::Value;
 use tempfile::TempDir;
 
+mod support;
+use support::undisturbed;
+
 /// Started by bash: `exec -a` is its own.
 const SIDEKIQ: &str =
     "exec -a 'sidekiq 7.3.2 app [0 of 5 busy]' bash -c 'trap : TERM; : > stands; while :; do read line <> pipe; done'";
@@ -49,19 +52,11 @@ impl Surgery {
 
     /// Runs a script as PID 1 of a PID namespace of its own; `$DOCTOR` is the doctor.
     fn container(&self, shell: &str, script: &str) -> Said {
-        self.said(Command::new("unshare").args([
-            "--pid",
-            "--mount-proc",
-            "--fork",
-            "--kill-child",
-            shell,
-            "-c",
-            script,
-        ]))
+        self.said(undisturbed("unshare").args(["--pid", "--mount-proc", "--fork", "--kill-child", shell, "-c", script]))
     }
 
     fn doctor(&self, arguments: &[&str]) -> Said {
-        self.said(Command::new(&self.doctor).arg("doctor").args(arguments))
+        self.said(undisturbed(&self.doctor).arg("doctor").args(arguments))
     }
 
     fn said(&self, command: &mut Command) -> Said {
@@ -108,7 +103,7 @@ fn a_container_is_judged_from_its_host_as_from_inside() {
     let inner = with_sidekiq("touch begun; wait");
     let script = "unshare --pid --mount-proc --fork --kill-child dash -c \"$INNER\" & \
                   while ! [ -e begun ]; do :; done; $DOCTOR doctor --json; exit $?";
-    let mut command = Command::new("unshare");
+    let mut command = undisturbed("unshare");
     command.args(["--pid", "--mount-proc", "--fork", "--kill-child", "dash", "-c", script]).env("INNER", inner);
     let (code, out, _) = surgery.said(&mut command);
     let report: Value = serde_json::from_str(&out).unwrap();
@@ -189,10 +184,10 @@ fn a_trial_in_vain_says_why_and_shows_what_was_said() {
     let ended = surgery.doctor(&["--", "dash", "-c", "echo \"I am $$\"; exit 7"]);
     let line = "could not tell: the command ended before a Sidekiq stood (exit status: 7)\n";
     assert_eq!(ended, (3, line.to_owned(), "I am 1\n".to_owned()));
-    let slow = surgery.doctor(&["--timeout", "0.5", "--json", "--", "dash", "-c", "echo slow; sleep 61"]);
+    let slow = surgery.doctor(&["--timeout", "3", "--json", "--", "dash", "-c", "echo slow; sleep 61"]);
     assert_eq!((slow.0, slow.2.as_str()), (3, "slow\n"));
     let report: Value = serde_json::from_str(&slow.1).unwrap();
-    assert_eq!(report["summary"], "could not tell: no Sidekiq stood within 0.5 s; --timeout SECONDS waits longer");
+    assert_eq!(report["summary"], "could not tell: no Sidekiq stood within 3 s; --timeout SECONDS waits longer");
     let missing = surgery.doctor(&["--", "/nonexistent"]);
     assert!(
         missing.0 == 3 && missing.1.starts_with("could not tell: /nonexistent could not be started"),
@@ -204,7 +199,7 @@ fn a_trial_in_vain_says_why_and_shows_what_was_said() {
 fn a_trial_works_where_chld_is_ignored_at_launch() {
     let Some(surgery) = Surgery::open() else { return };
     let script = "trap '' CHLD; exec \"$DOCTOR\" doctor -- dash -c 'exit 7'";
-    let (code, out, _) = surgery.said(Command::new("bash").args(["-c", script]));
+    let (code, out, _) = surgery.said(undisturbed("bash").args(["-c", script]));
     assert_eq!(
         (code, out.as_str()),
         (3, "could not tell: the command ended before a Sidekiq stood (exit status: 7)\n")
@@ -215,7 +210,7 @@ fn a_trial_works_where_chld_is_ignored_at_launch() {
 fn a_trial_that_is_not_allowed_says_so() {
     let Some(surgery) = Surgery::open() else { return };
     let script = "echo 0 >/proc/sys/user/max_pid_namespaces; exec $DOCTOR doctor -- true";
-    let mut command = Command::new("unshare");
+    let mut command = undisturbed("unshare");
     let (code, out, error) = surgery.said(command.args(["--user", "--map-root-user", "dash", "-c", script]));
     assert_eq!(code, 3, "{out}{error}");
     assert!(out.starts_with("could not tell: a PID namespace of its own is not allowed here ("), "{out}");
@@ -231,7 +226,7 @@ fn an_ordinary_user_may_try_as_well_where_the_system_lets_him() {
         eprintln!("skipped: an ordinary user may make no namespaces here");
         return;
     }
-    let mut command = Command::new("setpriv");
+    let mut command = undisturbed("setpriv");
     command.args(unprivileged).arg(&surgery.doctor).args(["doctor", "--", "dash", "-c", "id -u; echo $$"]);
     let (code, _, error) = surgery.said(&mut command);
     assert_eq!((code, error.as_str()), (3, "65534\n1\n"));
