@@ -6,9 +6,10 @@ require "sidekiq_lifecycle/native_command"
 
 Dir[File.join(__dir__, "support", "*.rb")].each { |file| require file }
 
-# A script that has started this with & has had INT and QUIT ignored, and every Sidekiq would inherit that.
-%w[INT QUIT].each do |signal|
-  before = Signal.trap(signal, "DEFAULT")
+# A shell's & ignores INT and QUIT, nohup ignores HUP, and every program that a spec starts would inherit that. What has
+# a handler here has its default action there, and the run itself goes on.
+%w[HUP INT QUIT].each do |signal|
+  before = Signal.trap(signal) { nil }
   Signal.trap(signal, before) unless before == "IGNORE"
 end
 
