@@ -113,9 +113,9 @@ end
 puts <<~MARKDOWN
   # Whether a container can be killed, and how long it takes
 
-  This file is written by `bin/test --full`, from what it measured. The relay traces shells and small inits, PID 1 among them, so
-  it must never keep one of them from dying. Each command below was launched in a real container, by an ordinary user without any
-  capability, and each in every combination of these:
+  `bin/test --full` writes this file from its measurements. The relay traces shells and small inits, including PID 1, so it must
+  never keep one of them from dying. Each command below was launched in a real container, as an ordinary user without any
+  capability, in every combination of these:
 
   | the worker | |
   |---|---|
@@ -123,22 +123,22 @@ puts <<~MARKDOWN
 
   | the relay | |
   |---|---|
-  | off | `signal_relay = :off`: what the platform comes to without it |
-  | alive | as it is by default |
-  | stopped | a SIGSTOP was sent to it right before |
-  | killed | a SIGKILL was sent to it before |
+  | off | `signal_relay = :off`: what the platform does without it |
+  | alive | runs as it does by default |
+  | stopped | received a SIGSTOP just before |
+  | killed | received a SIGKILL before |
 
-  `sidekiq` stands for `#{Form::TARGET.sub("-t 5", "-t #{Kill::TIMEOUT}")}`: whatever waits for a worker that doesn't end by itself
-  is there two minutes later. A cell has the seconds until the container was gone: with the relay off · alive, stopped, killed. A
-  container that is there after #{Kill::LIMIT} s *stays*; #{UNKNOWN} was not measured.
+  `sidekiq` stands for `#{Form::TARGET.sub("-t 5", "-t #{Kill::TIMEOUT}")}`. Anything that waits for a worker that does not exit by itself
+  still exists two minutes later. A cell shows the seconds until the container was gone: with the relay off · alive, stopped, killed. *#{STAYS}*
+  means that the container still existed after #{Kill::LIMIT} s, and #{UNKNOWN} that the case was not measured.
 
-  Later than allowed is what takes #{TOLERANCE} s more than with the relay off. There is one exception: where a SIGTERM ends the container
-  at once and its jobs are lost (a trap that exits; an init, and a shell below), the relay rightly holds that end while
-  the worker shuts down. There it counts from the end of Docker's stop timeout, #{Kill::STOP_TIMEOUT} s.
+  A case counts as *later than allowed* if it takes #{TOLERANCE} s longer than with the relay off. There is one exception. In some forms a SIGTERM ends the
+  container at once, and its jobs are lost (a trap that exits; an init with a shell below it). There the relay correctly delays the end while the
+  worker shuts down, so the time counts from the end of Docker's stop timeout, #{Kill::STOP_TIMEOUT} s.
 
   #{summary(measured)}
 
-  The tables are those of Sidekiq #{WHOLE}, with which everything is measured. With the others it is a selection that has each command
-  and each combination.
+  The tables show Sidekiq #{WHOLE}, with which everything was measured. With the other versions, a selection was measured that contains each command and
+  each combination.
 MARKDOWN
 Kill::WAYS.each { |way, name| puts "\n## `#{name}`\n\n#{table(way, measured)}" }

@@ -61,28 +61,28 @@ def chapters(forms, headings, cells)
 end
 
 puts <<~MARKDOWN
-  # How a container is launched, and what a signal to it comes to
+  # Launch forms, and what a signal to the container does
 
-  This file is written by `bin/test --full`, from what it measured. Each form was launched in a real container, by an ordinary user
-  without any capability, with Sidekiq 6.4, 7.3 and 8.1; where a cell names no major, all three came to the same.
+  `bin/test --full` writes this file from its measurements. It launched each form in a real container, as an ordinary user without
+  any capability, with Sidekiq 6.4, 7.3 and 8.1. If a cell names no major version, all three gave the same result.
 
-  `sidekiq` stands for `#{Form::TARGET}`. One of its threads had a job that ended a second after the signal, the other one that
-  outlasts any shutdown. The gem was installed in each, *untouched* is with `signal_relay = :off`. So is all of the table
-  of `run`: there it is `run` that saves the jobs.
+  `sidekiq` stands for `#{Form::TARGET}`. One of its threads had a job that finished a second after the signal, the other a
+  job that outlasts any shutdown. The gem was installed in each container. *Untouched* means `signal_relay = :off`. The table of `run`
+  was measured without the relay too: there `run` saves the jobs.
 
-  Yama, which Ubuntu and Docker Desktop have, forbids to trace; then the relay cannot help: [yama.md](yama.md).
+  Yama, which Ubuntu and Docker Desktop enable, forbids tracing, so the relay cannot help there: see [yama.md](yama.md).
 
   | `docker stop` | |
   |---|---|
-  | done | Sidekiq has shut down: the one job has ended, the other is back in Redis; readiness was gone before |
-  | lost | Sidekiq was killed, most often without having heard SIGTERM, and its jobs are gone |
-  | exit | the container's exit code, where it isn't 0 |
+  | done | Sidekiq has shut down: one job has finished, the other is back in Redis; `ready` was gone before |
+  | lost | Sidekiq was killed, in most cases without having received SIGTERM, and its jobs are lost |
+  | exit | the container's exit code, if it is not 0 |
 
   | `docker kill -s TSTP` | |
   |---|---|
-  | quiet | Sidekiq takes no further jobs, works on, and ends well when it is stopped |
-  | frozen | a process of the container is stopped, as if by SIGSTOP |
-  | lost | Sidekiq never heard it |
+  | quiet | Sidekiq takes no more jobs, keeps working on the running ones, and shuts down normally when it is stopped |
+  | frozen | a process of the container is suspended, as if by SIGSTOP |
+  | lost | Sidekiq never received the signal |
 MARKDOWN
 chapters(Form.all, HEADINGS, cells)
 chapters(Form.with_run, RUN_HEADINGS, cells)

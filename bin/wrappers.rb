@@ -42,22 +42,22 @@ if ARGV.first == "--check"
 end
 
 puts <<~MARKDOWN
-  # What the doctor says, and what happens
+  # What the doctor reports, and what happens
 
-  This file is written by `bin/test --full`, from what it measured with Sidekiq 7. Each command was launched in a real container, with a job in
-  hand and another that ends soon; `sidekiq` stands for `#{Form::TARGET}`, which needs 9 s. The doctor was asked inside of the container, and
-  on its host; then came `docker stop -t #{Wrapper::STOP_TIMEOUT}`. [What stands in front of your Sidekiq](in-front.md) says what to do.
+  `bin/test --full` writes this file from its measurements with Sidekiq 7. It launched each command in a real container, with one job that does not
+  finish and another that finishes soon. `sidekiq` stands for `#{Form::TARGET}`, which needs 9 s. The doctor ran inside the container and on its host; then
+  `docker stop -t #{Wrapper::STOP_TIMEOUT}` stopped the container. [What stands in front of your Sidekiq](in-front.md) explains what to do.
 
-  | the doctor said | |
+  | the doctor reported | |
   |---|---|
-  | safe | the signal arrives, and leaves the time that Sidekiq takes |
-  | loses jobs | it does not |
-  | could not tell | a program decides that nobody can look into |
+  | safe | the signal arrives, and Sidekiq has enough time |
+  | loses jobs | the signal does not arrive, or Sidekiq does not have enough time |
+  | could not tell | a program in between decides, and the doctor cannot see how |
 
   | what happened | |
   |---|---|
-  | saved | the one job has ended, the other is back in Redis |
-  | lost | Sidekiq was killed, and a job is gone |
+  | saved | one job has finished, the other is back in Redis |
+  | lost | Sidekiq was killed, and a job is lost |
 
   #{table(measured).join("\n")}
 MARKDOWN

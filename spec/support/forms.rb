@@ -108,14 +108,14 @@ class Form
   class << self
     # @return [Array<Form>] every one
     def all
-      @all ||= matrix + group("Further ones", further) + group("Other programs", with_programs) +
-               group("No shell stays", direct)
+      @all ||= matrix + group("Other forms", further) + group("Other programs", with_programs) +
+               group("No shell in between", direct)
     end
 
     # @return [Array<Form>] those with `run` in the place of an init, or right before a shell. Here it is `run` that
     #   rescues: `rescued`, `terms` and `tstp_rescued` are what it comes to without the relay.
     def with_run
-      @with_run ||= group("`run`, without the relay", in_place_of_inits + before_shells + before_programs)
+      @with_run ||= group("`run` without the relay", in_place_of_inits + before_shells + before_programs)
     end
 
     # @return [Array<Form>] those in which a process is traced: of the table, and some that are in none
@@ -128,7 +128,7 @@ class Form
     def line(text) = inline("dash", text)
 
     # @return [Array<Form>] the fixed set of 27
-    def matrix = @matrix ||= group("A shell", shells) + group("An init, and a shell between", inits)
+    def matrix = @matrix ||= group("A shell", shells) + group("An init with a shell below it", inits)
 
     private
 

@@ -8,9 +8,9 @@ class Kill
   WORKERS = {
     "idle" => "has no job",
     "busy" => "has jobs that never end",
-    "stuck" => "has a job that holds Ruby's lock in native code for good",
-    "hung" => "has been stopped, and hangs in `at_exit { sleep }`",
-    "frozen" => "was stopped by SIGSTOP"
+    "stuck" => "has a job that holds the GVL in native code forever",
+    "hung" => "was told to stop, and hangs in `at_exit { sleep }`",
+    "frozen" => "was suspended by SIGSTOP"
   }.freeze
   WAYS = { "stop" => "docker stop -t 5", "kill" => "docker kill", "rm" => "docker rm -f" }.freeze
   RELAYS = %w[alive stopped killed].freeze

@@ -89,27 +89,28 @@ class Yama
 
     def page(kernel, rows)
       <<~MARKDOWN
-        # Where Yama forbids to trace
+        # Where Yama forbids tracing
 
-        `bin/test --full` measures this, in a virtual machine with Debian's kernel #{kernel}. `bash script` is PID 1 of a PID
-        namespace, Sidekiq 7.3 runs in the script's foreground with a job in hand, and PID 1 gets a SIGTERM, and after #{PATIENCE} s a
-        SIGKILL. Docker itself is not in that machine: the capabilities are set as Docker sets them, of which a user that is not
-        root has none, whatever `--cap-add` says (it is in the bounding set only). Wherever the job was lost, the log had said at boot
-        that it would be, and what to do.
+        `bin/test --full` measures this in a virtual machine with Debian's kernel #{kernel}. `bash script` is PID 1 of a PID namespace.
+        Sidekiq 7.3 runs in the foreground of the script with a running job. PID 1 gets a SIGTERM, and a SIGKILL #{PATIENCE} s later.
+
+        The machine has no Docker; the measurement sets the capabilities as Docker sets them. A user other than root then has none,
+        whatever `--cap-add` says, because `--cap-add` only changes the bounding set for such a user. In each case in which the job was
+        lost, the log had announced it at boot, and said what to do.
 
         | `kernel.yama.ptrace_scope` | worker | #{MEANS.values.join(" | ")} |
         |---|---|#{"---|" * MEANS.size}
         #{rows}
 
-        `sysctl kernel.yama.ptrace_scope` says what a machine has. Ubuntu and Docker Desktop have 1, Debian has 0. What helps:
+        `sysctl kernel.yama.ptrace_scope` prints the value of a machine. It is 1 on Ubuntu and Docker Desktop, and 0 on Debian. What helps:
 
-        1. **Any user, any value**: [`sidekiq-lifecycle run --`](run.md) in front of the command, or `exec` before Sidekiq in the script.
-           Neither needs ptrace.
-        2. **A worker that is root**, with 1 or 2: the capability `SYS_PTRACE`. With 3 nothing may trace anything.
-        3. **A worker that is not root**: `SYS_PTRACE` by itself does nothing. It does together with
-           `setcap cap_sys_ptrace+ep "$(bundle exec sidekiq-lifecycle path)"` in the image. But then that command, which health checks call
-           too, starts in no container without `SYS_PTRACE`, and has no capability with `no-new-privileges`. Take `run`.
-        4. **Who runs the machine** may set `kernel.yama.ptrace_scope` to 0, for all that is on it.
+        1. **Any user, any value:** put [`sidekiq-lifecycle run --`](run.md) in front of the command, or `exec` before Sidekiq in the
+           script. Neither needs ptrace.
+        2. **A worker that runs as root, with 1 or 2:** add the capability `SYS_PTRACE`. With 3 no process may trace another.
+        3. **A worker that does not run as root:** `SYS_PTRACE` alone does nothing. It works together with
+           `setcap cap_sys_ptrace+ep "$(bundle exec sidekiq-lifecycle path)"` in the image. But then that command, which health checks
+           use too, cannot start in a container without `SYS_PTRACE`, and has no capability with `no-new-privileges`. Use `run` instead.
+        4. **The administrator of the machine** can set `kernel.yama.ptrace_scope` to 0 for everything on it.
       MARKDOWN
     end
   end
