@@ -6,9 +6,9 @@ Gem::Specification.new do |spec|
   spec.name = "sidekiq_lifecycle"
   spec.version = SidekiqLifecycle::VERSION
   spec.authors = ["The sidekiq_lifecycle authors"]
-  spec.summary = "Owns a Sidekiq process's life: ready when it says so, deaf to no SIGTERM, drained before it stops"
-  spec.description = "A Sidekiq process that says truthfully when it is ready, always hears SIGTERM, and can be " \
-                     "quieted, drained and stopped, so that deploys stop losing jobs."
+  spec.summary = "Reliable readiness, signal delivery and draining for Sidekiq processes"
+  spec.description = "Health checks that know when a Sidekiq process is ready, SIGTERM that reaches it whatever shell " \
+                     "or init is in front, and draining before it stops, so that deploys lose no jobs."
   spec.license = "MIT"
   spec.required_ruby_version = ">= 3.1"
   spec.metadata["rubygems_mfa_required"] = "true"
