@@ -1,10 +1,10 @@
 # frozen_string_literal: true
 
-# A small application without Rails, which the examples beside it deploy.
+# A small application without Rails. The other examples deploy it.
 
 require_relative "config/initializers/sidekiq"
 
-# Sends what was bought.
+# Sends an order.
 class Parcel
   include Sidekiq::Job
 

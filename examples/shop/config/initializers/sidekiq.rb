@@ -5,7 +5,7 @@ require "sidekiq_lifecycle"
 
 Sidekiq.configure_server do |config|
   SidekiqLifecycle.install(config) do |lifecycle|
-    # What deploy/ and the compose file leave between SIGTERM and SIGKILL.
+    # The time that deploy/ and the compose file leave between SIGTERM and SIGKILL.
     lifecycle.stop_timeout = 60
   end
 end
