@@ -46,7 +46,7 @@ puts <<~MARKDOWN
 
   `bin/test --full` writes this file from its measurements with Sidekiq 7. It launched each command in a real container, with one job that does not
   finish and another that finishes soon. `sidekiq` stands for `#{Form::TARGET}`, which needs 9 s. The doctor ran inside the container and on its host; then
-  `docker stop -t #{Wrapper::STOP_TIMEOUT}` stopped the container. [What stands in front of your Sidekiq](in-front.md) explains what to do.
+  `docker stop -t #{Wrapper::STOP_TIMEOUT}` stopped the container. [Programs in front of Sidekiq](in-front.md) explains what to do.
 
   | the doctor reported | |
   |---|---|
