@@ -7,8 +7,8 @@ Gem::Specification.new do |spec|
   spec.version = SidekiqLifecycle::VERSION
   spec.authors = ["The sidekiq_lifecycle authors"]
   spec.summary = "Reliable readiness, signal delivery and draining for Sidekiq processes"
-  spec.description = "Health checks that know when a Sidekiq process is ready, SIGTERM that reaches it whatever shell " \
-                     "or init is in front, and draining before it stops, so that deploys stop losing jobs."
+  spec.description = "Health checks that know when a Sidekiq process is ready, SIGTERM that reaches it whatever " \
+                     "shell or init is in front, and draining before it stops, so that deploys stop losing jobs."
   spec.license = "MIT"
   spec.required_ruby_version = ">= 3.1"
   spec.metadata["rubygems_mfa_required"] = "true"

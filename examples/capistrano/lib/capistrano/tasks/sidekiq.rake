@@ -13,8 +13,8 @@ namespace :load do
     # deploy/systemd/sudoers has lines for exactly these two values. For other units, add your own lines.
     set :sidekiq_units, %w[sidekiq]
 
-    # How long a deploy waits for running jobs. Set it longer than your longest ordinary job. When it expires, the deploy
-    # fails before it publishes anything.
+    # How long a deploy waits for running jobs. Set it longer than your longest ordinary job. When it expires, the
+    # deploy fails before it publishes anything.
     set :sidekiq_drain_timeout, "10m"
   end
 end
