@@ -39,7 +39,8 @@ RSpec.describe "an image built from Dockerfile.sidekiq", :containers, skip: Shop
     expect(shop.inspect_value(shop.worker_image, ".Config.StopSignal")).to eq("SIGTERM")
     command = JSON.parse(shop.inspect_value(shop.worker_image, "json .Config.Cmd"))
     expect(command).to eq(%w[bundle exec sidekiq -e production])
-    name = shop.run("alone", database)
+    # A health check would be a second process while it runs.
+    name = shop.run("alone", database, "--no-healthcheck")
     shop.wait_until("ready") { shop.try("docker", "exec", name, "test", "-f", "tmp/sidekiq/ready").first.zero? }
     expect(processes(name)).to match([/\Asidekiq 7\S+ \[0 of 5 busy\]/])
     expect(shop.record(name)).to include("pid" => 1, "signal_path" => include("term" => "arrives", "relay" => nil))
@@ -108,8 +109,11 @@ RSpec.describe "an image built from Dockerfile.sidekiq", :containers, skip: Shop
   it "is stopped with its jobs done by that script if it works but does not get ready in time" do
     old = shop.run("spare", Sandbox.next_database)
     shop.push(database, 1, 25)
+    # The first health check waits until the job runs.
+    check = "until [ -e /tmp/began ]; do sleep 0.1; done; sidekiq-lifecycle check ready"
+    health = ["--health-start-period", "1s", "--health-timeout", "3m", "--health-cmd", check]
     code, said = shop.try("sh", "-c", careful, "replace-worker", old, shop.name("mute"), *shop.options(database),
-                          "--health-start-period", "1s", "-e", "SIDEKIQ_LIFECYCLE_DIR=/proc/none", shop.worker_image)
+                          *health, "-e", "SIDEKIQ_LIFECYCLE_DIR=/proc/none", shop.worker_image)
     expect([code, said.lines.last]).to match([1, /-mute was 'running unhealthy' and is gone; \S+-spare works on/])
     expect(shop.noted?(database, "ended", 1)).to be(true)
   end

@@ -181,12 +181,12 @@ RSpec.describe "the lifecycle directory" do
       expect(check("live")).to eq([0, "live\n"])
       expect(check).to eq([0, "ready\n"])
 
-      push("Sleep", 1)
-      wait_until("the job begins") { notes.include?("sleep begins") }
+      start_job
       worker.signal(signal)
       wait_until("no longer ready") { !worker.ready_file? }
       wait_until("and the command knows why") { check.last.match?(/is (quiet|stopping)$/) }
       make_room(directory) if signal == "TSTP"
+      release
       wait_until("drained") { File.exist?(drained_file) } if signal == "TSTP"
       worker.signal(:TERM)
       expect(worker.exit_code).to eq(0)

@@ -18,20 +18,20 @@ RSpec.describe "docs/fleet.md" do
   let(:stage) do
     { "status" => -> { raise_curtain },
       "wait drained --match 'worker-*' --timeout 2s" => -> { await_drain("worker-2") },
-      "wait drained --match 'worker-*' --timeout 2h" => -> { FileUtils.touch(file("go")) },
+      "wait drained --match 'worker-*' --timeout 2h" => -> { release },
       "wake" => -> { supervise },
       "stop --match 'mailer-*'" => -> { @supervisor.kill.join } }
   end
 
-  after { [@supervisor, @haunting].compact.each(&:kill).each(&:join) }
+  after { [@supervisor].compact.each(&:kill).each(&:join) }
 
   def raise_curtain
-    @haunting = Thread.new { loop { haunt && sleep(0.005) } }
+    haunt
     write("shop.rb", gem: true)
     write("mail.rb", gem: false)
     @cast = [["worker-1", "shop.rb", "default"], ["worker-2", "shop.rb", "reports"], ["mailer-1", "mail.rb", "mailers"]]
             .to_h { |host, *part| [host, [part, enter(host, *part)]] }
-    push("Evaluate", 'sleep 0.01 until File.exist?("go")')
+    push("Evaluate", held_job)
     wait_until("all are there, and the job is seen") do
       running = processes.select { |process| process["state"] == "running" }
       running.size == 3 && running.sum { |process| process["busy"] } == 1
@@ -48,6 +48,7 @@ RSpec.describe "docs/fleet.md" do
       end
       #{Worker::JOBS}
       #{QUICK_BEAT}
+      #{KEEP_STALE}
     RUBY
   end
 
@@ -59,7 +60,7 @@ RSpec.describe "docs/fleet.md" do
     start_program(*container, *command, name: host, environment:)
   end
 
-  # A Sidekiq that boots clears the list of ghosts, so it has to be done again and again.
+  # A process that was killed a while ago.
   def haunt = redis.call("SADD", "processes", "worker-3:1:f00", database: @database)
 
   # Whoever leaves comes in again.

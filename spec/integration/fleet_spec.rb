@@ -6,52 +6,48 @@ require "pty"
 require "socket"
 
 RSpec.describe "the command fleet" do
-  # The gem's own command, as a user calls it: [exit status, standard output, standard error].
-  def fleet(*arguments, environment: {})
-    out, err, status = Open3.capture3(surroundings.merge(environment), *line(arguments), chdir: app)
-    [status.exitstatus, out, err]
-  end
+  include FleetCommand
 
-  # The same in the background, its output in a file.
-  def fleet_in_background(*arguments, environment: {})
-    start_program(*line(arguments), name: "fleet", environment: surroundings.merge(environment))
-  end
-
-  def line(arguments) = ["sidekiq-lifecycle", "fleet", *arguments.map(&:to_s)]
-  def surroundings = { "REDIS_URL" => redis.url(@database), "NO_COLOR" => "1", "SUDO_USER" => nil }
-
-  # A Sidekiq with the heart of a bird: what it is told it hears soon.
+  # A Sidekiq with frequent heartbeats: it soon receives what is sent through Redis.
   def start_listed(**options)
-    worker = start(**options, after: "#{QUICK_BEAT}#{options[:after]}")
+    worker = start(**options, after: "#{QUICK_BEAT}#{KEEP_STALE}#{options[:after]}")
     wait_until("it is listed") { lists?(worker) || worker.raise_if_ended }
+    return worker if options[:gem] == false
+
+    # The first heartbeat may still report it as booting.
+    wait_until("it is published as running") { published(worker)["state"] == "running" }
     worker
   end
 
-  def lists?(worker) = listed.any? { |identity| identity.include?(":#{worker.pid}:") }
+  def lists?(worker) = !identity_of(worker).nil?
+  def identity_of(worker) = listed.find { |identity| identity.include?(":#{worker.pid}:") }
 
-  def listed = redis.call("SMEMBERS", "processes", database: @database)
+  # What the gem publishes beside Sidekiq's own heartbeat.
+  def published(worker)
+    JSON.parse(redis.call("GET", "#{identity_of(worker)}:lifecycle", database: @database) || "{}")
+  end
+
   def host = Socket.gethostname
   def named(worker) = "#{host}:#{worker.pid}"
-  def json(*arguments) = JSON.parse(fleet(*arguments, "--json")[1])
-  def members = json("status").fetch("processes").to_h { |member| [member["pid"], member] }
+  def members = fleet_json("status").fetch("processes").to_h { |member| [member["pid"], member] }
 
   # A process that was killed a while ago: Sidekiq still lists it, and Redis has forgotten all else.
   def haunt = redis.call("SADD", "processes", "#{host}:1:f00", database: @database)
 
-  # A job that runs until it is told to end.
-  def hold
-    push("Evaluate", 'note "held"; sleep 0.01 until File.exist?("go"); note "let go"')
-    wait_until("the job begins") { notes.include?("held") }
+  # Starts a job that runs until {#release}, and waits until a heartbeat has reported it.
+  def start_reported_job
+    start_job
+    wait_until("a heartbeat reports the job") do
+      listed.sum { |identity| redis.call("HGET", identity, "busy", database: @database).to_i } == 1
+    end
   end
-
-  def let_go = FileUtils.touch(file("go"))
 
   # Keeps as many running as there are, as a supervisor would.
   def supervise(workers)
     Thread.new do
       Thread.current.report_on_exception = true
       loop do
-        workers.map! { |worker| worker.running? ? worker : start(after: QUICK_BEAT) }
+        workers.map! { |worker| worker.running? ? worker : start(after: QUICK_BEAT + KEEP_STALE) }
         sleep 0.05
       end
     end
@@ -65,8 +61,8 @@ RSpec.describe "the command fleet" do
       code, out, = fleet("status")
       expect(code).to eq(0)
       expect(out).to match(/^PROCESS +STATE +BUSY +BEAT +SIDEKIQ +TAG +QUEUES +SIGTERM$/)
-      expect(out).to match(%r{^#{named(with)} +running +0/2 +0 s ago +#{Sidekiq::VERSION} })
-      expect(out).to match(%r{^#{named(without)} +running +0/2 +0 s ago })
+      expect(out).to match(%r{^#{named(with)} +running +0/2 +\d+ s ago +#{Sidekiq::VERSION} })
+      expect(out).to match(%r{^#{named(without)} +running +0/2 +\d+ s ago })
       expect(out).to match(/^#{host}:1 +ghost +- +- +- /)
       expect(out).to end_with("\n\n3 in all: 1 ghost, 2 running; 0 of 4 threads busy\n")
 
@@ -85,11 +81,9 @@ RSpec.describe "the command fleet" do
 
   it "publishes beside the heartbeat, and for no longer" do
     worker = start_listed
-    key = -> { "#{listed.first}:lifecycle" }
-    published = JSON.parse(wait_until("it is published") { redis.call("GET", key.call, database: @database) })
-    expect(published).to include("schema" => 1, "state" => "running", "ready" => true, "drained" => false,
-                                 "drained_at" => nil, "version" => SidekiqLifecycle::VERSION)
-    expect(redis.call("TTL", key.call, database: @database)).to be_between(1, 60)
+    expect(published(worker)).to include("schema" => 1, "state" => "running", "ready" => true, "drained" => false,
+                                         "drained_at" => nil, "version" => SidekiqLifecycle::VERSION)
+    expect(redis.call("TTL", "#{identity_of(worker)}:lifecycle", database: @database)).to be_between(1, 60)
     worker.signal(:TSTP)
     wait_until("its drain is published") { members[worker.pid]["drained_at"] }
     identity = listed.first
@@ -101,14 +95,14 @@ RSpec.describe "the command fleet" do
 
   it "quiets, waits for and stops what has the gem and what has not" do
     workers = [start_listed, start_listed(name: "plain", gem: false)]
-    hold
+    start_reported_job
     waiting = fleet_in_background("quiet", "--wait")
     wait_until("both are quiet") { members.values.all? { |member| member["quiet"] } }
     expect(waiting).to be_running
-    let_go
+    release
     expect(waiting.exit_code).to eq(0)
     expect(waiting.log).to match(/^\d of 2 drained, 1 job running$/).and match(/^2 of 2 drained after \d+ s$/)
-    expect(notes).to include("let go")
+    expect(notes).to include("job ends")
 
     push("Sleep", 0)
     expect(fleet("wait", "quiet").first).to eq(0)
@@ -126,7 +120,7 @@ RSpec.describe "the command fleet" do
     expect(fleet("quiet", "--dry-run", "--match", "worker-*"))
       .to eq([0, "worker-1:#{worker.pid}  would be told to be quiet (running, 0 jobs)\n", ""])
     expect(fleet("stop", "--dry-run")[1]).to match(/^#{host}:1 +is a ghost, and would be left out$/)
-    expect(json("stop", "--dry-run", "--match", "mailer-*")["processes"])
+    expect(fleet_json("stop", "--dry-run", "--match", "mailer-*")["processes"])
       .to match([a_hash_including("pid" => mailer.pid, "would" => "would be told to stop (running, 0 jobs)")])
     states = -> { members.values_at(worker.pid, mailer.pid).map { |member| member["state"] } }
     expect(states.call).to eq(%w[running running])
@@ -144,14 +138,13 @@ RSpec.describe "the command fleet" do
     only_ghosts = [1, /\Anot reached: only ghosts: processes that were killed, whom Sidekiq/, ""]
     expect([fleet("stop"), fleet("stop", "--dry-run"), fleet("wake", "--dry-run")]).to all(match(only_ghosts))
     nobody = "no process matches nix but not x; there are 1, see them with: sidekiq-lifecycle fleet status"
-    expect(json("stop", "--dry-run", "--match", "nix", "--except", "x"))
+    expect(fleet_json("stop", "--dry-run", "--match", "nix", "--except", "x"))
       .to include("outcome" => "not-reached", "reason" => nobody, "progress" => nil)
   end
 
   it "wakes what has drained, and leaves alone what is busy" do
     both = [start_listed, start_listed(name: "other")]
-    hold
-    wait_until("it is seen") { members.values.sum { |member| member["busy"] } == 1 }
+    start_reported_job
     idle, busy = both.sort_by { |worker| members[worker.pid]["busy"] } # whoever has taken the job
     expect(fleet("wake")[0..1]).to eq([1, "not reached: no process is quiet, so there is nobody to wake\n"])
     expect(fleet("quiet").first).to eq(0)
@@ -165,10 +158,10 @@ RSpec.describe "the command fleet" do
     expect(busy).to be_running
     expect(members.values.map { |member| member["state"] }).to contain_exactly("quiet", "running")
 
-    let_go
+    release
     workers << busy
     expect(fleet("wake")[0..1]).to match([0, /\A1 of 1 ready after \d+ s\n\z/])
-    expect(notes).to include("let go")
+    expect(notes).to include("job ends")
   ensure
     supervisor&.kill
   end
@@ -190,13 +183,13 @@ RSpec.describe "the command fleet" do
 
   it "drains before it stops, if it is told to" do
     worker = start_listed
-    hold
+    start_reported_job
     stopping = fleet_in_background("stop", "--drain-first")
     wait_until("it is quiet") { members[worker.pid]["quiet"] }
     expect(worker).to be_running
-    let_go
+    release
     expect([stopping.exit_code, worker.exit_code]).to eq([0, 0])
-    expect(notes).to include("let go")
+    expect(notes).to include("job ends")
     expect(record(worker.pid)["timings"]["drained"]).to be < record(worker.pid)["timings"]["stopping"]
   end
 
@@ -208,20 +201,20 @@ RSpec.describe "the command fleet" do
   describe "an end that is clear" do
     it "when the time is over" do
       worker = start_listed
-      hold
+      start_reported_job
       code, out, = fleet("quiet", "--wait", "--timeout", "2s")
       expect(code).to eq(124)
       expect(out).to eq("not reached: timed out after 2 s: 0 of 1 drained, 1 job running\n" \
                         "1 process told to be quiet; that stands.\n")
-      expect(members[worker.pid]["state"]).to eq("quiet")
-      report = json("wait", "drained", "--timeout", "1s")
+      wait_until("it is quiet") { members[worker.pid]["state"] == "quiet" }
+      report = fleet_json("wait", "drained", "--timeout", "1s")
       expect(report).to include("schema" => 1, "action" => "wait", "outcome" => "timed-out")
       expect(report["progress"]["jobs"]).to match([a_hash_including("class" => "Evaluate", "process" => listed.first)])
     end
 
     it "when a process is killed that was waited for" do
       worker = start_listed
-      hold
+      start_reported_job
       waiting = fleet_in_background("quiet", "--wait")
       wait_until("it is quiet") { members[worker.pid]["quiet"] }
       worker.kill
@@ -244,7 +237,7 @@ RSpec.describe "the command fleet" do
 
     it "when Ctrl-C is pressed" do
       worker = start_listed
-      hold
+      start_reported_job
       waiting = fleet_in_background("quiet", "--wait")
       wait_until("it waits") { waiting.log.include?("0 of 1 drained, 1 job running") }
       # It says so before it has told anybody.
@@ -258,14 +251,14 @@ RSpec.describe "the command fleet" do
     it "when Redis goes, and none when it comes back" do
       own_redis
       worker = start_listed
-      hold
+      start_reported_job
       waiting = fleet_in_background("quiet", "--wait")
       wait_until("it waits") { waiting.log.include?("0 of 1 drained, 1 job running") }
       own_redis.stop
       wait_until("it says so") { waiting.log.include?("Redis does not answer") }
       own_redis.start # with nothing in it
       wait_until("it is listed anew") { lists?(worker) }
-      let_go
+      release
       expect([waiting.exit_code, waiting.log]).to match([0, /^1 of 1 drained after/])
 
       waiting = fleet_in_background("wait", "stopped")
@@ -353,21 +346,20 @@ RSpec.describe "the command fleet" do
 
   it "draws a bar on a terminal, whatever its size, and names the slowest jobs" do
     start_listed
-    hold
+    start_reported_job
     PTY.spawn(surroundings, *line(["quiet", "--wait"]), chdir: app) do |screen, _, pid|
       screen.winsize = [24, 120]
       shown = +""
       look = -> { shown << screen.read_nonblock(4096, exception: false).to_s.delete_prefix("wait_readable") }
-      wait_until("it is drawn\n#{shown}") { look.call.include?("Evaluate") }
-      expect(shown).to match(/\[ +\] 0 of 1 drained, 1 job running  \d+ s/)
-      expect(shown).to match(/Evaluate \h{24} on #{host}:\d+, running for \d+ s/)
+      wait_until("the bar is drawn") { look.call.match?(/\[ +\] 0 of 1 drained, 1 job running  \d+ s/) }
+      wait_until("the job is drawn") { look.call.match?(/Evaluate \h{24} on #{host}:\d+, running for \d+ s/) }
       screen.winsize = [24, 40]
       shown.clear
       wait_until("it is drawn anew") { look.call.scan("0 of 1 drained").size > 2 }
       # Each line begins anew, the first of a drawing where the last one began.
       lines = shown.dup.force_encoding("UTF-8").scrub.gsub(/\e\[[0-9;?]*[A-Za-z]/, "").split(/[\r\n]+/).last(4)
       expect(lines.map(&:size).max).to be < 40
-      let_go
+      release
       wait_until("it ends") { look.call.match?(/1 of 1 drained after \d+ s/) }
       expect(Process.wait2(pid).last.exitstatus).to eq(0)
     rescue Errno::EIO
@@ -395,7 +387,7 @@ RSpec.describe "the command fleet" do
 
   it "is there for Ruby" do
     worker = start_listed
-    hold
+    start_reported_job
     script = <<~RUBY
       require "sidekiq"
       require "sidekiq_lifecycle"
@@ -405,6 +397,7 @@ RSpec.describe "the command fleet" do
       rescue SidekiqLifecycle::Fleet::TimedOut => e
         puts e.message, e.progress.jobs.map(&:job_class).inspect
       end
+      sleep 0.1 until fleet.members.first.state == :quiet
       puts fleet.members.map { |member| [member.pid, member.state, member.busy] }.inspect
     RUBY
     out, status = Open3.capture2(surroundings, "ruby", "-e", script)

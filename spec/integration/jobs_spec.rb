@@ -167,10 +167,11 @@ RSpec.describe "jobs and hooks" do
     end
 
     it "comes when the last of several jobs has ended, and not before; and without waiting for a beat" do
-      worker = start_ready(concurrency: 1)
+      worker = start_ready(concurrency: 1, after: SLOW_BEAT)
       push("Evaluate", "#{wait_for_go}; note 'ends'")
       push("Evaluate", "note 'never begins'")
       wait_until("the job begins") { notes.include?("begins") }
+      wait_until("the first heartbeat") { redis.call("SCARD", "processes", database: @database) == 1 }
       worker.signal(:TSTP)
       wait_until("it is quiet") { record(worker.pid)["state"] == "quiet" }
       beat = record(worker.pid)["beat"]
@@ -251,7 +252,7 @@ RSpec.describe "jobs and hooks" do
   end
 
   it "cost no file while the process runs" do
-    worker = start_ready(concurrency: 5)
+    worker = start_ready(concurrency: 5, after: SLOW_BEAT)
     files = lambda do
       Dir.glob(["tmp/sidekiq", "tmp/sidekiq/**/*"], base: app).to_h do |name|
         stat = File.stat(file(name))

@@ -2,18 +2,18 @@
 
 RSpec.describe "the life of a Sidekiq" do
   it "is told in files, by the command and in Ruby, from the boot to the end" do
-    worker = start(before: "sleep 1", after: <<~RUBY)
+    worker = start(before: 'sleep 0.01 until File.exist?("boot")', after: <<~RUBY)
       SidekiqLifecycle::EVENTS.each { |event| SidekiqLifecycle.on(event) { |status| note "on \#{event} \#{status.state}" } }
     RUBY
     expect(check).to eq([1, "not ready: #{file("tmp/sidekiq")} does not exist: no Sidekiq has registered there\n"])
+    release("boot")
     wait_until("it registers") { record(worker.pid) || worker.raise_if_ended }
     wait_until("it is ready") { worker.ready_file? || worker.raise_if_ended }
     expect(check).to eq([0, "ready\n"])
     expect(check("live")).to eq([0, "live\n"])
     expect(check("drained")).to eq([1, "not drained: process #{worker.pid} is running, it was not told to be quiet\n"])
 
-    push("Sleep", 2)
-    wait_until("the job begins") { notes.include?("sleep begins") }
+    start_job
     worker.signal(:TSTP)
     wait_until("no longer ready") { !worker.ready_file? }
     expect(check).to eq([1, "not ready: process #{worker.pid} is quiet\n"])
@@ -21,8 +21,9 @@ RSpec.describe "the life of a Sidekiq" do
     expect(check("drained").first).to eq(1)
     expect(File).not_to exist(drained_file)
 
+    release
     wait_until("drained") { File.exist?(drained_file) }
-    expect(notes).to include("sleep ends")
+    expect(notes).to include("job ends")
     expect(check("drained")).to eq([0, "drained\n"])
 
     worker.signal(:TERM)

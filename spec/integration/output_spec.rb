@@ -5,7 +5,7 @@
 RSpec.describe "a Sidekiq that is stopped and whose output fails" do
   # Bash ends by the signal as well; the Sidekiq lives on.
   pipeline = { install: "lifecycle.signal_relay = :off", launcher: ["bash", "-c", '"$@" 2>&1 | cat', "bash"],
-               before: "$stderr = $stdout", timeout: 4 }.freeze
+               before: "$stderr = $stdout", timeout: 1 }.freeze
 
   # Not a record that is half written; its name begins with a dot.
   def sidekiq = File.basename(Dir[file("tmp/sidekiq/processes/*")].first).to_i
@@ -18,8 +18,9 @@ RSpec.describe "a Sidekiq that is stopped and whose output fails" do
     expect([self.queued, retries]).to eq([queued, 0])
   end
 
+  # One thread: an idle one might take the job that is pushed back.
   def busy(**options)
-    worker = start_ready(**options)
+    worker = start_ready(**options, concurrency: 1)
     push("Sleep", 300)
     wait_for_note("sleep begins")
     worker
@@ -84,7 +85,7 @@ RSpec.describe "a Sidekiq that is stopped and whose output fails" do
 
   %w[TERM INT].each do |signal|
     it "pushes its jobs back at a #{signal} when its logger raises" do
-      worker = busy(after: logger, timeout: 4)
+      worker = busy(after: logger, timeout: 1)
       FileUtils.touch(file("fails"))
       worker.signal(signal)
       expect(worker.exit_code).to eq(0)

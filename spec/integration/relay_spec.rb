@@ -43,11 +43,10 @@ RSpec.describe "the relay" do
 
   def relay_of(worker) = find(worker, /\Asignal-relay/)
   def tracer_of(pid) = File.read("/proc/#{pid}/status")[/TracerPid:\s*(\d+)/, 1].to_i
-  def job_begun(seconds = 2) = push("Sleep", seconds).tap { wait_until("the job begins") { notes == ["sleep begins"] } }
 
   def expect_shutdown(worker, code: 0)
     expect(worker.exit_code).to eq(code)
-    expect(notes).to eq(["sleep begins", "sleep ends"]), worker.log
+    expect(notes).to eq(["job begins", "job ends"]), worker.log
     expect(worker.log.scan("Shutting down").size).to eq(1)
     expect(the_record).to include("state" => "stopped", "exit_status" => 0)
     expect(ready_file?).to be(false)
@@ -66,20 +65,25 @@ RSpec.describe "the relay" do
       worker = start_ready_in("bash", script)
       expect(the_record["signal_path"]).to include("term" => term || "arrives", "tstp" => "arrives")
       expect(the_record["problems"]).to be_empty
-      job_begun
+      start_job
       Process.kill(:TERM, pid1(worker))
       wait_until("it is no longer ready") { !ready_file? }
-      expect(notes).to eq(["sleep begins"])
+      expect(notes).to eq(["job begins"])
+      release
       expect_shutdown(worker, code:)
     end
   end
 
   it "leaves a careful trap its say: TSTP first, TERM later" do
-    worker = start_ready_in("bash", 'trap "kill -TSTP \$!; sleep 2; kill -TERM \$!" TERM; "$@" & wait; wait; exit 0')
-    job_begun(4)
+    careful = "kill -TSTP \\$!; until [ -e end ]; do sleep 0.1; done; kill -TERM \\$!"
+    worker = start_ready_in("bash", %(trap "#{careful}" TERM; "$@" & wait; wait; exit 0))
+    start_job
     Process.kill(:TERM, pid1(worker))
     wait_until("it is quiet") { the_record["state"] == "quiet" }
     expect(the_record["why"]).to eq("SIGTSTP")
+    release("end")
+    wait_until("it is stopping") { the_record["state"] == "stopping" }
+    release
     expect_shutdown(worker)
   end
 
@@ -145,7 +149,7 @@ RSpec.describe "the relay" do
     expect(the_record["problems"]).to contain_exactly(match(/\Aa SIGTERM sent to dash \(pid 1\) is lost.*put exec/))
     expect(worker.log.scan("a SIGTERM sent to dash").size).to eq(1)
     Process.kill(:TERM, pid1(worker))
-    push("Sleep", 1)
+    push("Sleep", 0)
     wait_until("a job is done all the same") { notes.include?("sleep ends") }
     expect(ready_file?).to be(true)
   end
@@ -172,7 +176,7 @@ RSpec.describe "the relay" do
     RUBY
     seen = Watcher.new { ready_file? }
     wait_until("it runs") { (records.any? && the_record["state"] == "running") || worker.raise_if_ended }
-    push("Sleep", 1)
+    push("Sleep", 0)
     wait_until("it works") { notes.include?("sleep ends") }
     expect(seen.changes).to eq([false])
     expect(the_record["withheld"]).to include("is lost")
@@ -182,9 +186,11 @@ RSpec.describe "the relay" do
   it "follows when a shell between is killed" do
     worker = start_ready_in("dash", 'sh -c "\"\$@\"; true" inner "$@"; wait; while sleep 1; do :; done')
     Process.kill(:KILL, find(worker, /\Ash -c/))
-    job_begun
+    start_job
     Process.kill(:TERM, pid1(worker))
-    wait_until("the job is done") { notes.include?("sleep ends") && the_record["state"] == "stopped" }
+    wait_until("it is stopping") { the_record["state"] == "stopping" }
+    release
+    wait_until("the job is done") { notes.include?("job ends") && the_record["state"] == "stopped" }
   end
 
   it "leaves a stopped shell stopped, and a continued one running" do
@@ -193,19 +199,22 @@ RSpec.describe "the relay" do
     state = -> { tree(inner).values.first&.last }
     Process.kill(:STOP, inner)
     wait_until("it is stopped") { %w[T t].include?(state.call) }
-    job_begun
+    start_job
     Process.kill(:CONT, inner)
     wait_until("it is continued") { state.call == "S" }
     Process.kill(:TERM, pid1(worker))
+    release
     expect_shutdown(worker)
   end
 
   it "goes on with a shell that has become another program without a handler" do
     worker = start_ready_in("bash", '"$@" & until [ -e tmp/sidekiq/ready ]; do sleep 0.1; done; exec sleep 600')
     wait_until("it is sleep") { tree(worker.pid).values.any? { |command, _| command == "sleep 600" } }
-    job_begun
+    start_job
     Process.kill(:TERM, pid1(worker))
-    wait_until("the job is done") { notes.include?("sleep ends") && the_record["state"] == "stopped" }
+    wait_until("it is stopping") { the_record["state"] == "stopping" }
+    release
+    wait_until("the job is done") { notes.include?("job ends") && the_record["state"] == "stopped" }
   end
 
   it "lets go of a shell that has become a program with ways of its own" do
@@ -216,10 +225,12 @@ RSpec.describe "the relay" do
 
   it "signals every Sidekiq below one shell, and waits for all" do
     worker = start_ready_in("bash", 'trap "exit 3" TERM; "$@" & "$@" & wait', workers: 2)
-    2.times { |number| push("Sleep", 3, number.to_s) }
+    2.times { |number| push("Evaluate", held_job(number)) }
     wait_until("the jobs begin") { notes.sort == ["0 begins", "1 begins"] }
     expect(tree(worker.pid).values.map(&:first).grep(/relay/).size).to eq(2)
     Process.kill(:TERM, pid1(worker))
+    wait_until("both are stopping") { records.all? { |record| record["state"] == "stopping" } }
+    release
     expect(worker.exit_code).to eq(3)
     expect(notes).to include("0 ends", "1 ends")
     expect(records.map { |record| record["exit_status"] }).to eq([0, 0])

@@ -5,14 +5,6 @@ RSpec.describe "signals to a Sidekiq that has started" do
   def state(worker) = record(worker.pid)["state"]
   def wait_for_note(note) = wait_until("a job notes #{note}") { notes.include?(note) }
 
-  # Starts a job that goes on until the example says "go".
-  def start_job(name = "job", goal: "go")
-    push("Evaluate", "note \"#{name} begins\"; sleep 0.01 until File.exist?(\"#{goal}\"); note \"#{name} ends\"")
-    wait_for_note("#{name} begins")
-  end
-
-  def go = FileUtils.touch(file("go"))
-
   def expect_ended(worker, why, ready)
     expect(worker.exit_code).to eq(0)
     expect(record(worker.pid)).to include("state" => "stopped", "exit_status" => 0, "why" => why)
@@ -23,11 +15,12 @@ RSpec.describe "signals to a Sidekiq that has started" do
   context "with nothing to do" do
     %w[TERM INT].each do |signal|
       it "#{signal} stops it, and it is never ready again" do
-        worker = start_ready
+        worker = start_ready(after: 'at_exit { sleep 0.01 until File.exist?("go") }')
         ready = watch_ready
         worker.signal(signal)
         wait_until("no longer ready") { !worker.ready_file? }
         expect(worker).to be_running
+        release
         expect_ended(worker, "SIG#{signal}", ready)
         expect(check).to eq([1, "not ready: process #{worker.pid} has stopped (exit 0, SIG#{signal})\n"])
       end
@@ -76,7 +69,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
         expect(check("drained")).to eq([1, "not drained: process #{worker.pid} is stopping, 1 job still running\n"])
         expect(File).not_to exist(drained_file)
         expect(record(worker.pid)).to include("state" => "stopping", "why" => "SIG#{signal}")
-        go
+        release
         expect_ended(worker, "SIG#{signal}", ready)
         expect(notes).to eq(["job begins", "job ends"])
         expect(queued).to eq(0)
@@ -97,16 +90,15 @@ RSpec.describe "signals to a Sidekiq that has started" do
       worker.signal(:TERM)
       wait_until("stopping") { state(worker) == "stopping" }
       expect(File).not_to exist(drained_file)
-      go
+      release
       expect_ended(worker, "SIGTERM", ready)
       expect(notes).to eq(["job begins", "job ends"])
       expect(queued).to eq(1)
     end
 
-    # Longer than an idle thread waits for a job (2 s): one that still waits takes the job that was pushed back, and is
-    # ended with it in hand. That is Sidekiq's own.
+    # One thread: an idle one that still waits for a job would take the one that was pushed back.
     it "pushes a job back that outlives the timeout, and is never called drained" do
-      worker = start_ready(timeout: 4)
+      worker = start_ready(timeout: 1, concurrency: 1)
       ready = watch_ready
       drained = Watcher.new { File.exist?(drained_file) }
       start_job
@@ -229,7 +221,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
         worker.signal(:TERM)
         wait_until("no longer ready") { !worker.ready_file? }
         wait_until("Sidekiq stops") { worker.log.include?("Pausing to allow") }
-        go
+        release
         expect_ended(worker, "SIGTERM", ready)
         expect(notes.sort).to eq((["job begins", "job ends"] + said).sort)
       end
@@ -272,7 +264,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
         note "put back"
       RUBY
       wait_for_repairs(worker, "SIGTSTP" => 1)
-      go
+      release
       wait_for_note("put back")
       wait_for_repairs(worker, "SIGTSTP" => 2)
       expect(repairs_in(worker.log).size).to eq(1)

@@ -76,7 +76,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       expect(said.lines.first).to match(/\A0 of 1 drained(, 2 jobs running)?\n\z/)
       expect(said.lines.last).to match(/\Adrained after \d+ s: #{names(worker)}\n\z/)
       expect([state(worker), notes.grep(/ends/).size]).to eq([["quiet", true], 2])
-      expect(command("quiet", "--wait")).to eq([0, "drained after 0 s: #{names(worker)}\n"])
+      expect(command("quiet", "--wait")).to match([0, /\Adrained after \d+ s: #{names(worker)}\n\z/])
     end
 
     it "ends with 124 when the time is over, and says what stays and what to do" do
@@ -138,7 +138,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       code, said = command("stop", "--kill-after", "1s")
       expect(code).to eq(1)
       expect(said).to include("#{names(worker)} has not ended within 1 s of SIGTERM: killed\n")
-      expect(said.lines.last).to eq("#{names(worker)} killed; the jobs it had are lost\n")
+      expect(said.lines.last).to match(/\A#{names(worker)} killed; (the|any) jobs it had are lost\n\z/)
       expect(worker.exit_code).to eq(137)
     end
 
@@ -352,12 +352,13 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       worker = start_ready
       occupy
       code, shown = at_terminal("quiet", "--wait", "--timeout", "10m") do |terminal, _, drawn|
-        wait_until("a job is seen") { drawn.include?("0 of 1 drained, 1 job running") && drawn.include?(" min ") }
-        expect(drawn).to match(/\[ {20}\].* 0 of 1 drained.*\d s, 9 min \d+ s left/)
+        wait_until("a job is drawn") { drawn.include?("0 of 1 drained, 1 job running") }
+        wait_until("the time is drawn") { drawn.match?(/\[ {20}\].* 0 of 1 drained.*\d s, \d min \d+ s left/) }
         terminal.winsize = [24, 30]
         from = drawn.size
-        wait_until("it is drawn narrower") { drawn[from..].include?("…") }
-        lines = drawn[from..].split(/\r\n|\e\[\d*[A-Z]/).map { |line| line.gsub(/\e\[[\d;]*m/, "").delete("\r") }
+        # What is drawn before the first narrow line may be as wide as before.
+        wait_until("it is drawn narrower, twice") { drawn[from..].count("…") > 1 }
+        lines = drawn[from..].partition("…").last.split(/\r\n|\e\[\d*[A-Z]/).map { |line| line.gsub(/\e\[[\d;]*m/, "").delete("\r") }
         expect(lines.map(&:size).max).to be < 30
         terminal.winsize = [24, 100]
         release
@@ -508,20 +509,15 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
     end
   end
 
-  # What the two would be without an end of the drain that is told at once: up to a beat later.
+  # With one heartbeat an hour: the end of the drain must not wait for one.
   it "quiets and stops twenty, whose jobs are done once each, and waits no longer than that takes" do
-    workers = Array.new(20) { |n| start(name: "worker#{n}", concurrency: 2) }
+    workers = Array.new(20) { |n| start(name: "worker#{n}", concurrency: 2, after: SLOW_BEAT) }
     running = ->(worker) { record(worker.pid)&.fetch("state") == "running" || worker.raise_if_ended }
     workers.each { |worker| wait_until("ready") { running.call(worker) } }
-    now = "Process.clock_gettime(Process::CLOCK_MONOTONIC)"
-    60.times { |n| push("Evaluate", %(note "#{n} begins"; sleep #{3 + (n % 7)}; note "#{n} ends \#{#{now}}")) }
+    60.times { |n| push("Sleep", 3 + (n % 7), n) }
     wait_until("every thread has a job") { notes.grep(/begins/).size >= 40 }
     code, said = command("quiet", "--wait", "--timeout", "10m")
-    ended = Waiting.now
     expect([code, said.lines.last]).to match([0, /\Adrained after .* 20 processes/])
-    last = notes.grep(/ends/).map { |note| note.split.last.to_f }.max
-    require "sidekiq/launcher"
-    expect(ended - last).to be < Sidekiq::Launcher::BEAT_PAUSE
     begun, done = [/begins/, /ends/].map { |words| notes.grep(words).map(&:to_i) }
     expect(command("stop")).to match([0, /^stopped after .* 20 processes/])
     expect(workers.map(&:exit_code)).to all(eq(0))

@@ -5,3 +5,6 @@ QUICK_BEAT = <<~RUBY
   Sidekiq::Launcher.send(:remove_const, :BEAT_PAUSE)
   Sidekiq::Launcher::BEAT_PAUSE = 0.2
 RUBY
+
+# One heartbeat at the start, and no further one while an example runs.
+SLOW_BEAT = QUICK_BEAT.sub("0.2", "3600").freeze

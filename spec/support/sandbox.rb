@@ -74,6 +74,20 @@ module Sandbox
                     database: @database)
   end
 
+  # Ruby for a job that notes its beginning, runs until {#release}, and notes its end.
+  def held_job(name = "job", gate: "go")
+    %(note "#{name} begins"; sleep 0.01 until File.exist?("#{gate}"); note "#{name} ends")
+  end
+
+  # Pushes such a job and waits until it runs.
+  def start_job(name = "job", gate: "go")
+    push("Evaluate", held_job(name, gate:))
+    wait_until("#{name} begins") { notes.include?("#{name} begins") }
+  end
+
+  # Lets the held jobs end.
+  def release(gate = "go") = FileUtils.touch(file(gate))
+
   def queued = redis.call("LLEN", "queue:default", database: @database)
   def retries = redis.call("ZCARD", "retry", database: @database)
 

@@ -36,12 +36,13 @@ class Shop
     sleep ENV.fetch("BOOT_SECONDS", "0").to_f
     sleep 0.05 until File.exist?(ENV.fetch("BOOT_UNTIL", "/"))
 
-    # Notes in Redis when it ran, and where.
+    # Notes in Redis when it ran, and where; and in a file of its container that one has begun.
     class Order
       include Sidekiq::Job
 
       def perform(number, seconds)
         note(:began, number)
+        File.write("/tmp/began", "")
         sleep seconds
         note(:ended, number)
       end
