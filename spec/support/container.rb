@@ -9,7 +9,7 @@ require "stringio"
 # A real container of the Docker engine, which is spoken to as the command `docker` does: HTTP over its socket.
 #
 # No system is copied for it. The image is a handful of empty directories; /usr is those of the Debian in
-# which the specs run (see bin/lib.sh), read-only, and so is what su and sudo want of /etc. Its users are in the
+# which the specs run (see script/lib.sh), read-only, and so is what su and sudo want of /etc. Its users are in the
 # application's file `passwd`, if there is one.
 class Container
   SOCKET = "/run/docker.sock"

@@ -23,7 +23,7 @@ class Kill
   STOP_TIMEOUT = 5
 
   class << self
-    # @return [String] what all of them measured, a JSON object a line; bin/kill_matrix.rb makes tables of it
+    # @return [String] what all of them measured, a JSON object a line; script/kill_matrix.rb makes tables of it
     def measured = File.join(Launch::DIRECTORY, "killed")
 
     # @return [Array<Kill>] each form with everything that can be

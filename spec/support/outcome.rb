@@ -10,7 +10,7 @@ class Outcome
   GENEROUS = 25
   BRIEF = 10
 
-  # What all of them measured, a JSON object a line; bin/launch_forms.rb makes a table of it.
+  # What all of them measured, a JSON object a line; script/launch_forms.rb makes a table of it.
   MEASURED = File.join(Launch::DIRECTORY, "measured")
 
   attr_reader :exit_code, :heard, :story

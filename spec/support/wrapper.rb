@@ -11,7 +11,7 @@ class Wrapper
   # More than a Sidekiq needs to shut down, however slow the machine.
   STOP_TIMEOUT = 25
 
-  # @return [String] what all of them measured, a JSON object a line; bin/wrappers.rb makes a table of it
+  # @return [String] what all of them measured, a JSON object a line; script/wrappers.rb makes a table of it
   def self.measured = File.join(Launch::DIRECTORY, "wrapped")
 
   attr_reader :form, :mode, :inside, :host, :story

@@ -1,7 +1,7 @@
 # frozen_string_literal: true
 
-# Writes docs/wrappers.md: ruby bin/wrappers.rb <MEASURED
-# Or says what it says otherwise: ruby bin/wrappers.rb --check docs/wrappers.md <MEASURED
+# Writes docs/wrappers.md: ruby script/wrappers.rb <MEASURED
+# Or says what it says otherwise: ruby script/wrappers.rb --check docs/wrappers.md <MEASURED
 # MEASURED is what spec/containers/wrappers_spec.rb noted, a JSON object a line.
 
 require "json"

@@ -1,7 +1,7 @@
 # frozen_string_literal: true
 
-# Writes docs/kill-matrix.md: ruby bin/kill_matrix.rb <MEASURED
-# Or says what it doesn't say, the seconds apart: ruby bin/kill_matrix.rb --check docs/kill-matrix.md <MEASURED
+# Writes docs/kill-matrix.md: ruby script/kill_matrix.rb <MEASURED
+# Or says what it doesn't say, the seconds apart: ruby script/kill_matrix.rb --check docs/kill-matrix.md <MEASURED
 # MEASURED is what spec/containers/kill_spec.rb noted, a JSON object a line.
 
 require "json"

@@ -180,8 +180,8 @@ sidekiq_here() {
   ruby -e 'begin; require "sidekiq"; rescue LoadError; exit 1; end; puts Sidekiq::VERSION.to_i' 2>/dev/null
 }
 
-# What looks at the files that generate writes, from PyPI.
-validator_packages="kubernetes-validate botocore cfn-lint"
+# What validates the files that generate writes, and the CI workflow, from PyPI.
+validator_packages="kubernetes-validate botocore cfn-lint check-jsonschema"
 
 validators() { echo "$cache/validators-$(echo "$validator_packages" | cksum | cut -d' ' -f1)"; }
 

@@ -1,12 +1,14 @@
-"""What bin/validate runs: has the platforms' models look at examples/.
+"""What bin/validate runs: validates examples/ and the CI workflow against the platforms' own models.
 
-Each model is also shown a spoiled copy, and has to refuse it: one that takes everything would prove nothing.
+Each model also gets a spoiled copy and has to refuse it: a model that accepts everything would prove nothing.
 """
 
 import copy
 import json
 import pathlib
+import subprocess
 import sys
+import tempfile
 
 import botocore.session
 import kubernetes_validate
@@ -15,7 +17,8 @@ from botocore.validate import ParamValidator
 from cfnlint import ManualArgs
 from cfnlint.api import lint
 
-EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
+ROOT = pathlib.Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
 
 
 def read(name):
@@ -91,6 +94,21 @@ def iam_resource(document):
     return cloudformation("AWS::IAM::Policy", properties)
 
 
+def workflow():
+    document = yaml.safe_load((ROOT / WORKFLOW).read_text())
+    # YAML 1.1 reads the key `on` as true.
+    return {("on" if key is True else key): value for key, value in document.items()}
+
+
+def github(document):
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(document, file)
+        file.flush()
+        command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", file.name]
+        checked = subprocess.run(command, capture_output=True, text=True)
+    return checked.stdout + checked.stderr if checked.returncode else ""
+
+
 def spoil(document, *path, to):
     spoiled = copy.deepcopy(document)
     place = spoiled
@@ -105,6 +123,7 @@ TASK = "ecs/deploy/ecs/task-definition.yaml"
 SERVICE = "ecs/deploy/ecs/service.yaml"
 POLICY = "ecs/deploy/ecs/task-protection-policy.json"
 DOCUMENT = "ssm/deploy/ssm/quiet-sidekiq.yaml"
+WORKFLOW = ".github/workflows/ci.yml"
 
 # (file, model, how it refuses, the document, what spoils it)
 LOOKS = [
@@ -118,6 +137,7 @@ LOOKS = [
     (DOCUMENT, "botocore", botocore_takes("ssm", "CreateDocument"), create_document(DOCUMENT),
      {"path": ["DocumentType"], "to": "Order"}),
     (DOCUMENT, "cfn-lint", ssm_resource, read(DOCUMENT), {"path": ["schemaVersion"], "to": "9"}),
+    (WORKFLOW, "GitHub's schema", github, workflow(), {"path": ["jobs", "test", "steps", 0, "uses"], "to": 4}),
 ]
 
 failed = False
@@ -125,5 +145,5 @@ for name, model, refuse, document, harm in LOOKS:
     reason = refuse(document)
     blind = not refuse(spoil(document, *harm["path"], to=harm["to"]))
     failed = failed or bool(reason) or blind
-    print(f"{name}: {reason or (f'{model} does not see what is wrong with a spoiled copy' if blind else f'{model} takes it')}")
+    print(f"{name}: {reason or (f'{model} accepts a spoiled copy' if blind else f'{model} accepts it')}")
 sys.exit(failed)

@@ -1,6 +1,6 @@
 # frozen_string_literal: true
 
-# Writes docs/launch-forms.md: ruby bin/launch_forms.rb OLD <MEASURED
+# Writes docs/launch-forms.md: ruby script/launch_forms.rb OLD <MEASURED
 # MEASURED is what the specs of containers noted, a JSON object a line; what it doesn't tell is taken from OLD.
 
 require "json"

@@ -1,0 +1,18 @@
+# frozen_string_literal: true
+
+desc "Run every test that this machine can run"
+task :test do
+  sh "bin/test"
+end
+
+namespace :test do
+  desc "Test the Rust core alone"
+  task :rust do
+    sh "cargo", "test", "--locked"
+  end
+
+  desc "Run the specs on one major of Sidekiq: rake 'test:specs[8,spec/unit]'"
+  task :specs, %i[major path] do |_, arguments|
+    sh "bin/in-sidekiq", arguments.fetch(:major, "8"), "bin/spec", *arguments[:path]
+  end
+end
