@@ -358,7 +358,8 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
         from = drawn.size
         # What is drawn before the first narrow line may be as wide as before.
         wait_until("it is drawn narrower, twice") { drawn[from..].count("…") > 1 }
-        lines = drawn[from..].partition("…").last.split(/\r\n|\e\[\d*[A-Z]/).map { |line| line.gsub(/\e\[[\d;]*m/, "").delete("\r") }
+        narrow = drawn[from..].partition("…").last.split(/\r\n|\e\[\d*[A-Z]/)
+        lines = narrow.map { |line| line.gsub(/\e\[[\d;]*m/, "").delete("\r") }
         expect(lines.map(&:size).max).to be < 30
         terminal.winsize = [24, 100]
         release
