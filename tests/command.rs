@@ -14,7 +14,8 @@ use nix::pty::openpty;
 use nix::unistd::pipe;
 use serde_json::Value;
 use sidekiq_lifecycle::model::state::State;
-use sidekiq_lifecycle::store::directory::{Directory, Durability};
+use sidekiq_lifecycle::store::directory::Directory;
+use sidekiq_lifecycle::store::files::Durability;
 use sidekiq_lifecycle::store::record::{About, Record};
 use tempfile::TempDir;
 

@@ -3,7 +3,8 @@
 use std::env;
 use std::path::{self, Path, PathBuf};
 
-use crate::store::directory::{DEFAULT, Directory, Error};
+use crate::store::directory::{DEFAULT, Directory};
+use crate::store::error::Error;
 use crate::store::lookup::{self, Found, Sight};
 use crate::sys::procfs::Snapshot;
 

@@ -10,7 +10,7 @@ use crate::model::diagnosis::Verdict;
 use crate::model::signal_path::{Effect, Fate};
 use crate::model::stop_timeout::Fit;
 use crate::model::text::one_line;
-use crate::store::directory::health::Health;
+use crate::store::health::Health;
 
 pub(super) fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
     for sidekiq in &report.sidekiqs {

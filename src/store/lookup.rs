@@ -11,12 +11,14 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
 
+use super::directory::{DEFAULT, Directory};
+use super::entry::Entry;
+use super::error::Error;
+use super::record::Record;
 use crate::model::probe::{Facts, Presence};
 use crate::model::program::Sidekiq;
 use crate::model::state::State;
 use crate::model::text::as_root;
-use crate::store::directory::{DEFAULT, Directory, Entry, Error};
-use crate::store::record::Record;
 use crate::sys::descriptors;
 #[cfg(target_os = "linux")]
 use crate::sys::pidfd::PidFd;

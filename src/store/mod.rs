@@ -1,6 +1,16 @@
 //! The lifecycle directory: what a Sidekiq publishes there, and how others find it.
 
 pub mod directory;
+pub mod entry;
+pub mod error;
+pub mod files;
+pub mod health;
+pub mod kept_descriptors;
 pub mod lookup;
 pub mod record;
+mod record_name;
 pub mod report;
+mod sentinel;
+#[cfg(test)]
+mod tests;
+pub mod writing;

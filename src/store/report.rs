@@ -6,9 +6,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::lookup::Sight;
+use super::record::Record;
 use crate::model::probe::{self, Facts, MAX_BEAT_AGE, Presence, Probe};
-use crate::store::lookup::Sight;
-use crate::store::record::Record;
 
 /// The version of the JSON; it grows when a field changes its meaning or goes.
 pub const SCHEMA: u32 = 1;

@@ -22,9 +22,13 @@ use crate::model::stall;
 use crate::model::state::{Event, Progress, State};
 use crate::model::stop_timeout::{self, Fit, Need, Source, StopTimeout};
 use crate::model::text::masked;
-use crate::store::directory::{Directory, Durability, Error, Kept, Open};
+use crate::store::directory::Directory;
+use crate::store::error::Error;
+use crate::store::files::Durability;
+use crate::store::kept_descriptors::KeptDescriptors;
 use crate::store::record::{About, Record};
 use crate::store::report::Process;
+use crate::store::writing::OpenDirectory;
 use crate::sys::notify_socket::Socket;
 use crate::sys::platform;
 use crate::sys::procfs::Snapshot;
@@ -55,7 +59,7 @@ pub struct Lifecycle {
     listener: vigil::Listener,
     /// Held by whoever writes where there is no writer's thread, so that what is written last is what is true last.
     /// `inner` is not held while the disk is written: a status never waits for it.
-    writing: Mutex<Kept>,
+    writing: Mutex<KeptDescriptors>,
     /// Held while the service manager is told, for the same reason; `inner` is not.
     manager: Mutex<Option<Manager>>,
 }
@@ -156,7 +160,7 @@ impl Lifecycle {
     fn start_writer(self: &Arc<Self>) {
         let lifecycle = Arc::downgrade(self);
         // The thread's own: the descriptors in it are no one else's to close.
-        let mut kept = Kept::default();
+        let mut kept = KeptDescriptors::default();
         let write = move |work| {
             if let Some(lifecycle) = lifecycle.upgrade() {
                 lifecycle.write(work, &mut kept);
@@ -530,14 +534,14 @@ impl Lifecycle {
     // ---- on the writer's thread ----
 
     /// Does the work. Where no descriptor is left for it, what is kept for that is given up, and it is done once more.
-    fn write(&self, work: Work, kept: &mut Kept) {
-        if self.try_to_write(work, kept) && kept.let_go() {
+    fn write(&self, work: Work, kept: &mut KeptDescriptors) {
+        if self.try_to_write(work, kept) && kept.release() {
             self.try_to_write(work, kept);
         }
     }
 
     /// Tells whether it has failed for want of descriptors.
-    fn try_to_write(&self, work: Work, kept: &mut Kept) -> bool {
+    fn try_to_write(&self, work: Work, kept: &mut KeptDescriptors) -> bool {
         let is_urgent = || self.writer.take_withdrawal();
         let mut is_out = false;
         let mut note = |done: Result<(), Error>| {
@@ -561,27 +565,27 @@ impl Lifecycle {
             note(sweep(&open));
         }
         if work.strangers {
-            self.look_for_strangers(&open);
+            self.check_sharing(&open);
         }
         if let Some(durability) = work.publish {
             note(self.write_record(&open, durability));
         }
         if work.retire {
             note(self.leave(&open));
-            kept.let_go();
+            kept.release();
         } else {
             kept.keep(open, !self.writer.has_own_descriptors());
         }
         is_out
     }
 
-    fn write_record(&self, open: &Open<'_>, durability: Durability) -> Result<(), Error> {
+    fn write_record(&self, open: &OpenDirectory<'_>, durability: Durability) -> Result<(), Error> {
         let record = self.record();
         // Before the lock: what is true of this process waits for nobody, and whoever settles last has read it.
         let written = open.publish_record(&record, durability);
         let lock = open.lock();
         // Whatever became of the record, the sentinels must not lie.
-        let settled = open.settle(|| Some(self.record()));
+        let settled = open.sync_sentinels(|| Some(self.record()));
         drop(lock);
         let published = written.and(settled);
         self.note("directory", published.as_ref().err().map(ToString::to_string));
@@ -595,14 +599,14 @@ impl Lifecycle {
         published
     }
 
-    fn leave(&self, open: &Open<'_>) -> Result<(), Error> {
+    fn leave(&self, open: &OpenDirectory<'_>) -> Result<(), Error> {
         let _lock = open.lock();
         open.withdraw_record(&self.record().identity)?;
-        open.settle(|| None)
+        open.sync_sentinels(|| None)
     }
 
-    fn look_for_strangers(&self, open: &Open<'_>) {
-        let problem = open.stranger(&self.record()).map(|pid| {
+    fn check_sharing(&self, open: &OpenDirectory<'_>) {
+        let problem = open.foreign_process(&self.record()).map(|pid| {
             let path = self.directory.path().display();
             format!(
                 "process {pid} of another container or machine uses {path} as well; give each a directory of its own"
@@ -729,7 +733,7 @@ fn clear_now(directory: &Directory) -> Result<(), Error> {
     }
 }
 
-fn sweep(open: &Open<'_>) -> Result<(), Error> {
+fn sweep(open: &OpenDirectory<'_>) -> Result<(), Error> {
     let _lock = open.lock();
     open.sweep()
 }

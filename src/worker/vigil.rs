@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::{Inner, Lifecycle};
 use crate::model::stall::{self, Act, Answer, Watch};
-use crate::store::directory::Durability;
+use crate::store::files::Durability;
 use crate::sys::outputs::{self, Output};
 use crate::sys::signals::disposition;
 use crate::sys::signals::observer::{self, Observer};

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::store::directory::Durability;
+use crate::store::files::Durability;
 use crate::sys::descriptors;
 use crate::sys::signals::disposition;
 

@@ -3,9 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::FileStat;
+use nix::sys::stat::fstat;
 use serde::Serialize;
 
-use super::{Directory, Error, HALF_WRITTEN, PROCESSES, fstat, is_ours, names, open_directory, open_parent};
+use super::directory::{Directory, PROCESSES};
+use super::error::Error;
+use super::files::{HALF_WRITTEN, names, open_directory, open_parent};
+use super::sentinel::is_ours;
 use crate::model::probe::{Facts, Presence, Probe, sentinel};
 use crate::model::state::State;
 use crate::sys::procfs::Snapshot;

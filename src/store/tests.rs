@@ -1,18 +1,30 @@
+use std::fs::File;
 use std::fs::{self, OpenOptions, Permissions};
+use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 
 use nix::sys::stat::utimes;
+use nix::sys::stat::{Mode, fstat};
 use nix::sys::time::{TimeVal, TimeValLike};
+use nix::unistd::getpid;
 use nix::unistd::mkfifo;
 use tempfile::TempDir;
 
-use super::*;
-use crate::store::record::About;
+use super::directory::{Directory, Processes};
+use super::entry::Entry;
+use super::error::Error;
+use super::files::Durability;
+use super::kept_descriptors::{KeptDescriptors, NEEDED};
+use super::record::{About, Record};
+use super::writing::OpenDirectory;
+use crate::model::probe::{Facts, MAX_BEAT_AGE, Presence, Probe};
+use crate::model::state::State;
 use crate::sys::identity::Identity;
 
 /// A place to work in, and a directory in it.
@@ -45,7 +57,7 @@ impl Place {
         self.path(&format!("sidekiq/processes/{pid}"))
     }
 
-    fn open(&self) -> Open<'_> {
+    fn open(&self) -> OpenDirectory<'_> {
         self.directory.open().unwrap()
     }
 
@@ -57,8 +69,8 @@ impl Place {
         self.directory.entries_of(pid).unwrap().pop()?.record.ok()
     }
 
-    fn settle(&self, own: &Record) -> Result<(), Error> {
-        self.open().settle(|| Some(own.clone()))
+    fn sync_sentinels(&self, own: &Record) -> Result<(), Error> {
+        self.open().sync_sentinels(|| Some(own.clone()))
     }
 
     /// Every path below the place, to show that nothing else has come or gone.
@@ -141,7 +153,7 @@ fn within(test: &str, needs: &str, shell: &str) -> bool {
         eprintln!("skipped: {test}: this machine refuses: {needs}");
         return false;
     }
-    let name = format!("store::directory::tests::{test}");
+    let name = format!("store::tests::{test}");
     let home = TempDir::new().unwrap();
     let output = Command::new("sh")
         .args(["-c", shell, "sh"])
@@ -204,7 +216,7 @@ fn the_sentinels_follow_the_records() {
         (own(State::Stopped), false, false),
     ] {
         place.publish(&record);
-        place.settle(&record).unwrap();
+        place.sync_sentinels(&record).unwrap();
         assert_eq!(place.ready().exists(), ready, "{}", record.state);
         assert_eq!(place.path("sidekiq/drained").exists(), is_drained, "{}", record.state);
     }
@@ -222,7 +234,7 @@ fn no_process_hides_or_fakes_anothers_readiness() {
         (of(neighbour.pid(), State::Quiet), true),
     ] {
         place.publish(&record);
-        place.settle(&running).unwrap();
+        place.sync_sentinels(&running).unwrap();
         assert_eq!(place.ready().exists(), ready, "{record:?}");
         place.open().withdraw_record(&record.identity).unwrap();
     }
@@ -230,14 +242,14 @@ fn no_process_hides_or_fakes_anothers_readiness() {
     let mut quiet = of(neighbour.pid(), State::Quiet);
     quiet.identity.start_time = None;
     place.publish(&quiet);
-    place.settle(&running).unwrap();
+    place.sync_sentinels(&running).unwrap();
     assert!(!place.ready().exists());
     drop(neighbour);
-    place.settle(&running).unwrap();
+    place.sync_sentinels(&running).unwrap();
     assert!(place.ready().exists(), "once it is gone it hides nothing");
 
     place.publish(&gone(State::Running));
-    place.settle(&own(State::Booting)).unwrap();
+    place.sync_sentinels(&own(State::Booting)).unwrap();
     assert!(!place.ready().exists(), "a dead one fakes nothing");
 }
 
@@ -250,17 +262,17 @@ fn a_process_that_stops_being_ready_meanwhile_is_not_put_up() {
         asked.set(asked.get() + 1);
         Some(own(if asked.get() == 1 { State::Running } else { State::Quiet }))
     };
-    place.open().settle(changing).unwrap();
+    place.open().sync_sentinels(changing).unwrap();
     assert!(!place.ready().exists());
     assert_eq!(place.all(), ["sidekiq", "sidekiq/processes"], "nothing is left aside");
 
     // It stood, is withdrawn while the records are read, and stays away: whoever withdrew it has the last word.
-    place.settle(&own(State::Running)).unwrap();
+    place.sync_sentinels(&own(State::Running)).unwrap();
     let withdrawing = || {
         place.open().withdraw_ready().unwrap();
         Some(own(State::Running))
     };
-    place.open().settle(withdrawing).unwrap();
+    place.open().sync_sentinels(withdrawing).unwrap();
     assert!(!place.ready().exists());
 }
 
@@ -273,9 +285,9 @@ fn modes(umask: u32) {
     let place = Place::new();
     let running = own(State::Running);
     place.publish(&running);
-    place.settle(&running).unwrap();
+    place.sync_sentinels(&running).unwrap();
     let elsewhere = Directory::new(place.directory.path(), Some(&place.path("pids/started")));
-    elsewhere.open().unwrap().settle(|| Some(running.clone())).unwrap();
+    elsewhere.open().unwrap().sync_sentinels(|| Some(running.clone())).unwrap();
     let record = format!("sidekiq/processes/{}", running.identity.pid);
     for (name, mode) in READY_TREE.into_iter().chain([(record.as_str(), 0o644), ("pids/started", 0o644)]) {
         let found = fs::symlink_metadata(place.path(name)).unwrap().mode() & 0o7777;
@@ -361,7 +373,7 @@ fn a_link_in_place_of_a_file_is_replaced_or_removed_and_its_target_is_not_touche
     let read = place.directory.read().unwrap();
     assert_eq!(read[0].record, Err("it is a symbolic link".to_owned()));
     place.publish(&running);
-    place.settle(&running).unwrap();
+    place.sync_sentinels(&running).unwrap();
     assert!(place.ready().is_file() && !place.ready().is_symlink());
     assert!(place.record_file(pid).is_file() && !place.record_file(pid).is_symlink());
     assert!(!place.path("sidekiq/drained").is_symlink(), "removed");
@@ -434,12 +446,12 @@ fn on_a_full_file_system_the_record_stays_true() {
     let mut record = own(State::Running);
     let pid = record.identity.pid;
     place.publish(&record);
-    place.settle(&record).unwrap();
+    place.sync_sentinels(&record).unwrap();
     fill(&place);
 
     record.enter(State::Quiet, Some("SIGTSTP".to_owned()));
     said(place.open().publish_record(&record, Durability::Flushed));
-    place.settle(&record).unwrap();
+    place.sync_sentinels(&record).unwrap();
     assert!(!place.ready().exists());
     assert_eq!(place.record(pid).as_ref(), Some(&record), "written over the old one");
     fill(&place); // What was removed has left some room.
@@ -465,7 +477,7 @@ fn on_a_full_file_system_the_record_stays_true() {
     said(place.open().publish_record(&record, Durability::Flushed));
     assert_eq!(place.record(pid), None, "none is better than an untrue one");
     fill(&place);
-    said(place.settle(&own(State::Running)));
+    said(place.sync_sentinels(&own(State::Running)));
     assert!(!place.ready().exists());
 
     fs::remove_file(place.path("filling")).unwrap();
@@ -490,7 +502,7 @@ fn a_read_only_file_system_says_so_and_is_readable() {
     let open = place.open();
     for done in [
         open.publish_record(&running, Durability::Whole),
-        place.settle(&running),
+        place.sync_sentinels(&running),
         open.withdraw_record(&of(1 << 22, State::Running).identity),
     ] {
         let said = error(done);
@@ -508,12 +520,12 @@ fn a_read_only_file_system_says_so_and_is_readable() {
 fn a_ready_file_elsewhere() {
     let place = Place::with_ready_file(Some("shared/pids/started"));
     let running = own(State::Running);
-    place.settle(&running).unwrap();
+    place.sync_sentinels(&running).unwrap();
     assert_eq!(fs::read_to_string(place.path("shared/pids/started")).unwrap(), "sidekiq_lifecycle ready\n");
     assert!(!place.ready().exists());
-    place.settle(&own(State::Quiet)).unwrap();
+    place.sync_sentinels(&own(State::Quiet)).unwrap();
     assert_eq!(place.all(), ["shared", "shared/pids", "sidekiq", "sidekiq/processes"]);
-    place.settle(&running).unwrap();
+    place.sync_sentinels(&running).unwrap();
     place.open().withdraw_ready().unwrap();
     assert!(!place.path("shared/pids/started").exists());
 }
@@ -529,9 +541,9 @@ fn parents_of_a_ready_file_may_be_links() {
     let place = Place::with_ready_file(Some("pids/started"));
     fs::create_dir(place.path("shared")).unwrap();
     symlink("shared", place.path("pids")).unwrap();
-    place.settle(&own(State::Running)).unwrap();
+    place.sync_sentinels(&own(State::Running)).unwrap();
     assert!(place.path("shared/started").is_file());
-    place.settle(&own(State::Quiet)).unwrap();
+    place.sync_sentinels(&own(State::Quiet)).unwrap();
     assert!(!place.path("shared/started").exists());
 }
 
@@ -556,9 +568,9 @@ fn a_foreign_file_in_place_of_the_ready_file_is_neither_replaced_nor_removed() {
         place.open();
         let inode = |path: &Path| fs::symlink_metadata(path).unwrap().ino();
         let (before, planted) = (place.all(), inode(&place.path("started")));
-        let said = error(place.settle(&own(State::Running)));
+        let said = error(place.sync_sentinels(&own(State::Running)));
         assert!(said.ends_with("move it away or set another ready_file"), "{what}: {said}");
-        assert_eq!(error(place.settle(&own(State::Quiet))), "no error", "{what}");
+        assert_eq!(error(place.sync_sentinels(&own(State::Quiet))), "no error", "{what}");
         assert_eq!(error(place.open().withdraw_ready()), "no error", "{what}");
         assert_eq!((place.all(), inode(&place.path("started"))), (before, planted), "{what}");
     }
@@ -568,9 +580,9 @@ fn a_foreign_file_in_place_of_the_ready_file_is_neither_replaced_nor_removed() {
 fn an_empty_ready_file_is_taken_over() {
     let place = Place::with_ready_file(Some("started"));
     fs::write(place.path("started"), "").unwrap();
-    place.settle(&own(State::Running)).unwrap();
+    place.sync_sentinels(&own(State::Running)).unwrap();
     assert!(place.path("started").exists());
-    place.settle(&own(State::Quiet)).unwrap();
+    place.sync_sentinels(&own(State::Quiet)).unwrap();
     assert!(!place.path("started").exists());
 }
 
@@ -578,7 +590,7 @@ fn an_empty_ready_file_is_taken_over() {
 fn a_file_among_the_parents_of_a_ready_file() {
     let place = Place::with_ready_file(Some("tmp/pids/started"));
     fs::write(place.path("tmp"), "").unwrap();
-    let said = error(place.settle(&own(State::Running)));
+    let said = error(place.sync_sentinels(&own(State::Running)));
     assert!(said.starts_with(&format!("{} is not a directory", place.path("tmp").display())), "{said}");
 }
 
@@ -745,7 +757,7 @@ fn two_containers_with_one_pid_have_a_record_each() {
 
     // Nobody knows what a broken record is; in another's place it hides nobody.
     fs::write(place.path(&format!("sidekiq/processes/{pid}-1-5c7be2aa")), "{").unwrap();
-    place.settle(&ours).unwrap();
+    place.sync_sentinels(&ours).unwrap();
     assert!(place.ready().exists());
 }
 
@@ -783,7 +795,7 @@ fn the_sentinels_speak_of_all_containers_and_the_probes_of_the_own_one() {
         let ours = own(ours);
         place.publish(&theirs);
         place.publish(&ours);
-        place.settle(&ours).unwrap();
+        place.sync_sentinels(&ours).unwrap();
         assert_eq!(place.ready().exists(), ready, "{} {theirs:?}", ours.state);
         assert_eq!(answer(&place, Probe::Ready), ours.state == State::Running, "{} {theirs:?}", ours.state);
         assert_eq!(answer(&place, Probe::Live), ours.state != State::Stopped, "{} {theirs:?}", ours.state);
@@ -793,24 +805,24 @@ fn the_sentinels_speak_of_all_containers_and_the_probes_of_the_own_one() {
 #[test]
 fn another_container_at_work_in_the_directory_is_noticed() {
     let own_record = Record::begin(About::default(), None);
-    let stranger = |theirs: &Record| {
+    let foreign_process = |theirs: &Record| {
         let place = Place::new();
         place.publish(theirs);
-        place.open().stranger(&own_record)
+        place.open().foreign_process(&own_record)
     };
     let mut theirs = of(own_record.identity.pid, State::Running);
     theirs.beat = theirs.beat.map(|beat| beat + jiff::SignedDuration::from_secs(1));
-    assert_eq!(stranger(&theirs), None, "of this container");
+    assert_eq!(foreign_process(&theirs), None, "of this container");
     theirs.identity.pid_namespace = Some(1);
-    assert_eq!(stranger(&theirs), Some(theirs.identity.pid), "with the same pid, too");
+    assert_eq!(foreign_process(&theirs), Some(theirs.identity.pid), "with the same pid, too");
     theirs.identity.boot_id = Some("another".to_owned());
-    assert_eq!(stranger(&theirs), Some(theirs.identity.pid), "on another machine");
+    assert_eq!(foreign_process(&theirs), Some(theirs.identity.pid), "on another machine");
     theirs.beat = theirs.beat.map(|beat| beat - jiff::SignedDuration::from_secs(3600));
-    assert_eq!(stranger(&theirs), None, "from before the machine was booted anew");
+    assert_eq!(foreign_process(&theirs), None, "from before the machine was booted anew");
     theirs.identity.boot_id = crate::sys::identity::Identity::own().boot_id;
-    assert_eq!(stranger(&theirs), None, "a predecessor, from before this process began");
+    assert_eq!(foreign_process(&theirs), None, "a predecessor, from before this process began");
     theirs.beat = None;
-    assert_eq!(stranger(&theirs), None, "it has never beaten");
+    assert_eq!(foreign_process(&theirs), None, "it has never beaten");
 }
 
 // ---- records that are none ----
@@ -824,7 +836,7 @@ fn names_that_are_no_pid_are_passed_over() {
     }
     assert_eq!(place.directory.read().unwrap().len(), 0);
     let running = own(State::Running);
-    place.settle(&running).unwrap();
+    place.sync_sentinels(&running).unwrap();
     assert!(place.ready().exists());
 }
 
@@ -854,7 +866,7 @@ fn what_is_planted_in_place_of_a_record_is_told_and_hangs_nobody() {
         let said = entries[0].record.as_ref().unwrap_err();
         assert!(said.contains(reason), "{what}: {said}");
         // Its process is there and may be a Sidekiq that is not ready.
-        place.settle(&own(State::Running)).unwrap();
+        place.sync_sentinels(&own(State::Running)).unwrap();
         assert!(!place.ready().exists(), "{what}");
     }
 }
@@ -867,7 +879,7 @@ fn an_unreadable_record_that_nobody_writes_any_more_is_nobodys() {
     place.open();
     fs::write(&file, "").unwrap();
     make_old(&file);
-    place.settle(&own(State::Running)).unwrap();
+    place.sync_sentinels(&own(State::Running)).unwrap();
     assert!(place.ready().exists());
     place.open().sweep().unwrap();
     assert!(!file.exists());
@@ -888,7 +900,7 @@ fn a_directory_in_place_of_the_own_record_is_named() {
 fn a_directory_in_place_of_a_sentinel_is_not_touched() {
     let place = Place::new();
     fs::create_dir_all(place.path("sidekiq/ready/inside")).unwrap();
-    for done in [place.settle(&own(State::Running)), place.settle(&own(State::Quiet))] {
+    for done in [place.sync_sentinels(&own(State::Running)), place.sync_sentinels(&own(State::Quiet))] {
         let said = error(done);
         assert!(
             said.ends_with("is not a ready file of sidekiq_lifecycle; move it away or set another ready_file"),
@@ -951,7 +963,7 @@ fn what_is_urgent_is_done_between_two_records() {
     let place = Place::new();
     let record = own(State::Running);
     place.publish(&record);
-    place.settle(&record).unwrap();
+    place.sync_sentinels(&record).unwrap();
     assert!(place.ready().exists());
     for pid in 4_000_001..4_000_010 {
         fs::write(place.record_file(pid), "hostile").unwrap();
@@ -962,7 +974,7 @@ fn what_is_urgent_is_done_between_two_records() {
         assert_eq!(place.ready().exists(), asked.get() <= 3, "before or after the third time");
         asked.get() == 3
     };
-    place.directory.open_with(&is_urgent).unwrap().settle(|| Some(record.clone())).unwrap();
+    place.directory.open_with(&is_urgent).unwrap().sync_sentinels(|| Some(record.clone())).unwrap();
     assert!(asked.get() >= 10);
     assert!(!place.ready().exists(), "it is not put up again from what was read before");
 }
@@ -970,19 +982,19 @@ fn what_is_urgent_is_done_between_two_records() {
 #[test]
 fn what_is_kept_is_given_up_and_never_what_is_somebody_elses_by_now() {
     let place = Place::new();
-    let mut kept = Kept::default();
-    assert!(!kept.let_go());
+    let mut kept = KeptDescriptors::default();
+    assert!(!kept.release());
     for (spare, count) in [(false, 1), (true, NEEDED), (true, NEEDED)] {
         kept.keep(place.open(), spare);
         assert_eq!(kept.0.len(), count);
     }
-    assert!(kept.let_go() && !kept.let_go());
+    assert!(kept.release() && !kept.release());
     // The number has become another file's.
     let theirs = fs::File::open(place.path("sidekiq")).unwrap();
     let wrong = Processes { place: (0, 0), descriptor: theirs.try_clone().unwrap().into() };
     let number = wrong.descriptor.as_raw_fd();
     kept.0.push(wrong);
-    assert!(kept.let_go());
+    assert!(kept.release());
     let seen = fs::metadata(format!("/proc/self/fd/{number}")).unwrap();
-    assert_eq!((seen.dev(), seen.ino()), super::place(&fstat(&theirs).unwrap()), "it is still open");
+    assert_eq!((seen.dev(), seen.ino()), super::files::device_and_inode(&fstat(&theirs).unwrap()), "it is still open");
 }

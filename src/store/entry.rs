@@ -1,0 +1,135 @@
+//! One file of `processes`: the record in it, or why it cannot be read.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, SystemTime};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{Mode, fstat, fstatat};
+
+use super::files::{is_regular, names};
+use super::record::Record;
+use super::record_name;
+use crate::model::probe::{Facts, MAX_BEAT_AGE, Presence};
+use crate::model::state::State;
+use crate::sys::identity::{self, Identity};
+
+/// Far more than a record with the longest messages has; with many hostile ones it is what each costs.
+const RECORD_LIMIT: u64 = 256 * 1024;
+
+/// What stands in `processes`.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its name.
+    pub(super) name: String,
+    /// The pid, from the name.
+    pub pid: i32,
+    /// The record, or why it cannot be read.
+    pub record: Result<Record, String>,
+    /// When it was written, as the file system says.
+    pub written: Option<SystemTime>,
+}
+
+impl Entry {
+    /// What the probes ask for.
+    #[must_use]
+    pub fn facts(&self) -> Facts {
+        match &self.record {
+            Ok(record) => record.facts(),
+            Err(reason) => {
+                let presence = match () {
+                    () if !record_name::is_of(&self.name, &Identity { pid: self.pid, ..Identity::own() }) => {
+                        Presence::Elsewhere
+                    }
+                    () if self.may_be_of_the_living() => Presence::Here,
+                    () => Presence::Gone,
+                };
+                Facts::unknown(self.pid, presence, reason.clone())
+            }
+        }
+    }
+
+    /// What the sentinels ask for, which speak of all containers: a Sidekiq of another one is there, if it lives beside `own`
+    /// process.
+    #[must_use]
+    pub fn facts_beside(&self, own: &Record) -> Facts {
+        let facts = self.facts();
+        if self.is_foreign(own) { Facts { presence: Presence::Here, ..facts } } else { facts }
+    }
+
+    /// An unreadable record tells no start time, so the pid in its name may be another process's by now. A Sidekiq
+    /// writes its record at every beat: what was written longer ago than a heart may be silent is nobody's.
+    fn may_be_of_the_living(&self) -> bool {
+        let age = self.written.and_then(|written| written.elapsed().ok());
+        identity::exists(self.pid) && age.is_none_or(|age| age <= MAX_BEAT_AGE)
+    }
+
+    /// Whether the process has ended, or was last heard of long ago in another container.
+    pub(super) fn is_left_over(&self) -> bool {
+        match (self.facts().presence, &self.record) {
+            (Presence::Here, _) => false,
+            (Presence::Elsewhere, Ok(record)) => record.state == State::Stopped || record.silence() > MAX_BEAT_AGE,
+            _ => true,
+        }
+    }
+
+    /// Whether it is the record of that process, or stands in its place.
+    pub(super) fn is_of(&self, identity: &Identity) -> bool {
+        match &self.record {
+            Ok(record) => record.identity.pid == identity.pid && record.identity.is_of_same_place(identity),
+            Err(_) => record_name::is_of(&self.name, identity),
+        }
+    }
+
+    /// Whether it is a Sidekiq's of another container or machine that has beaten since `own` process began: it lives beside
+    /// that one, and is not what a container has left that was killed.
+    pub(super) fn is_foreign(&self, own: &Record) -> bool {
+        let began = own.timings.get(&State::Booting.to_string());
+        let has_beaten = |record: &Record| record.beat.as_ref() > began && began.is_some();
+        self.facts().presence == Presence::Elsewhere
+            && !self.is_left_over()
+            && self.record.as_ref().is_ok_and(has_beaten)
+    }
+}
+
+/// The names of the records whose pid is wanted. Long ones come first: a record that gives up its long name for the
+/// ordinary one meanwhile has either when it is looked for.
+pub(super) fn record_names(processes: &OwnedFd, is_wanted: impl Fn(i32) -> bool) -> nix::Result<Vec<String>> {
+    let mut names = names(processes)?;
+    names.retain(|name| record_name::pid(name).is_some_and(&is_wanted));
+    names.sort_by_key(|name| !name.contains('-'));
+    Ok(names)
+}
+
+pub(super) fn entry(processes: &OwnedFd, name: String) -> Option<Entry> {
+    let record = read_record(processes, &name).transpose()?;
+    Some(Entry { pid: record_name::pid(&name)?, record, written: written(processes, &name), name })
+}
+
+/// `Ok(None)`: it has gone meanwhile.
+pub(super) fn read_record(processes: &impl AsFd, name: &str) -> Result<Option<Record>, String> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let file = match openat(processes, name, flags, Mode::empty()) {
+        Ok(file) => file,
+        Err(Errno::ENOENT) => return Ok(None),
+        Err(Errno::ELOOP) => return Err("it is a symbolic link".to_owned()),
+        Err(errno) => return Err(errno.desc().to_owned()),
+    };
+    let Some(stat) = fstat(&file).ok().filter(is_regular) else { return Err("it is not a file".to_owned()) };
+    // With room for one byte more it is read at once, and its end is seen.
+    let size = u64::try_from(stat.st_size).unwrap_or_default().min(RECORD_LIMIT) + 1;
+    let mut json = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
+    File::from(file).take(RECORD_LIMIT).read_to_end(&mut json).map_err(|error| error.to_string())?;
+    let record = Record::parse(&json)?;
+    if !record_name::is_of(name, &record.identity) {
+        return Err(format!("it speaks of process {}", record.identity.pid));
+    }
+    Ok(Some(record))
+}
+
+pub(super) fn written(processes: &impl AsFd, name: &str) -> Option<SystemTime> {
+    let stat = fstatat(processes, name, AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(stat.st_mtime).ok()?))
+}
