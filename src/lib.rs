@@ -8,6 +8,7 @@
 //! | modules | what they are |
 //! |---|---|
 //! | [`model`] | the rules: states, probes, the signal path; plain values only: no clock, no file, no process |
+//! | [`output`] | standard output and standard error: error lines, progress |
 //! | [`sys`] | the operating system, without policy: /proc, signals, ptrace, pidfds, systemd's and Docker's sockets |
 //! | [`store`] | the lifecycle directory: records, sentinels, and how a Sidekiq is found |
 //! | `relay`, [`init`] | programs of their own: the process that forwards signals past shells, and `run` |
@@ -19,6 +20,7 @@ pub mod cli;
 pub mod doctor;
 pub mod init;
 pub mod model;
+pub mod output;
 #[cfg(target_os = "linux")]
 pub mod relay;
 pub mod store;

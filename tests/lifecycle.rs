@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use sidekiq_lifecycle::model::state::State;
 use sidekiq_lifecycle::store::directory::Directory;
 use sidekiq_lifecycle::store::record::{About, Record};
-use sidekiq_lifecycle::worker::Lifecycle;
+use sidekiq_lifecycle::worker::lifecycle::Lifecycle;
 use tempfile::TempDir;
 
 /// A hook waits for the disk, but not for ever; so a test on a slow machine waits on.
@@ -76,7 +76,7 @@ fn the_record_is_found_by_the_writers_descriptor() {
     lifecycle.started();
     let own = i32::try_from(std::process::id()).unwrap();
     let nowhere = Directory::new(&home.path().join("nowhere"), None);
-    let found = || sidekiq_lifecycle::store::lookup::with_pid(own, &nowhere).and_then(|found| found.record);
+    let found = || sidekiq_lifecycle::store::lookup::with_pid(own, &nowhere).and_then(|found| found.record.ok());
     eventually(|| found().is_some_and(|record| record.identity.pid == own));
 }
 

@@ -11,8 +11,8 @@ use clap::error::ErrorKind;
 use clap::{Arg, Args, Command, Error, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use crate::cli::control::time;
 use crate::cli::hand_over;
+use crate::model::duration;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -144,7 +144,7 @@ struct Steering {
 #[derive(Debug, Args, Serialize)]
 struct Patience {
     /// The longest to wait, such as 90s, 10m or 2h [default: as long as it takes]
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = seconds)]
     timeout: Option<f64>,
 }
 
@@ -204,8 +204,8 @@ fn batch(text: &str) -> Result<Batch, String> {
     batch.ok_or_else(|| "write a number of processes, such as 5, or a part of them, such as 10%".to_owned())
 }
 
-fn duration(text: &str) -> Result<f64, String> {
-    time(text).map(|time| time.as_secs_f64())
+fn seconds(text: &str) -> Result<f64, String> {
+    duration::parse_argument(text).map(|time| time.as_secs_f64())
 }
 
 const FIELDS: [&str; 7] = ["hostname", "tag", "label", "queue", "version", "process", "identity"];

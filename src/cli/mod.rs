@@ -16,6 +16,8 @@ use crate::doctor;
 use crate::init;
 use crate::model::probe::{self, Facts, MAX_BEAT_AGE, Probe};
 use crate::model::text::one_line;
+use crate::output::print_error;
+use crate::store::lookup::ObservedProcess;
 #[cfg(target_os = "linux")]
 use crate::sys::signals::disposition;
 
@@ -24,15 +26,12 @@ pub mod fleet;
 pub mod generate;
 mod hand_over;
 mod manual;
-pub mod progress;
-#[cfg(target_os = "linux")]
-mod screen;
 pub mod status;
 pub mod target;
 
 use fleet::Fleet;
 use generate::Generate;
-use target::{Place, Who, Whom};
+use target::{DirArg, Target, TargetArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -69,16 +68,16 @@ enum Command {
         #[arg(value_enum, default_value_t = Question::Ready)]
         probe: Question,
         #[command(flatten)]
-        who: Whom,
+        target: TargetArgs,
         /// The oldest heartbeat that still counts, in seconds
         #[arg(long, value_name = "SECONDS", default_value_t = MAX_BEAT_AGE.as_secs_f64(), value_parser = seconds)]
         max_age: f64,
     },
     Status(status::Options),
-    Quiet(control::Quiet),
-    Stop(control::Stop),
-    Wait(control::Wait),
-    Run(init::Options),
+    Quiet(control::options::Quiet),
+    Stop(control::options::Stop),
+    Wait(control::options::Wait),
+    Run(init::options::Options),
     Fleet(Fleet),
     Generate(Generate),
     /// Tell whether a SIGTERM reaches Sidekiq and leaves it the time it takes: 0 safe, 1 loses jobs, 3 could not tell
@@ -88,7 +87,7 @@ enum Command {
     /// takes jobs from the Redis that it is set to.
     Doctor {
         #[command(flatten)]
-        place: Place,
+        directory: DirArg,
         /// Print JSON for machines
         #[arg(long)]
         json: bool,
@@ -116,7 +115,7 @@ enum Command {
 #[derive(Debug, Parser)]
 #[command(name = "sidekiq-lifecycle", version, disable_help_subcommand = true, max_term_width = 100)]
 enum InitAlone {
-    Run(init::Options),
+    Run(init::options::Options),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -151,15 +150,15 @@ fn seconds(text: &str) -> Result<f64, String> {
 #[must_use]
 pub fn main() -> ExitCode {
     // What only Ruby calls is shown to nobody, in no help and no completion.
-    if env::args_os().skip(1).eq([progress::SUBCOMMAND]) {
-        return progress::main();
+    if env::args_os().skip(1).eq([crate::output::progress::SUBCOMMAND]) {
+        return crate::output::progress::main();
     }
     match run(plain_check().or_else(init_alone).unwrap_or_else(|| Arguments::parse().command)) {
         Ok(code) => code,
         // Whoever read our output has gone; there is nobody to tell.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&error.to_string());
+            print_error(&error.to_string());
             ExitCode::FAILURE
         }
     }
@@ -184,7 +183,7 @@ fn plain_check() -> Option<Command> {
     let has_directory = directory.as_ref().is_none_or(|path| !path.is_empty());
     (has_directory && words.next().is_none()).then(|| Command::Check {
         probe: probe.unwrap_or(Question::Ready),
-        who: Whom::of_directory(directory.map(PathBuf::from)),
+        target: TargetArgs::of_directory(directory.map(PathBuf::from)),
         max_age: MAX_BEAT_AGE.as_secs_f64(),
     })
 }
@@ -198,9 +197,9 @@ fn init_alone() -> Option<Command> {
 fn run(command: Command) -> io::Result<ExitCode> {
     let out = &mut anstream::stdout().lock();
     match command {
-        Command::Check { probe, who, max_age } => {
+        Command::Check { probe, target, max_age } => {
             let max_age = Duration::try_from_secs_f64(max_age).unwrap_or(MAX_BEAT_AGE);
-            Ok(check(out, probe.into(), &who.into(), max_age))
+            Ok(check(out, probe.into(), &target.into(), max_age))
         }
         Command::Status(options) => status::main(out, options),
         Command::Quiet(options) => Ok(control::quiet(options)),
@@ -209,7 +208,7 @@ fn run(command: Command) -> io::Result<ExitCode> {
         Command::Run(options) => Ok(init::run(options)),
         Command::Fleet(options) => fleet::main(&options),
         Command::Generate(options) => generate::main(&options),
-        Command::Doctor { place, json, timeout, command } => doctor(out, place, json, timeout, &command),
+        Command::Doctor { directory, json, timeout, command } => doctor(out, directory, json, timeout, &command),
         Command::Path => {
             writeln!(out, "{}", env::current_exe()?.display())?;
             Ok(ExitCode::SUCCESS)
@@ -220,10 +219,16 @@ fn run(command: Command) -> io::Result<ExitCode> {
 }
 
 #[cfg(target_os = "linux")]
-fn doctor(out: &mut impl Write, place: Place, json: bool, timeout: f64, command: &[OsString]) -> io::Result<ExitCode> {
+fn doctor(
+    out: &mut impl Write,
+    directory: DirArg,
+    json: bool,
+    timeout: f64,
+    command: &[OsString],
+) -> io::Result<ExitCode> {
     disposition::wait_for_children()?;
     let code = if command.is_empty() {
-        doctor::main(out, &place.directory(), json)?
+        doctor::main(out, &directory.directory(), json)?
     } else {
         doctor::trial::main(out, command, Duration::from_secs_f64(timeout), json)?
     };
@@ -231,14 +236,14 @@ fn doctor(out: &mut impl Write, place: Place, json: bool, timeout: f64, command:
 }
 
 #[cfg(not(target_os = "linux"))]
-fn doctor(out: &mut impl Write, _: Place, _: bool, _: f64, _: &[OsString]) -> io::Result<ExitCode> {
+fn doctor(out: &mut impl Write, _: DirArg, _: bool, _: f64, _: &[OsString]) -> io::Result<ExitCode> {
     writeln!(out, "could not tell: the doctor needs Linux")?;
     Ok(ExitCode::from(3))
 }
 
-fn check(out: &mut impl Write, probe: Probe, who: &Who, max_age: Duration) -> ExitCode {
-    let answer = who.sights(true).and_then(|sights| {
-        let facts: Vec<Facts> = sights.into_iter().map(|sight| sight.facts).collect();
+fn check(out: &mut impl Write, probe: Probe, target: &Target, max_age: Duration) -> ExitCode {
+    let answer = target.observe(true).map_err(|error| error.to_string()).and_then(|processes| {
+        let facts: Vec<Facts> = processes.iter().map(ObservedProcess::facts).collect();
         probe::ask(&facts, probe, max_age)
     });
     let (code, line) = match answer {
@@ -248,11 +253,6 @@ fn check(out: &mut impl Write, probe: Probe, who: &Who, max_age: Duration) -> Ex
     // The exit code is the answer, whether or not anybody can read the line.
     let _ = writeln!(out, "{line}");
     code
-}
-
-/// Says on standard error what is wrong. That it may be full or closed changes nothing.
-pub(crate) fn complain(reason: &str) {
-    let _ = writeln!(io::stderr(), "sidekiq-lifecycle: {}", one_line(reason));
 }
 
 #[cfg(test)]

@@ -1,22 +1,22 @@
-//! Whom a command is about: one lifecycle directory, one process, or every Sidekiq that can be seen from here.
+//! What a command is about: one lifecycle directory, one process, or every Sidekiq that can be seen from here.
 
 use std::env;
 use std::path::{self, Path, PathBuf};
 
+use crate::store;
 use crate::store::directory::{DEFAULT, Directory};
-use crate::store::error::Error;
-use crate::store::lookup::{self, Found, Sight};
+use crate::store::lookup::{self, ObservedProcess};
 use crate::sys::procfs::Snapshot;
 
 /// Where to look.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Place {
+pub struct DirArg {
     /// The lifecycle directory [default: $SIDEKIQ_LIFECYCLE_DIR, else tmp/sidekiq]
     #[arg(long = "dir", value_name = "DIR")]
     directory: Option<PathBuf>,
 }
 
-impl Place {
+impl DirArg {
     /// As Ruby finds it; absolute, for whoever reads the answer may not know where it was asked.
     #[must_use]
     pub fn directory(self) -> Directory {
@@ -26,11 +26,11 @@ impl Place {
     }
 }
 
-/// Whom to ask or to tell.
+/// Which processes.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Whom {
+pub struct TargetArgs {
     #[command(flatten)]
-    place: Place,
+    directory: DirArg,
     /// One process, wherever its directory is
     #[arg(long, value_name = "PID", conflicts_with_all = ["directory", "all"], value_parser = clap::value_parser!(i32).range(1..))]
     pid: Option<i32>,
@@ -41,34 +41,34 @@ pub struct Whom {
 
 /// The same, decided.
 #[derive(Clone, Debug)]
-pub enum Who {
+pub enum Target {
     /// All of a directory.
     Directory(Directory),
-    /// One process; where its record is if it tells no other place.
+    /// One process; where its record is if it tells no other directory.
     Pid(i32, Directory),
     /// Every one.
     All,
 }
 
-impl Whom {
+impl TargetArgs {
     /// All of a directory; `None` is the default one.
     #[must_use]
     pub fn of_directory(directory: Option<PathBuf>) -> Self {
-        Self { place: Place { directory }, pid: None, all: false }
+        Self { directory: DirArg { directory }, pid: None, all: false }
     }
 }
 
-impl From<Whom> for Who {
-    fn from(whom: Whom) -> Self {
-        match whom {
-            Whom { all: true, .. } => Self::All,
-            Whom { pid: Some(pid), place, .. } => Self::Pid(pid, place.directory()),
-            Whom { place, .. } => Self::Directory(place.directory()),
+impl From<TargetArgs> for Target {
+    fn from(args: TargetArgs) -> Self {
+        match args {
+            TargetArgs { all: true, .. } => Self::All,
+            TargetArgs { pid: Some(pid), directory, .. } => Self::Pid(pid, directory.directory()),
+            TargetArgs { directory, .. } => Self::Directory(directory.directory()),
         }
     }
 }
 
-impl Who {
+impl Target {
     /// The directory, if it is about one.
     #[must_use]
     pub fn directory(&self) -> Option<&Path> {
@@ -78,42 +78,63 @@ impl Who {
         }
     }
 
-    /// All that is known of them now. A directory that has not been made yet is a failure only if it has to be there.
+    /// What can be seen of them now. A directory that has not been created yet is an error only if it `must_exist`.
     ///
     /// # Errors
-    /// Why nothing is, in one sentence.
-    pub fn sights(&self, has_to_be_there: bool) -> Result<Vec<Sight>, String> {
+    /// Why nothing can be seen.
+    pub fn observe(&self, must_exist: bool) -> Result<Vec<ObservedProcess>, Error> {
         match self {
             Self::Directory(directory) => match directory.read() {
-                Ok(entries) => Ok(entries.into_iter().map(Sight::from).collect()),
-                Err(Error::Missing(_)) if !has_to_be_there => Ok(Vec::new()),
-                Err(error) => Err(error.to_string()),
+                Ok(entries) => {
+                    Ok(entries.into_iter().map(|entry| ObservedProcess::recorded(entry, directory)).collect())
+                }
+                Err(store::error::Error::Missing(_)) if !must_exist => Ok(Vec::new()),
+                Err(error) => Err(error.into()),
             },
-            Self::Pid(..) | Self::All => Ok(self.find()?.into_iter().map(Sight::from).collect()),
+            Self::Pid(..) | Self::All => self.find(),
         }
     }
 
     /// Those that live, by /proc.
     ///
     /// # Errors
-    /// Why none is found, in one sentence.
-    pub fn find(&self) -> Result<Vec<Found>, String> {
+    /// Why none is found.
+    pub fn find(&self) -> Result<Vec<ObservedProcess>, Error> {
         if !matches!(self, Self::Directory(_)) && Snapshot::caller().is_none() {
-            return Err("--pid and --all need /proc, and there is none here".to_owned());
+            return Err(Error::NoProc);
         }
         match self {
-            Self::Directory(directory) => match lookup::registered(directory) {
-                Ok(registered) => Ok(registered.living),
-                Err(error) => Err(error.to_string()),
-            },
+            Self::Directory(directory) => Ok(lookup::registered(directory)?.living),
             Self::Pid(pid, default) => match (lookup::with_pid(*pid, default), Snapshot::of(*pid)) {
                 (Some(found), _) => Ok(vec![found]),
                 (None, Some(snapshot)) if !snapshot.has_ended() => {
-                    Err(format!("process {pid} ({}) is no Sidekiq", snapshot.name))
+                    Err(Error::NotSidekiq { pid: *pid, name: snapshot.name })
                 }
-                (None, _) => Err(format!("there is no process {pid}")),
+                (None, _) => Err(Error::NoProcess(*pid)),
             },
             Self::All => Ok(lookup::among(&Snapshot::living())),
         }
     }
+}
+
+/// Why a target cannot be found.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The directory cannot be read.
+    #[error(transparent)]
+    Directory(#[from] store::error::Error),
+    /// /proc is not mounted.
+    #[error("--pid and --all need /proc, which is not mounted here")]
+    NoProc,
+    /// There is another program.
+    #[error("process {pid} ({name}) is not a Sidekiq")]
+    NotSidekiq {
+        /// The process.
+        pid: i32,
+        /// What it is.
+        name: String,
+    },
+    /// There is none.
+    #[error("there is no process {0}")]
+    NoProcess(i32),
 }

@@ -17,11 +17,10 @@ use crate::model::text::{as_root, masked};
 use crate::store::directory::Directory;
 use crate::store::entry::Entry;
 use crate::store::health::Health;
-use crate::store::lookup::{Found, is_elsewhere, is_of};
+use crate::store::lookup::{ObservedProcess, is_elsewhere, is_of};
 use crate::store::record::{About, Record};
 use crate::sys::platform::{self, Service};
 use crate::sys::procfs::{Mask, Snapshot};
-use crate::worker::stop_timeout;
 
 /// One Sidekiq.
 #[derive(Debug, Serialize)]
@@ -108,7 +107,7 @@ pub struct Time {
 impl Time {
     fn of(pid: i32, need: Need, about: &About, service: Option<Service>, has_gem: bool, is_persons: bool) -> Self {
         let is_heard = service.as_ref().is_some_and(|service| service.is_heard);
-        let found = stop_timeout(about);
+        let found = platform::stop_timeout(about.stop_timeout);
         let wrong = found.as_ref().err().cloned();
         let stop = found.ok().flatten().or_else(|| service.and_then(|service| service.stop_timeout));
         let stop = stop.or_else(|| platform::engine_stop_timeout(pid));
@@ -141,17 +140,22 @@ pub struct Measured {
 
 impl Examination {
     /// `service` is the one of systemd that it belongs to.
-    pub(super) fn of(found: &Found, all: &[Snapshot], service: Option<Service>) -> Self {
-        let Found { snapshot, record, directory } = found;
+    pub(super) fn of(
+        snapshot: &Snapshot,
+        process: &ObservedProcess,
+        all: &[Snapshot],
+        service: Option<Service>,
+    ) -> Self {
+        let (record, directory) = (process.record.as_ref().ok(), &process.directory);
         let chain = Snapshot::chain(snapshot.pid);
         let relay = relay(&chain, all);
         let seen = Snapshot::path(snapshot.pid).with_kill_mode(service.as_ref().and_then(|service| service.kill_mode));
         // Another Sidekiq's relay carries nothing to this one.
         let path = if relay.is_some() { seen } else { seen.without_relay() };
         let has_gem = has_gem(snapshot, record.is_some());
-        let said = record.as_ref().and_then(|record| record.signal_path.as_ref()?.no_relay.clone());
-        let about = record.as_ref().map(|record| record.about.clone()).unwrap_or_default();
-        let hooks = record.as_ref().map(|record| record.slow_hooks()).unwrap_or_default();
+        let said = record.and_then(|record| record.signal_path.as_ref()?.no_relay.clone());
+        let about = record.map(|record| record.about.clone()).unwrap_or_default();
+        let hooks = record.map(|record| record.slow_hooks()).unwrap_or_default();
         let need = Need { timeout: about.timeout, hooks };
         let time = Time::of(snapshot.pid, need, &about, service, record.is_some(), path.is_persons());
         let path = path.with_needed(time.needed);
@@ -173,7 +177,7 @@ impl Examination {
             path: &path,
             no_relay: relay.problem.as_deref(),
             time: &time.fit,
-            is_booting: is_booting(snapshot, record.as_ref()),
+            is_booting: is_booting(snapshot, record),
             is_embedded: about.embedded,
             measured: None,
         };
@@ -185,15 +189,15 @@ impl Examination {
             uid: snapshot.uid,
             sidekiq: about.sidekiq.clone().or(version),
             tag: about.tag.clone().filter(|tag| !tag.is_empty()),
-            state: record.as_ref().map(|record| record.state),
-            gem: record.as_ref().map(|record| record.version.clone()),
+            state: record.map(|record| record.state),
+            gem: record.map(|record| record.version.clone()),
             has_gem,
             signal_path: signal_path(&path),
             relay,
             blocked: names(snapshot.blocked),
             ignored: names(snapshot.ignored),
             directory: directory.path().to_owned(),
-            health: record.as_ref().map(|record| health(found, all, record.ready_file.as_ref())),
+            health: record.map(|record| health(snapshot, process, all, record.ready_file.as_ref())),
             problems: record.iter().flat_map(|record| &record.problems).filter(told).cloned().collect(),
             not_seen: not_seen(snapshot, has_gem),
             measured: None,
@@ -310,13 +314,13 @@ fn has_gem(snapshot: &Snapshot, has_record: bool) -> Option<bool> {
     Some(maps.contains("/sidekiq_lifecycle"))
 }
 
-fn health(found: &Found, all: &[Snapshot], ready_file: Option<&String>) -> Health {
-    let Found { snapshot, directory, record } = found;
+fn health(snapshot: &Snapshot, process: &ObservedProcess, all: &[Snapshot], ready_file: Option<&String>) -> Health {
+    let (record, directory) = (process.record.as_ref().ok(), &process.directory);
     let facts = |entry: &Entry| -> Facts {
         let is_here = |record| all.iter().any(|snapshot| is_of(record, snapshot));
         match &entry.record {
             Ok(record) if is_here(record) => record.facts_with(Presence::Here),
-            _ => record.as_ref().map_or_else(|| entry.facts(), |own| entry.facts_beside(own)),
+            _ => record.map_or_else(|| entry.facts(), |own| entry.facts_beside(own)),
         }
     };
     let ready_file = ready_file.map(|file| match is_elsewhere(snapshot) {

@@ -4,15 +4,20 @@ use std::io::{self, Write};
 
 use clap::builder::styling::{AnsiColor, Style};
 
-use super::Report;
 use super::examination::{Examination, Link};
+use super::report::Report;
 use crate::model::diagnosis::Verdict;
 use crate::model::signal_path::{Effect, Fate};
 use crate::model::stop_timeout::Fit;
 use crate::model::text::one_line;
 use crate::store::health::Health;
 
-pub(super) fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
+/// Prints the report, for people or as JSON.
+pub(super) fn print(out: &mut impl Write, report: &Report, json: bool) -> io::Result<()> {
+    if json {
+        serde_json::to_writer_pretty(&mut *out, report)?;
+        return writeln!(out);
+    }
     for sidekiq in &report.sidekiqs {
         let bold = Style::new().bold();
         writeln!(out, "{bold}{}{bold:#}\n", one_line(&title(sidekiq)))?;

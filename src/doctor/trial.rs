@@ -20,14 +20,16 @@ use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::examination::{Examination, Measured};
-use super::{Report, find, is_started};
+use super::examination::Measured;
+use super::report::{Report, SCHEMA, examine, find, is_started};
+use super::text::print;
 use crate::model::diagnosis::Verdict;
 use crate::model::signal_path::Fate;
 use crate::model::state::State;
 use crate::model::stop_timeout::EPILOGUE;
+use crate::output::progress::{Progress, Step};
 use crate::store::directory::Directory;
-use crate::store::lookup::Found;
+use crate::store::lookup::ObservedProcess;
 use crate::store::record::Record;
 use crate::sys::namespace;
 use crate::sys::procfs::Snapshot;
@@ -67,14 +69,14 @@ pub fn main(out: &mut impl Write, command: &[OsString], timeout: Duration, json:
         return Ok(128 + signal);
     }
     let report = report.unwrap_or_else(|reason| Report::failed(&reason));
-    report.print(out, json)?;
+    print(out, &report, json)?;
     Ok(report.exit_code())
 }
 
 impl Report {
     fn failed(reason: &str) -> Self {
         let summary = format!("{}: {reason}", Verdict::Unknown);
-        Self { schema: super::SCHEMA, verdict: Verdict::Unknown, summary, sidekiqs: Vec::new() }
+        Self { schema: SCHEMA, verdict: Verdict::Unknown, summary, sidekiqs: Vec::new() }
     }
 }
 
@@ -107,16 +109,16 @@ impl Trial {
     fn run(&mut self, timeout: Duration) -> Result<Report, String> {
         let found = self.wait_for_sidekiqs(timeout)?;
         let all = Snapshot::living();
-        let examined: Vec<Examination> = found.iter().map(|found| Examination::of(found, &all, None)).collect();
+        let examined = examine(&found, &all, |_| None);
         let measured = self.measure(&found);
         let sidekiqs = examined.into_iter().zip(measured).map(|(one, measured)| one.with(measured)).collect();
         Ok(Report::new(sidekiqs, "none stood in the trial"))
     }
 
     /// Until all that are there stand: with the gem they say so, without it their title does.
-    fn wait_for_sidekiqs(&mut self, timeout: Duration) -> Result<Vec<Found>, String> {
+    fn wait_for_sidekiqs(&mut self, timeout: Duration) -> Result<Vec<ObservedProcess>, String> {
         let began = Instant::now();
-        let progress = Progress("waiting for a Sidekiq to stand");
+        let (mut progress, waiting) = (Progress::default(), "waiting for a Sidekiq to start");
         let (mut before, mut since) = (Vec::new(), began);
         loop {
             if self.is_interrupted() {
@@ -128,8 +130,7 @@ impl Trial {
                 return Err(format!("the command ended before a Sidekiq stood ({status})"));
             }
             let found = find(&Snapshot::living(), &self.directory);
-            let standing: Vec<i32> =
-                found.iter().filter(|found| stands(found)).map(|found| found.snapshot.pid).collect();
+            let standing: Vec<i32> = found.iter().filter(|found| stands(found)).map(|found| found.pid).collect();
             if standing.is_empty() || standing.len() < found.len() || standing != before {
                 since = Instant::now();
             } else if since.elapsed() > SETTLED {
@@ -144,13 +145,13 @@ impl Trial {
                     timeout.as_secs_f64()
                 ));
             }
-            progress.show(began.elapsed());
+            show(&mut progress, waiting, began.elapsed());
             thread::sleep(Duration::from_millis(50));
         }
     }
 
     /// Sends the signals, and looks what becomes of every Sidekiq.
-    fn measure(&mut self, found: &[Found]) -> Vec<Measured> {
+    fn measure(&mut self, found: &[ObservedProcess]) -> Vec<Measured> {
         let quiet = self.measure_quiet(found);
         let stop = match self.has_ended() {
             None => self.measure_stop(found),
@@ -167,17 +168,17 @@ impl Trial {
     }
 
     /// A TSTP, and what each Sidekiq made of it, in words. What stands still goes on afterwards.
-    fn measure_quiet(&mut self, found: &[Found]) -> Vec<String> {
+    fn measure_quiet(&mut self, found: &[ObservedProcess]) -> Vec<String> {
         let sent = Instant::now();
         self.send(Signal::SIGTSTP);
-        let progress = Progress("waiting for Sidekiq to be quiet");
+        let (mut progress, waiting) = (Progress::default(), "waiting for Sidekiq to go quiet");
         let mut words: Vec<Option<String>> = vec![None; found.len()];
         while words.iter().any(Option::is_none) && self.has_ended().is_none() && !self.is_interrupted() {
             let elapsed = sent.elapsed();
             for (found, words) in found.iter().zip(&mut words).filter(|(_, words)| words.is_none()) {
                 *words = self.made_of_tstp(found, elapsed);
             }
-            progress.show(elapsed);
+            show(&mut progress, waiting, elapsed);
             thread::sleep(Duration::from_millis(20));
         }
         for stopped in Snapshot::living().iter().filter(|snapshot| snapshot.state == 'T') {
@@ -187,7 +188,7 @@ impl Trial {
         words.into_iter().map(|words| words.unwrap_or_else(|| ended.clone())).collect()
     }
 
-    fn made_of_tstp(&self, found: &Found, elapsed: Duration) -> Option<String> {
+    fn made_of_tstp(&self, found: &ObservedProcess, elapsed: Duration) -> Option<String> {
         let seconds = elapsed.as_secs_f64();
         let is_quiet = match record(found) {
             Some(record) => record.state >= State::Quiet,
@@ -199,38 +200,38 @@ impl Trial {
         if elapsed <= IDLE {
             return None;
         }
-        let is_frozen = Snapshot::of(found.snapshot.pid).is_some_and(|now| now.state == 'T');
+        let is_frozen = Snapshot::of(found.pid).is_some_and(|now| now.state == 'T');
         let what = if is_frozen { "froze Sidekiq" } else { "did not reach Sidekiq" };
         Some(format!("a SIGTSTP to PID 1 {what} within {} s", IDLE.as_secs()))
     }
 
     /// A TERM, and what became of each Sidekiq.
-    fn measure_stop(&mut self, found: &[Found]) -> Vec<Measured> {
+    fn measure_stop(&mut self, found: &[ObservedProcess]) -> Vec<Measured> {
         let sent = Instant::now();
         self.send(Signal::SIGTERM);
         let mut ended: Vec<Option<Duration>> = vec![None; found.len()];
-        let deadline = |found: &Found| {
-            let timeout = found.record.as_ref().and_then(|record| record.about.timeout).unwrap_or(DEFAULT_TIMEOUT);
+        let deadline = |found: &ObservedProcess| {
+            let timeout = timeout_of(found).unwrap_or(DEFAULT_TIMEOUT);
             IDLE.saturating_add(Duration::try_from_secs_f64(timeout + EPILOGUE).unwrap_or_default())
         };
-        let progress = Progress("waiting for Sidekiq to end");
+        let (mut progress, waiting) = (Progress::default(), "waiting for Sidekiq to exit");
         while ended.iter().any(Option::is_none) && !self.is_interrupted() {
             let elapsed = sent.elapsed();
             for (found, ended) in found.iter().zip(&mut ended) {
-                let is_there = Snapshot::of(found.snapshot.pid)
-                    .is_some_and(|now| now.start_time == found.snapshot.start_time && !now.has_ended());
+                let is_there = Snapshot::of(found.pid)
+                    .is_some_and(|now| Some(now.start_time) == started(found) && !now.has_ended());
                 if ended.is_none() && !is_there {
                     *ended = Some(elapsed);
                 }
             }
-            let is_hopeless = |found: &Found| !self.has_heard(found) && elapsed > IDLE;
-            let waits = |(found, ended): (&Found, &Option<Duration>)| {
+            let is_hopeless = |found: &ObservedProcess| !self.has_heard(found) && elapsed > IDLE;
+            let waits = |(found, ended): (&ObservedProcess, &Option<Duration>)| {
                 ended.is_none() && !is_hopeless(found) && elapsed < deadline(found)
             };
             if !found.iter().zip(&ended).any(waits) {
                 break;
             }
-            progress.show(elapsed);
+            show(&mut progress, waiting, elapsed);
             thread::sleep(Duration::from_millis(20));
         }
         drop(progress);
@@ -249,7 +250,7 @@ impl Trial {
             .collect()
     }
 
-    fn measured(&self, found: &Found, ended: Option<Duration>) -> Measured {
+    fn measured(&self, found: &ObservedProcess, ended: Option<Duration>) -> Measured {
         let seconds = ended.map(|ended| format!("{:.1} s", ended.as_secs_f64())).unwrap_or_default();
         let said = self.said();
         // Sidekiq's own log, where it comes here (cli.rb).
@@ -259,7 +260,7 @@ impl Trial {
             None if said.contains("Bye!") => Some(true),
             None => is_logged.then_some(false),
         };
-        let timeout = found.record.as_ref().and_then(|record| record.about.timeout);
+        let timeout = timeout_of(found);
         // An end before -t has passed was an idle Sidekiq's.
         let was_busy = ended.zip(timeout).is_some_and(|(ended, timeout)| ended.as_secs_f64() >= timeout);
         let (fate, words) = match (ended, is_whole) {
@@ -282,7 +283,7 @@ impl Trial {
             (None, _) if self.has_heard(found) => {
                 (None, "a SIGTERM to PID 1 arrived, and Sidekiq has not ended in the time that it has".to_owned())
             }
-            (None, _) if found.record.is_some() || is_logged => {
+            (None, _) if found.record.is_ok() || is_logged => {
                 (Some(Fate::Lost), format!("a SIGTERM to PID 1 did not reach Sidekiq within {} s", IDLE.as_secs()))
             }
             (None, _) => (None, format!("a SIGTERM to PID 1 did not end Sidekiq within {} s", IDLE.as_secs())),
@@ -290,7 +291,7 @@ impl Trial {
         Measured { fate, words, tstp: String::new() }
     }
 
-    fn has_heard(&self, found: &Found) -> bool {
+    fn has_heard(&self, found: &ObservedProcess) -> bool {
         match record(found) {
             Some(record) => record.state >= State::Stopping,
             None => self.said().contains("Shutting down"),
@@ -344,31 +345,30 @@ impl Drop for Trial {
     }
 }
 
-fn record(found: &Found) -> Option<Record> {
-    let identity = &found.record.as_ref()?.identity;
+fn record(found: &ObservedProcess) -> Option<Record> {
+    let identity = &found.record.as_ref().ok()?.identity;
     let entries = found.directory.entries_of(identity.pid).ok()?;
     entries.into_iter().filter_map(|entry| entry.record.ok()).find(|record| record.identity == *identity)
 }
 
-fn stands(found: &Found) -> bool {
-    found.record.as_ref().map_or_else(|| is_started(&found.snapshot), |record| record.state >= State::Running)
-}
-
-/// A line on a terminal, which is wiped out when it is dropped.
-struct Progress(&'static str);
-
-impl Progress {
-    fn show(&self, elapsed: Duration) {
-        if io::stderr().is_terminal() {
-            eprint!("\r{}… {} s ", self.0, elapsed.as_secs());
-        }
+fn stands(found: &ObservedProcess) -> bool {
+    match &found.record {
+        Ok(record) => record.state >= State::Running,
+        Err(_) => found.snapshot.as_ref().is_some_and(is_started),
     }
 }
 
-impl Drop for Progress {
-    fn drop(&mut self) {
-        if io::stderr().is_terminal() {
-            eprint!("\r\x1b[K");
-        }
+fn timeout_of(found: &ObservedProcess) -> Option<f64> {
+    found.record.as_ref().ok()?.about.timeout
+}
+
+fn started(found: &ObservedProcess) -> Option<u64> {
+    found.snapshot.as_ref().map(|snapshot| snapshot.start_time)
+}
+
+/// Only on a terminal: a log has what the command itself prints.
+fn show(progress: &mut Progress, message: &str, elapsed: Duration) {
+    if io::stderr().is_terminal() {
+        progress.show(&Step { message: message.to_owned(), begun: elapsed.as_secs_f64(), ..Step::default() });
     }
 }

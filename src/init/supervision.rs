@@ -11,7 +11,7 @@ use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpgid, getpgrp};
 
-use super::Options;
+use super::options::Options;
 use crate::model::recipients::{self, Process, Recipients, STOPPING, STOPS};
 use crate::model::signal_map::{self, Number};
 use crate::sys::children::{self, Change, Signals};

@@ -2,6 +2,7 @@
 
 pub mod companions;
 pub mod diagnosis;
+pub mod duration;
 pub mod forwarding;
 pub mod goal;
 pub mod hook_time;

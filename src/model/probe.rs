@@ -110,6 +110,12 @@ impl Facts {
         self.presence == Presence::Here && self.state != State::Stopped
     }
 
+    /// Whether it has stopped; the program around an embedded Sidekiq may live on.
+    #[must_use]
+    pub fn has_stopped(&self) -> bool {
+        self.state == State::Stopped
+    }
+
     /// Asks one process.
     ///
     /// # Errors

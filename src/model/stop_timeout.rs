@@ -181,71 +181,6 @@ impl Fit {
     }
 }
 
-/// A stretch of time for people, in its two largest units.
-#[must_use]
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // `as` saturates, which is what is wanted here
-pub fn stretch(seconds: f64) -> String {
-    let seconds = seconds as u64;
-    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds} s"),
-        (0, 0, minutes) => format!("{minutes} min {} s", seconds % 60),
-        (0, hours, minutes) => format!("{hours} h {} min", minutes % 60),
-        (days, hours, _) => format!("{days} d {} h", hours % 24),
-    }
-}
-
-/// Reads `$SIDEKIQ_LIFECYCLE_STOP_TIMEOUT` or `$ECS_CONTAINER_STOP_TIMEOUT`: a duration as Go writes it ("30s", "1m30s"), or plain seconds.
-#[must_use]
-pub fn parse_go(text: &str) -> Option<f64> {
-    parse_time(text).filter(|seconds| *seconds > 0.0)
-}
-
-/// Reads a time as people write it: as in Go, or plain seconds.
-#[must_use]
-pub fn parse_time(text: &str) -> Option<f64> {
-    let units = [("h", 3600.0), ("m", 60.0), ("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("µs", 1e-6), ("ns", 1e-9)];
-    let is_plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    if is_plain { text.parse().ok() } else { parse(text, &units) }
-}
-
-/// Reads a time span as systemctl(1) shows it: "1min 30s", "infinity" (systemd.time(7)).
-#[must_use]
-pub fn parse_systemd(text: &str) -> Option<f64> {
-    let day = 86400.0;
-    let units = [
-        ("y", 365.25 * day),
-        ("month", 30.4375 * day),
-        ("w", 7.0 * day),
-        ("d", day),
-        ("h", 3600.0),
-        ("min", 60.0),
-        ("s", 1.0),
-        ("ms", 1e-3),
-        ("us", 1e-6),
-    ];
-    if text == "infinity" { Some(f64::INFINITY) } else { parse(text, &units) }
-}
-
-/// Numbers with a unit each, with or without spaces between.
-fn parse(text: &str, units: &[(&str, f64)]) -> Option<f64> {
-    let mut rest = text.trim();
-    let mut seconds = 0.0;
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(rest.len());
-        let (number, after) = rest.split_at_checked(digits)?;
-        let letters = after.find(|letter: char| !letter.is_alphabetic()).unwrap_or(after.len());
-        let (unit, after) = after.split_at_checked(letters)?;
-        let (_, factor) = units.iter().find(|(name, _)| *name == unit)?;
-        seconds += number.parse::<f64>().ok()? * factor;
-        rest = after.trim_start();
-    }
-    Some(seconds)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,21 +192,6 @@ mod tests {
             assert_eq!(longest_stop(timeout), Duration::from_secs_f64(seconds), "{timeout:?}");
         }
         assert_eq!(longest_stop(Some(f64::MAX)), Duration::MAX);
-    }
-
-    #[test]
-    fn stretches_of_time() {
-        for (seconds, text) in [
-            (0.0, "0 s"),
-            (59.9, "59 s"),
-            (60.0, "1 min 0 s"),
-            (3599.0, "59 min 59 s"),
-            (3661.0, "1 h 1 min"),
-            (90061.0, "1 d 1 h"),
-            (-1.0, "0 s"),
-        ] {
-            assert_eq!(stretch(seconds), text);
-        }
     }
 
     fn stop(seconds: f64) -> StopTimeout {
@@ -387,41 +307,5 @@ mod tests {
         );
         let set = StopTimeout { source: Source::Environment, ..ecs };
         assert_eq!(set.to_string(), "stop timeout of 30 s ($SIDEKIQ_LIFECYCLE_STOP_TIMEOUT)");
-    }
-
-    #[test]
-    fn durations_of_go() {
-        for (text, seconds) in [
-            ("30s", 30.0),
-            ("2m", 120.0),
-            ("1m30s", 90.0),
-            ("1.5h", 5400.0),
-            ("1500ms", 1.5),
-            ("1h2m3s", 3723.0),
-            ("30", 30.0),
-            ("0.5", 0.5),
-        ] {
-            assert_eq!(parse_go(text), Some(seconds), "{text}");
-        }
-        for text in ["", "s", "30x", "-5s", "0", "0s", "1min", "30s!", "3.4.5s", "30 seconds"] {
-            assert_eq!(parse_go(text), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn time_spans_of_systemd() {
-        for (text, seconds) in [
-            ("1min 30s", 90.0),
-            ("500ms", 0.5),
-            ("2h", 7200.0),
-            ("infinity", f64::INFINITY),
-            ("1w 1d", 691_200.0),
-            ("0s", 0.0),
-        ] {
-            assert_eq!(parse_systemd(text), Some(seconds), "{text}");
-        }
-        for text in ["", "90", "soon", "1min 30"] {
-            assert_eq!(parse_systemd(text), None, "{text}");
-        }
     }
 }

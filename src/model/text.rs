@@ -137,6 +137,18 @@ fn is_secret(name: &str) -> bool {
     SECRET.iter().any(|secret| name.contains(secret))
 }
 
+/// "process 7"; "3 processes (7, 8, 9)".
+#[must_use]
+pub fn process_names(pids: &[i32]) -> String {
+    match pids {
+        [pid] => format!("process {pid}"),
+        pids => {
+            let all: Vec<String> = pids.iter().map(i32::to_string).collect();
+            format!("{} processes ({})", all.len(), all.join(", "))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -24,14 +24,18 @@ use crate::sys::descriptors;
 use crate::sys::pidfd::PidFd;
 use crate::sys::procfs::Snapshot;
 
-/// A Sidekiq, and what it says of itself.
+/// A Sidekiq, as it is seen from here.
 #[derive(Clone, Debug)]
-pub struct Found {
-    /// The process.
-    pub snapshot: Snapshot,
-    /// Its record; `None` without the gem, or where it cannot be read.
-    pub record: Option<Record>,
-    /// Where that is; where there is none, where the gem would put it by itself.
+pub struct ObservedProcess {
+    /// The pid that it has here; the recorded one where it cannot be seen.
+    pub pid: i32,
+    /// What it has published about itself, or why that cannot be read: without the gem there is nothing.
+    pub record: Result<Record, String>,
+    /// Whether it is there.
+    pub presence: Presence,
+    /// The process in /proc; `None` where it has ended or cannot be seen from here.
+    pub snapshot: Option<Snapshot>,
+    /// Where its record is; where there is none, where the gem would put it by itself.
     pub directory: Directory,
 }
 
@@ -39,48 +43,61 @@ pub struct Found {
 #[derive(Debug, Default)]
 pub struct Registered {
     /// Those that are there, also as seen from outside of their container.
-    pub living: Vec<Found>,
+    pub living: Vec<ObservedProcess>,
     /// All others: they have ended, cannot be read, or cannot be seen from here.
-    pub others: Vec<Entry>,
+    pub others: Vec<ObservedProcess>,
 }
 
-impl Found {
-    /// A handle of the process that was found, and of no other. `None`: it has ended.
+impl ObservedProcess {
+    /// One that is seen in /proc, and its record, if there is one.
+    fn seen(snapshot: Snapshot, record: Option<Record>, directory: Directory) -> Self {
+        let record = record.ok_or_else(|| why_unknown(&snapshot));
+        Self { pid: snapshot.pid, record, presence: Presence::Here, snapshot: Some(snapshot), directory }
+    }
+
+    /// One of which only the record is known.
+    #[must_use]
+    pub fn recorded(entry: Entry, directory: &Directory) -> Self {
+        let presence = entry.facts().presence;
+        let directory = directory.clone();
+        Self { pid: entry.pid, record: entry.record, presence, snapshot: None, directory }
+    }
+
+    /// A pidfd of the process that was seen, and of no other. `None`: it has ended.
     ///
     /// # Errors
     /// What the system says: too many open files, or a kernel older than 5.3 (ENOSYS).
     #[cfg(target_os = "linux")]
     pub fn open(&self) -> nix::Result<Option<PidFd>> {
-        let handle = match PidFd::open(self.snapshot.pid) {
+        let Some(snapshot) = &self.snapshot else { return Ok(None) };
+        let pidfd = match PidFd::open(snapshot.pid) {
             Err(nix::errno::Errno::ESRCH) => return Ok(None),
-            handle => handle?,
+            pidfd => pidfd?,
         };
-        // Asked when the handle is there: from now on nobody else can get the pid unnoticed.
-        let is_same = crate::sys::identity::start_time_if_any(handle.pid)? == Some(self.snapshot.start_time);
-        Ok(is_same.then_some(handle))
+        // Compared once the pidfd is there: from now on nobody else can get the pid unnoticed.
+        let is_same = crate::sys::identity::start_time_if_any(pidfd.pid)? == Some(snapshot.start_time);
+        Ok(is_same.then_some(pidfd))
     }
 
-    /// What the probes ask for; `pid` is the one that it has here.
+    /// What the probes look at.
     #[must_use]
-    pub fn facts(&self, presence: Presence) -> Facts {
-        let pid = self.snapshot.pid;
+    pub fn facts(&self) -> Facts {
         match &self.record {
-            Some(record) => Facts { pid, ..record.facts_with(presence) },
-            None => Facts::unknown(pid, presence, self.why_unknown()),
+            Ok(record) => Facts { pid: self.pid, ..record.facts_with(self.presence) },
+            Err(reason) => Facts::unknown(self.pid, self.presence, reason.clone()),
         }
     }
+}
 
-    /// Why there is no record. Another user's process does not show the descriptor that tells where it is.
-    #[must_use]
-    pub fn why_unknown(&self) -> String {
-        let Snapshot { pid, uid, .. } = self.snapshot;
-        match fs::read_dir(format!("/proc/{pid}/fd")) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                let as_root = as_root(geteuid().is_root());
-                format!("it belongs to uid {uid} and may not be looked at; run this as that user or {as_root}")
-            }
-            _ => NO_RECORD.to_owned(),
+/// Why there is no record. Another user's process does not show the descriptor that leads to it.
+fn why_unknown(snapshot: &Snapshot) -> String {
+    let Snapshot { pid, uid, .. } = snapshot;
+    match fs::read_dir(format!("/proc/{pid}/fd")) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let as_root = as_root(geteuid().is_root());
+            format!("it belongs to uid {uid} and may not be looked at; run this as that user or {as_root}")
         }
+        _ => NO_RECORD.to_owned(),
     }
 }
 
@@ -106,10 +123,9 @@ pub fn registered(directory: &Directory) -> Result<Registered, Error> {
         });
         match snapshot {
             Some(snapshot) => {
-                let record = entry.record.ok();
-                registered.living.push(Found { snapshot, record, directory: directory.clone() });
+                registered.living.push(ObservedProcess::seen(snapshot, entry.record.ok(), directory.clone()));
             }
-            None => registered.others.push(entry),
+            None => registered.others.push(ObservedProcess::recorded(entry, directory)),
         }
     }
     Ok(registered)
@@ -122,37 +138,38 @@ fn has_ended(facts: &Facts) -> bool {
 
 /// The Sidekiq with this pid, as the pid is here. `default` is where its record is looked for if it tells no other place.
 #[must_use]
-pub fn with_pid(pid: i32, default: &Directory) -> Option<Found> {
+pub fn with_pid(pid: i32, default: &Directory) -> Option<ObservedProcess> {
     let snapshot = Snapshot::of(pid).filter(|snapshot| !snapshot.has_ended())?;
     let found = held(&snapshot).or_else(|| recorded(&snapshot, default)).or_else(|| {
         let parent = Snapshot::of(snapshot.parent);
         is_sidekiq(&snapshot, parent.as_slice()).then(|| unregistered(&snapshot))
     });
-    found.filter(|found| found.record.as_ref().is_none_or(|record| record.state != State::Stopped))
+    found.filter(|found| found.record.as_ref().map_or(true, |record| record.state != State::Stopped))
 }
 
 /// What the Sidekiq with this pid has said last, once it has ended. Nothing, if another process has its pid by now.
 #[must_use]
-pub fn ended(pid: i32, directory: &Directory) -> Option<Entry> {
+pub fn ended(pid: i32, directory: &Directory) -> Option<ObservedProcess> {
     let is_free = || Snapshot::of(pid).is_none_or(|snapshot| snapshot.has_ended());
-    directory.entries_of(pid).ok()?.into_iter().find(|entry| {
+    let entry = directory.entries_of(pid).ok()?.into_iter().find(|entry| {
         let facts = entry.facts();
         has_ended(&facts) && entry.record.is_ok() && (facts.presence == Presence::Here || is_free())
-    })
+    });
+    entry.map(|entry| ObservedProcess::recorded(entry, directory))
 }
 
 /// All Sidekiqs among these processes.
 #[must_use]
-pub fn among(all: &[Snapshot]) -> Vec<Found> {
+pub fn among(all: &[Snapshot]) -> Vec<ObservedProcess> {
     let find =
         |snapshot: &Snapshot| held(snapshot).or_else(|| is_sidekiq(snapshot, all).then(|| unregistered(snapshot)));
-    let counts = |found: &Found| found.record.as_ref().is_none_or(|record| record.state != State::Stopped);
+    let counts = |found: &ObservedProcess| found.record.as_ref().map_or(true, |record| record.state != State::Stopped);
     all.iter().filter_map(find).filter(counts).collect()
 }
 
 /// By the descriptor that it keeps. A forked child may have it too, but no record. It is the writer's, which has a table of
 /// its own where the kernel offers that, and shares that of the process elsewhere.
-fn held(snapshot: &Snapshot) -> Option<Found> {
+fn held(snapshot: &Snapshot) -> Option<ObservedProcess> {
     let process = PathBuf::from(format!("/proc/{}", snapshot.pid));
     held_in(snapshot, &process).or_else(|| {
         let threads = fs::read_dir(process.join("task")).ok()?.flatten().map(|thread| thread.path());
@@ -163,7 +180,7 @@ fn held(snapshot: &Snapshot) -> Option<Found> {
     })
 }
 
-fn held_in(snapshot: &Snapshot, thread: &Path) -> Option<Found> {
+fn held_in(snapshot: &Snapshot, thread: &Path) -> Option<ObservedProcess> {
     fs::read_dir(thread.join("fd")).ok()?.flatten().find_map(|descriptor| {
         let link = descriptor.path();
         let target = fs::read_link(&link).ok().filter(|target| target.ends_with("processes"))?;
@@ -185,17 +202,17 @@ fn way_to(snapshot: &Snapshot, link: &Path, target: &Path) -> PathBuf {
     way.unwrap_or_else(|| link.join(".."))
 }
 
-fn recorded(snapshot: &Snapshot, directory: &Directory) -> Option<Found> {
+fn recorded(snapshot: &Snapshot, directory: &Directory) -> Option<ObservedProcess> {
     let records = directory.entries_of(snapshot.own_pid()).ok()?.into_iter().filter_map(|entry| entry.record.ok());
     let record = records.into_iter().find(|record| is_of(record, snapshot))?;
-    Some(Found { snapshot: snapshot.clone(), record: Some(record), directory: directory.clone() })
+    Some(ObservedProcess::seen(snapshot.clone(), Some(record), directory.clone()))
 }
 
 /// Of one that keeps no descriptor the directory is where the gem would put it by itself; its variable cannot be seen, for
 /// Ruby writes its title over the environment that /proc shows.
-fn unregistered(snapshot: &Snapshot) -> Found {
+fn unregistered(snapshot: &Snapshot) -> ObservedProcess {
     let directory = Directory::new(&default_directory(snapshot), None);
-    let without = |directory| Found { snapshot: snapshot.clone(), record: None, directory };
+    let without = |directory| ObservedProcess::seen(snapshot.clone(), None, directory);
     recorded(snapshot, &directory).unwrap_or_else(|| without(directory))
 }
 
@@ -234,38 +251,4 @@ fn default_directory(snapshot: &Snapshot) -> PathBuf {
 pub fn is_elsewhere(snapshot: &Snapshot) -> bool {
     let mounts = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
     mounts("self").is_some_and(|own| mounts(&snapshot.pid.to_string()).is_some_and(|theirs| theirs != own))
-}
-
-/// A process, as it is seen from here.
-#[derive(Clone, Debug)]
-pub struct Sight {
-    /// What it says of itself, or why that cannot be read.
-    pub record: Result<Record, String>,
-    /// What the probes ask for.
-    pub facts: Facts,
-    /// Its lifecycle directory, where not all have the same.
-    pub directory: Option<PathBuf>,
-}
-
-impl From<Entry> for Sight {
-    fn from(entry: Entry) -> Self {
-        Self { facts: entry.facts(), record: entry.record, directory: None }
-    }
-}
-
-impl Sight {
-    /// The same, for whoever is to be told where that is.
-    #[must_use]
-    pub fn of_entry(entry: Entry, directory: &Directory) -> Self {
-        Self { directory: Some(directory.path().to_owned()), ..Self::from(entry) }
-    }
-}
-
-impl From<Found> for Sight {
-    fn from(found: Found) -> Self {
-        let directory = found.record.is_some().then(|| found.directory.path().to_owned());
-        let facts = found.facts(Presence::Here);
-        let record = found.record.clone().ok_or_else(|| found.why_unknown());
-        Self { facts, directory, record }
-    }
 }

@@ -108,6 +108,12 @@ pub struct Record {
     /// longest that is known of those before it in the same directory.
     #[serde(default)]
     pub hooks: Option<f64>,
+    /// How many jobs Sidekiq interrupted at its shutdown timeout (`-t`); it pushes them back to Redis.
+    #[serde(default)]
+    pub interrupted_jobs: u32,
+    /// The jobs that Redis did not take back, a class and a jid each.
+    #[serde(default)]
+    pub lost_jobs: Vec<String>,
     /// Why it can never have drained, however long it is waited for.
     #[serde(default)]
     pub never_drains: Option<String>,
@@ -145,6 +151,8 @@ impl Record {
             company: None,
             withheld: None,
             hooks: None,
+            interrupted_jobs: 0,
+            lost_jobs: Vec::new(),
             never_drains: None,
             problems: Vec::new(),
             ready_file,

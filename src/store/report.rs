@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::lookup::Sight;
+use super::lookup::ObservedProcess;
 use super::record::Record;
 use crate::model::probe::{self, Facts, MAX_BEAT_AGE, Presence, Probe};
 
@@ -45,8 +45,8 @@ pub struct Process<'a> {
 impl<'a> Report<'a> {
     /// Reports on processes; `directory` is the one they have in common.
     #[must_use]
-    pub fn new(directory: Option<&'a Path>, sights: &'a [Sight]) -> Self {
-        let facts: Vec<Facts> = sights.iter().map(|sight| sight.facts.clone()).collect();
+    pub fn new(directory: Option<&'a Path>, processes: &'a [ObservedProcess]) -> Self {
+        let facts: Vec<Facts> = processes.iter().map(ObservedProcess::facts).collect();
         let yes = |probe| probe::ask(&facts, probe, MAX_BEAT_AGE).is_ok();
         Self {
             schema: SCHEMA,
@@ -54,12 +54,20 @@ impl<'a> Report<'a> {
             ready: yes(Probe::Ready),
             live: yes(Probe::Live),
             drained: yes(Probe::Drained),
-            processes: sights.iter().map(Process::from).collect(),
+            processes: processes.iter().map(|process| Process::of(process, directory.is_none())).collect(),
         }
     }
 }
 
 impl<'a> Process<'a> {
+    /// Reports on one process, and where its record is, if `with_directory`.
+    #[must_use]
+    pub fn of(process: &'a ObservedProcess, with_directory: bool) -> Self {
+        let is_shown = with_directory && (process.record.is_ok() || process.snapshot.is_none());
+        let directory = is_shown.then(|| process.directory.path().to_string_lossy());
+        Self { directory, ..Self::new(&process.record, &process.facts()) }
+    }
+
     /// Reports on one process.
     #[must_use]
     pub fn new(record: &'a Result<Record, String>, facts: &Facts) -> Self {
@@ -75,12 +83,5 @@ impl<'a> Process<'a> {
             unreadable: record.as_ref().err().map(String::as_str),
             record: record.as_ref().ok(),
         }
-    }
-}
-
-impl<'a> From<&'a Sight> for Process<'a> {
-    fn from(sight: &'a Sight) -> Self {
-        let directory = sight.directory.as_deref().map(Path::to_string_lossy);
-        Self { directory, ..Self::new(&sight.record, &sight.facts) }
     }
 }

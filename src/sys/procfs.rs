@@ -178,7 +178,7 @@ impl Snapshot {
 
     /// Who ends together with a Sidekiq that is stopped, in a sentence; of `all` processes those of `told` are stopped as well.
     #[must_use]
-    pub fn company(pid: i32, all: &[Self], told: &[i32]) -> Option<String> {
+    pub fn companions(pid: i32, all: &[Self], told: &[i32]) -> Option<String> {
         let chain = Self::chain(pid);
         let (sidekiq, above) = chain.split_first()?;
         let is_beside = |other: &&Self| {

@@ -18,8 +18,9 @@ use sidekiq_lifecycle::store::directory::Directory;
 use sidekiq_lifecycle::store::record::About;
 use sidekiq_lifecycle::sys::claim;
 use sidekiq_lifecycle::sys::signals::{Signal, boot_guard, disposition, observer};
+use sidekiq_lifecycle::worker::clearing;
+use sidekiq_lifecycle::worker::lifecycle::Lifecycle;
 use sidekiq_lifecycle::worker::own_path;
-use sidekiq_lifecycle::worker::{self, Lifecycle};
 
 /// `SidekiqLifecycle::Native::Process`: the calling process's lifecycle.
 #[magnus::wrap(class = "SidekiqLifecycle::Native::Process", free_immediately, size)]
@@ -216,7 +217,7 @@ fn path(text: RString) -> Result<PathBuf, Error> {
 fn clear(ruby: &Ruby, directory: RString) -> Result<(), Error> {
     guarded(ruby, || {
         let directory = path(directory)?;
-        let clear = || worker::clear(&directory);
+        let clear = || clearing::clear(&directory);
         gvl::without(clear, None).unwrap_or_else(clear).map_err(|error| raise(ruby, error))
     })
 }

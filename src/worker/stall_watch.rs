@@ -3,80 +3,16 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Inner, Lifecycle};
-use crate::model::stall::{self, Act, Answer, Watch};
+use super::lifecycle::{Inner, Lifecycle};
+use super::ruby_listener::{Listener, Stuck};
+use crate::model::stall::{self, Act, Watch};
 use crate::store::files::Durability;
 use crate::sys::outputs::{self, Output};
 use crate::sys::signals::disposition;
 use crate::sys::signals::observer::{self, Observer};
-
-/// A thread of Ruby's that waits, without Ruby's lock, until there is something to report. It also shows whether Ruby's
-/// threads get to run: one that is asked to and does not come back has no lock.
-#[derive(Debug, Default)]
-pub struct Listener {
-    state: Mutex<Ear>,
-    news: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Ear {
-    is_listening: bool,
-    is_wanted: bool,
-    /// Questions, and how many of them were there when it last came here.
-    asked: u64,
-    answered: u64,
-    /// Somebody listened when the last one was asked.
-    is_heard: bool,
-}
-
-impl Listener {
-    fn state(&self) -> MutexGuard<'_, Ear> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn listen(&self) {
-        let mut ear = self.state();
-        ear.answered = ear.asked;
-        ear.is_listening = true;
-        while !ear.is_wanted {
-            ear = self.news.wait(ear).unwrap_or_else(PoisonError::into_inner);
-        }
-        ear.is_wanted = false;
-        ear.is_listening = false;
-    }
-
-    /// Makes it come back.
-    pub fn call(&self) {
-        self.state().is_wanted = true;
-        self.news.notify_all();
-    }
-
-    fn ask(&self) {
-        let mut ear = self.state();
-        ear.asked += 1;
-        ear.is_heard = ear.is_listening;
-        drop(ear);
-        self.call();
-    }
-
-    fn answer(&self) -> Answer {
-        match &*self.state() {
-            Ear { is_heard: false, .. } => Answer::NotHeard,
-            Ear { asked, answered, .. } if asked == answered => Answer::Given,
-            Ear { .. } => Answer::None,
-        }
-    }
-}
-
-/// Since when Ruby runs none of its threads, and what was in hand then.
-#[derive(Debug)]
-pub struct Stuck {
-    since: Instant,
-    jobs: String,
-}
 
 impl Lifecycle {
     /// Begins to hear of TERM, INT and TSTP the moment they arrive, on a thread of its own. Call it once Sidekiq has
@@ -207,12 +143,12 @@ impl Lifecycle {
         self.note("hooks", problem);
     }
 
-    fn due(&self, watch: &Watch) -> Option<Duration> {
+    pub(super) fn due(&self, watch: &Watch) -> Option<Duration> {
         let due = self.known(|inner| inner.hooks.due()).into_iter().chain(watch.due()).min();
         due.map(|due| due.saturating_duration_since(Instant::now()))
     }
 
-    fn look_at_heart(&self, watch: &mut Watch) {
+    pub(super) fn look_at_heart(&self, watch: &mut Watch) {
         let now = Instant::now();
         let beat = self.known(|inner| inner.beat);
         match watch.look(now, beat, self.listener.answer()) {
@@ -223,7 +159,7 @@ impl Lifecycle {
     }
 
     /// Ruby cannot say it itself.
-    fn tell_of_silence(&self, now: Instant, beat: Instant) {
+    pub(super) fn tell_of_silence(&self, now: Instant, beat: Instant) {
         let problem = self.known(|inner| {
             inner.is_awaited = true;
             inner.stuck = Some(Stuck { since: beat, jobs: stall::in_hand(&inner.jobs) });
@@ -237,7 +173,7 @@ impl Lifecycle {
 
     /// They have been running for long: the record knows before somebody kills the process, the service manager is asked
     /// for more time, and Ruby logs it.
-    fn look_at_hooks(&self) {
+    pub(super) fn look_at_hooks(&self) {
         if self.known(|Inner { hooks, .. }| hooks.look(Instant::now())) {
             self.note_hooks();
             self.tell_manager(false);

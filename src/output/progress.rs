@@ -16,7 +16,7 @@ use console::{Term, colors_enabled_stderr, measure_text_width, style, truncate_s
 use nix::libc::SIGINT;
 use serde::Deserialize;
 
-use crate::model::stop_timeout::stretch;
+use crate::model::duration;
 use crate::model::text::one_line;
 
 /// The word by which Ruby calls [`main`].
@@ -140,7 +140,7 @@ fn lines(step: &Step, width: usize, height: usize, has_colour: bool) -> Vec<Stri
 fn first_line(step: &Step, width: usize, has_colour: bool) -> String {
     let (message, time) = (one_line(&step.message), time(step));
     let text = format!("{message}  {time}");
-    if BAR + "[] ".len() + measure_text_width(&text) <= width {
+    if step.total > 0 && BAR + "[] ".len() + measure_text_width(&text) <= width {
         let bar = style(bar(step.done, step.total)).green().force_styling(has_colour);
         return format!("{bar} {text}");
     }
@@ -154,9 +154,9 @@ fn bar(done: usize, total: usize) -> String {
 }
 
 fn time(step: &Step) -> String {
-    let passed = stretch(step.begun);
+    let passed = duration::format(step.begun);
     match step.timeout {
-        Some(timeout) => format!("{passed}, {} left", stretch((timeout - step.begun).max(0.0))),
+        Some(timeout) => format!("{passed}, {} left", duration::format((timeout - step.begun).max(0.0))),
         None => passed,
     }
 }

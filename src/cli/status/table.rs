@@ -1,95 +1,35 @@
-//! `status`: a table for people, JSON for machines, once or for as long as somebody watches.
+//! The status as a table for people.
 
 use std::io::{self, Write};
-use std::process::ExitCode;
 
 use clap::builder::styling::{AnsiColor, Style};
 use jiff::Timestamp;
 
-use crate::cli::complain;
-#[cfg(target_os = "linux")]
-use crate::cli::screen;
-use crate::cli::target::{Who, Whom};
+use crate::cli::target::Target;
+use crate::model::duration;
 use crate::model::probe::{Facts, MAX_BEAT_AGE, Presence, Probe};
 use crate::model::state::State;
-use crate::model::stop_timeout::stretch;
 use crate::model::text::one_line;
-use crate::store::lookup::Sight;
+use crate::store::lookup::ObservedProcess;
 use crate::store::record::now;
-use crate::store::report::Report;
-
-const EXAMPLES: &str = "\
-Examples:
-  sidekiq-lifecycle status
-  sidekiq-lifecycle status --all --watch      every Sidekiq of this machine, until Ctrl-C
-  sidekiq-lifecycle status --json | jq '.processes[].record.busy'";
-
-/// Show every Sidekiq of a lifecycle directory
-///
-/// docs/json.md has every field of the JSON. With --watch and --json each change is one line.
-#[derive(Clone, Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
-pub struct Options {
-    #[command(flatten)]
-    who: Whom,
-    /// Print JSON for machines
-    #[arg(long)]
-    json: bool,
-    /// Show it anew whenever something changes, until Ctrl-C
-    #[arg(short, long)]
-    watch: bool,
-}
-
-/// Prints it.
-///
-/// # Errors
-/// Whoever reads it has gone.
-pub fn main(out: &mut impl Write, options: Options) -> io::Result<ExitCode> {
-    let Options { who, json, watch } = options;
-    let who = Who::from(who);
-    if watch {
-        return watched(out, &who, json);
-    }
-    let sights = match who.sights(false) {
-        Ok(sights) => sights,
-        Err(reason) => {
-            complain(&reason);
-            return Ok(ExitCode::FAILURE);
-        }
-    };
-    if json {
-        serde_json::to_writer_pretty(&mut *out, &Report::new(who.directory(), &sights))?;
-        writeln!(out)?;
-    } else {
-        text(out, &who, &sights)?;
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-#[cfg(target_os = "linux")]
-use screen::watched;
-#[cfg(not(target_os = "linux"))]
-fn watched(_: &mut impl Write, _: &Who, _: bool) -> io::Result<ExitCode> {
-    complain("--watch needs Linux, and this is another system");
-    Ok(ExitCode::from(2))
-}
 
 /// For people.
 ///
 /// # Errors
 /// Whoever reads it has gone.
-pub fn text(out: &mut impl Write, who: &Who, sights: &[Sight]) -> io::Result<()> {
-    match (sights, who.directory()) {
+pub fn print(out: &mut impl Write, target: &Target, processes: &[ObservedProcess]) -> io::Result<()> {
+    match (processes, target.directory()) {
         ([], Some(directory)) => writeln!(out, "No Sidekiq has registered in {}.", directory.display()),
         ([], None) => writeln!(out, "No Sidekiq runs here."),
-        (sights, _) => table(out, sights, now()),
+        (processes, _) => table(out, processes, now()),
     }
 }
 
 const HEADINGS: [&str; 8] = ["PID", "STATE", "SINCE", "BUSY", "BEAT", "SIDEKIQ", "TAG", "WHY"];
 
-fn table(out: &mut impl Write, sights: &[Sight], now: Timestamp) -> io::Result<()> {
-    let rows: Vec<[String; 8]> = sights.iter().map(|sight| row(sight, now).map(|cell| one_line(&cell))).collect();
+fn table(out: &mut impl Write, processes: &[ObservedProcess], now: Timestamp) -> io::Result<()> {
+    let rows: Vec<[String; 8]> =
+        processes.iter().map(|process| row(process, now).map(|cell| one_line(&cell))).collect();
     let mut widths = HEADINGS.map(str::len);
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -99,23 +39,23 @@ fn table(out: &mut impl Write, sights: &[Sight], now: Timestamp) -> io::Result<(
     let bold = Style::new().bold();
     let headings: Vec<String> = HEADINGS.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
     writeln!(out, "{bold}{}{bold:#}", headings.join("  ").trim_end())?;
-    for (row, sight) in rows.iter().zip(sights) {
-        let style = style(&sight.facts);
+    for (row, process) in rows.iter().zip(processes) {
+        let style = style(&process.facts());
         let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         writeln!(out, "{style}{}{style:#}", cells.join("  ").trim_end())?;
     }
-    for sight in sights {
-        for problem in sight.record.iter().flat_map(|record| &record.problems) {
-            writeln!(out, "{}: {}", sight.facts.pid, one_line(problem))?;
+    for process in processes {
+        for problem in process.record.iter().flat_map(|record| &record.problems) {
+            writeln!(out, "{}: {}", process.pid, one_line(problem))?;
         }
     }
     Ok(())
 }
 
-fn row(sight: &Sight, now: Timestamp) -> [String; 8] {
+fn row(process: &ObservedProcess, now: Timestamp) -> [String; 8] {
     let dash = || "-".to_owned();
-    let facts = &sight.facts;
-    let Ok(record) = &sight.record else {
+    let facts = &process.facts();
+    let Ok(record) = &process.record else {
         let why = facts.answer(Probe::Live, MAX_BEAT_AGE).err().unwrap_or_default();
         return [facts.pid.to_string(), "?".to_owned(), dash(), dash(), dash(), dash(), dash(), why];
     };
@@ -129,7 +69,7 @@ fn row(sight: &Sight, now: Timestamp) -> [String; 8] {
         Some(concurrency) => format!("{}/{concurrency}", record.busy),
         None => record.busy.to_string(),
     };
-    let ago = |seconds| format!("{} ago", stretch(seconds));
+    let ago = |seconds| format!("{} ago", duration::format(seconds));
     let why = match record.exit_status {
         Some(status) => format!("exit {status}{}", record.why.iter().map(|why| format!(", {why}")).collect::<String>()),
         None => record.why.clone().unwrap_or_else(dash),

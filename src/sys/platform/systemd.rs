@@ -1,5 +1,4 @@
-//! What the platform says of the time that it leaves, and of how it stops a process: in the environment, or when it is
-//! asked, as systemd and a container's engine are.
+//! What systemd says of the service that a process belongs to.
 
 use std::env;
 use std::fs;
@@ -9,36 +8,9 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::model::duration;
 use crate::model::signal_path::KillMode;
-use crate::model::stop_timeout::{Source, StopTimeout, parse_go, parse_systemd};
-
-mod engine;
-
-pub use engine::engine_stop_timeout;
-
-/// What the environment may say of it, and who does; the first one that does counts.
-const VARIABLES: [(&str, Source); 2] =
-    [("SIDEKIQ_LIFECYCLE_STOP_TIMEOUT", Source::Environment), ("ECS_CONTAINER_STOP_TIMEOUT", Source::Ecs)];
-
-/// The stop timeout as the environment tells it.
-///
-/// # Errors
-/// What is wrong with it, in one sentence.
-pub fn stop_timeout_of_environment() -> Result<Option<StopTimeout>, String> {
-    in_variables(|name| Some(env::var_os(name)?.to_string_lossy().into_owned()))
-}
-
-/// The same of any environment: `variable` tells the value of one.
-fn in_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Option<StopTimeout>, String> {
-    let set = VARIABLES
-        .into_iter()
-        .find_map(|(name, source)| Some((name, variable(name).filter(|text| !text.is_empty())?, source)));
-    let Some((name, text, source)) = set else { return Ok(None) };
-    match parse_go(&text) {
-        Some(seconds) => Ok(Some(StopTimeout { seconds, source })),
-        None => Err(format!("${name} is {text:?}; write a duration such as 30s or 2m, or a number of seconds above 0")),
-    }
-}
+use crate::model::stop_timeout::{Source, StopTimeout};
 
 /// The main process of the service that the calling one belongs to, if that is another one. systemd 248 and later say which
 /// (`$SYSTEMD_EXEC_PID`).
@@ -99,7 +71,7 @@ fn unit(cgroups: &str) -> Option<Unit> {
 
 fn parse_service(pid: i32, unit: &str, text: &str) -> Service {
     let property = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-    let seconds = property("TimeoutStopUSec").and_then(parse_systemd);
+    let seconds = property("TimeoutStopUSec").and_then(duration::parse_systemd);
     Service {
         stop_timeout: seconds.map(|seconds| StopTimeout { seconds, source: Source::Systemd(unit.to_owned()) }),
         kill_mode: property("KillMode").and_then(KillMode::named),

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::in_variables;
+use super::environment::in_variables;
 use crate::model::stop_timeout::{Source, StopTimeout};
 
 /// What `docker stop` waits where the container does not say.

@@ -9,12 +9,12 @@ use anstream::AutoStream;
 use console::{Term, truncate_str};
 use nix::sys::signal::{Signal, raise};
 
-use crate::cli::complain;
-use crate::cli::progress::{TICK, can_draw};
-use crate::cli::status::text;
-use crate::cli::target::Who;
+use super::table;
+use crate::cli::target::Target;
 use crate::model::probe::{MAX_BEAT_AGE, Probe};
-use crate::store::lookup::Sight;
+use crate::output::print_error;
+use crate::output::progress::{TICK, can_draw};
+use crate::store::lookup::ObservedProcess;
 use crate::store::report::Report;
 use crate::sys::watch::{SLOW, Watch};
 
@@ -26,7 +26,7 @@ const REST_OF_LINE: &str = "\x1b[K";
 const REST_OF_SCREEN: &str = "\x1b[J";
 
 /// Shows the status until somebody ends it: 0, for nothing else was to come.
-pub(super) fn watched(out: &mut impl Write, who: &Who, json: bool) -> io::Result<ExitCode> {
+pub(super) fn watched(out: &mut impl Write, target: &Target, json: bool) -> io::Result<ExitCode> {
     let mut watch = Watch::open()?.with_reader();
     let term = Term::stdout();
     let mut screen = None;
@@ -37,27 +37,27 @@ pub(super) fn watched(out: &mut impl Write, who: &Who, json: bool) -> io::Result
     let mut shown = None;
     loop {
         // Before it is read: what changes later is told.
-        who.directory().map(|directory| watch.directory(directory));
-        let sights = match who.sights(false) {
-            Ok(sights) => sights,
-            Err(reason) => {
+        target.directory().map(|directory| watch.directory(directory));
+        let processes = match target.observe(false) {
+            Ok(processes) => processes,
+            Err(error) => {
                 drop(screen);
-                complain(&reason);
+                print_error(&error.to_string());
                 return Ok(ExitCode::FAILURE);
             }
         };
-        for directory in sights.iter().filter_map(|sight| sight.directory.as_ref()) {
+        for directory in processes.iter().map(|process| process.directory.path()) {
             watch.directory(directory);
         }
         if let Some(screen) = &mut screen {
-            screen.draw(who, &sights)?;
-        } else if shown.as_ref() != Some(&news(&sights)) {
-            shown = Some(news(&sights));
+            screen.draw(target, &processes)?;
+        } else if shown.as_ref() != Some(&news(&processes)) {
+            shown = Some(news(&processes));
             if json {
-                serde_json::to_writer(&mut *out, &Report::new(who.directory(), &sights))?;
+                serde_json::to_writer(&mut *out, &Report::new(target.directory(), &processes))?;
                 writeln!(out)?;
             } else {
-                text(out, who, &sights)?;
+                table::print(out, target, &processes)?;
             }
             out.flush()?;
         }
@@ -72,16 +72,16 @@ pub(super) fn watched(out: &mut impl Write, who: &Who, json: bool) -> io::Result
 }
 
 /// All that counts as a change: everything but what only says that time passes.
-fn news(sights: &[Sight]) -> Vec<String> {
-    let still = |sight: &Sight| {
-        let record = sight.record.clone().map(|mut record| {
+fn news(processes: &[ObservedProcess]) -> Vec<String> {
+    let still = |process: &ObservedProcess| {
+        let record = process.record.clone().map(|mut record| {
             (record.beat, record.beat_monotonic) = (None, None);
             record
         });
-        let is_live = sight.facts.answer(Probe::Live, MAX_BEAT_AGE).is_ok();
-        format!("{} {:?} {is_live} {record:?}", sight.facts.pid, sight.facts.presence)
+        let is_live = process.facts().answer(Probe::Live, MAX_BEAT_AGE).is_ok();
+        format!("{} {:?} {is_live} {record:?}", process.pid, process.presence)
     };
-    sights.iter().map(still).collect()
+    processes.iter().map(still).collect()
 }
 
 struct Screen<'a> {
@@ -103,9 +103,9 @@ impl<'a> Screen<'a> {
     }
 
     /// Each line is cut to the width that the terminal has now: nothing ever wraps.
-    fn draw(&mut self, who: &Who, sights: &[Sight]) -> io::Result<()> {
+    fn draw(&mut self, target: &Target, processes: &[ObservedProcess]) -> io::Result<()> {
         let mut table = AutoStream::new(Vec::new(), AutoStream::choice(&io::stdout()));
-        text(&mut table, who, sights)?;
+        table::print(&mut table, target, processes)?;
         let (height, width) = self.term.size();
         let table = String::from_utf8_lossy(&table.into_inner()).into_owned();
         let lines = fitting(table.lines().collect(), usize::from(height).max(1));

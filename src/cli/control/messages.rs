@@ -1,0 +1,127 @@
+//! Every sentence that `quiet`, `stop` and `wait` end with.
+
+use super::outcome::Outcome;
+use super::process_set::{Loss, Member, ProcessSet};
+use crate::model::duration;
+use crate::model::goal::{Goal, Standing, jobs};
+use crate::model::probe::{Facts, Presence};
+use crate::model::state::State;
+use crate::model::text::process_names;
+use crate::sys::procfs::Snapshot;
+
+/// How many reasons are shown at once.
+pub const SHOWN_REASONS: usize = 5;
+
+/// What `quiet` has done: "sent SIGTSTP to process 7; already quiet: process 8".
+pub fn quieted(set: &ProcessSet, sent: &[i32]) -> String {
+    const SENT: &str = "sent SIGTSTP to";
+    let group_of = |member: &Member| match member.facts() {
+        _ if sent.contains(&member.pidfd.pid) => SENT,
+        Facts { presence: Presence::Gone, .. } => "already ended:",
+        Facts { state: State::Quiet, .. } => "already quiet:",
+        _ => "already stopping:",
+    };
+    let groups = [SENT, "already quiet:", "already stopping:", "already ended:"].into_iter().filter_map(|group| {
+        let pids = set.pids(|member| group_of(member) == group);
+        (!pids.is_empty()).then(|| format!("{group} {}", process_names(&pids)))
+    });
+    groups.collect::<Vec<_>>().join("; ")
+}
+
+/// What keeps them from the goal; what will never reach it comes first.
+pub fn reasons(set: &ProcessSet, goal: Goal) -> String {
+    let failed = set.members.iter().filter_map(|member| match goal.standing(&member.facts()) {
+        Standing::Failed(reason) => Some(reason),
+        Standing::Reached | Standing::Waiting(_) => None,
+    });
+    let reasons: Vec<String> = failed.chain(waiting(set, goal)).collect();
+    let more = match reasons.len().saturating_sub(SHOWN_REASONS) {
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    };
+    let shown: Vec<String> = reasons.into_iter().take(SHOWN_REASONS).collect();
+    format!("{}{more}", shown.join("; "))
+}
+
+/// Why each that has not reached the goal yet has not.
+pub fn waiting(set: &ProcessSet, goal: Goal) -> impl Iterator<Item = String> {
+    set.members.iter().filter_map(move |member| match goal.standing(&member.facts()) {
+        Standing::Waiting(reason) => Some(match Snapshot::of(member.pidfd.pid) {
+            Some(Snapshot { state: 'T', pid, .. }) => format!(
+                "{reason}; it is suspended (SIGSTOP or Ctrl-Z) and handles no signal, resume it with kill -CONT {pid}"
+            ),
+            _ => reason,
+        }),
+        Standing::Reached | Standing::Failed(_) => None,
+    })
+}
+
+/// That all have reached the goal.
+pub fn reached(set: &ProcessSet, goal: Goal) -> String {
+    let time = duration::format(set.waiter.started.elapsed().as_secs_f64());
+    format!("{goal} after {time}: {}", process_names(&set.pids(|_| true)))
+}
+
+/// Why the wait has ended before that, and after how long.
+pub fn interruption(set: &ProcessSet, outcome: Outcome) -> String {
+    match (outcome, set.waiter.timeout) {
+        (Outcome::TimedOut, Some(timeout)) => format!("timed out after {}", duration::format(timeout.as_secs_f64())),
+        _ => format!("interrupted after {}", duration::format(set.waiter.started.elapsed().as_secs_f64())),
+    }
+}
+
+/// A `quiet` whose wait has ended too early leaves the processes quiet.
+pub fn still_quiet(set: &ProcessSet, outcome: Outcome) -> String {
+    let living = set.pids(|member| !member.has_ended);
+    let (stay, them) = if living.len() == 1 { ("stays", "it") } else { ("stay", "them") };
+    format!(
+        "{}, not drained: {}; {} {stay} quiet: wait on with sidekiq-lifecycle wait drained, or end {them} with \
+         sidekiq-lifecycle stop",
+        interruption(set, outcome),
+        reasons(set, Goal::Drained),
+        process_names(&living)
+    )
+}
+
+/// A `stop` whose wait has ended too early takes nothing back.
+pub fn still_stopping(set: &ProcessSet, outcome: Outcome) -> String {
+    format!(
+        "{}, not stopped: {}; SIGTERM was sent to {}: wait on with sidekiq-lifecycle wait stopped",
+        interruption(set, outcome),
+        reasons(set, Goal::Stopped),
+        process_names(&set.pids(|member| !member.has_ended))
+    )
+}
+
+/// Which processes were killed, and what that has cost; `None` if none was.
+pub fn killed(set: &ProcessSet) -> Option<String> {
+    let groups = [Loss::Jobs, Loss::Perhaps, Loss::Nothing].into_iter().filter_map(|loss| {
+        let pids = set.pids(|member| member.was_killed && member.loss() == loss);
+        let (its, it) = if pids.len() == 1 { ("its", "it") } else { ("their", "they") };
+        let cost = match loss {
+            Loss::Jobs => format!("{its} running jobs are lost"),
+            Loss::Perhaps => "any running jobs are lost".to_owned(),
+            Loss::Nothing => format!("{it} had no jobs"),
+        };
+        (!pids.is_empty()).then(|| format!("killed {}: {cost}", process_names(&pids)))
+    });
+    let groups: Vec<String> = groups.collect();
+    (!groups.is_empty()).then(|| groups.join("; "))
+}
+
+/// Which processes could not finish their jobs in time. Sidekiq pushes these back, and they run again elsewhere, unless Redis
+/// does not take them.
+pub fn unfinished_jobs(set: &ProcessSet) -> String {
+    let sentences = set.members.iter().map(|member| {
+        let (pid, lost) = (member.pidfd.pid, member.lost());
+        let interrupted = jobs(member.interrupted()).map(|jobs| {
+            let pushed = if lost == 0 { " and pushed back to Redis" } else { "" };
+            format!("; process {pid}: {jobs} interrupted at Sidekiq's shutdown timeout{pushed}")
+        });
+        let lost = jobs(lost).map(|jobs| {
+            format!("; process {pid}: {jobs} lost, because Redis did not take them back (sidekiq-lifecycle status names them)")
+        });
+        [interrupted, lost].into_iter().flatten().collect::<String>()
+    });
+    sentences.collect()
+}

@@ -1,0 +1,74 @@
+//! What the process checks of itself: its signal path, its stop timeout, what ends together with it.
+
+use std::sync::PoisonError;
+
+use crate::model::stop_timeout::{self, Fit, Need};
+use crate::store::record::Record;
+use crate::sys::platform;
+use crate::sys::procfs::Snapshot;
+
+use super::lifecycle::{Inner, Lifecycle};
+use super::own_path;
+
+impl Lifecycle {
+    /// Whether the process may be called ready only if a SIGTERM arrives and Sidekiq is left the time it takes.
+    pub fn require_signal_path(&self, required: bool) {
+        if self.is_ours() {
+            self.known(|inner| inner.requires_path = required);
+            self.look_at_path();
+            self.known(Inner::withhold);
+        }
+    }
+
+    /// A shell may have become another program or ended, the relay may have been killed.
+    pub(super) fn look_at_path(&self) {
+        let (is_embedded, needed) = self.known(|Inner { record, .. }| (record.about.embedded, need(record).seconds()));
+        if is_embedded {
+            return;
+        }
+        let Some((path, problem)) = own_path::own(needed) else { return };
+        self.known(|inner| {
+            inner.doubt = problem.clone().filter(|_| path.term.is_bad()).or_else(|| path.doubt.clone());
+            inner.record.signal_path = Some(path);
+            inner.withhold();
+        });
+        self.note("signal path", problem);
+    }
+
+    /// For `fleet stop`, which cannot look from afar.
+    pub(super) fn look_at_company(&self) {
+        if !self.known(|inner| inner.record.about.embedded) {
+            let company = Snapshot::companions(self.owner, &Snapshot::living(), &[]);
+            self.known(|inner| inner.record.company = company);
+        }
+    }
+
+    /// What can be told at once; systemd would have to be asked, and no hook waits for it.
+    pub(super) fn look_at_time(&self) {
+        let record = self.record();
+        if record.about.embedded || record.about.timeout.is_none() {
+            return;
+        }
+        // It asks for the time that it needs.
+        let manager =
+            self.manager.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|manager| manager.is_heard);
+        let is_extended = manager == Some(true);
+        let (fit, wrong) = match platform::stop_timeout(record.about.stop_timeout) {
+            Ok(stop) => (stop_timeout::fit(need(&record), stop.as_ref()), None),
+            Err(wrong) => (Fit::Unknown(wrong.clone()), Some(wrong)),
+        };
+        let fit = match fit {
+            Fit::Unknown(_) if is_extended => Fit::Fits("asked of the service manager when it stops".to_owned()),
+            fit => fit,
+        };
+        self.note("stop timeout", wrong.or_else(|| fit.problem().map(str::to_owned)));
+        self.known(|inner| {
+            inner.record.time = Some(fit);
+            inner.withhold();
+        });
+    }
+}
+
+fn need(record: &Record) -> Need {
+    Need { timeout: record.about.timeout, hooks: record.slow_hooks() }
+}

@@ -1,0 +1,402 @@
+//! The life of the calling process, as the Ruby binding drives it.
+//!
+//! Everything that can fail here is kept as a *problem* in the process's own record; nothing is handed up as an
+//! error, because no failure of ours may become the failure of somebody's Sidekiq. Ruby logs each problem once.
+//!
+//! The directory belongs to a thread of its own (`writer`). Sidekiq's threads wait for it, but not for long, and not at
+//! all once it is known to be late: a disk that hangs keeps no Sidekiq from its shutdown. The thread that hears signals
+//! never waits.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use nix::unistd::getpid;
+
+use crate::model::hook_time::Hooks;
+use crate::model::probe::Presence;
+use crate::model::sd_notify::Told;
+use crate::model::stall;
+use crate::model::state::{Event, Progress, State};
+use crate::model::text::masked;
+use crate::store::directory::Directory;
+use crate::store::files::Durability;
+use crate::store::kept_descriptors::KeptDescriptors;
+use crate::store::record::{About, Record};
+use crate::store::report::Process;
+use crate::sys::notify_socket::Socket;
+use crate::sys::signals::disposition::OBSERVED;
+use crate::sys::signals::observer;
+
+use super::clearing::cleared_hooks;
+use super::own_path;
+use super::ruby_listener::{Listener, Stuck};
+use super::writer::{Work, Writer};
+
+/// How long the end of the process waits for it, all in all.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// One Sidekiq process. Every method does nothing in a forked child: a child owns nothing of its parent's.
+#[derive(Debug)]
+pub struct Lifecycle {
+    pub(super) owner: i32,
+    pub(super) directory: Directory,
+    pub(super) inner: Mutex<Inner>,
+    pub(super) writer: Writer,
+    /// A thread of Ruby's that reports what there is to say.
+    pub(super) listener: Listener,
+    /// Held by whoever writes where there is no writer's thread, so that what is written last is what is true last.
+    /// `inner` is not held while the disk is written: a status never waits for it.
+    pub(super) writing: Mutex<KeptDescriptors>,
+    /// Held while the service manager is told, for the same reason; `inner` is not.
+    pub(super) manager: Mutex<Option<Manager>>,
+}
+
+/// The service manager that has launched the process, and what it has been told.
+#[derive(Debug)]
+pub(super) struct Manager {
+    pub(super) socket: Socket,
+    pub(super) told: Told,
+    /// Ruby's heart feeds its watchdog.
+    pub(super) is_fed: bool,
+    /// It listens to this process.
+    pub(super) is_heard: bool,
+    /// Since when Sidekiq's own timeout may be running, and what hooks had taken then.
+    pub(super) stopping_since: Option<(Instant, f64)>,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) progress: Progress,
+    /// The application wants to be called ready only if a SIGTERM arrives and leaves the time that it takes.
+    pub(super) requires_path: bool,
+    /// Why it cannot be told that a SIGTERM arrives.
+    pub(super) doubt: Option<String>,
+    /// Why it can take no job.
+    pub(super) takes_no_job: Option<String>,
+    pub(super) record: Record,
+    pub(super) problems: BTreeMap<String, String>,
+    /// The jobs in hand: their classes by their ids.
+    pub(super) jobs: BTreeMap<String, String>,
+    pub(super) hooks: Hooks,
+    /// When Ruby's heart has last beaten.
+    pub(super) beat: Option<Instant>,
+    /// How long it may be silent.
+    pub(super) limit: Duration,
+    pub(super) stuck: Option<Stuck>,
+    /// Nobody looks at the heart any more until it beats.
+    pub(super) is_awaited: bool,
+}
+
+impl Drop for Lifecycle {
+    fn drop(&mut self) {
+        // In a forked child there is no thread, and nobody who would let go of its lock.
+        if self.is_ours() {
+            self.writer.close();
+        }
+    }
+}
+
+impl Lifecycle {
+    /// Begins in state `booting`: clears what dead processes left, and registers.
+    #[must_use]
+    pub fn begin(directory: Directory, about: About) -> Arc<Self> {
+        let ready_file = directory.ready_file().map(|file| file.display().to_string());
+        let mut inner = Inner {
+            progress: Progress::BEGIN,
+            requires_path: false,
+            doubt: None,
+            takes_no_job: None,
+            record: Record::begin(about, ready_file),
+            problems: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            hooks: Hooks::default(),
+            beat: None,
+            limit: stall::limit(None, 0.0),
+            stuck: None,
+            is_awaited: false,
+        };
+        if let Some(seconds) = cleared_hooks(&directory) {
+            inner.remember_hooks([seconds]);
+        }
+        let lifecycle = Arc::new(Self {
+            owner: getpid().as_raw(),
+            directory,
+            inner: Mutex::new(inner),
+            writer: Writer::default(),
+            listener: Listener::default(),
+            writing: Mutex::default(),
+            manager: Mutex::new(None),
+        });
+        lifecycle.start_writer();
+        lifecycle.look_at_path();
+        lifecycle.look_at_time();
+        lifecycle.hand_over(Work { sweep: true, publish: Some(Durability::Flushed), ..Work::default() });
+        lifecycle.wait();
+        lifecycle
+    }
+
+    pub(super) fn start_writer(self: &Arc<Self>) {
+        let lifecycle = Arc::downgrade(self);
+        // The thread's own: the descriptors in it are no one else's to close.
+        let mut kept = KeptDescriptors::default();
+        let write = move |work| {
+            if let Some(lifecycle) = lifecycle.upgrade() {
+                lifecycle.write(work, &mut kept);
+            }
+        };
+        let problem = self.writer.start(write).err().map(|error| {
+            let path = self.directory.path().display();
+            format!("there can be no thread to write {path} ({error}), so Sidekiq waits for its disk")
+        });
+        self.note("writer", problem);
+    }
+
+    /// Tells what Ruby has learnt of the process since it began.
+    pub fn describe(&self, about: About) {
+        if self.is_ours() {
+            own_path::limit(about.timeout);
+            self.known(|inner| inner.record.about = about);
+            self.look_at_time();
+        }
+    }
+
+    /// A signal has arrived.
+    pub fn arrived(&self, signal: Signal) {
+        self.heard(signal);
+        self.wait();
+    }
+
+    pub(super) fn heard(&self, signal: Signal) {
+        let event = match signal {
+            Signal::SIGTSTP => Event::Quieted,
+            _ => Event::Stopped,
+        };
+        self.happened(event, Some(signal.to_string()));
+    }
+
+    /// Every `:startup` hook has run and Sidekiq's threads are there.
+    pub fn started(&self) {
+        if self.is_ours() {
+            // Ruby's heart has just been seen to beat; Sidekiq's own first beat is about to come.
+            self.heart_beats();
+            self.look_at_path();
+            self.look_at_company();
+            self.catch_up();
+            self.happened(Event::Started, None);
+            self.wait();
+        }
+    }
+
+    /// Sidekiq was told to stop fetching.
+    pub fn quieted(&self) {
+        self.catch_up();
+        self.happened(Event::Quieted, Some("quiet was called".to_owned()));
+        self.wait();
+    }
+
+    /// Sidekiq was told to stop.
+    pub fn stopping(&self) {
+        self.catch_up();
+        self.happened(Event::Stopped, Some("stop was called".to_owned()));
+        // Ruby may have come to it long after the signal, and its own timeout has only just begun.
+        if self.is_ours() {
+            if let Some(manager) = self.manager.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+                manager.stopping_since = None;
+            }
+            self.tell_manager(false);
+        }
+        self.wait();
+    }
+
+    /// Ruby's heart has beaten, with `busy` jobs in hand.
+    pub fn beat(&self, busy: u32) {
+        if !self.is_ours() {
+            return;
+        }
+        self.heart_beats();
+        self.known(|Inner { record, .. }| record.busy = if record.drained { 0 } else { busy });
+        self.look_at_path();
+        self.tell_manager(true);
+        self.hand_over(Work { strangers: true, publish: Some(Durability::Whole), ..Work::default() });
+        self.wait();
+    }
+
+    /// A job is finished with while the process drains; `busy` are left.
+    pub fn draining(&self, busy: u32) {
+        let is_news = |Inner { record, .. }: &mut Inner| {
+            let is_news = !record.drained && record.busy != busy;
+            if is_news {
+                record.busy = busy;
+            }
+            is_news
+        };
+        if self.is_ours() && self.known(is_news) {
+            self.tell_manager(false);
+            self.publish(Durability::Whole);
+            self.wait();
+        }
+    }
+
+    /// Why it can take no job, and why it can never have drained, as far as Ruby knows.
+    pub fn hindered(&self, takes_no_job: Option<String>, never_drains: Option<String>) {
+        let is_news = |inner: &mut Inner| {
+            let is_news = inner.takes_no_job != takes_no_job || inner.record.never_drains != never_drains;
+            inner.takes_no_job = takes_no_job;
+            inner.record.never_drains = never_drains;
+            inner.withhold();
+            is_news
+        };
+        if self.is_ours() && self.known(is_news) {
+            self.tell_manager(false);
+            self.publish(Durability::Whole);
+            self.wait();
+        }
+    }
+
+    /// Sidekiq has finished with every job it had fetched and fetches no more. Tells whether that is news.
+    pub fn drained(&self) -> bool {
+        let is_news = |Inner { record, .. }: &mut Inner| {
+            let is_news = !record.drained && matches!(record.state, State::Quiet | State::Stopping);
+            if is_news {
+                record.drains();
+            }
+            is_news
+        };
+        let is_news = self.is_ours() && self.known(is_news);
+        if is_news {
+            self.tell_manager(false);
+            self.publish(Durability::Flushed);
+            self.wait();
+        }
+        is_news
+    }
+
+    /// The process is ending with this status, and why, beside what it was told to stop by. Without a status only
+    /// Sidekiq has ended, inside a program that goes on.
+    pub fn ended(&self, status: Option<i32>, why: Option<String>) {
+        if !self.is_ours() {
+            return;
+        }
+        let deadline = Instant::now() + FAREWELL;
+        self.catch_up();
+        let state = self.known(|inner| inner.record.state);
+        self.hooks_end();
+        let why = self.known(|Inner { record, .. }| {
+            record.exit_status = status;
+            let told = record.why.clone().filter(|_| state == State::Stopping);
+            match (told, why) {
+                (Some(told), Some(why)) if !why.contains(&told) => Some(format!("{told}, {why}")),
+                (told, why) => why.or(told),
+            }
+        });
+        self.note_hooks();
+        self.happened(Event::Ended, why);
+        self.writer.wait(deadline);
+    }
+
+    /// A signal's handler had been replaced; puts the observer's back and counts it.
+    pub fn rearm(&self, signal: Signal) {
+        if !self.is_ours() {
+            return;
+        }
+        let problem =
+            observer::reinstall(signal).err().map(|errno| format!("{signal} cannot be observed: {}", errno.desc()));
+        self.note(signal.as_str(), problem);
+        self.known(|inner| *inner.record.rearmed.entry(signal.to_string()).or_default() += 1);
+        self.publish(Durability::Whole);
+        self.wait();
+    }
+
+    /// Keeps a problem under a name, or clears it.
+    pub fn note(&self, name: &str, problem: Option<String>) {
+        self.known(|Inner { record, problems, .. }| {
+            match problem {
+                Some(problem) => drop(problems.insert(name.to_owned(), masked(&problem))),
+                None => drop(problems.remove(name)),
+            }
+            record.problems = problems.values().cloned().collect();
+        });
+    }
+
+    /// The record as it stands now.
+    #[must_use]
+    pub fn record(&self) -> Record {
+        self.known(|inner| inner.record.clone())
+    }
+
+    /// The record and what the probes answer, as JSON (see [`Process`]).
+    ///
+    /// # Errors
+    /// What could not be written as JSON.
+    pub fn report(&self) -> Result<String, String> {
+        self.look_whether_late();
+        let record = self.record();
+        let facts = record.facts_with(Presence::Here);
+        serde_json::to_string(&Process::new(&Ok(record), &facts)).map_err(|error| error.to_string())
+    }
+
+    /// Withdraws the record and leaves the directory to others: the application has chosen another one.
+    pub fn retire(&self) {
+        if self.is_ours() {
+            self.hand_over(Work { retire: true, ..Work::default() });
+            self.wait();
+            self.writer.close();
+        }
+    }
+
+    /// Whether the calling process is the one this speaks of.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        getpid().as_raw() == self.owner
+    }
+
+    /// Sidekiq's hooks, and even its end, follow a signal so closely that they may come before the observer's thread
+    /// has told of it. Those that stop come first: of TERM Sidekiq makes a `:quiet` and a `:shutdown`.
+    pub(super) fn catch_up(&self) {
+        OBSERVED.into_iter().filter(|signal| observer::has_arrived(*signal)).for_each(|signal| self.arrived(signal));
+    }
+
+    pub(super) fn happened(&self, event: Event, why: Option<String>) {
+        if !self.is_ours() {
+            return;
+        }
+        let moved = self.known(|Inner { progress, record, .. }| {
+            let after = progress.after(event);
+            let moved = after.state != progress.state;
+            *progress = after;
+            if moved {
+                // Started, and quiet at once: it was told so while it booted.
+                let early = || (after.state == State::Quiet).then(|| "SIGTSTP while booting".to_owned());
+                record.enter(after.state, why.or_else(early));
+            }
+            moved.then_some(after.state)
+        });
+        let Some(state) = moved else { return };
+        // First of all, so that the ready file is gone before anything else is done.
+        let withdraw = state > State::Running;
+        self.hand_over(Work { withdraw, publish: Some(Durability::Flushed), ..Work::default() });
+        self.tell_manager(false);
+    }
+
+    /// The only way to what is known. Nothing that waits, and nothing that comes here again, may be called inside.
+    pub(super) fn known<T>(&self, look: impl FnOnce(&mut Inner) -> T) -> T {
+        look(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Inner {
+    /// Ready only if it can take a job; and only if it is safe, for whoever wants that.
+    pub(super) fn withhold(&mut self) {
+        let time = self.record.time.as_ref().and_then(|time| time.doubt().map(str::to_owned));
+        let doubt = self.doubt.clone().or(time);
+        self.record.withheld = self.takes_no_job.clone().or_else(|| doubt.filter(|_| self.requires_path));
+    }
+
+    /// What the hooks took at earlier stops in this directory.
+    pub(super) fn remember_hooks(&mut self, seconds: impl IntoIterator<Item = f64>) {
+        seconds.into_iter().for_each(|seconds| self.hooks.remember(seconds));
+        self.record.hooks = self.hooks.known(Instant::now(), false);
+    }
+}

@@ -1,0 +1,131 @@
+//! Brings the record and the sentinels to disk, in order, on the writer's thread.
+
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use crate::store::error::Error;
+use crate::store::files::Durability;
+use crate::store::kept_descriptors::KeptDescriptors;
+use crate::store::writing::OpenDirectory;
+use crate::sys::time_limit::PATIENCE;
+
+use super::clearing::sweep;
+use super::lifecycle::Lifecycle;
+use super::writer::Work;
+
+/// From when on it is a problem that the disk does not answer.
+const LATE: Duration = Duration::from_secs(1);
+
+impl Lifecycle {
+    pub(super) fn publish(&self, durability: Durability) {
+        self.hand_over(Work { publish: Some(durability), ..Work::default() });
+    }
+
+    /// Hands work to the writer; without one the calling thread does it.
+    pub(super) fn hand_over(&self, work: Work) {
+        if !self.writer.hand_over(work) {
+            self.write(work, &mut self.writing.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    /// Waits a moment until all that was handed over is done, so that it can be seen when a hook returns. Whoever comes
+    /// after one that has waited in vain does not wait again.
+    pub(super) fn wait(&self) {
+        if self.is_ours() {
+            let left = PATIENCE.saturating_sub(self.writer.behind());
+            self.writer.wait(Instant::now() + left);
+        }
+    }
+
+    /// A writer that is late is a problem, until it has caught up.
+    pub(super) fn look_whether_late(&self) -> Option<String> {
+        if !self.is_ours() {
+            return None;
+        }
+        let problem = (self.writer.behind() >= LATE).then(|| Error::Late(self.directory.path().to_owned()).to_string());
+        self.note("late", problem.clone());
+        problem
+    }
+
+    /// Does the work. Where no descriptor is left for it, what is kept for that is given up, and it is done once more.
+    pub(super) fn write(&self, work: Work, kept: &mut KeptDescriptors) {
+        if self.try_to_write(work, kept) && kept.release() {
+            self.try_to_write(work, kept);
+        }
+    }
+
+    /// Tells whether it has failed for want of descriptors.
+    pub(super) fn try_to_write(&self, work: Work, kept: &mut KeptDescriptors) -> bool {
+        let is_urgent = || self.writer.take_withdrawal();
+        let mut is_out = false;
+        let mut note = |done: Result<(), Error>| {
+            let error = done.err();
+            is_out |= error.as_ref().is_some_and(Error::is_out_of_descriptors);
+            self.note("directory", error.map(|error| error.to_string()));
+        };
+        let open = match self.directory.open_with(&is_urgent) {
+            Ok(open) => open,
+            Err(error) => {
+                note(Err(error));
+                return is_out;
+            }
+        };
+        if work.withdraw {
+            note(open.withdraw_ready());
+        }
+        if work.sweep {
+            let hooks = open.hooks();
+            self.known(|inner| inner.remember_hooks(hooks));
+            note(sweep(&open));
+        }
+        if work.strangers {
+            self.check_sharing(&open);
+        }
+        if let Some(durability) = work.publish {
+            note(self.write_record(&open, durability));
+        }
+        if work.retire {
+            note(self.leave(&open));
+            kept.release();
+        } else {
+            kept.keep(open, !self.writer.has_own_descriptors());
+        }
+        is_out
+    }
+
+    pub(super) fn write_record(&self, open: &OpenDirectory<'_>, durability: Durability) -> Result<(), Error> {
+        let record = self.record();
+        // Before the lock: what is true of this process waits for nobody, and whoever settles last has read it.
+        let written = open.publish_record(&record, durability);
+        let lock = open.lock();
+        // Whatever became of the record, the sentinels must not lie.
+        let settled = open.sync_sentinels(|| Some(self.record()));
+        drop(lock);
+        let published = written.and(settled);
+        self.note("directory", published.as_ref().err().map(ToString::to_string));
+        if self.writer.is_last() {
+            self.note("late", None);
+        }
+        let noted = self.record();
+        if noted.problems != record.problems {
+            let _ = open.publish_record(&noted, Durability::Whole);
+        }
+        published
+    }
+
+    pub(super) fn leave(&self, open: &OpenDirectory<'_>) -> Result<(), Error> {
+        let _lock = open.lock();
+        open.withdraw_record(&self.record().identity)?;
+        open.sync_sentinels(|| None)
+    }
+
+    pub(super) fn check_sharing(&self, open: &OpenDirectory<'_>) {
+        let problem = open.foreign_process(&self.record()).map(|pid| {
+            let path = self.directory.path().display();
+            format!(
+                "process {pid} of another container or machine uses {path} as well; give each a directory of its own"
+            )
+        });
+        self.note("sharing", problem);
+    }
+}

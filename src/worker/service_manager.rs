@@ -1,0 +1,118 @@
+//! The conversation with the service manager (systemd): what it is told, and when.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use crate::model::sd_notify::{self, Situation, Told, Watchdog};
+use crate::model::stall;
+use crate::model::state::State;
+use crate::model::stop_timeout::{self};
+use crate::sys::notify_socket::Socket;
+use crate::sys::platform;
+use crate::sys::procfs::Snapshot;
+use crate::sys::signals::disposition::{self};
+
+use super::lifecycle::{Inner, Lifecycle, Manager};
+
+/// What is told to a service manager from now on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Speaks {
+    /// When the process is ready, and when it stops.
+    pub of_state: bool,
+    /// That Ruby's heart beats, for the watchdog.
+    pub of_heart: bool,
+}
+
+impl Lifecycle {
+    /// Begins to speak to the service manager, if one has launched this process (`$NOTIFY_SOCKET`). Ruby's heart beats
+    /// every `pause` seconds.
+    pub fn notify(self: &Arc<Self>, pause: f64) -> Speaks {
+        if !self.is_ours() {
+            return Speaks::default();
+        }
+        self.known(|inner| inner.limit = stall::limit(None, pause));
+        let socket = Socket::of_environment();
+        self.note("systemd", socket.as_ref().err().cloned());
+        let Ok(Some(socket)) = socket else { return Speaks::default() };
+        let of_environment = |name| std::env::var(name).ok();
+        let (usec, pid) = (of_environment("WATCHDOG_USEC"), of_environment("WATCHDOG_PID"));
+        let watchdog = sd_notify::watchdog(usec.as_deref(), pid.as_deref(), self.owner, pause);
+        let is_fed = matches!(watchdog, Watchdog::Heart(_));
+        if let Watchdog::Heart(seconds) = watchdog {
+            self.known(|inner| inner.limit = stall::limit(Some(seconds), pause));
+        }
+        let problem = if let Watchdog::Sidekiqs(problem) = watchdog { Some(problem) } else { None };
+        self.note("watchdog", problem);
+        *self.manager.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Manager { socket, told: Told::default(), is_fed, is_heard: true, stopping_since: None });
+        if let Some(main) = platform::other_main_process() {
+            self.look_whether_heard(main);
+        }
+        self.tell_manager(false);
+        Speaks { of_state: true, of_heart: is_fed }
+    }
+
+    /// systemd listens to the main process of a service alone, if its unit does not say otherwise. It is asked on a thread of its own,
+    /// for no boot waits for systemd.
+    pub(super) fn look_whether_heard(self: &Arc<Self>, main: i32) {
+        self.set_heard(false);
+        let lifecycle = Arc::clone(self);
+        let ask = move || {
+            let service = platform::service(lifecycle.owner);
+            if service.as_ref().is_some_and(|service| service.hears_all) {
+                return lifecycle.set_heard(true);
+            }
+            // Where systemd cannot be asked (an ordinary user without D-Bus) it may be set.
+            let unless = if service.is_some() { "" } else { " unless NotifyAccess=all is set" };
+            let name = Snapshot::of(main).map_or_else(String::new, |main| format!(" ({})", main.name));
+            let problem = format!(
+                "systemd listens to the main process of the service, pid {main}{name}, and not to this one{unless}: it does not hear \
+                 that this process is ready, and ends a start of Type=notify after TimeoutStartSec; let ExecStart= become \
+                 Sidekiq itself (exec in a script, User= in place of su or sudo), or set NotifyAccess=all"
+            );
+            lifecycle.note("main process", Some(problem));
+        };
+        let asking = disposition::spawn("lifecycle systemd", ask);
+        if let Err(error) = asking {
+            self.note("main process", Some(format!("there can be no thread to ask systemd ({error})")));
+        }
+    }
+
+    pub(super) fn set_heard(&self, is_heard: bool) {
+        if let Some(manager) = self.manager.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            manager.is_heard = is_heard;
+        }
+    }
+
+    /// Tells the service manager how it stands. What did not reach it is said again at the next beat.
+    pub(super) fn tell_manager(&self, heart_has_beaten: bool) {
+        let late = self.look_whether_late();
+        let mut manager = self.manager.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Manager { socket, told, is_fed, stopping_since, .. }) = manager.as_mut() else { return };
+        let record = self.record();
+        let time = record.about.timeout.filter(|_| record.state == State::Stopping);
+        let left = time.map(|timeout| {
+            let now = Instant::now();
+            let (taken, to_come) = self.known(|Inner { hooks, .. }| (hooks.so_far(now), hooks.to_come(now)));
+            let (since, before) = *stopping_since.get_or_insert((now, taken));
+            timeout + stop_timeout::EPILOGUE + to_come + (taken - before)
+                - now.saturating_duration_since(since).as_secs_f64()
+        });
+        let now = Situation {
+            state: record.state,
+            drained: record.drained,
+            withheld: record.withheld.as_deref(),
+            busy: record.busy,
+            concurrency: record.about.concurrency,
+            left: left.unwrap_or_default(),
+            exit_status: record.exit_status,
+            why: record.why.as_deref(),
+            late: late.as_deref(),
+        };
+        let sent = socket.send(&sd_notify::notice(*told, &now, heart_has_beaten && *is_fed));
+        if sent.is_ok() {
+            *told = told.with(&now);
+        }
+        self.note("systemd", sent.err());
+    }
+}
