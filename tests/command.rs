@@ -16,7 +16,7 @@ use serde_json::Value;
 use sidekiq_lifecycle::model::state::State;
 use sidekiq_lifecycle::store::directory::Directory;
 use sidekiq_lifecycle::store::files::Durability;
-use sidekiq_lifecycle::store::record::{About, Record};
+use sidekiq_lifecycle::store::record::{About, Problem, Record};
 use tempfile::TempDir;
 
 /// An application's root, where the command is called.
@@ -202,7 +202,7 @@ fn what_others_have_written_is_one_line_and_commands_no_terminal() {
     record.exit_status = Some(1);
     record.why = Some("Oops:\nall\u{1b}[31m red".to_owned());
     record.about.tag = Some("sh\u{7}op\u{9b}".to_owned());
-    record.problems = vec!["first\r\nsecond\u{1b}]0;title\u{7}".to_owned()];
+    record.problems = vec![problem("first\r\nsecond\u{1b}]0;title\u{7}")];
     let app = App::with(&record);
     let (_, line, _) = app.call(&["check"]);
     assert!(line.ends_with("has stopped (exit 1, Oops: all [31m red)\n"), "{line:?}");
@@ -255,7 +255,7 @@ fn status_is_a_table_for_people() {
     assert_eq!(app.call(&["status"]), yes(&nobody));
     let mut running = living(State::Running);
     running.busy = 3;
-    running.problems = vec!["the disk is full".to_owned()];
+    running.problems = vec![problem("the disk is full")];
     let dead = gone(State::Quiet);
     let mut ended = gone(State::Stopped);
     ended.exit_status = Some(143);
@@ -308,6 +308,10 @@ fn that_nobody_hears_what_is_wrong_is_no_failure_of_its_own() {
     assert_eq!(app.command(&["path"]).stdout(full()).stderr(full()).status().unwrap().code(), Some(1));
 }
 
+fn problem(message: &str) -> Problem {
+    Problem { code: "directory".to_owned(), message: message.to_owned() }
+}
+
 fn keys(value: &Value) -> Vec<&str> {
     let mut keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
     keys.sort_unstable();
@@ -341,6 +345,8 @@ fn status_is_json_for_machines() {
         "embedded",
         "exit_status",
         "hooks",
+        "interrupted_jobs",
+        "lost_jobs",
         "never_drains",
         "pid",
         "pid_namespace",
@@ -517,10 +523,10 @@ fn misuse_is_exit_2_and_says_what_would_be_right() {
         (&["check", "ready", "live"], &["unexpected argument 'live'"]),
         (&["check", "--dir"], &["a value is required for '--dir <DIR>'"]),
         (&["check", "--dir", ""], &["a value is required for '--dir <DIR>'"]),
-        (&["check", "--max-age", "0"], &["write a number of seconds greater than 0"]),
-        (&["check", "--max-age=-1"], &["write a number of seconds greater than 0"]),
-        (&["check", "--max-age", "1e999"], &["write a number of seconds greater than 0"]),
-        (&["check", "--max-age", "soon"], &["write a number of seconds, such as 60"]),
+        (&["check", "--max-age", "0"], &["write a time above 0"]),
+        (&["check", "--max-age=-1"], &["write a time, such as"]),
+        (&["check", "--max-age", "1e999"], &["write a time, such as"]),
+        (&["check", "--max-age", "soon"], &["write a time, such as"]),
         (&["check", "--json"], &["unexpected argument '--json'"]),
         (&["status", "ready"], &["unexpected argument 'ready'"]),
     ] {

@@ -148,13 +148,13 @@ fn what_has_been_killed_is_said() {
         (
             124,
             format!(
-                "timed out after 0 s, not stopped: process {pid} is running; process {pid} told to stop, and will: sidekiq-lifecycle wait stopped waits on"
+                "timed out after 0 s, not stopped: process {pid} is running; SIGTERM was sent to process {pid}: wait on with sidekiq-lifecycle wait stopped"
             )
         )
     );
     let output = app.command("stop --kill-after 0.2s").output().unwrap();
     let error = String::from_utf8(output.stderr.clone()).unwrap();
-    assert_eq!(ended(output), (1, format!("process {pid} killed; any jobs it had are lost")));
+    assert_eq!(ended(output), (1, format!("killed process {pid}: any running jobs are lost")));
     assert!(error.contains(&format!("process {pid} has not ended within 0 s of SIGTERM: killed\n")), "{error}");
 }
 
@@ -164,7 +164,7 @@ fn whoever_was_quiet_already_was_not_told() {
     let states = [State::Running, State::Quiet, State::Stopping];
     let [running, quiet, stopping] = states.map(|state| app.start(WORKER, state).identity.pid);
     let said = format!(
-        "told to be quiet: process {running}; quiet already: process {quiet}; stopping already: process {stopping}"
+        "sent SIGTSTP to process {running}; already quiet: process {quiet}; already stopping: process {stopping}"
     );
     assert_eq!(app.call("quiet"), (0, said));
 }
@@ -182,7 +182,7 @@ fn only_those_that_live_stay_quiet() {
     assert_eq!(code, 130);
     assert!(line.contains(&format!("process {killed} is gone; ")), "{line}");
     let told = [(first, second), (second, first)]
-        .map(|(one, other)| line.contains(&format!("; 2 processes ({one}, {other}) told to be quiet, and stay so: ")));
+        .map(|(one, other)| line.contains(&format!("; 2 processes ({one}, {other}) stay quiet: ")));
     assert!(told.contains(&true) && line.ends_with(" ends them"), "{line}");
 }
 
@@ -209,7 +209,7 @@ fn what_was_lost_with_the_killed_is_said_of_each() {
     assert_eq!(code, 1);
     let orders = [(first, second), (second, first)].map(|(one, other)| {
         format!(
-            "2 processes ({one}, {other}) killed; the jobs they had are lost; process {drained} killed; it had no jobs"
+            "killed 2 processes ({one}, {other}): their running jobs are lost; killed process {drained}: it had no jobs"
         )
     });
     assert!(orders.contains(&line), "{line}");
@@ -222,13 +222,16 @@ fn jobs_that_were_cut_off_are_said_to_people_and_machines() {
     let pid = record.identity.pid;
     let mut stopping = app.command("stop --json").spawn().unwrap();
     stopping.stderr.as_mut().unwrap().read_exact(&mut [0; 1]).unwrap();
-    record.enter(State::Stopped, Some("SIGTERM, 2 cut off at Sidekiq's timeout".to_owned()));
+    record.enter(State::Stopped, Some("SIGTERM".to_owned()));
+    record.interrupted_jobs = 2;
     app.publish(&record);
     app.let_end();
     let (code, json) = ended(stopping.wait_with_output().unwrap());
     let report: Value = serde_json::from_str(&json).unwrap();
     let reason = report["reason"].as_str().unwrap();
-    let end = format!("process {pid}; process {pid} cut off 2 jobs at Sidekiq's timeout, and pushed them back");
+    let end = format!(
+        "process {pid}; process {pid}: 2 jobs interrupted at Sidekiq's shutdown timeout and pushed back to Redis"
+    );
     assert_eq!((code, report["outcome"].as_str()), (0, Some("reached")));
     assert!(reason.ends_with(&end), "{reason}");
 }
@@ -240,13 +243,14 @@ fn jobs_that_were_lost_make_it_no_good_end() {
     let pid = record.identity.pid;
     let mut stopping = app.command("stop").spawn().unwrap();
     stopping.stderr.as_mut().unwrap().read_exact(&mut [0; 1]).unwrap();
-    record.enter(State::Stopped, Some("SIGTERM, 2 cut off at Sidekiq's timeout, 1 lost".to_owned()));
+    record.enter(State::Stopped, Some("SIGTERM".to_owned()));
+    (record.interrupted_jobs, record.lost_jobs) = (2, vec!["HardJob 0123".to_owned()]);
     app.publish(&record);
     app.let_end();
     let (code, line) = ended(stopping.wait_with_output().unwrap());
     let end = format!(
-        ": process {pid}; process {pid} cut off 2 jobs at Sidekiq's timeout; process {pid} lost 1 job, which Redis did \
-         not take back: sidekiq-lifecycle status says which"
+        ": process {pid}; process {pid}: 2 jobs interrupted at Sidekiq's shutdown timeout; process {pid}: 1 job lost, \
+         because Redis did not take it back (sidekiq-lifecycle status names it)"
     );
     assert_eq!((code, line.ends_with(&end)), (1, true), "{line}");
 }
@@ -277,7 +281,7 @@ fn a_pid_that_is_anothers_by_now_is_told_nothing() {
     app.publish(&record);
     assert_eq!(app.call("quiet"), (1, format!("not quiet: process {pid} is gone")));
     assert_eq!(app.call("stop --kill-after 0.1s"), (0, format!("stopped already: process {pid} is gone")));
-    assert_eq!(app.call(&format!("stop --pid {pid}")), (1, format!("process {pid} (sh) is no Sidekiq")));
+    assert_eq!(app.call(&format!("stop --pid {pid}")), (1, format!("process {pid} (sh) is not a Sidekiq")));
     assert!(app.workers[0].try_wait().unwrap().is_none());
 }
 
@@ -323,11 +327,16 @@ fn a_process_that_a_tstp_would_freeze_is_not_sent_one_nor_is_any_other() {
         app.workers.push(deaf);
         app.publish(&record);
         let pid = record.identity.pid;
-        let why = match embedded {
-            true => "it is embedded in a program whose signals are its own; quiet it there",
-            false => "it has not come so far in its boot; wait until it is ready",
+        let refusal = match embedded {
+            true => format!(
+                "process {pid} is a program that embeds Sidekiq, and SIGTSTP would suspend it; quiet Sidekiq from within it \
+                 (no signal was sent)"
+            ),
+            false => format!(
+                "process {pid} has not installed its signal handlers yet, and SIGTSTP would suspend it; wait until it is \
+                 ready (no signal was sent)"
+            ),
         };
-        let refusal = format!("process {pid} would be frozen by a TSTP, for {why}; nobody was told anything");
         assert_eq!(app.call("quiet"), (1, refusal.clone()));
         let (code, line) = app.call("stop --drain-first");
         assert_eq!((code, line == refusal), (1, !embedded), "{line}");
@@ -347,7 +356,8 @@ fn a_program_that_sidekiq_is_embedded_in_is_not_ended_nor_is_any_other() {
     app.publish(&record);
     let pid = record.identity.pid;
     let refusal = format!(
-        "process {pid} is a program that Sidekiq is embedded in, and a TERM might end it without its jobs; stop it there, or send kill -TERM {pid} if it stops Sidekiq then; nobody was told anything"
+        "process {pid} is a program that embeds Sidekiq, and SIGTERM might end it before its jobs have finished; stop Sidekiq \
+         from within it, or send kill -TERM {pid} if the program stops Sidekiq then (no signal was sent)"
     );
     for line in ["stop", "stop --drain-first", "stop --kill-after 0.1s"] {
         assert_eq!(app.call(line), (1, refusal.clone()), "{line}");
@@ -374,7 +384,7 @@ fn a_record_that_cannot_be_read_is_no_reason_to_guess() {
     let (code, line) = app.call("stop");
     assert_eq!(code, 1);
     assert!(line.starts_with(&format!("the record of process {pid} cannot be read: EOF")), "{line}");
-    assert!(line.ends_with(&format!("; --pid {pid} tells that process all the same")), "{line}");
+    assert!(line.ends_with(&format!("; use --pid {pid} to signal it anyway")), "{line}");
     assert!(app.workers[0].try_wait().unwrap().is_none());
 }
 
@@ -392,7 +402,8 @@ fn a_signal_ends_the_waiting_only() {
         assert_eq!((ended_with, report["outcome"].as_str()), (code, Some("interrupted")));
         let reason = report["reason"].as_str().unwrap();
         assert!(
-            reason.ends_with(&format!("process {pid} told to stop, and will: sidekiq-lifecycle wait stopped waits on"))
+            reason
+                .ends_with(&format!("SIGTERM was sent to process {pid}: wait on with sidekiq-lifecycle wait stopped"))
         );
         assert_eq!(report["processes"][0]["pid"], pid);
     }

@@ -107,7 +107,7 @@ fn a_container_is_judged_from_its_host_as_from_inside() {
     command.args(["--pid", "--mount-proc", "--fork", "--kill-child", "dash", "-c", script]).env("INNER", inner);
     let (code, out, _) = surgery.said(&mut command);
     let report: Value = serde_json::from_str(&out).unwrap();
-    assert_eq!((code, &report["schema"], &report["verdict"]), (1, &2.into(), &"loses-jobs".into()), "{out}");
+    assert_eq!((code, &report["schema"], &report["verdict"]), (1, &3.into(), &"loses-jobs".into()), "{out}");
     let sidekiq = &report["sidekiqs"][0];
     assert_eq!((&sidekiq["own_pid"], &sidekiq["has_gem"]), (&3.into(), &false.into()));
     let links = sidekiq["signal_path"]["links"].as_array().unwrap();

@@ -180,6 +180,27 @@ fn signals(notes: &[String]) -> Vec<&str> {
 
 // ---- which signal reaches whom ----
 
+/// Nobody could continue it, and the container would never end.
+#[test]
+fn pid_1_suspends_nothing_that_does_not_handle_the_signal() {
+    if !places().contains(&Place::Pid1) {
+        return;
+    }
+    let home = Home::new();
+    let script = "$SIG{TERM} = sub { exit 5 }; open my $out, '>', 'log'; sleep 1 while -e 'log'";
+    let run = home.start(Place::Pid1, &["-v"], &["perl", "-e", script]);
+    wait_for("the program", || home.0.path().join("log").exists().then_some(()));
+    for signal in [Signal::SIGTTIN, Signal::SIGTSTP, Signal::SIGTTOU] {
+        run.send(signal);
+        let line = format!("{signal} dropped: no process here handles it");
+        let said = || fs::read_to_string(home.0.path().join("stderr")).unwrap();
+        wait_for(&line, || said().contains(&line).then_some(()));
+    }
+    run.send(Signal::SIGTERM);
+    let (code, said) = run.end();
+    assert_eq!(code, 5, "{said}");
+}
+
 #[test]
 fn every_signal_reaches_the_worker_below_whatever() {
     let numbers = (1..=64).filter(|n| ![4, 5, 6, 7, 8, 9, 11, 13, 15, 17, 19, 31, 32, 33].contains(n));
@@ -338,7 +359,7 @@ fn a_shell_alone_is_never_stopped_and_ends_at_term() {
             let mut said = [0; 64];
             let length = errors.read(&mut said).unwrap();
             let said = String::from_utf8_lossy(&said[..length]).into_owned();
-            assert!(said.starts_with("sidekiq-lifecycle run: SIGTSTP dropped: there is no worker now"), "{said}");
+            assert!(said.starts_with("sidekiq-lifecycle run: SIGTSTP dropped: no process here handles it"), "{said}");
             assert_ne!(children_of(pid)[0].state, 'T', "{place:?} {shell}");
             send(pid, Signal::SIGTERM.into()).unwrap();
             let status = wait_for("the end", || child.try_wait().unwrap());
@@ -489,8 +510,8 @@ fn commands_that_cannot_be_run_and_misuse() {
         (&["-r", "TERM:NOPE", "--", "true"], 2, "there is no signal 'NOPE'"),
         (&["-r", "KILL:TERM", "--", "true"], 2, "SIGKILL is never handed on"),
         (&["-e", "300", "--", "true"], 2, "0 to 255"),
-        (&["--grace", "soon", "--", "true"], 2, "a number of seconds"),
-        (&["--stop-grace=-1", "--", "true"], 2, "a number of seconds"),
+        (&["--grace", "soon", "--", "true"], 2, "write a time, such as"),
+        (&["--stop-grace=-1", "--", "true"], 2, "write a time, such as"),
         (&["-p", "NOPE", "--", "true"], 2, "there is no signal 'NOPE'"),
     ] {
         let mut line = Command::new(env!("CARGO_BIN_EXE_sidekiq-lifecycle"));

@@ -83,12 +83,12 @@ module SidekiqLifecycle
 
     # The process is ending, by whatever way: the backstop for every path on which Sidekiq fires no event.
     def exiting(error)
-      return if !ours? || status.state == :stopped
+      return if !ours? || @native.state == "stopped"
 
       look_whether_drained
       exit_status, why = Ending.of(error)
-      why = [why, *@work.losses.words].compact
-      @native.ended(exit_status, (why.join(", ") if why.any?))
+      losses = @work.losses
+      @native.ended(exit_status, why, losses.counts[:cut_off], losses.lost_jobs)
       tell(:stopped)
     end
 
@@ -158,7 +158,7 @@ module SidekiqLifecycle
 
       @native.quieted if @quiet_asked
       describe
-      TaskProtection.begin(configuration, method(:busy)) { |problem| @native.note("ECS task protection", problem) }
+      TaskProtection.begin(configuration, method(:busy)) { |problem| @native.note("ecs_task_protection", problem) }
       return unless server?
 
       @traps = Traps.new
@@ -178,7 +178,7 @@ module SidekiqLifecycle
     def started(launcher)
       @launcher = @work.launcher = launcher
       Traps.tell_relay
-      @native.note("Redis timeouts", RedisTimeouts.problem(@config, Systemd.watchdog))
+      @native.note("redis_timeouts", RedisTimeouts.problem(@config, Systemd.watchdog))
       @native.started
       report_problems
       now = status
@@ -247,14 +247,14 @@ module SidekiqLifecycle
     # The next beat may be too late.
     def last_word(identity)
       look_whether_drained
-      @native.note("announcement", announcement.publish(identity, status, **@work.losses.counts))
+      @native.note("redis_status", announcement.publish(identity, status, **@work.losses.counts))
     end
 
     def announcement = @announcement ||= Announcement.new(@config)
 
     # Sidekiq has ended inside a program that goes on.
     def ended
-      @native.ended(nil, nil)
+      @native.ended(nil, nil, 0, [])
       tell(:stopped)
       Unfailing.over
     end
@@ -302,7 +302,7 @@ module SidekiqLifecycle
     # What the core has found wrong, each once. Whoever comes here shows that Ruby runs.
     def report_problems
       @native.runs&.then { |silence| complain(silence) }
-      JSON.parse(@native.report).dig("record", "problems").each { |problem| complain(problem) }
+      @native.problems.each { |_code, message| complain(message) }
     end
 
     def failed(what, error)

@@ -37,11 +37,8 @@ module SidekiqLifecycle
     # @return [Hash{Symbol => Integer}] how many
     def counts = { cut_off: @cut_off.sum, lost: @lost.size }
 
-    # @return [Array<String>] how many, for what is said of the end
-    def words
-      words = { cut_off: "cut off at Sidekiq's timeout", lost: "lost" }
-      counts.filter_map { |what, count| "#{count} #{words.fetch(what)}" if count.positive? }
-    end
+    # @return [Array<String>] which ones are lost
+    def lost_jobs = @lost.map { |job| job ? JobName.of(job) : "a job that had just been fetched" }
 
     private
 

@@ -61,7 +61,8 @@ module SidekiqLifecycle
       @timings = record["timings"].to_h { |name, time| [name.to_sym, Time.iso8601(time)] }
       @why, @never_drains, @company, @pid, @concurrency, @exit_status, @embedded =
         record.values_at(*%w[why never_drains company pid concurrency exit_status embedded])
-      @rearmed, @problems, @sidekiq_version, @version = record.values_at("rearmed", "problems", "sidekiq", "version")
+      @rearmed, @sidekiq_version, @version = record.values_at("rearmed", "sidekiq", "version")
+      @problems = record["problems"].map { |problem| problem["message"] }
       path = record["signal_path"] || {}
       @signal_path, @relay = path.values_at("term", "relay")
       @signal_path &&= @signal_path.tr("-", "_").to_sym

@@ -74,7 +74,7 @@ module SidekiqLifecycle
       return unless @launcher
 
       Crew.new(@launcher).tap do |crew|
-        { "job" => losses.problem, **crew.problems }.each { |name, problem| @native.note(name, problem) }
+        { "lost_jobs" => losses.problem, **crew.problems }.each { |name, problem| @native.note(name, problem) }
         @native.hindered(crew.takes_no_job, losses.problem || crew.never_drains)
       end
     end

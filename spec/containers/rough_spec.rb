@@ -45,7 +45,7 @@ RSpec.describe "a container that is handled roughly", :containers, full: Sandbox
       launch.await("it is told") { path(launch)["term"] == "lost" }
       expect(path(launch)).to include("tstp" => "lost", "relay" => nil)
       expect(launch.exec("sidekiq-lifecycle", "doctor").first).to eq(1)
-      expect(launch.records.first["problems"]).to match([include("is lost", "the relay (pid #{relay}) has ended")])
+      expect(Sandbox.messages(launch.records.first)).to match([include("is lost", "the relay (pid #{relay}) has ended")])
       expect(status(launch, 1)).to include("State" => "S (sleeping)", "TracerPid" => "0")
       kill(launch, :TSTP, sidekiq(launch))
       expect_to_work(launch)
@@ -152,7 +152,7 @@ RSpec.describe "a container that is handled roughly", :containers, full: Sandbox
     launch("#{strace}; sidekiq; echo x") do |launch|
       tracer = status(launch, 1)["TracerPid"]
       expect(path(launch)).to include("term" => "lost", "tstp" => "lost", "relay" => nil)
-      expect(launch.records.first["problems"])
+      expect(Sandbox.messages(launch.records.first))
         .to match([include("may not trace dash (pid 1), for process #{tracer} traces it already: end that tracer")])
       kill(launch, :TSTP, sidekiq(launch))
       expect_to_work(launch)

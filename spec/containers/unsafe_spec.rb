@@ -33,7 +33,7 @@ RSpec.describe "a signal path that cannot be mended", :containers, full: Sandbox
         beats = launch.records.first["beat"]
         launch.await("the next beat") { launch.records.first["beat"] != beats }
         expect(launch.records).to match([include("signal_path" => include("term" => "lost", "relay" => nil))])
-        expect(launch.records.first["problems"])
+        expect(Sandbox.messages(launch.records.first))
           .to match([include("a SIGTERM sent to dash (pid 1) is lost", *words)])
         expect(launch.log.scan(words.first).size).to eq(1)
         expect(launch.exec("sidekiq-lifecycle", "check")).to eq([0, "ready\n"])

@@ -18,7 +18,7 @@ RSpec.describe "a Sidekiq that does not end alone" do
     File.write(file("foreman"), foreman)
     File.chmod(0o755, file("foreman"))
     worker = start_ready(launcher: [file("foreman")])
-    expect(command("quiet").last).to eq("told to be quiet: process #{sidekiq}\n")
+    expect(command("quiet").last).to eq("sent SIGTSTP to process #{sidekiq}\n")
     expect(worker).to be_running
     said = command("stop")
     expect(said.first).to eq(0)

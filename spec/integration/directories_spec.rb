@@ -77,7 +77,7 @@ RSpec.describe "the lifecycle directory" do
       worker = start_ready(environment: { name => value }, install:)
       # The log follows the ready file.
       wait_until("it is in the log") { complaints(worker).grep(problem).size == 1 }
-      expect(record(worker.pid)["problems"]).to match([problem])
+      expect(problems_of(worker.pid)).to match([problem])
     end
   end
 

@@ -114,7 +114,7 @@ RSpec.describe "the doctor" do
                  "set -t to at most 6, or the stop timeout to at least 29"
       worker = start_ready_in('exec "$@"', timeout: 25, install:, environment:)
       expect(worker.log.scan(sentence).size).to eq(1)
-      expect(record_inside["problems"]).to eq([sentence])
+      expect(Sandbox.messages(record_inside)).to eq([sentence])
       code, output = doctor_inside(worker, environment:)
       expect([code, output.lines.last]).to eq([1, "loses jobs on stop: #{sentence}\n"])
     end
@@ -129,7 +129,7 @@ RSpec.describe "the doctor" do
     report = JSON.parse(doctor_inside(worker, "--json")[1])
     expect(report["sidekiqs"][0]["time"]).to include("fit" => "unknown", "words" => sentence, "needed" => 29.0)
     expect(worker.log.scan(sentence).size).to eq(1)
-    expect(record_inside["problems"]).to be_empty
+    expect(Sandbox.messages(record_inside)).to be_empty
   end
 
   it "is told the stop timeout of the advice, and is content" do
@@ -164,13 +164,13 @@ RSpec.describe "the doctor" do
   it "warns of a timeout that is set in Ruby, where generate could not see it" do
     set = Sandbox::MAJOR == 6 ? "Sidekiq.options" : "Sidekiq.default_configuration"
     worker = start_ready(after: "#{set}[:timeout] = 60", environment: { "SIDEKIQ_LIFECYCLE_STOP_TIMEOUT" => "30" })
-    expect(record(worker.pid)["problems"])
+    expect(problems_of(worker.pid))
       .to match([start_with("-t 60 and Sidekiq's own 4 s do not fit into the stop timeout of 30 s ($SIDEKIQ_LIFE")])
   end
 
   it "says that the variable of ECS is no duration" do
     worker = start_ready(environment: { "ECS_CONTAINER_STOP_TIMEOUT" => "soon" })
-    expect(record(worker.pid)["problems"]).to eq(["$ECS_CONTAINER_STOP_TIMEOUT is \"soon\"; write a duration such as " \
+    expect(problems_of(worker.pid)).to eq(["$ECS_CONTAINER_STOP_TIMEOUT is \"soon\"; write a duration such as " \
                                                   "30s or 2m, or a number of seconds above 0"])
   end
 

@@ -79,7 +79,7 @@ RSpec.describe "a lifecycle directory on a disk that hangs" do
     @disk.go_on
     wait_until("no longer ready") { !worker.ready_file? }
     wait_until("drained") { File.exist?(drained_file) }
-    wait_until("all is well") { record(worker.pid)["problems"].empty? }
+    wait_until("all is well") { problems_of(worker.pid).empty? }
     expect(record(worker.pid)).to include("state" => "quiet", "why" => "SIGTSTP")
     expect(check).to eq([1, "not ready: process #{worker.pid} is quiet\n"])
     worker.signal(:TERM)
@@ -96,6 +96,6 @@ RSpec.describe "a lifecycle directory on a disk that hangs" do
     @disk.go_on
     wait_until("ready") { worker.ready_file? }
     expect(check).to eq([0, "ready\n"])
-    wait_until("all is well") { record(worker.pid)["problems"].empty? }
+    wait_until("all is well") { problems_of(worker.pid).empty? }
   end
 end

@@ -10,7 +10,7 @@ RSpec.describe "the time that an application's hooks take when a Sidekiq stops" 
 
   def slow(event) = "Sidekiq.configure_server { |config| config.on(:#{event}) { sleep 1.5 } }"
   def hooks(worker) = record(worker.pid)["hooks"]
-  def problems(worker) = record(worker.pid)["problems"]
+  def problems(worker) = problems_of(worker.pid)
 
   # The ready file of one that was killed is still there.
   def start_running(**options)

@@ -224,7 +224,7 @@ RSpec.describe "jobs and hooks" do
       expect(queued).to eq(1)
       expect(notes).to eq(["begins"])
       expect(record(worker.pid)).to include("state" => "stopped", "drained" => false,
-                                            "why" => "SIGTERM, 1 cut off at Sidekiq's timeout")
+                                            "why" => "SIGTERM", "interrupted_jobs" => 1)
     end
 
     if Sandbox::MAJOR > 6

@@ -62,7 +62,7 @@ RSpec.describe "what systemd is told" do
     expect(said.last).to eq("STATUS=stopped (exit 0, SIGTERM)")
     expect(said.grep(/=1$/)).to eq(["READY=1", "STOPPING=1"])
     expect(extensions).to be_empty
-    expect(record(worker.pid)["problems"]).to be_empty
+    expect(problems_of(worker.pid)).to be_empty
   end
 
   it "is STOPPING also where the process has no descriptor left" do
@@ -186,7 +186,7 @@ RSpec.describe "what systemd is told" do
       pause = Sandbox::MAJOR == 6 ? 5 : 10
       problem = "systemd's watchdog of 2 s is shorter than two of Sidekiq's beats, which come every #{pause} s; so " \
                 "it is left to Sidekiq's own thread, which tells less: set WatchdogSec=60"
-      expect(record(worker.pid)["problems"]).to eq([problem])
+      expect(problems_of(worker.pid)).to eq([problem])
       expect(worker.log.scan(problem).size).to eq(1)
       expect(count("READY=1")).to eq(1)
     end
@@ -221,7 +221,7 @@ RSpec.describe "what systemd is told" do
       problem = "a Redis that hangs can silence Sidekiq's heartbeat for #{longest} s, as this application has set " \
                 "the timeouts of its Redis client, and systemd's watchdog kills it, with its jobs, after 30 s: set " \
                 "shorter timeouts in config.redis, or WatchdogSec=#{advised}"
-      expect(record(worker.pid)["problems"]).to eq([problem])
+      expect(problems_of(worker.pid)).to eq([problem])
       # The log follows the ready file.
       wait_until("it is in the log") { worker.log.scan(problem).size == 1 }
     end
@@ -230,7 +230,7 @@ RSpec.describe "what systemd is told" do
       listen
       seconds = SidekiqLifecycle::Generate::Plan::WATCHDOG
       worker = start_ready(environment: environment(WATCHDOG_USEC: (seconds * 1_000_000).to_s))
-      expect(record(worker.pid)["problems"]).to be_empty
+      expect(problems_of(worker.pid)).to be_empty
     end
 
     it "does not feed another process's" do
@@ -249,11 +249,11 @@ RSpec.describe "what systemd is told" do
       @socket.close
       File.delete(file("notify"))
       problem = /systemd is not told of this process, through "#{file("notify")}": No such file or directory/
-      wait_until("it is told") { record(worker.pid)["problems"].grep(problem).any? }
+      wait_until("it is told") { problems_of(worker.pid).grep(problem).any? }
       wait_until("it is logged") { worker.log.match?(problem) }
       listen
       wait_for("STATUS=running, 0 of 2 busy")
-      wait_until("all is well") { record(worker.pid)["problems"].empty? }
+      wait_until("all is well") { problems_of(worker.pid).empty? }
       expect(worker.log.scan(problem).size).to eq(1)
       expect(count("READY=1")).to eq(0)
       worker.signal(:TERM)
@@ -263,17 +263,17 @@ RSpec.describe "what systemd is told" do
 
     it "says at the next beat what it could not say at once" do
       worker = start_ready(environment:, before: quick_beat)
-      expect(record(worker.pid)["problems"]).to match([/systemd is not told/])
+      expect(problems_of(worker.pid)).to match([/systemd is not told/])
       listen
       wait_for("READY=1")
-      wait_until("all is well") { record(worker.pid)["problems"].empty? }
+      wait_until("all is well") { problems_of(worker.pid).empty? }
     end
 
     it "does not wait for one that nobody reads" do
       listen
       worker = start_ready(environment:, before: quick_beat)
       fill_up
-      wait_until("it is full") { record(worker.pid)["problems"].grep(/temporarily unavailable/).any? }
+      wait_until("it is full") { problems_of(worker.pid).grep(/temporarily unavailable/).any? }
       expect(check("live").first).to eq(0)
       worker.signal(:TERM)
       expect(worker.exit_code).to eq(0)

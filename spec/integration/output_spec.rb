@@ -30,7 +30,7 @@ RSpec.describe "a Sidekiq that is stopped and whose output fails" do
     worker = busy(**pipeline)
     Process.kill(:TERM, -worker.pid)
     expect_stopped(queued: 1)
-    expect(record(sidekiq)["problems"]).to include(start_with("whoever read standard output has ended first"))
+    expect(problems_of(sidekiq)).to include(start_with("whoever read standard output has ended first"))
   end
 
   it "pushes its jobs back when the reader has ended long before" do
@@ -60,7 +60,7 @@ RSpec.describe "a Sidekiq that is stopped and whose output fails" do
     Process.kill(:TERM, -worker.pid)
     expect_stopped(queued: 1)
     wait_until("the last word") { File.read(file("log")).include?("Bye!") }
-    expect(record(sidekiq)["problems"]).not_to include(start_with("whoever read"))
+    expect(problems_of(sidekiq)).not_to include(start_with("whoever read"))
   end
 
   it "leaves an output alone that is no pipe" do
@@ -72,7 +72,7 @@ RSpec.describe "a Sidekiq that is stopped and whose output fails" do
     expect([1, 2].map { |number| output(number) }).to all(eq(worker.log_file))
     FileUtils.touch(file("go"))
     expect_stopped(queued: 0)
-    expect(record(sidekiq)["problems"]).to be_empty
+    expect(problems_of(sidekiq)).to be_empty
   end
 
   # A socket to a log collector that is gone, a formatter with a bug.

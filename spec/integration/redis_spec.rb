@@ -84,7 +84,7 @@ RSpec.describe "with Redis" do
   end
 
   describe "when jobs are pushed back" do
-    let(:cut_off) { "SIGTERM, 1 cut off at Sidekiq's timeout" }
+    let(:cut_off) { { "why" => "SIGTERM", "interrupted_jobs" => 1, "lost_jobs" => [] } }
     # As much time as a slow machine needs.
     let(:patient) { "SidekiqLifecycle::PushBack.tap { |it| it.send(:remove_const, :PATIENCE) }::PATIENCE = 60" }
     let(:ways) do
@@ -102,7 +102,7 @@ RSpec.describe "with Redis" do
         worker.signal(:TERM)
         wait_until("it tries again") { worker.log.include?("Redis does not take a job") || worker.raise_if_ended }
         comes.call
-        expect(expect_end_is_told(worker)).to include("why" => cut_off, "problems" => [])
+        expect(expect_end_is_told(worker)).to include(cut_off.merge("problems" => []))
         expect([queued, worker.exit_code]).to eq([1, 0])
         expect(worker.log).to include("Pushed 1 jobs back to Redis")
       end
@@ -113,12 +113,14 @@ RSpec.describe "with Redis" do
         ways.fetch(way).first.call
         code, said = command("stop")
         expect(code).to eq(1)
-        expect(said.lines.last).to end_with("cut off 2 jobs at Sidekiq's timeout; process #{worker.pid} lost 2 jobs, " \
-                                            "which Redis did not take back: sidekiq-lifecycle status says which\n")
+        expect(said.lines.last).to end_with(": 2 jobs interrupted at Sidekiq's shutdown timeout; process #{worker.pid}: 2 jobs " \
+                                            "lost, because Redis did not take them back (sidekiq-lifecycle status names " \
+                                            "them)\n")
         ended = expect_end_is_told(worker)
-        expect(ended).to include("why" => "SIGTERM, 2 cut off at Sidekiq's timeout, 2 lost", "drained" => false)
+        expect(ended).to include("why" => "SIGTERM", "interrupted_jobs" => 2, "drained" => false)
+        expect(ended["lost_jobs"]).to match_array(jids.map { |jid| "Evaluate #{jid}" })
         lost = /\A2 jobs could not be pushed back to Redis and are lost \(.*Error: .*\), .*: (.*)\z/
-        names = ended["problems"].filter_map { |problem| problem[lost, 1] }.first.split(", ")
+        names = Sandbox.messages(ended).filter_map { |problem| problem[lost, 1] }.first.split(", ")
         expect(names).to match_array(jids.map { |jid| "Evaluate #{jid}" })
         expect(command("status").last).to include("2 lost").and include(*names)
         expect(worker.log.scan("2 jobs could not be pushed back").size).to eq(1)
@@ -141,7 +143,7 @@ RSpec.describe "with Redis" do
       hold
       redis.stop
       worker.signal(:TERM)
-      expect(expect_end_is_told(worker)).to include("why" => cut_off, "problems" => [])
+      expect(expect_end_is_told(worker)).to include(cut_off.merge("problems" => []))
       expect(notes).to include("keeps 1")
       expect(worker.log).not_to include("Redis does not take")
     end
@@ -210,7 +212,7 @@ RSpec.describe "with Redis" do
     wait_until("quiet") { record(worker.pid)["state"] == "quiet" }
     FileUtils.touch(file("go"))
     lost = /\Aa job could not be pushed back to Redis and is lost \(.*OOM/
-    wait_until("it is told") { record(worker.pid)["problems"].grep(lost).any? || worker.raise_if_ended }
+    wait_until("it is told") { problems_of(worker.pid).grep(lost).any? || worker.raise_if_ended }
     wait_until("its thread has ended") { record(worker.pid)["busy"].zero? }
     expect(retries).to eq(0)
     expect(worker.log.scan("sidekiq_lifecycle: a job could not be pushed back").size).to eq(1)

@@ -64,7 +64,7 @@ RSpec.describe "the relay" do
     it "carries TERM past a shell with #{what}, once, and all ends well" do
       worker = start_ready_in("bash", script)
       expect(the_record["signal_path"]).to include("term" => term || "arrives", "tstp" => "arrives")
-      expect(the_record["problems"]).to be_empty
+      expect(Sandbox.messages(the_record)).to be_empty
       start_job
       Process.kill(:TERM, pid1(worker))
       wait_until("it is no longer ready") { !ready_file? }
@@ -127,7 +127,7 @@ RSpec.describe "the relay" do
     it "lets the boot go on, and says so in the log and in the status" do
       worker = start_ready_in("dash", '"$@"; exit 0', before:)
       expect(the_record["signal_path"]).to include("term" => "lost", "relay" => nil)
-      expect(the_record["problems"]).to match([include("is lost", "could not be started", "no answer within 2 s")])
+      expect(Sandbox.messages(the_record)).to match([include("is lost", "could not be started", "no answer within 2 s")])
       expect(worker.log).to include("no answer within 2 s")
       wait_until("what hung is ended") { tree(worker.pid).values.none? { |command, _| command.include?("sleep 600") } }
     end
@@ -146,7 +146,7 @@ RSpec.describe "the relay" do
     expect(tree(worker.pid).values.map(&:first).grep(/relay/)).to be_empty
     expect(the_record["signal_path"])
       .to eq("term" => "lost", "tstp" => "lost", "relay" => nil, "doubt" => nil, "no_relay" => "signal_relay is off")
-    expect(the_record["problems"]).to contain_exactly(match(/\Aa SIGTERM sent to dash \(pid 1\) is lost.*put exec/))
+    expect(Sandbox.messages(the_record)).to contain_exactly(match(/\Aa SIGTERM sent to dash \(pid 1\) is lost.*put exec/))
     expect(worker.log.scan("a SIGTERM sent to dash").size).to eq(1)
     Process.kill(:TERM, pid1(worker))
     push("Sleep", 0)
@@ -160,7 +160,7 @@ RSpec.describe "the relay" do
     Process.kill(:KILL, relay_of(worker))
     # On a machine that is very busy it may be dying for longer than the first look at it waits.
     wait_until("it is told") { the_record["signal_path"].values_at("term", "relay") == ["lost", nil] }
-    expect(the_record["problems"])
+    expect(Sandbox.messages(the_record))
       .to contain_exactly(match(/to mend it, put exec .*; the relay \(pid \d+\) has ended\z/))
     wait_until("strict, it is ready no more") { !ready_file? }
     expect(check.last).to match(/not ready: process \d+ (is running, but a SIGTERM|belongs to)/)
@@ -285,7 +285,7 @@ RSpec.describe "the relay" do
   it "says why it is of no help where the shell belongs to another user" do
     FileUtils.chmod(0o777, app)
     worker = start_ready_in("dash", 'setpriv --reuid 4711 --regid 4711 --clear-groups "$@"; exit 0')
-    expect(the_record["problems"]).to contain_exactly(
+    expect(Sandbox.messages(the_record)).to contain_exactly(
       match(/is lost.*; the relay may not trace dash \(pid 1\), for it belongs to another user \(uid 0\): start both/)
     )
     expect(worker.log.lines.grep(/belongs to another user/)).to contain_exactly(a_kind_of(String))

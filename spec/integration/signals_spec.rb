@@ -103,7 +103,8 @@ RSpec.describe "signals to a Sidekiq that has started" do
       drained = Watcher.new { File.exist?(drained_file) }
       start_job
       worker.signal(:TERM)
-      expect_ended(worker, "SIGTERM, 1 cut off at Sidekiq's timeout", ready)
+      expect_ended(worker, "SIGTERM", ready)
+      expect(record(worker.pid)).to include("interrupted_jobs" => 1, "lost_jobs" => [])
       expect(drained.changes).to eq([false])
       expect(record(worker.pid)).to include("drained" => false)
       expect(notes).to eq(["job begins"])

@@ -58,7 +58,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
     it "tells, and returns" do
       worker = start_ready
       occupy
-      expect(command("quiet")).to eq([0, "told to be quiet: #{names(worker)}\n"])
+      expect(command("quiet")).to eq([0, "sent SIGTSTP to #{names(worker)}\n"])
       wait_until("quiet") { state(worker) == ["quiet", false] }
       expect(command("wait", "quiet").first).to eq(0)
       expect(check("ready").first).to eq(1)
@@ -85,8 +85,8 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       code, said = command("quiet", "--wait", "--timeout", "1s")
       expect(code).to eq(124)
       expect(said.lines.last).to start_with("timed out after 1 s, not drained: #{names(worker)} is quiet, ")
-      expect(said).to end_with("; #{names(worker)} told to be quiet, and stays so: sidekiq-lifecycle wait drained " \
-                               "waits on, sidekiq-lifecycle stop ends it\n")
+      expect(said).to end_with("; #{names(worker)} stays quiet: wait on with sidekiq-lifecycle wait drained, or end it with " \
+                               "sidekiq-lifecycle stop\n")
       expect(state(worker)).to eq(["quiet", false])
     end
   end
@@ -120,7 +120,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       worker = start_ready
       occupy
       code, said = command("stop", "--drain-first", "--timeout", "1s")
-      expect([code, said]).to match([124, /stays so: sidekiq-lifecycle wait drained waits on/])
+      expect([code, said]).to match([124, /stays quiet: wait on with sidekiq-lifecycle wait drained/])
       expect(state(worker)).to eq(["quiet", false])
     end
 
@@ -128,7 +128,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       worker = start_ready(timeout: 1)
       occupy
       code, said = command("stop")
-      cut_off = "#{names(worker)} cut off 1 job at Sidekiq's timeout, and pushed it back"
+      cut_off = "#{names(worker)}: 1 job interrupted at Sidekiq's shutdown timeout and pushed back to Redis"
       expect([code, said.lines.last]).to match([0, /\Astopped after \d+ s: #{names(worker)}; #{cut_off}\n\z/])
     end
 
@@ -138,7 +138,11 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       code, said = command("stop", "--kill-after", "1s")
       expect(code).to eq(1)
       expect(said).to include("#{names(worker)} has not ended within 1 s of SIGTERM: killed\n")
+<<<<<<< HEAD
       expect(said.lines.last).to match(/\A#{names(worker)} killed; (the|any) jobs it had are lost\n\z/)
+=======
+      expect(said.lines.last).to eq("killed #{names(worker)}: its running jobs are lost\n")
+>>>>>>> 1a45194 (Give problems a code, and count interrupted and lost jobs)
       expect(worker.exit_code).to eq(137)
     end
 
@@ -147,8 +151,8 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       worker.signal(:STOP)
       code, said = command("stop", "--timeout", "1s")
       expect(code).to eq(124)
-      frozen = "it is frozen by a SIGSTOP or Ctrl-Z, and hears nothing: kill -CONT #{worker.pid};"
-      expect(said.lines.last).to include(frozen, "told to stop, and will: sidekiq-lifecycle wait stopped waits on")
+      frozen = "it is suspended (SIGSTOP or Ctrl-Z) and handles no signal, resume it with kill -CONT #{worker.pid};"
+      expect(said.lines.last).to include(frozen, "SIGTERM was sent to #{names(worker)}: wait on with sidekiq-lifecycle wait stopped")
       worker.signal(:CONT)
       expect(command("wait", "stopped", "--pid", worker.pid).first).to eq(0)
       expect(worker.exit_code).to eq(0)
@@ -225,7 +229,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       worker.exit_code
       File.write(path, planted)
       expect(command("stop", "--kill-after", "1s").first).to eq(0)
-      expect(command("stop", "--pid", innocent)).to eq([1, "process #{innocent} (sleep) is no Sidekiq\n"])
+      expect(command("stop", "--pid", innocent)).to eq([1, "process #{innocent} (sleep) is not a Sidekiq\n"])
       expect(Process.wait(innocent, Process::WNOHANG)).to be_nil
       expect(File.read("/proc/#{innocent}/stat")).to match(/\) S /)
     ensure
@@ -247,8 +251,8 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
     it "tells nobody anything where one process is another user's" do
       skip "needs root" unless Process.uid.zero?
       worker = start_ready
-      expect(as_nobody("stop")).to eq("process #{worker.pid} belongs to uid 0; run this as that user or as root; " \
-                                      "nobody was told anything\n")
+      expect(as_nobody("stop")).to eq("process #{worker.pid} belongs to uid 0; run this as that user or as root " \
+                                      "(no signal was sent)\n")
       expect(state(worker)).to eq(["running", false])
     end
 
@@ -310,14 +314,14 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       refused = "needs the record of process #{worker.pid}: none was found, and only a Sidekiq with " \
                 "sidekiq_lifecycle writes one"
       [%w[wait drained], %w[wait ready], %w[quiet --wait], %w[stop --drain-first]].each do |words|
-        untold = "; nobody was told anything" unless words.first == "wait"
+        untold = " (no signal was sent)" unless words.first == "wait"
         expect(command(*words, "--pid", worker.pid)).to match([1, /#{refused}#{untold}\n\z/])
       end
       expect(worker.log).not_to match(/TSTP|quiet/i)
-      expect(command("quiet", "--pid", worker.pid)).to eq([0, "told to be quiet: #{names(worker)}\n"])
+      expect(command("quiet", "--pid", worker.pid)).to eq([0, "sent SIGTSTP to #{names(worker)}\n"])
       wait_until("it hears") { worker.log.match?(/TSTP|no longer accepting/i) }
       expect(command("stop", "--pid", worker.pid)).to match([0, /^stopped after/])
-      expect(command("stop", "--pid", worker.pid)).to match([1, /\Athere is no process #{worker.pid}\n|is no Sidekiq/])
+      expect(command("stop", "--pid", worker.pid)).to match([1, /\Athere is no process #{worker.pid}\n|is not a Sidekiq/])
       expect(worker.exit_code).to eq(0)
     end
 
@@ -328,7 +332,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       IO.popen(%w[ruby gem.rb install sidekiq], chdir: app) do |other|
         expect(other.gets).to eq("here\n")
         expect(ask("status", "--all").last["processes"].map { |process| process["pid"] }).to eq([worker.pid])
-        expect(command("quiet", "--all")).to eq([0, "told to be quiet: #{names(worker)}\n"])
+        expect(command("quiet", "--all")).to eq([0, "sent SIGTSTP to #{names(worker)}\n"])
         expect(command("stop", "--all")).to match([0, /^stopped after \d+ s: #{names(worker)}\n\z/])
         expect(Process.wait(other.pid, Process::WNOHANG)).to be_nil
       ensure
@@ -343,7 +347,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       wait_until("started") { File.read("/proc/#{without.pid}/cmdline").start_with?("sidekiq #{Sidekiq::VERSION}") }
       expect(command("stop", "--all")).to match([0, /^stopped after \d+ s: 2 processes/])
       expect([with, without].map(&:exit_code)).to eq([0, 0])
-      expect(command("stop", "--all")).to eq([1, "no Sidekiq runs here\n"])
+      expect(command("stop", "--all")).to eq([1, "no Sidekiq is running here\n"])
     end
   end
 
@@ -375,7 +379,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
         keys.write("\x03")
       end
       expect(code).to eq(130)
-      expect(shown.lines.last).to match(/interrupted after .* told to be quiet, and stays so: /)
+      expect(shown.lines.last).to match(/interrupted after .* stays quiet: /)
       wait_until("quiet") { state(worker) == ["quiet", false] }
     end
 

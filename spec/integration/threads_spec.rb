@@ -8,7 +8,7 @@ RSpec.describe "threads that have died" do
   def start_quick(**options) = start_ready(after: QUICK_BEAT, timeout: 3, **options)
 
   def jids = notes.filter_map { |line| line[/\Ajid (.*)/, 1] }
-  def problems(worker) = record(worker.pid)["problems"]
+  def problems(worker) = problems_of(worker.pid)
 
   def await_beat(worker)
     before = record(worker.pid)["beat"]
@@ -55,7 +55,7 @@ RSpec.describe "threads that have died" do
       code, said = command("stop", "--drain-first")
       expect([code, said.lines.last]).to match([1, /\Anot drained: .* can never drain: .*; stopped after .*back\n\z/])
       expect([worker.exit_code, queued]).to eq([0, 1])
-      expect(record(worker.pid)).to include("drained" => false, "why" => "SIGTERM, 1 cut off at Sidekiq's timeout")
+      expect(record(worker.pid)).to include("drained" => false, "why" => "SIGTERM", "interrupted_jobs" => 1)
     end
   end
 

@@ -19,7 +19,7 @@ RSpec.describe "a Sidekiq whose Ruby does not run" do
     @socket.close
   end
 
-  def silent?(worker) = record(worker.pid)["problems"].any? { |problem| problem.start_with?("Ruby has switched no") }
+  def silent?(worker) = problems_of(worker.pid).any? { |problem| problem.start_with?("Ruby has switched no") }
   def lines(worker, words) = worker.log.lines.grep(/#{words}/)
 
   it "names the jobs in hand while one holds Ruby's lock, and says afterwards for how long" do

@@ -78,7 +78,7 @@ class Refused
   end
 
   def judge_words(launch)
-    problems = launch.records.flat_map { |record| record["problems"] }.join("\n")
+    problems = launch.records.flat_map { |record| Sandbox.messages(record) }.join("\n")
     traced = launch.exec("cat", "/proc/1/status").last[/^TracerPid:\s*([1-9]\d*)/, 1]
     return "traced by #{traced}, but there is no relay" if traced
 

@@ -94,6 +94,11 @@ module Sandbox
   # What jobs have noted with `note`.
   def notes = File.exist?(file("notes")) ? File.readlines(file("notes"), chomp: true) : []
 
+  # The messages of the problems that the record of a process reports.
+  def problems_of(pid) = Sandbox.messages(record(pid))
+
+  def self.messages(record) = record["problems"].map { |problem| problem["message"] }
+
   # The record of a process, as it stands on disk; nil if there is none.
   def record(pid)
     JSON.parse(File.read(file("tmp/sidekiq/processes", pid.to_s)))

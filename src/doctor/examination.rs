@@ -18,7 +18,7 @@ use crate::store::directory::Directory;
 use crate::store::entry::Entry;
 use crate::store::health::Health;
 use crate::store::lookup::{ObservedProcess, is_elsewhere, is_of};
-use crate::store::record::{About, Record};
+use crate::store::record::{About, Problem, Record};
 use crate::sys::platform::{self, Service};
 use crate::sys::procfs::{Mask, Snapshot};
 
@@ -45,7 +45,7 @@ pub struct Examination {
     pub directory: PathBuf,
     pub health: Option<Health>,
     /// Problems that it tells of itself, but for those that are found here as well.
-    pub problems: Vec<String>,
+    pub problems: Vec<Problem>,
     pub not_seen: Vec<String>,
     pub measured: Option<Measured>,
     #[serde(flatten)]
@@ -182,7 +182,7 @@ impl Examination {
             measured: None,
         };
         let diagnosis = judge(&findings);
-        let told = |problem: &&String| !problem.starts_with("a SIG") && Some(problem.as_str()) != time.fit.problem();
+        let found_here = |problem: &&Problem| ["signal_path", "stop_timeout"].contains(&problem.code.as_str());
         Self {
             pid: snapshot.pid,
             own_pid: Some(snapshot.own_pid()).filter(|pid| *pid != snapshot.pid),
@@ -198,7 +198,12 @@ impl Examination {
             ignored: names(snapshot.ignored),
             directory: directory.path().to_owned(),
             health: record.map(|record| health(snapshot, process, all, record.ready_file.as_ref())),
-            problems: record.iter().flat_map(|record| &record.problems).filter(told).cloned().collect(),
+            problems: record
+                .iter()
+                .flat_map(|record| &record.problems)
+                .filter(|problem| !found_here(problem))
+                .cloned()
+                .collect(),
             not_seen: not_seen(snapshot, has_gem),
             measured: None,
             time,

@@ -87,7 +87,7 @@ type Row = (&'static str, String, bool);
 fn rows(sidekiq: &Examination) -> Vec<Row> {
     let mut rows = vec![relay(sidekiq), signals(sidekiq), time(sidekiq), directory(sidekiq)];
     let further = sidekiq.health.iter().flat_map(|health| &health.problems).map(|text| ("", text));
-    let said = sidekiq.problems.iter().map(|text| ("it says", text));
+    let said = sidekiq.problems.iter().map(|problem| ("it reports", &problem.message));
     let remarks = sidekiq.diagnosis.remarks.iter().map(|text| ("note", text));
     let not_seen = sidekiq.not_seen.iter().map(|text| ("not seen", text));
     rows.extend(further.chain(said).chain(remarks).chain(not_seen).map(|(name, text)| (name, text.clone(), true)));

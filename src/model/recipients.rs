@@ -50,6 +50,17 @@ pub struct Recipients {
     pub followers: Vec<i32>,
 }
 
+impl Recipients {
+    /// Leaves out whatever a signal of [`STOPPING`] would suspend, for an init that is PID 1 of a container: nobody is there
+    /// to continue it, and the container would never end.
+    pub fn spare_from_suspension(&mut self, processes: &[Process], signal: Number) {
+        if signal.is_in(&STOPPING) {
+            let suspends = |pid| processes.iter().any(|process| process.pid == pid && !process.handles(signal));
+            self.workers.retain(|worker| !suspends(worker.pid));
+        }
+    }
+}
+
 /// A worker, and whether it is given the signal, or a shell that has it in the background decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Worker {
@@ -304,6 +315,19 @@ mod tests {
 
     fn reader(process: Process) -> Process {
         Process { is_reader: true, ..process }
+    }
+
+    #[test]
+    fn pid_1_suspends_nothing() {
+        let alone = [other(2, 1, TERM)];
+        for (signal, expected) in [(Signal::SIGTSTP, vec![]), (Signal::SIGTERM, vec![2])] {
+            let mut found = recipients(&alone, &[2], signal.into());
+            found.spare_from_suspension(&alone, signal.into());
+            assert_eq!(found.workers.iter().map(|worker| worker.pid).collect::<Vec<_>>(), expected, "{signal}");
+        }
+        let mut found = recipients(&[sidekiq(2, 1)], &[2], Signal::SIGTSTP.into());
+        found.spare_from_suspension(&[sidekiq(2, 1)], Signal::SIGTSTP.into());
+        assert_eq!(found.workers.len(), 1, "it handles the signal");
     }
 
     /// Those between, the workers that are told, and those that are not.

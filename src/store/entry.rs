@@ -10,7 +10,7 @@ use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, fstat, fstatat};
 
 use super::files::{is_regular, names};
-use super::record::Record;
+use super::record::{Record, Unreadable};
 use super::record_name;
 use crate::model::probe::{Facts, MAX_BEAT_AGE, Presence};
 use crate::model::state::State;
@@ -104,27 +104,27 @@ pub(super) fn record_names(processes: &OwnedFd, is_wanted: impl Fn(i32) -> bool)
 }
 
 pub(super) fn entry(processes: &OwnedFd, name: String) -> Option<Entry> {
-    let record = read_record(processes, &name).transpose()?;
+    let record = read_record(processes, &name).transpose()?.map_err(|error| error.to_string());
     Some(Entry { pid: record_name::pid(&name)?, record, written: written(processes, &name), name })
 }
 
 /// `Ok(None)`: it has gone meanwhile.
-pub(super) fn read_record(processes: &impl AsFd, name: &str) -> Result<Option<Record>, String> {
+pub(super) fn read_record(processes: &impl AsFd, name: &str) -> Result<Option<Record>, Unreadable> {
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let file = match openat(processes, name, flags, Mode::empty()) {
         Ok(file) => file,
         Err(Errno::ENOENT) => return Ok(None),
-        Err(Errno::ELOOP) => return Err("it is a symbolic link".to_owned()),
-        Err(errno) => return Err(errno.desc().to_owned()),
+        Err(Errno::ELOOP) => return Err(Unreadable::Symlink),
+        Err(errno) => return Err(errno.into()),
     };
-    let Some(stat) = fstat(&file).ok().filter(is_regular) else { return Err("it is not a file".to_owned()) };
+    let Some(stat) = fstat(&file).ok().filter(is_regular) else { return Err(Unreadable::NotAFile) };
     // With room for one byte more it is read at once, and its end is seen.
     let size = u64::try_from(stat.st_size).unwrap_or_default().min(RECORD_LIMIT) + 1;
     let mut json = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
-    File::from(file).take(RECORD_LIMIT).read_to_end(&mut json).map_err(|error| error.to_string())?;
+    File::from(file).take(RECORD_LIMIT).read_to_end(&mut json)?;
     let record = Record::parse(&json)?;
     if !record_name::is_of(name, &record.identity) {
-        return Err(format!("it speaks of process {}", record.identity.pid));
+        return Err(Unreadable::OfAnother(record.identity.pid));
     }
     Ok(Some(record))
 }

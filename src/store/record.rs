@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::{Timestamp, Unit};
+use nix::errno::Errno;
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
+use crate::model::goal::jobs;
 use crate::model::probe::{Facts, MAX_BEAT_AGE, Presence};
 use crate::model::signal_path::Fate;
 use crate::model::state::State;
@@ -15,7 +18,33 @@ use crate::model::text::masked;
 use crate::sys::identity::Identity;
 
 /// The version of the record's form. A reader refuses a record of a later one rather than misread it.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
+
+/// Why a record cannot be read.
+#[derive(Debug, Error)]
+pub enum Unreadable {
+    /// It is not JSON, or lacks something.
+    #[error(transparent)]
+    NotARecord(#[from] serde_json::Error),
+    /// It has a later form.
+    #[error("it was written by sidekiq_lifecycle {0}, later than this one")]
+    Later(String),
+    /// It has the name of another process's record.
+    #[error("it is about process {0}")]
+    OfAnother(i32),
+    /// A symbolic link may lead anywhere.
+    #[error("it is a symbolic link")]
+    Symlink,
+    /// A directory, a pipe.
+    #[error("it is not a file")]
+    NotAFile,
+    /// The system's error.
+    #[error("{}", .0.desc())]
+    System(#[from] Errno),
+    /// The same, while it is read.
+    #[error(transparent)]
+    Reading(#[from] std::io::Error),
+}
 
 /// What Ruby knows of the process and the core only passes on.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -42,8 +71,8 @@ impl About {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn parse(json: &str) -> Result<Self, String> {
-        serde_json::from_str(json).map_err(|error| error.to_string())
+    pub fn parse(json: &str) -> serde_json::Result<Self> {
+        serde_json::from_str(json)
     }
 }
 
@@ -62,6 +91,15 @@ pub struct SignalPath {
     /// Why it cannot be told whether TERM arrives, where it cannot.
     #[serde(default)]
     pub doubt: Option<String>,
+}
+
+/// Something that is wrong with a process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// An identifier for machines: `signal_path`, `directory`, ...
+    pub code: String,
+    /// A whole sentence, with what to do.
+    pub message: String,
 }
 
 /// One process, as it last said itself.
@@ -117,8 +155,8 @@ pub struct Record {
     /// Why it can never have drained, however long it is waited for.
     #[serde(default)]
     pub never_drains: Option<String>,
-    /// What is wrong, in whole sentences.
-    pub problems: Vec<String>,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
     /// The ready file, where the application chose another than the directory's own.
     pub ready_file: Option<String>,
     /// What only Ruby knows.
@@ -164,11 +202,11 @@ impl Record {
     /// Reads a record.
     ///
     /// # Errors
-    /// What is wrong with it, in words: not JSON, not a record, or written by a later version.
-    pub fn parse(json: &[u8]) -> Result<Self, String> {
-        let record: Self = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    /// It is not a record, or was written by a later version.
+    pub fn parse(json: &[u8]) -> Result<Self, Unreadable> {
+        let record: Self = serde_json::from_slice(json)?;
         if record.schema > SCHEMA {
-            return Err(format!("it was written by sidekiq_lifecycle {}, later than this one", record.version));
+            return Err(Unreadable::Later(record.version));
         }
         Ok(record)
     }
@@ -177,8 +215,17 @@ impl Record {
     ///
     /// # Errors
     /// What could not be written as JSON (a number that is not finite).
-    pub fn to_json(&self) -> Result<String, String> {
-        serde_json::to_string(self).map(|json| json + "\n").map_err(|error| error.to_string())
+    pub fn to_json(&self) -> serde_json::Result<String> {
+        serde_json::to_string(self).map(|json| json + "\n")
+    }
+
+    /// What led to the state, and what became of the jobs: "SIGTERM, 2 jobs interrupted, 1 lost".
+    #[must_use]
+    pub fn why_in_words(&self) -> Option<String> {
+        let interrupted = jobs(self.interrupted_jobs).map(|jobs| format!("{jobs} interrupted"));
+        let lost = Some(self.lost_jobs.len()).filter(|count| *count > 0).map(|count| format!("{count} lost"));
+        let parts: Vec<String> = [self.why.clone(), interrupted, lost].into_iter().flatten().collect();
+        (!parts.is_empty()).then(|| parts.join(", "))
     }
 
     /// Notes a new state.
@@ -309,7 +356,7 @@ mod tests {
     #[test]
     fn what_is_no_record_says_why() {
         let later = Record::begin(About::default(), None).to_json().unwrap();
-        let later = later.replace("\"schema\":1", "\"schema\":2").replace(crate::VERSION, "9.9.9");
+        let later = later.replace("\"schema\":2", "\"schema\":3").replace(crate::VERSION, "9.9.9");
         for (json, reason) in [
             ("", "EOF"),
             ("{\"schema\":1", "EOF"),
@@ -317,7 +364,7 @@ mod tests {
             ("{}", "missing field `schema`"),
             (&later, "it was written by sidekiq_lifecycle 9.9.9, later than this one"),
         ] {
-            let error = Record::parse(json.as_bytes()).unwrap_err();
+            let error = Record::parse(json.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(reason), "{json}: {error}");
         }
     }

@@ -11,7 +11,7 @@ use super::record::Record;
 use crate::model::probe::{self, Facts, MAX_BEAT_AGE, Presence, Probe};
 
 /// The version of the JSON; it grows when a field changes its meaning or goes.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// All that was asked for.
 #[derive(Debug, Serialize)]

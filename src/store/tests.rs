@@ -853,7 +853,7 @@ fn what_is_planted_in_place_of_a_record_is_told_and_hangs_nobody() {
         (
             "another's record",
             |path, pid| fs::write(path, of(pid + 1, State::Running).to_json().unwrap()).unwrap(),
-            "it speaks of process",
+            "it is about process",
         ),
     ];
     let neighbour = Living::new();

@@ -29,6 +29,15 @@ impl Output {
         [Self::Out(io::stdout()), Self::Err(io::stderr())]
     }
 
+    /// What it is called where machines read it.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Out(_) => "standard_output",
+            Self::Err(_) => "standard_error",
+        }
+    }
+
     /// What people call it.
     #[must_use]
     pub fn name(&self) -> &'static str {

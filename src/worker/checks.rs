@@ -32,7 +32,7 @@ impl Lifecycle {
             inner.record.signal_path = Some(path);
             inner.withhold();
         });
-        self.note("signal path", problem);
+        self.set_problem("signal_path", problem);
     }
 
     /// For `fleet stop`, which cannot look from afar.
@@ -61,7 +61,7 @@ impl Lifecycle {
             Fit::Unknown(_) if is_extended => Fit::Fits("asked of the service manager when it stops".to_owned()),
             fit => fit,
         };
-        self.note("stop timeout", wrong.or_else(|| fit.problem().map(str::to_owned)));
+        self.set_problem("stop_timeout", wrong.or_else(|| fit.problem().map(str::to_owned)));
         self.known(|inner| {
             inner.record.time = Some(fit);
             inner.withhold();

@@ -23,7 +23,7 @@ use crate::model::text::masked;
 use crate::store::directory::Directory;
 use crate::store::files::Durability;
 use crate::store::kept_descriptors::KeptDescriptors;
-use crate::store::record::{About, Record};
+use crate::store::record::{About, Problem, Record};
 use crate::store::report::Process;
 use crate::sys::notify_socket::Socket;
 use crate::sys::signals::disposition::OBSERVED;
@@ -150,7 +150,7 @@ impl Lifecycle {
             let path = self.directory.path().display();
             format!("there can be no thread to write {path} ({error}), so Sidekiq waits for its disk")
         });
-        self.note("writer", problem);
+        self.set_problem("writer", problem);
     }
 
     /// Tells what Ruby has learnt of the process since it began.
@@ -275,7 +275,9 @@ impl Lifecycle {
 
     /// The process is ending with this status, and why, beside what it was told to stop by. Without a status only
     /// Sidekiq has ended, inside a program that goes on.
-    pub fn ended(&self, status: Option<i32>, why: Option<String>) {
+    /// Jobs that it could not finish: `interrupted` is how many Sidekiq interrupted at its shutdown timeout, `lost` names
+    /// those that Redis did not take back.
+    pub fn ended(&self, status: Option<i32>, why: Option<String>, interrupted: u32, lost: Vec<String>) {
         if !self.is_ours() {
             return;
         }
@@ -285,13 +287,14 @@ impl Lifecycle {
         self.hooks_end();
         let why = self.known(|Inner { record, .. }| {
             record.exit_status = status;
+            (record.interrupted_jobs, record.lost_jobs) = (interrupted, lost);
             let told = record.why.clone().filter(|_| state == State::Stopping);
             match (told, why) {
                 (Some(told), Some(why)) if !why.contains(&told) => Some(format!("{told}, {why}")),
                 (told, why) => why.or(told),
             }
         });
-        self.note_hooks();
+        self.record_hooks();
         self.happened(Event::Ended, why);
         self.writer.wait(deadline);
     }
@@ -303,20 +306,22 @@ impl Lifecycle {
         }
         let problem =
             observer::reinstall(signal).err().map(|errno| format!("{signal} cannot be observed: {}", errno.desc()));
-        self.note(signal.as_str(), problem);
+        self.set_problem(&format!("observe_{}", signal.as_str().to_lowercase()), problem);
         self.known(|inner| *inner.record.rearmed.entry(signal.to_string()).or_default() += 1);
         self.publish(Durability::Whole);
         self.wait();
     }
 
-    /// Keeps a problem under a name, or clears it.
-    pub fn note(&self, name: &str, problem: Option<String>) {
+    /// Keeps what is wrong under a code, an identifier for machines; `None` clears it.
+    pub fn set_problem(&self, code: &str, message: Option<String>) {
         self.known(|Inner { record, problems, .. }| {
-            match problem {
-                Some(problem) => drop(problems.insert(name.to_owned(), masked(&problem))),
-                None => drop(problems.remove(name)),
+            match message {
+                Some(message) => drop(problems.insert(code.to_owned(), masked(&message))),
+                None => drop(problems.remove(code)),
             }
-            record.problems = problems.values().cloned().collect();
+            let problem =
+                |(code, message): (&String, &String)| Problem { code: code.clone(), message: message.clone() };
+            record.problems = problems.iter().map(problem).collect();
         });
     }
 

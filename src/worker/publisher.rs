@@ -43,7 +43,7 @@ impl Lifecycle {
             return None;
         }
         let problem = (self.writer.behind() >= LATE).then(|| Error::Late(self.directory.path().to_owned()).to_string());
-        self.note("late", problem.clone());
+        self.set_problem("directory_late", problem.clone());
         problem
     }
 
@@ -61,7 +61,7 @@ impl Lifecycle {
         let mut note = |done: Result<(), Error>| {
             let error = done.err();
             is_out |= error.as_ref().is_some_and(Error::is_out_of_descriptors);
-            self.note("directory", error.map(|error| error.to_string()));
+            self.set_problem("directory", error.map(|error| error.to_string()));
         };
         let open = match self.directory.open_with(&is_urgent) {
             Ok(open) => open,
@@ -102,9 +102,9 @@ impl Lifecycle {
         let settled = open.sync_sentinels(|| Some(self.record()));
         drop(lock);
         let published = written.and(settled);
-        self.note("directory", published.as_ref().err().map(ToString::to_string));
+        self.set_problem("directory", published.as_ref().err().map(ToString::to_string));
         if self.writer.is_last() {
-            self.note("late", None);
+            self.set_problem("directory_late", None);
         }
         let noted = self.record();
         if noted.problems != record.problems {
@@ -126,6 +126,6 @@ impl Lifecycle {
                 "process {pid} of another container or machine uses {path} as well; give each a directory of its own"
             )
         });
-        self.note("sharing", problem);
+        self.set_problem("shared_directory", problem);
     }
 }

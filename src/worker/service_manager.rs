@@ -32,7 +32,7 @@ impl Lifecycle {
         }
         self.known(|inner| inner.limit = stall::limit(None, pause));
         let socket = Socket::of_environment();
-        self.note("systemd", socket.as_ref().err().cloned());
+        self.set_problem("systemd", socket.as_ref().err().cloned());
         let Ok(Some(socket)) = socket else { return Speaks::default() };
         let of_environment = |name| std::env::var(name).ok();
         let (usec, pid) = (of_environment("WATCHDOG_USEC"), of_environment("WATCHDOG_PID"));
@@ -42,7 +42,7 @@ impl Lifecycle {
             self.known(|inner| inner.limit = stall::limit(Some(seconds), pause));
         }
         let problem = if let Watchdog::Sidekiqs(problem) = watchdog { Some(problem) } else { None };
-        self.note("watchdog", problem);
+        self.set_problem("watchdog", problem);
         *self.manager.lock().unwrap_or_else(PoisonError::into_inner) =
             Some(Manager { socket, told: Told::default(), is_fed, is_heard: true, stopping_since: None });
         if let Some(main) = platform::other_main_process() {
@@ -70,11 +70,11 @@ impl Lifecycle {
                  that this process is ready, and ends a start of Type=notify after TimeoutStartSec; let ExecStart= become \
                  Sidekiq itself (exec in a script, User= in place of su or sudo), or set NotifyAccess=all"
             );
-            lifecycle.note("main process", Some(problem));
+            lifecycle.set_problem("main_process", Some(problem));
         };
         let asking = disposition::spawn("lifecycle systemd", ask);
         if let Err(error) = asking {
-            self.note("main process", Some(format!("there can be no thread to ask systemd ({error})")));
+            self.set_problem("main_process", Some(format!("there can be no thread to ask systemd ({error})")));
         }
     }
 
@@ -98,6 +98,7 @@ impl Lifecycle {
             timeout + stop_timeout::EPILOGUE + to_come + (taken - before)
                 - now.saturating_duration_since(since).as_secs_f64()
         });
+        let why = record.why_in_words();
         let now = Situation {
             state: record.state,
             drained: record.drained,
@@ -106,13 +107,13 @@ impl Lifecycle {
             concurrency: record.about.concurrency,
             left: left.unwrap_or_default(),
             exit_status: record.exit_status,
-            why: record.why.as_deref(),
+            why: why.as_deref(),
             late: late.as_deref(),
         };
         let sent = socket.send(&sd_notify::notice(*told, &now, heart_has_beaten && *is_fed));
         if sent.is_ok() {
             *told = told.with(&now);
         }
-        self.note("systemd", sent.err());
+        self.set_problem("systemd", sent.err());
     }
 }

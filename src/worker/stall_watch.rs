@@ -65,7 +65,7 @@ impl Lifecycle {
                 Ok(()) => "what this process has written there since is lost".to_owned(),
                 Err(error) => format!("what this process writes there fails ({error})"),
             };
-            self.note(name, Some(format!("whoever read {name} has ended first: {done}")));
+            self.set_problem(output.code(), Some(format!("whoever read {name} has ended first: {done}")));
             self.publish(Durability::Whole);
         }
     }
@@ -110,14 +110,14 @@ impl Lifecycle {
     pub fn hooks_end(&self) {
         if self.is_ours() {
             self.known(|Inner { hooks, .. }| hooks.end(Instant::now()));
-            self.note_hooks();
+            self.record_hooks();
         }
     }
 
     /// Ruby runs. Says how long its heart was silent, if that was said to be too long.
     pub fn runs(&self) -> Option<String> {
         let Stuck { since, jobs } = self.known(|inner| inner.stuck.take())?;
-        self.note("silence", None);
+        self.set_problem("stalled", None);
         self.publish(Durability::Whole);
         Some(stall::over(since.elapsed(), &jobs))
     }
@@ -134,13 +134,13 @@ impl Lifecycle {
     }
 
     /// What the hooks have taken until now, for the record.
-    pub(super) fn note_hooks(&self) {
+    pub(super) fn record_hooks(&self) {
         let now = Instant::now();
         let problem = self.known(|Inner { record, hooks, .. }| {
             record.hooks = hooks.known(now, record.exit_status.is_some());
             hooks.problem(now)
         });
-        self.note("hooks", problem);
+        self.set_problem("hooks", problem);
     }
 
     pub(super) fn due(&self, watch: &Watch) -> Option<Duration> {
@@ -166,7 +166,7 @@ impl Lifecycle {
             stall::stuck(now.saturating_duration_since(beat), &inner.jobs)
         });
         outputs::complain(&format!("sidekiq_lifecycle: {problem}"));
-        self.note("silence", Some(problem));
+        self.set_problem("stalled", Some(problem));
         self.publish(Durability::Whole);
         self.tell_manager(false);
     }
@@ -175,7 +175,7 @@ impl Lifecycle {
     /// for more time, and Ruby logs it.
     pub(super) fn look_at_hooks(&self) {
         if self.known(|Inner { hooks, .. }| hooks.look(Instant::now())) {
-            self.note_hooks();
+            self.record_hooks();
             self.tell_manager(false);
             self.publish(Durability::Whole);
             self.listener.call();

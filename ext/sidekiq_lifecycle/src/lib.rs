@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use error::{guarded, raise};
 use magnus::value::ReprValue;
-use magnus::{Error, Module, Object, RModule, RString, Ruby, function, method};
+use magnus::{Error, Module, Object, RModule, RString, Ruby, TypedData, function, method};
 use sidekiq_lifecycle::store::directory::Directory;
 use sidekiq_lifecycle::store::record::About;
 use sidekiq_lifecycle::sys::claim;
@@ -137,8 +137,16 @@ impl Process {
         this.write(ruby, Lifecycle::drained)
     }
 
-    fn ended(ruby: &Ruby, this: &Self, status: Option<i32>, why: Option<String>) -> Result<(), Error> {
-        this.write(ruby, |lifecycle| lifecycle.ended(status, why.clone()))
+    /// `interrupted` jobs were pushed back at Sidekiq's shutdown timeout, `lost` ones were not taken back by Redis.
+    fn ended(
+        ruby: &Ruby,
+        this: &Self,
+        status: Option<i32>,
+        why: Option<String>,
+        interrupted: u32,
+        lost: Vec<String>,
+    ) -> Result<(), Error> {
+        this.write(ruby, |lifecycle| lifecycle.ended(status, why.clone(), interrupted, lost.clone()))
     }
 
     fn rearm(ruby: &Ruby, this: &Self, signal: String) -> Result<(), Error> {
@@ -148,8 +156,21 @@ impl Process {
 
     fn note(ruby: &Ruby, this: &Self, name: String, problem: Option<String>) -> Result<(), Error> {
         guarded(ruby, || {
-            this.0.note(&name, problem);
+            this.0.set_problem(&name, problem);
             Ok(())
+        })
+    }
+
+    /// Its state, as in the record.
+    fn state(ruby: &Ruby, this: &Self) -> Result<String, Error> {
+        guarded(ruby, || Ok(this.0.record().state.to_string()))
+    }
+
+    /// What is wrong: a code and a message each.
+    fn problems(ruby: &Ruby, this: &Self) -> Result<Vec<(String, String)>, Error> {
+        guarded(ruby, || {
+            let problems = this.0.record().problems.into_iter();
+            Ok(problems.map(|problem| (problem.code, problem.message)).collect())
         })
     }
 
@@ -302,6 +323,15 @@ fn release_boot(ruby: &Ruby) -> Result<(bool, bool), Error> {
 }
 
 /// Called by Ruby when the extension is required.
+/// magnus looks the class up when the first object is made, by a call of Ruby's, and panics if that raises. It raises when a
+/// signal has come meanwhile, and the process would end with `fatal`. So it is looked up now, and what has come before
+/// that is raised as what it is.
+fn look_up_process_class(ruby: &Ruby) -> Result<(), Error> {
+    ruby.eval::<magnus::Value>("nil")?;
+    let _ = <Process as TypedData>::class(ruby);
+    Ok(())
+}
+
 #[magnus::init(name = "native")]
 fn init(ruby: &Ruby) -> Result<(), Error> {
     let module: RModule = ruby.define_module("SidekiqLifecycle")?.define_module("Native")?;
@@ -322,6 +352,7 @@ fn init(ruby: &Ruby) -> Result<(), Error> {
     module.define_singleton_method("stop_relay", function!(stop_relay, 0))?;
 
     let process = module.define_class("Process", ruby.class_object())?;
+    look_up_process_class(ruby)?;
     process.define_singleton_method("begin", function!(Process::begin, 3))?;
     process.define_method("describe", method!(Process::describe, 1))?;
     process.define_method("notify", method!(Process::notify, 1))?;
@@ -341,10 +372,12 @@ fn init(ruby: &Ruby) -> Result<(), Error> {
     process.define_method("draining", method!(Process::draining, 1))?;
     process.define_method("hindered", method!(Process::hindered, 2))?;
     process.define_method("drained", method!(Process::drained, 0))?;
-    process.define_method("ended", method!(Process::ended, 2))?;
+    process.define_method("ended", method!(Process::ended, 4))?;
     process.define_method("rearm", method!(Process::rearm, 1))?;
     process.define_method("note", method!(Process::note, 2))?;
+    process.define_method("problems", method!(Process::problems, 0))?;
     process.define_method("report", method!(Process::report, 0))?;
+    process.define_method("state", method!(Process::state, 0))?;
     process.define_method("drained?", method!(Process::is_drained, 0))?;
     process.define_method("retire", method!(Process::retire, 0))?;
     process.define_method("require_signal_path", method!(Process::require_signal_path, 1))?;

@@ -118,8 +118,9 @@ pub fn unfinished_jobs(set: &ProcessSet) -> String {
             let pushed = if lost == 0 { " and pushed back to Redis" } else { "" };
             format!("; process {pid}: {jobs} interrupted at Sidekiq's shutdown timeout{pushed}")
         });
+        let them = if lost == 1 { "it" } else { "them" };
         let lost = jobs(lost).map(|jobs| {
-            format!("; process {pid}: {jobs} lost, because Redis did not take them back (sidekiq-lifecycle status names them)")
+            format!("; process {pid}: {jobs} lost, because Redis did not take {them} back (sidekiq-lifecycle status names {them})")
         });
         [interrupted, lost].into_iter().flatten().collect::<String>()
     });

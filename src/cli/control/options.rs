@@ -44,7 +44,7 @@ pub struct Quiet {
     #[arg(long)]
     pub(super) wait: bool,
     /// Wait no longer than this: 90s, 10m, 1h30m [default: as long as it takes]
-    #[arg(long, value_name = "TIME", value_parser = duration::parse_argument, requires = "wait")]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse_argument, requires = "wait")]
     pub(super) timeout: Option<Duration>,
     /// Print JSON for machines at the end
     #[arg(long)]
@@ -61,10 +61,10 @@ pub struct Stop {
     #[arg(long)]
     pub(super) drain_first: bool,
     /// Wait no longer than this, for all of it: 90s, 10m, 1h30m [default: as long as it takes]
-    #[arg(long, value_name = "TIME", value_parser = duration::parse_argument)]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse_argument)]
     pub(super) timeout: Option<Duration>,
     /// Kill what is left so long after TERM; the jobs that it has are lost
-    #[arg(long, value_name = "TIME", value_parser = duration::parse_argument)]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse_argument)]
     pub(super) kill_after: Option<Duration>,
     /// Print JSON for machines at the end
     #[arg(long)]
@@ -84,7 +84,7 @@ pub struct Wait {
     #[command(flatten)]
     pub(super) target: TargetArgs,
     /// Wait no longer than this: 90s, 10m, 1h30m [default: as long as it takes]
-    #[arg(long, value_name = "TIME", value_parser = duration::parse_argument)]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse_argument)]
     pub(super) timeout: Option<Duration>,
     /// Print JSON for machines at the end
     #[arg(long)]

@@ -46,7 +46,7 @@ fn table(out: &mut impl Write, processes: &[ObservedProcess], now: Timestamp) ->
     }
     for process in processes {
         for problem in process.record.iter().flat_map(|record| &record.problems) {
-            writeln!(out, "{}: {}", process.pid, one_line(problem))?;
+            writeln!(out, "{}: {}", process.pid, one_line(&problem.message))?;
         }
     }
     Ok(())
@@ -71,8 +71,10 @@ fn row(process: &ObservedProcess, now: Timestamp) -> [String; 8] {
     };
     let ago = |seconds| format!("{} ago", duration::format(seconds));
     let why = match record.exit_status {
-        Some(status) => format!("exit {status}{}", record.why.iter().map(|why| format!(", {why}")).collect::<String>()),
-        None => record.why.clone().unwrap_or_else(dash),
+        Some(status) => {
+            format!("exit {status}{}", record.why_in_words().iter().map(|why| format!(", {why}")).collect::<String>())
+        }
+        None => record.why_in_words().unwrap_or_else(dash),
     };
     [
         facts.pid.to_string(),
