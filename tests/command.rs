@@ -325,7 +325,7 @@ fn status_is_json_for_machines() {
     assert_eq!((code, error.as_str()), (0, ""));
     let report: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(keys(&report), ["directory", "drained", "live", "processes", "ready", "schema"]);
-    assert_eq!(report["schema"], 1);
+    assert_eq!(report["schema"], 2);
     assert_eq!(report["directory"], app.directory().to_str().unwrap());
     assert_eq!([&report["ready"], &report["live"], &report["drained"]], [true, true, false]);
     let process = &report["processes"][0];
