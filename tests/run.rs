@@ -356,7 +356,7 @@ fn a_shell_alone_is_never_stopped_and_ends_at_term() {
             let pid = if place == Place::Pid1 { children_of(started)[0].pid } else { started };
             send(pid, Signal::SIGTSTP.into()).unwrap();
             let mut errors = child.stderr.take().unwrap();
-            let mut said = [0; 64];
+            let mut said = [0; 128];
             let length = errors.read(&mut said).unwrap();
             let said = String::from_utf8_lossy(&said[..length]).into_owned();
             assert!(said.starts_with("sidekiq-lifecycle run: SIGTSTP dropped: no process here handles it"), "{said}");
