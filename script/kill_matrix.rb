@@ -5,13 +5,13 @@
 # MEASURED is what spec/containers/kill_spec.rb noted, a JSON object a line.
 
 require "json"
-require_relative "../spec/support/forms"
-require_relative "../spec/support/kill"
+require_relative "../spec/support/launch_forms"
+require_relative "../spec/support/killed_container"
 
 STAYS = "stays"
 UNKNOWN = "–"
-COLUMNS = [Kill::OFF, *Kill::RELAYS].freeze
-FORMS = Form.traced.to_h { |form| [form.name, form] }.freeze
+COLUMNS = [KilledContainer::OFF, *KilledContainer::RELAYS].freeze
+FORMS = LaunchForm.traced.to_h { |form| [form.name, form] }.freeze
 # The major that is measured whole.
 WHOLE = 7
 # How much longer it may take with the relay.
@@ -37,7 +37,7 @@ class Measured
   def in_time?(line)
     return false unless line["seconds"]
 
-    off = @seconds[[*line.values_at("sidekiq", "form", "worker", "way"), Kill::OFF]]
+    off = @seconds[[*line.values_at("sidekiq", "form", "worker", "way"), KilledContainer::OFF]]
     off && line["seconds"] <= off_or_kill(line, off) + TOLERANCE
   end
 
@@ -47,12 +47,12 @@ class Measured
   # the platform kills it.
   def off_or_kill(line, off)
     held = line["way"] == "stop" && FORMS.fetch(line["form"]).ends_early?
-    held ? [off, Kill::STOP_TIMEOUT].max : off
+    held ? [off, KilledContainer::STOP_TIMEOUT].max : off
   end
 end
 
 def summary(measured)
-  rows = measured.lines.reject { |line| line["relay"] == Kill::OFF }.group_by { |line| line["sidekiq"] }.sort
+  rows = measured.lines.reject { |line| line["relay"] == KilledContainer::OFF }.group_by { |line| line["sidekiq"] }.sort
   rows.map! do |major, lines|
     compared = lines.map { |line| measured.in_time?(line) }.compact
     gone = lines.count { |line| line["seconds"] }
@@ -64,25 +64,25 @@ end
 
 def table(way, measured)
   rows = FORMS.keys.map do |form|
-    cells = Kill::WORKERS.keys.map do |worker|
+    cells = KilledContainer::WORKERS.keys.map do |worker|
       off, *on = COLUMNS.map { |relay| measured.show(WHOLE, form, worker, way, relay) }
       "#{off} · #{on.join(" ")}"
     end
     "| #{code(form)} | #{cells.join(" | ")} |"
   end
-  heading = "| the container's command | #{Kill::WORKERS.keys.join(" | ")} |"
-  [heading, "|---|#{"---|" * Kill::WORKERS.size}", *rows].join("\n")
+  heading = "| the container's command | #{KilledContainer::WORKERS.keys.join(" | ")} |"
+  [heading, "|---|#{"---|" * KilledContainer::WORKERS.size}", *rows].join("\n")
 end
 
 # What a table says: [form, worker, way, relay] => whether it was gone; without those that were not measured.
 def read(text)
   way = nil
   text.each_line(chomp: true).with_object({}) do |line, verdicts|
-    way = Kill::WAYS.key(line[/\A## `(.*)`/, 1]) || way
+    way = KilledContainer::WAYS.key(line[/\A## `(.*)`/, 1]) || way
     next unless way && line.start_with?("| `")
 
     form, *cells = line.delete_prefix("| ").delete_suffix(" |").split(/(?<!\\) \| /)
-    Kill::WORKERS.keys.zip(cells) do |worker, cell|
+    KilledContainer::WORKERS.keys.zip(cells) do |worker, cell|
       COLUMNS.zip(cell.sub(" · ", " ").split) do |relay, seconds|
         verdicts[[form, worker, way, relay]] = seconds != STAYS unless seconds == UNKNOWN
       end
@@ -119,7 +119,7 @@ puts <<~MARKDOWN
 
   | the worker | |
   |---|---|
-  #{Kill::WORKERS.map { |name, text| "| #{name} | #{text} |" }.join("\n")}
+  #{KilledContainer::WORKERS.map { |name, text| "| #{name} | #{text} |" }.join("\n")}
 
   | the relay | |
   |---|---|
@@ -128,17 +128,17 @@ puts <<~MARKDOWN
   | stopped | received a SIGSTOP just before |
   | killed | received a SIGKILL before |
 
-  `sidekiq` stands for `#{Form::TARGET.sub("-t 5", "-t #{Kill::TIMEOUT}")}`. Anything that waits for a worker that does not exit by itself
+  `sidekiq` stands for `#{LaunchForm::TARGET.sub("-t 5", "-t #{KilledContainer::TIMEOUT}")}`. Anything that waits for a worker that does not exit by itself
   still exists two minutes later. A cell shows the seconds until the container was gone: with the relay off · alive, stopped, killed. *#{STAYS}*
-  means that the container still existed after #{Kill::LIMIT} s, and #{UNKNOWN} that the case was not measured.
+  means that the container still existed after #{KilledContainer::LIMIT} s, and #{UNKNOWN} that the case was not measured.
 
   A case counts as *later than allowed* if it takes #{TOLERANCE} s longer than with the relay off. There is one exception. In some forms a SIGTERM ends the
   container at once, and its jobs are lost (a trap that exits; an init with a shell below it). There the relay correctly delays the end while the
-  worker shuts down, so the time counts from the end of Docker's stop timeout, #{Kill::STOP_TIMEOUT} s.
+  worker shuts down, so the time counts from the end of Docker's stop timeout, #{KilledContainer::STOP_TIMEOUT} s.
 
   #{summary(measured)}
 
   The tables show Sidekiq #{WHOLE}, with which everything was measured. With the other versions, a selection was measured that contains each command and
   each combination.
 MARKDOWN
-Kill::WAYS.each { |way, name| puts "\n## `#{name}`\n\n#{table(way, measured)}" }
+KilledContainer::WAYS.each { |way, name| puts "\n## `#{name}`\n\n#{table(way, measured)}" }

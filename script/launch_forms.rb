@@ -4,7 +4,7 @@
 # MEASURED is what the specs of containers noted, a JSON object a line; what it doesn't tell is taken from OLD.
 
 require "json"
-require_relative "../spec/support/forms"
+require_relative "../spec/support/launch_forms"
 
 HEADINGS = {
   %w[TERM off] => "`docker stop`, untouched", %w[TERM auto] => "with the relay",
@@ -66,7 +66,7 @@ puts <<~MARKDOWN
   `bin/test --full` writes this file from its measurements. It launched each form in a real container, as an ordinary user without
   any capability, with Sidekiq 6.4, 7.3 and 8.1. If a cell names no major version, all three gave the same result.
 
-  `sidekiq` stands for `#{Form::TARGET}`. One of its threads had a job that finished a second after the signal, the other a
+  `sidekiq` stands for `#{LaunchForm::TARGET}`. One of its threads had a job that finished a second after the signal, the other a
   job that outlasts any shutdown. The gem was installed in each container. *Untouched* means `signal_relay = :off`. The table of `run`
   was measured without the relay too: there `run` saves the jobs.
 
@@ -84,9 +84,9 @@ puts <<~MARKDOWN
   | frozen | a process of the container is suspended, as if by SIGSTOP |
   | lost | Sidekiq never received the signal |
 MARKDOWN
-chapters(Form.all, HEADINGS, cells)
-chapters(Form.with_run, RUN_HEADINGS, cells)
+chapters(LaunchForm.all, HEADINGS, cells)
+chapters(LaunchForm.with_run, RUN_HEADINGS, cells)
 puts "\n## The scripts\n"
-used = (Form.all + Form.with_run).map(&:script)
-scripts = Form::SCRIPTS.slice(*(Form::SCRIPTS.keys & used))
+used = (LaunchForm.all + LaunchForm.with_run).map(&:script)
+scripts = LaunchForm::SCRIPTS.slice(*(LaunchForm::SCRIPTS.keys & used))
 scripts.each { |name, text| puts "\n#{name[0].upcase}#{name[1..]}:\n\n```sh\n#{text.chomp}\n```" }

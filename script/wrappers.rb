@@ -24,7 +24,7 @@ def code(text) = "`#{text.gsub("|", "\\|")}`"
 def row(name, cells) = "| #{code(name)} | #{cells.join(" | ")} |"
 
 def table(measured)
-  rows = Form.wrapped.map do |form|
+  rows = LaunchForm.wrapped.map do |form|
     row(form.name, Wrapper::MODES.keys.map { |mode| cell(measured[[form.name, mode]]) })
   end
   ["| the container's command | #{Wrapper::MODES.values.join(" | ")} |", "|---|#{"---|" * Wrapper::MODES.size}", *rows]
@@ -45,7 +45,7 @@ puts <<~MARKDOWN
   # What the doctor reports, and what happens
 
   `bin/test --full` writes this file from its measurements with Sidekiq 7. It launched each command in a real container, with one job that does not
-  finish and another that finishes soon. `sidekiq` stands for `#{Form::TARGET}`, which needs 9 s. The doctor ran inside the container and on its host; then
+  finish and another that finishes soon. `sidekiq` stands for `#{LaunchForm::TARGET}`, which needs 9 s. The doctor ran inside the container and on its host; then
   `docker stop -t #{Wrapper::STOP_TIMEOUT}` stopped the container. [Programs in front of Sidekiq](in-front.md) explains what to do.
 
   | the doctor reported | |

@@ -28,7 +28,7 @@ RSpec.configure do |config|
     config.reporter.message("The specs of containers are left out: #{why}")
   end
   config.after(:suite) do
-    Shop.clear_shared
+    ShopImage.clear_shared
     RedisServer.stop_shared
   end
 end

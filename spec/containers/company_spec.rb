@@ -2,10 +2,10 @@
 
 # A container ends with its PID 1, whatever else runs in it.
 RSpec.describe "a container that ends with its Sidekiq", :containers, full: Sandbox::MAJOR != 7 do
-  before(:context) { Launch.prepare }
+  before(:context) { LaunchedContainer.prepare }
 
   def told(text)
-    Launch.open(Form.line(text)) do |launch|
+    LaunchedContainer.open(LaunchForm.line(text)) do |launch|
       launch.exec("sidekiq-lifecycle", "stop").last
     end
   end

@@ -3,11 +3,11 @@
 require "time"
 
 # compose.sidekiq.yml, as generate writes it, with the real Docker Compose.
-RSpec.describe "a project with compose.sidekiq.yml", :containers, skip: Shop.missing do
+RSpec.describe "a project with compose.sidekiq.yml", :containers, skip: ShopImage.missing do
   def time(shop, container, format) = Time.parse(shop.inspect_value(container, format))
 
   it "is up when the worker is healthy, starts after it what waits for it, and stops without losing a job" do
-    shop = Shop.shared
+    shop = ShopImage.shared
     ComposeProject.open(shop) do |project|
       code, said = project.compose("up", "-d", "--build", "--wait")
       expect(code).to eq(0), said

@@ -3,7 +3,7 @@
 require "rexml/document"
 
 # Dockerfile.sidekiq, as generate writes it, really built, and its containers as Docker itself sees them.
-RSpec.describe "an image built from Dockerfile.sidekiq", :containers, skip: Shop.missing do
+RSpec.describe "an image built from Dockerfile.sidekiq", :containers, skip: ShopImage.missing do
   # The page's own lines; and what is done without a health check: the container runs, so the old one may go.
   careful = File.read(File.expand_path("../../docs/deploy/docker.md", __dir__))[/^```sh\n(#!.*?)^```/m, 1]
   careless = <<~SH
@@ -18,18 +18,18 @@ RSpec.describe "an image built from Dockerfile.sidekiq", :containers, skip: Shop
 
   # The deploys take their time; the other examples go on meanwhile.
   before(:context) do
-    next if Shop.missing
+    next if ShopImage.missing
 
-    [RedisServer, Shop].each(&:shared)
-    Shop.shared.worker_image
-    @replacements = scripts.transform_values { |words| Replacement.new(Shop.shared, *words) }
+    [RedisServer, ShopImage].each(&:shared)
+    ShopImage.shared.worker_image
+    @replacements = scripts.transform_values { |words| Replacement.new(ShopImage.shared, *words) }
     @replacements.transform_values! { |replacement| Thread.new { replacement.run } }
     @replacements.each_value { |thread| thread.report_on_exception = false }
   end
 
   after(:context) { @replacements&.each_value(&:kill) }
 
-  let(:shop) { Shop.shared }
+  let(:shop) { ShopImage.shared }
   let(:database) { Sandbox.next_database }
 
   def processes(name) = shop.docker("top", name, "-eo", "pid,args").lines.drop(1).map { |line| line.split(" ", 2).last }
@@ -170,8 +170,8 @@ RSpec.describe "an image built from Dockerfile.sidekiq", :containers, skip: Shop
       svg = TimelinePicture.new([timeline(:careless), timeline(:careful)],
                                 title: "Replacing a worker while jobs come in", subtitle:).to_svg
       expect(REXML::Document.new(svg).root.name).to eq("svg")
-      FileUtils.mkdir_p(Launch::DIRECTORY)
-      File.write("#{Launch::DIRECTORY}/blue-green.svg", svg)
+      FileUtils.mkdir_p(LaunchedContainer::DIRECTORY)
+      File.write("#{LaunchedContainer::DIRECTORY}/blue-green.svg", svg)
     end
   end
 end

@@ -2,10 +2,10 @@
 
 # On a host the doctor asks Docker for the time that it leaves a container.
 RSpec.describe "the stop timeout of a container, seen from its host", :containers do
-  before(:context) { Launch.prepare }
+  before(:context) { LaunchedContainer.prepare }
 
   def time_of(settings, timeout: 25)
-    Launch.open(Form.line("exec sidekiq").with_timeout(timeout), settings:) do |launch|
+    LaunchedContainer.open(LaunchForm.line("exec sidekiq").with_timeout(timeout), settings:) do |launch|
       code, words = launch.examine_from_host
       [code, words[/^  time +(.+)$/, 1] || words]
     end

@@ -4,19 +4,19 @@
 # that waited for its worker would be there two minutes later, or for good. The seconds are in docs/kill-matrix.md.
 RSpec.describe "a container that is killed", :containers do
   # Coreutils' timeout is no PID 1 there (Debian 14: it ends with 125 at once).
-  forms = Form.traced.reject { |form| form.name.start_with?("timeout") && Sandbox::MAJOR == 8 }
-  kills = Kill.covering(forms)
+  forms = LaunchForm.traced.reject { |form| form.name.start_with?("timeout") && Sandbox::MAJOR == 8 }
+  kills = KilledContainer.covering(forms)
   kills = kills.sample(12, random: Random.new(RSpec.configuration.seed)) unless ENV["FULL"] || Sandbox::MAJOR == 7
   if ENV["FULL"]
-    kills = Kill.all(forms) if Sandbox::MAJOR == 7
+    kills = KilledContainer.all(forms) if Sandbox::MAJOR == 7
     # For the table: how long each takes without the relay.
     kills = kills.flat_map { |kill| [kill.without_relay, kill] }.uniq
   end
 
   before(:context) do
-    Launch.prepare
+    LaunchedContainer.prepare
     chosen = RSpec.world.filtered_examples[self.class].map { |example| example.metadata[:kill] }
-    @outcomes = Pool.new(chosen, size: ENV["FULL"] ? 10 : 6, &:run)
+    @outcomes = ParallelRuns.new(chosen, size: ENV["FULL"] ? 10 : 6, &:run)
   end
 
   after(:context) { @outcomes&.stop }

@@ -3,10 +3,11 @@
 # Signals other than TERM and TSTP, and signals to others than PID 1: with the relay they come to what they come to
 # without it.
 RSpec.describe "with a relay,", :containers, full: Sandbox::MAJOR != 7 do
-  before(:context) { Launch.prepare }
+  before(:context) { LaunchedContainer.prepare }
 
   def launch(text = "sidekiq; echo x", **options, &)
-    Launch.open(text.is_a?(Form) ? text : Form.line(text).with_timeout(3), after: QUICK_BEAT, **options, &)
+    form = text.is_a?(LaunchForm) ? text : LaunchForm.line(text).with_timeout(3)
+    LaunchedContainer.open(form, after: QUICK_HEARTBEAT, **options, &)
   end
 
   def worker(launch) = launch.records.fetch(0)["pid"]
@@ -16,7 +17,7 @@ RSpec.describe "with a relay,", :containers, full: Sandbox::MAJOR != 7 do
   def expect_to_be_stopped_as_ever(launch, code: 0)
     expect(launch).to be_running
     expect(launch.noted("short ends")).to be_empty
-    launch.stop(Outcome::GENEROUS)
+    launch.stop(SignalOutcome::GENEROUS)
     expect(launch.exit_code).to eq(code)
     expect(launch).to be_nothing_lost
     expect(launch.records).to all(include("state" => "stopped", "exit_status" => 0))
@@ -49,7 +50,7 @@ RSpec.describe "with a relay,", :containers, full: Sandbox::MAJOR != 7 do
 
   %w[USR1 USR2].each do |signal|
     it "#{signal} comes to an application that traps it" do
-      launch(after: "#{QUICK_BEAT}\ntrap(#{signal.inspect}) { note \"has #{signal}\" }") do |launch|
+      launch(after: "#{QUICK_HEARTBEAT}\ntrap(#{signal.inspect}) { note \"has #{signal}\" }") do |launch|
         launch.signal(signal)
         launch.await("it comes") { launch.noted("has #{signal}").any? }
         expect_to_be_stopped_as_ever(launch)
@@ -61,7 +62,7 @@ RSpec.describe "with a relay,", :containers, full: Sandbox::MAJOR != 7 do
   # It counts what it gets, and hands TERM on.
   let(:supervisor) do
     <<~RUBY
-      workers = Array.new(2) { spawn("#{Form::TARGET}") }
+      workers = Array.new(2) { spawn("#{LaunchForm::TARGET}") }
       trap("USR2") { File.write("notes", "supervisor has USR2\\n", mode: "a") }
       trap("TERM") { workers.each { |worker| Process.kill(:TERM, worker) } }
       workers.each { |worker| Process.wait(worker) }
@@ -69,8 +70,8 @@ RSpec.describe "with a relay,", :containers, full: Sandbox::MAJOR != 7 do
   end
 
   it "USR2 comes to a supervisor that traps it, and to none of its workers" do
-    form = Form.new(name: "tini -- dash -c 'ruby script; true'", script: supervisor, sidekiqs: 2, timeout: 5,
-                    command: ["tini", "--", "dash", "-c", "ruby script; true"], before: "", init: false)
+    form = LaunchForm.new(name: "tini -- dash -c 'ruby script; true'", script: supervisor, sidekiqs: 2, timeout: 5,
+                          command: ["tini", "--", "dash", "-c", "ruby script; true"], before: "", init: false)
     launch(form) do |launch|
       launch.signal("USR2")
       launch.await("the supervisor has it") { launch.noted("supervisor has USR2").any? }

@@ -3,14 +3,14 @@
 # A pipeline whose reader hears of the same signal as Sidekiq, and ends at once. With `$stderr = $stdout`, which people
 # set to have one order of lines, what Sidekiq logs then is an exception in its main thread.
 RSpec.describe "a container whose log has lost its reader", :containers do
-  before(:context) { Launch.prepare }
+  before(:context) { LaunchedContainer.prepare }
 
-  ["tini -g --", "dumb-init", "#{Form::RUN} -g --"].each do |init|
+  ["tini -g --", "dumb-init", "#{LaunchForm::RUN} -g --"].each do |init|
     it "is stopped below #{init}, and its jobs are saved" do
-      form = Form.line("sidekiq 2>&1 | cat")
+      form = LaunchForm.line("sidekiq 2>&1 | cat")
       form.command = [*init.split, *form.command]
-      Launch.open(form, before: "$stderr = $stdout") do |launch|
-        launch.stop(Outcome::GENEROUS)
+      LaunchedContainer.open(form, before: "$stderr = $stdout") do |launch|
+        launch.stop(SignalOutcome::GENEROUS)
         launch.exit_code
         expect(launch).to be_nothing_lost
         expect(launch.records).to match([include("state" => "stopped", "exit_status" => 0)])

@@ -7,12 +7,12 @@ RSpec.describe "where a seccomp profile refuses", :containers do
   # In an ordinary run what is most likely: profiles that are older than a call, or stricter than Docker's.
   likely = %w[ptrace pidfd_open pidfd_send_signal signalfd4 timer_create]
   is_likely = ->(refused) { likely.include?(refused.call) && refused.errno != "EACCES" }
-  refused = { "the relay" => Refused.relay, "`run`" => Refused.run }
+  refused = { "the relay" => RefusedSystemCall.relay, "`run`" => RefusedSystemCall.run }
 
   before(:context) do
-    Launch.prepare
+    LaunchedContainer.prepare
     chosen = self.class.children.flat_map { |group| RSpec.world.filtered_examples[group] }
-    @outcomes = Pool.new(chosen.map { |example| example.metadata[:refused] }, size: 6, &:run)
+    @outcomes = ParallelRuns.new(chosen.map { |example| example.metadata[:refused] }, size: 6, &:run)
   end
 
   after(:context) { @outcomes&.stop }

@@ -3,7 +3,7 @@
 # A shell that starts Sidekiq again whenever it ends goes on with that during a stop. What it starts then takes no job:
 # it would be killed with it.
 RSpec.describe "a restart loop that is told to stop", :containers, full: Sandbox::MAJOR != 7 do
-  before(:context) { Launch.prepare }
+  before(:context) { LaunchedContainer.prepare }
 
   loops = { "dash -c" => %w[dash -c], "bash -c" => %w[bash -c], "tini -- dash -c" => %w[tini -- dash -c],
             "tini -- bash -c" => %w[tini -- bash -c] }
@@ -12,10 +12,10 @@ RSpec.describe "a restart loop that is told to stop", :containers, full: Sandbox
 
   loops.each do |name, command|
     it "saves the jobs and begins no other: #{name}" do
-      text = "while true; do #{Form::TARGET}; sleep 0.1; done"
-      form = Form.new(name: "#{name} '#{text}'", command: [*command, text], sidekiqs: 1, timeout: 5, init: false,
-                      before: 'note "boots"')
-      Launch.open(form) do |launch|
+      text = "while true; do #{LaunchForm::TARGET}; sleep 0.1; done"
+      form = LaunchForm.new(name: "#{name} '#{text}'", command: [*command, text], sidekiqs: 1, timeout: 5, init: false,
+                            before: 'note "boots"')
+      LaunchedContainer.open(form) do |launch|
         launch.signal("TERM")
         launch.await("the short job ends") { launch.short_ended? }
         launch.push("Late")

@@ -8,7 +8,7 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
 
   # A job that ends when the example says so.
   waiting_job = 'note "begins"; sleep 0.05 until File.exist?("go"); note "ends"'
-  quick_beat = "require \"sidekiq/launcher\"\n#{QUICK_BEAT}"
+  quick_heartbeat = "require \"sidekiq/launcher\"\n#{QUICK_HEARTBEAT}"
 
   def start_job(machine, job)
     machine.push(job)
@@ -18,7 +18,8 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
   def go(machine) = FileUtils.touch(machine.file("go"))
 
   it "is active when it is ready, shows how it stands, is quieted, and stops with its job done" do
-    with_machine(before: quick_beat, startup: 'note "starting"; sleep 0.05 until File.exist?("start")') do |machine|
+    startup = 'note "starting"; sleep 0.05 until File.exist?("start")'
+    with_machine(before: quick_heartbeat, startup:) do |machine|
       machine.start("sidekiq", "--no-block")
       machine.wait_for_note("starting")
       expect(machine.show).to include("ActiveState" => "activating", "StatusText" => "booting")
@@ -99,7 +100,7 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
     end
 
     it "is not heard, which it says with what to change" do
-      with_machine(service: below_shell, before: quick_beat) do |machine|
+      with_machine(service: below_shell, before: quick_heartbeat) do |machine|
         machine.start("sidekiq", "--no-block")
         machine.wait_until("it is told") { machine.doctor.last.include?("systemd listens to the main process of the") }
         expect(machine.doctor.last).to match(/pid \d+ \(bash\), and not to this one unless .* or set NotifyAccess=all$/)
@@ -110,7 +111,7 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
     it "is heard with NotifyAccess=all" do
       # Without D-Bus, as here, systemd answers root alone.
       heard = below_shell("NotifyAccess=all\nUser=root\nGroup=root")
-      with_machine(service: heard, before: quick_beat) do |machine|
+      with_machine(service: heard, before: quick_heartbeat) do |machine|
         expect(machine.start).to eq([0, ""])
         expect(machine.show).to include("ActiveState" => "active")
         expect(machine.doctor.last).not_to include("systemd listens to the main process")
@@ -129,7 +130,7 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
       note "stuck"
       flock.call(locks.last.fileno, File::LOCK_EX)
     RUBY
-    with_machine(service: "WatchdogSec=5", before: quick_beat) do |machine|
+    with_machine(service: "WatchdogSec=5", before: quick_heartbeat) do |machine|
       machine.start
       pid = machine.show["MainPID"]
       # It is fed for as long as Ruby runs, jobs or none.

@@ -2,26 +2,26 @@
 
 # Containers in which the relay is refused what it needs. A SIGTERM would be lost there, and that is told in time.
 RSpec.describe "a signal path that cannot be mended", :containers, full: Sandbox::MAJOR != 7 do
-  before(:context) { Launch.prepare }
+  before(:context) { LaunchedContainer.prepare }
 
   # The shell stays root. To change the user takes two capabilities.
   def self.other_user(*more, capabilities: [])
     setpriv = ["setpriv --reuid 1000 --regid 1000 --clear-groups", *more].join(" ")
-    [Form.line("#{setpriv} sidekiq; echo x"), { user: 0, capabilities: %w[SETUID SETGID] + capabilities }]
+    [LaunchForm.line("#{setpriv} sidekiq; echo x"), { user: 0, capabilities: %w[SETUID SETGID] + capabilities }]
   end
 
   # The shell is an ordinary user's, and its Sidekiq is root.
   def self.root_below_another_user(capabilities: [])
     capabilities += %w[SETUID SETGID DAC_OVERRIDE]
     kept = capabilities.map { |name| "+#{name.downcase}" }.join(",")
-    form = Form.line("setpriv --reuid 0 --regid 0 --clear-groups sidekiq; echo x")
+    form = LaunchForm.line("setpriv --reuid 0 --regid 0 --clear-groups sidekiq; echo x")
     form.command = [*"setpriv --reuid 1000 --inh-caps #{kept} --ambient-caps #{kept} --".split, *form.command]
     [form, { user: 0, capabilities: }]
   end
 
   {
     "a seccomp profile that denies ptrace" =>
-      [Form.line("sidekiq; echo x"), { denied: ["ptrace"] },
+      [LaunchForm.line("sidekiq; echo x"), { denied: ["ptrace"] },
        "the relay cannot work here, for ptrace is refused (EPERM), most likely by a seccomp profile: allow ptrace in",
        "put sidekiq-lifecycle run -- in front"],
     "a shell of another user" =>
@@ -29,7 +29,7 @@ RSpec.describe "a signal path that cannot be mended", :containers, full: Sandbox
        "put sidekiq-lifecycle run -- in front"]
   }.each do |what, (form, container, *words)|
     it "is told once in the log, and in the status, with what to change: #{what}" do
-      Launch.open(form, after: QUICK_BEAT, **container) do |launch|
+      LaunchedContainer.open(form, after: QUICK_HEARTBEAT, **container) do |launch|
         beats = launch.records.first["beat"]
         launch.await("the next beat") { launch.records.first["beat"] != beats }
         expect(launch.records).to match([include("signal_path" => include("term" => "lost", "relay" => nil))])
@@ -42,7 +42,7 @@ RSpec.describe "a signal path that cannot be mended", :containers, full: Sandbox
     end
 
     it "keeps a strict Sidekiq from being called ready, while it works: #{what}" do
-      Launch.prepared(form, install: "lifecycle.require_signal_path = true", **container) do |launch|
+      LaunchedContainer.prepared(form, install: "lifecycle.require_signal_path = true", **container) do |launch|
         ready = Watcher.new { launch.ready? }
         launch.boot
         launch.occupy(ready: false)
@@ -57,10 +57,11 @@ RSpec.describe "a signal path that cannot be mended", :containers, full: Sandbox
 
   # Whose advice was followed: nothing is wrong any more, and a stop loses nothing.
   def expect_mended(form, **container)
-    Launch.open(form, install: "lifecycle.stop_timeout = #{Outcome::GENEROUS}", **container) do |launch|
+    install = "lifecycle.stop_timeout = #{SignalOutcome::GENEROUS}"
+    LaunchedContainer.open(form, install:, **container) do |launch|
       expect(launch.records).to match([include("problems" => [], "signal_path" => include("term" => "arrives"))])
       expect(launch.exec("sidekiq-lifecycle", "doctor")).to match([0, include("safe")])
-      launch.stop(Outcome::GENEROUS)
+      launch.stop(SignalOutcome::GENEROUS)
       expect(launch.exit_code).to eq(0)
       expect(launch).to be_nothing_lost
     end
@@ -69,13 +70,14 @@ RSpec.describe "a signal path that cannot be mended", :containers, full: Sandbox
   def behind(command, form) = form.dup.tap { |other| other.command = [*command.split, *form.command] }
   def behind_run(form) = behind("sidekiq-lifecycle run --", form)
 
-  # Each sentence of advice is followed where it is given. (For Yama bin/yama does so, for a tracer rough_spec.rb.)
+  # Each piece of advice is followed where it is given. (bin/yama does so for Yama, process_failures_spec.rb for a
+  # tracer.)
   describe "is mended by the advice" do
-    shell = Form.line("sidekiq; echo x")
+    shell = LaunchForm.line("sidekiq; echo x")
 
     %w[ptrace pidfd_open pidfd_send_signal signalfd4 timer_create].each do |call|
       it "to allow #{call} in the seccomp profile, as Docker's own does" do
-        Launch.open(shell, denied: [call]) do |launch|
+        LaunchedContainer.open(shell, denied: [call]) do |launch|
           expect(launch.log).to match(/for #{call}\b.* is refused.*: allow #{call}\b.* in the seccomp profile, as the/)
         end
         expect_mended(shell)
@@ -98,7 +100,7 @@ RSpec.describe "a signal path that cannot be mended", :containers, full: Sandbox
 
     it "to add SYS_PTRACE, which only a worker that is root is told" do
       form, container = self.class.root_below_another_user
-      Launch.open(form, **container) do |launch|
+      LaunchedContainer.open(form, **container) do |launch|
         expect(launch.log).to include("it belongs to another user (uid 1000): start both as one user, or if its " \
                                       "command is to stay, add the capability SYS_PTRACE")
       end
@@ -110,7 +112,7 @@ RSpec.describe "a signal path that cannot be mended", :containers, full: Sandbox
   # A root without SYS_PTRACE may not look at another user's process.
   describe "is looked at by a doctor that says as whom it would see all" do
     def expect_not_seen(user, words)
-      Launch.open(Form.line("sidekiq; echo x"), install: "lifecycle.stop_timeout = 30") do |launch|
+      LaunchedContainer.open(LaunchForm.line("sidekiq; echo x"), install: "lifecycle.stop_timeout = 30") do |launch|
         doctor = ->(**settings) { launch.exec("sidekiq-lifecycle", "doctor", **settings).last }
         expect(doctor.call(User: user)).to match(/^  not seen .*, for the doctor is #{words}$/)
         seen = yield doctor

@@ -3,12 +3,12 @@
 # Nothing is called safe that loses jobs, whatever stands around a Sidekiq.
 RSpec.describe "what stands in front of a Sidekiq", :containers, full: Sandbox::MAJOR != 7 do
   modes = ENV["FULL"] ? Wrapper::MODES.keys : %w[auto]
-  wrappers = modes.flat_map { |mode| Form.wrapped.map { |form| Wrapper.new(form, mode) } }
+  wrappers = modes.flat_map { |mode| LaunchForm.wrapped.map { |form| Wrapper.new(form, mode) } }
 
   before(:context) do
-    Launch.prepare
+    LaunchedContainer.prepare
     chosen = RSpec.world.filtered_examples[self.class].map { |example| example.metadata[:wrapper] }
-    @measured = Pool.new(chosen, size: 6, &:run)
+    @measured = ParallelRuns.new(chosen, size: 6, &:run)
   end
 
   after(:context) { @measured&.stop }
@@ -22,10 +22,10 @@ RSpec.describe "what stands in front of a Sidekiq", :containers, full: Sandbox::
   end
 
   it "is PID 1 alone, of which a Sidekiq that was started beside it hears nothing" do
-    beside = Form.line("sleep 600").with_timeout(5)
-    Launch.prepared(beside, install: "lifecycle.stop_timeout = #{Wrapper::STOP_TIMEOUT}") do |launch|
+    beside = LaunchForm.line("sleep 600").with_timeout(5)
+    LaunchedContainer.prepared(beside, install: "lifecycle.stop_timeout = #{Wrapper::STOP_TIMEOUT}") do |launch|
       launch.boot
-      session = Thread.new { launch.exec(*Form::DIRECT) }
+      session = Thread.new { launch.exec(*LaunchForm::DIRECT) }
       session.report_on_exception = false
       launch.await("ready") { launch.ready? }
       expect(launch.exec("sidekiq-lifecycle", "doctor"))

@@ -137,7 +137,7 @@ RSpec.describe "the lifecycle directory" do
   troubles.each do |trouble, how|
     it "that #{trouble} is one line in the log, and comes right when it is mended" do
       instance_exec(&how[:make])
-      worker = start(after: QUICK_BEAT, launcher: how.fetch(:launcher, []))
+      worker = start(after: QUICK_HEARTBEAT, launcher: how.fetch(:launcher, []))
       said = "#{file(how.fetch(:path, "tmp/sidekiq"))}#{how[:said]}"
       expect(problems).to eq([said].inspect)
       beat_on
@@ -171,7 +171,7 @@ RSpec.describe "the lifecycle directory" do
   %w[TSTP TERM].each do |signal|
     it "that fills up while Sidekiq runs never says ready after #{signal}" do
       mount(directory)
-      worker = start_ready(after: QUICK_BEAT)
+      worker = start_ready(after: QUICK_HEARTBEAT)
       fill(directory)
       said = "#{directory}/processes is on a full file system; make room there or set another directory"
       wait_until("it is noticed") { complaints(worker).any? }
@@ -197,7 +197,7 @@ RSpec.describe "the lifecycle directory" do
 
   it "that becomes read-only while Sidekiq runs comes right when it is writable again" do
     mount(directory)
-    worker = start_ready(after: QUICK_BEAT)
+    worker = start_ready(after: QUICK_HEARTBEAT)
     remount(directory, "ro")
     wait_until("it is noticed") { complaints(worker).any? }
     worker.signal(:TSTP)
@@ -210,7 +210,7 @@ RSpec.describe "the lifecycle directory" do
   end
 
   it "that is deleted while Sidekiq runs comes back at the next beat" do
-    worker = start_ready(after: QUICK_BEAT)
+    worker = start_ready(after: QUICK_HEARTBEAT)
     FileUtils.rm_rf(file("tmp"))
     wait_until("it is back") { worker.ready_file? }
     expect(check).to eq([0, "ready\n"])
@@ -233,7 +233,7 @@ RSpec.describe "the lifecycle directory" do
 
   describe "and a ready file elsewhere" do
     def start_with_ready_file(path, **options)
-      start(install: "lifecycle.ready_file = #{path.inspect}", after: QUICK_BEAT, **options)
+      start(install: "lifecycle.ready_file = #{path.inspect}", after: QUICK_HEARTBEAT, **options)
     end
 
     def goes_the_whole_way(worker, path)

@@ -47,7 +47,7 @@ RSpec.describe "docs/fleet.md" do
         #{"SidekiqLifecycle.install(config)" if gem}
       end
       #{Worker::JOBS}
-      #{QUICK_BEAT}
+      #{QUICK_HEARTBEAT}
       #{KEEP_STALE}
     RUBY
   end

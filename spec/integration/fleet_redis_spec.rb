@@ -53,7 +53,7 @@ RSpec.describe "the fleet's Redis" do
 
     it "with a password" do
       use(password: "s3cret")
-      application("{ url: #{redis.url.inspect}, password: 's3cret' }", after: QUICK_BEAT)
+      application("{ url: #{redis.url.inspect}, password: 's3cret' }", after: QUICK_HEARTBEAT)
       expect_to_reach(start_sidekiq, unaided:)
       code, _, err = fleet("status", environment: { "REDIS_URL" => redis.url })
       expect([code, err]).to match([1, /\Asidekiq-lifecycle: Redis does not answer: NOAUTH /])
@@ -63,7 +63,7 @@ RSpec.describe "the fleet's Redis" do
       certificates = Certificates.new(app)
       use(certificates:)
       application("{ url: #{redis.url.inspect}, ssl_params: { ca_file: #{certificates.authority.inspect} } }",
-                  after: QUICK_BEAT)
+                  after: QUICK_HEARTBEAT)
       expect_to_reach(start_sidekiq, unaided:)
       code, _, err = fleet("status", environment: { "REDIS_URL" => redis.url })
       expect([code, err]).to match([1, /\Asidekiq-lifecycle: Redis does not answer: .*certificate verify failed.*\n\z/])
@@ -74,12 +74,12 @@ RSpec.describe "the fleet's Redis" do
       sentinel = server(watches: redis)
       wait_until("the Sentinel knows it") { sentinel.call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main") }
       application("{ url: 'redis://main', role: :master, sentinels: [{ host: '127.0.0.1', port: #{sentinel.port} }] }",
-                  after: QUICK_BEAT)
+                  after: QUICK_HEARTBEAT)
       expect_to_reach(start_sidekiq, unaided:)
     end
 
     it "named by $REDIS_PROVIDER" do
-      worker = start(after: QUICK_BEAT)
+      worker = start(after: QUICK_HEARTBEAT)
       wait_until("it is listed") { listed.any? || worker.raise_if_ended }
       report = fleet_json("status", environment: { "REDIS_URL" => nil, "REDIS_PROVIDER" => "MY_REDIS",
                                                    "MY_REDIS" => redis.url(@database) })

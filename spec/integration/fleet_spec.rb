@@ -10,7 +10,7 @@ RSpec.describe "the command fleet" do
 
   # A Sidekiq with frequent heartbeats: it soon receives what is sent through Redis.
   def start_listed(**options)
-    worker = start(**options, after: "#{QUICK_BEAT}#{KEEP_STALE}#{options[:after]}")
+    worker = start(**options, after: "#{QUICK_HEARTBEAT}#{KEEP_STALE}#{options[:after]}")
     wait_until("it is listed") { lists?(worker) || worker.raise_if_ended }
     return worker if options[:gem] == false
 
@@ -47,7 +47,7 @@ RSpec.describe "the command fleet" do
     Thread.new do
       Thread.current.report_on_exception = true
       loop do
-        workers.map! { |worker| worker.running? ? worker : start(after: QUICK_BEAT + KEEP_STALE) }
+        workers.map! { |worker| worker.running? ? worker : start(after: QUICK_HEARTBEAT + KEEP_STALE) }
         sleep 0.05
       end
     end
@@ -368,7 +368,7 @@ RSpec.describe "the command fleet" do
   end
 
   it "loses nothing when twenty are quieted, waited for and stopped" do
-    workers = Array.new(20) { |number| start(after: QUICK_BEAT, name: "app#{number}", timeout: 60) }
+    workers = Array.new(20) { |number| start(after: QUICK_HEARTBEAT, name: "app#{number}", timeout: 60) }
     wait_until("all are listed") { listed.size == 20 }
     60.times { |number| push("Sleep", (number % 7) * 0.5, "job #{number}") }
     wait_until("some work") { notes.grep(/begins/).size >= 20 }

@@ -45,7 +45,7 @@ RSpec.describe "a lifecycle directory on a disk that hangs" do
   end
 
   it "keeps nobody from TERM" do
-    worker = occupied(after: QUICK_BEAT, timeout: 1)
+    worker = occupied(after: QUICK_HEARTBEAT, timeout: 1)
     @disk.hang
     worker.signal(:TERM)
     expect(worker.exit_code).to eq(0)
@@ -67,7 +67,7 @@ RSpec.describe "a lifecycle directory on a disk that hangs" do
   end
 
   it "keeps no heartbeat, and comes right when it goes on" do
-    worker = start_ready(after: QUICK_BEAT)
+    worker = start_ready(after: QUICK_HEARTBEAT)
     @disk.hang
     beats_on
     push("Evaluate", "sleep 0.1 until (problems = SidekiqLifecycle.status.problems).any?; note problems.inspect")
@@ -90,7 +90,7 @@ RSpec.describe "a lifecycle directory on a disk that hangs" do
 
   it "keeps no boot" do
     @disk.hang
-    worker = start(after: QUICK_BEAT)
+    worker = start(after: QUICK_HEARTBEAT)
     push("Evaluate", 'note "works"')
     wait_until("it works") { notes.include?("works") || worker.raise_if_ended }
     @disk.go_on

@@ -167,7 +167,7 @@ RSpec.describe "jobs and hooks" do
     end
 
     it "comes when the last of several jobs has ended, and not before; and without waiting for a beat" do
-      worker = start_ready(concurrency: 1, after: SLOW_BEAT)
+      worker = start_ready(concurrency: 1, after: RARE_HEARTBEAT)
       push("Evaluate", "#{wait_for_go}; note 'ends'")
       push("Evaluate", "note 'never begins'")
       wait_until("the job begins") { notes.include?("begins") }
@@ -252,7 +252,7 @@ RSpec.describe "jobs and hooks" do
   end
 
   it "cost no file while the process runs" do
-    worker = start_ready(concurrency: 5, after: SLOW_BEAT)
+    worker = start_ready(concurrency: 5, after: RARE_HEARTBEAT)
     files = lambda do
       Dir.glob(["tmp/sidekiq", "tmp/sidekiq/**/*"], base: app).to_h do |name|
         stat = File.stat(file(name))

@@ -36,7 +36,7 @@ RSpec.describe "what systemd is told" do
   def go = FileUtils.touch(file("go"))
 
   # Before the gem is installed, which asks how often the heart beats.
-  quick_beat = "require \"sidekiq/launcher\"\n#{QUICK_BEAT}"
+  quick_heartbeat = "require \"sidekiq/launcher\"\n#{QUICK_HEARTBEAT}"
   feeding = { WATCHDOG_USEC: "2000000" }.freeze
 
   def start_job
@@ -87,7 +87,7 @@ RSpec.describe "what systemd is told" do
 
   it "is STOPPING and the time that is needed the moment TERM arrives, and what is left at each beat" do
     listen
-    worker = start_ready(environment:, before: quick_beat, timeout: 50)
+    worker = start_ready(environment:, before: quick_heartbeat, timeout: 50)
     start_job
     wait_for("STATUS=running, 1 of 2 busy")
     worker.signal(:TERM)
@@ -141,7 +141,7 @@ RSpec.describe "what systemd is told" do
 
     it "is each beat of Ruby's heart, and none while a job holds Ruby's lock" do
       listen
-      worker = start_ready(environment: environment(**feeding), before: quick_beat)
+      worker = start_ready(environment: environment(**feeding), before: quick_heartbeat)
       wait_until("it is fed") { fed > 3 }
       lock = File.new(file("lock"), File::CREAT | File::RDWR).tap { |file| file.flock(File::LOCK_EX) }
       push("Evaluate", <<~RUBY)
@@ -168,7 +168,7 @@ RSpec.describe "what systemd is told" do
 
     it "is fed while it drains" do
       listen
-      worker = start_ready(environment: environment(**feeding), before: quick_beat, timeout: 50)
+      worker = start_ready(environment: environment(**feeding), before: quick_heartbeat, timeout: 50)
       start_job
       worker.signal(:TERM)
       wait_for("STOPPING=1")
@@ -195,7 +195,7 @@ RSpec.describe "what systemd is told" do
       own_redis
       listen
       announces = 'SidekiqLifecycle::Announcement.prepend(Module.new { def publish(...) = (note("announces"); super) })'
-      worker = start_ready(environment: environment(WATCHDOG_USEC: "60000000"), before: quick_beat,
+      worker = start_ready(environment: environment(WATCHDOG_USEC: "60000000"), before: quick_heartbeat,
                            install: "config.redis = { url: #{redis.url(@database).inspect}, network_timeout: 1 }",
                            after: announces)
       announced = -> { notes.count("announces") }
@@ -235,7 +235,7 @@ RSpec.describe "what systemd is told" do
 
     it "does not feed another process's" do
       listen
-      start_ready(environment: environment(**feeding, WATCHDOG_PID: "1"), before: quick_beat)
+      start_ready(environment: environment(**feeding, WATCHDOG_PID: "1"), before: quick_heartbeat)
       wait_until("beats") { messages.count(["STATUS=running, 0 of 2 busy"]) > 3 }
       expect(fed).to eq(0)
     end
@@ -244,7 +244,7 @@ RSpec.describe "what systemd is told" do
   context "when the socket fails" do
     it "goes on when it vanishes, says so once, and speaks again when it is back" do
       listen
-      worker = start_ready(environment:, before: quick_beat)
+      worker = start_ready(environment:, before: quick_heartbeat)
       wait_for("READY=1")
       @socket.close
       File.delete(file("notify"))
@@ -262,7 +262,7 @@ RSpec.describe "what systemd is told" do
     end
 
     it "says at the next beat what it could not say at once" do
-      worker = start_ready(environment:, before: quick_beat)
+      worker = start_ready(environment:, before: quick_heartbeat)
       expect(problems_of(worker.pid)).to match([/systemd is not told/])
       listen
       wait_for("READY=1")
@@ -271,7 +271,7 @@ RSpec.describe "what systemd is told" do
 
     it "does not wait for one that nobody reads" do
       listen
-      worker = start_ready(environment:, before: quick_beat)
+      worker = start_ready(environment:, before: quick_heartbeat)
       fill_up
       wait_until("it is full") { problems_of(worker.pid).grep(/temporarily unavailable/).any? }
       expect(check("live").first).to eq(0)

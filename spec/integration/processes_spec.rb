@@ -21,7 +21,7 @@ RSpec.describe "processes that share a directory" do
   def act(slot, step)
     return @slots[slot].signal(step) unless step == :start
 
-    @slots[slot] = start(after: QUICK_BEAT, concurrency: 1, name: "slot#{slot}")
+    @slots[slot] = start(after: QUICK_HEARTBEAT, concurrency: 1, name: "slot#{slot}")
   end
 
   def reached?(worker, state)
@@ -100,7 +100,7 @@ RSpec.describe "processes that share a directory" do
   end
 
   it "are not confused by the record of one whose pid another has now" do
-    worker = start_ready(after: QUICK_BEAT)
+    worker = start_ready(after: QUICK_HEARTBEAT)
     recycled = spawn("sleep", "3600", in: File::NULL)
     planted = plant(worker, recycled, state: "quiet", start_time: 1)
     beat = record(worker.pid)["beat_monotonic"]
@@ -134,8 +134,8 @@ RSpec.describe "processes that share a directory" do
     end
 
     it "answer for their own only, and are told that they share it" do
-      outside = start_ready(after: QUICK_BEAT, name: "outside")
-      inside = start(after: QUICK_BEAT, name: "inside", launcher: container)
+      outside = start_ready(after: QUICK_HEARTBEAT, name: "outside")
+      inside = start(after: QUICK_HEARTBEAT, name: "inside", launcher: container)
       wait_until("the one inside is told") { inside.log.include?(shared_line(outside.pid)) || inside.raise_if_ended }
       wait_until("the one outside is told") { outside.log.include?(shared_line(1)) }
       expect(check).to eq([0, "ready\n"])
@@ -161,7 +161,7 @@ RSpec.describe "processes that share a directory" do
       File.write(file("boot_id"), "00000000-0000-4000-8000-000000000000\n")
       script = 'mount --bind boot_id /proc/sys/kernel/random/boot_id && exec "$@"'
       both = { "here" => [], "there" => ["unshare", "--mount", "dash", "-c", script, "dash"] }
-      both = both.map { |name, launcher| start(after: QUICK_BEAT, name:, launcher:) }
+      both = both.map { |name, launcher| start(after: QUICK_HEARTBEAT, name:, launcher:) }
       both.zip(both.reverse).each do |worker, other|
         wait_until("it is told") { worker.log.include?(shared_line(other.pid)) || worker.raise_if_ended }
       end
@@ -180,18 +180,18 @@ RSpec.describe "processes that share a directory" do
     end
 
     it "are told so even where both have the same pid" do
-      both = %w[one two].map { |name| start(after: QUICK_BEAT, name: name, launcher: container) }
+      both = %w[one two].map { |name| start(after: QUICK_HEARTBEAT, name: name, launcher: container) }
       both.each { |worker| wait_until("it is told") { worker.log.include?(shared_line(1)) || worker.raise_if_ended } }
       push("Evaluate", "note SidekiqLifecycle.ready?")
       wait_until("they work") { notes == ["true"] }
     end
 
     it "answer for themselves all the while even where both have the same pid" do
-      stays = start(after: QUICK_BEAT, name: "stays", launcher: container)
+      stays = start(after: QUICK_HEARTBEAT, name: "stays", launcher: container)
       wait_until("ready") { inside(stays, "check").first.zero? || stays.raise_if_ended }
       watcher = Watcher.new { %w[live ready].map { |probe| inside(stays, "check", probe) } }
       2.times do |round|
-        goes = start(after: QUICK_BEAT, name: "goes#{round}", launcher: container)
+        goes = start(after: QUICK_HEARTBEAT, name: "goes#{round}", launcher: container)
         wait_until("the other is ready") { inside(goes, "check") == [0, "ready\n"] || goes.raise_if_ended }
         wait_until("the file is there") { File.exist?(ready_file) }
         signal_inside(goes, :TSTP)

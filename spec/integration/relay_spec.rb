@@ -156,7 +156,7 @@ RSpec.describe "the relay" do
 
   it "lets go when it is killed: all runs on, and the next beat tells" do
     strict = "lifecycle.require_signal_path = true; lifecycle.stop_timeout = 30"
-    worker = start_ready_in("dash", '"$@"; exit 0', after: QUICK_BEAT, install: strict)
+    worker = start_ready_in("dash", '"$@"; exit 0', after: QUICK_HEARTBEAT, install: strict)
     Process.kill(:KILL, relay_of(worker))
     # On a machine that is very busy it may be dying for longer than the first look at it waits.
     wait_until("it is told") { the_record["signal_path"].values_at("term", "relay") == ["lost", nil] }
@@ -170,7 +170,7 @@ RSpec.describe "the relay" do
   end
 
   it "is never called ready in strict mode while TERM would be lost" do
-    worker = start_in("dash", '"$@"; exit 0', after: QUICK_BEAT, install: <<~RUBY)
+    worker = start_in("dash", '"$@"; exit 0', after: QUICK_HEARTBEAT, install: <<~RUBY)
       lifecycle.signal_relay = :off
       lifecycle.require_signal_path = true
     RUBY

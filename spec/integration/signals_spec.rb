@@ -125,7 +125,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
       it "is no longer ready once #{signal} has arrived, and goes on as ever when Ruby can run again" do
         worker = start_ready
         ready = watch_ready
-        lock = hold_ruby(worker, HOLD_LOCK)
+        lock = hold_ruby(worker, HOLD_GVL)
         worker.signal(signal)
         wait_until("no longer ready") { !worker.ready_file? }
         wait_until(its_state) { state(worker) == its_state }
@@ -145,7 +145,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
     it "TSTP and TTIN quiet it when it finds both at once" do
       worker = start_ready
       ready = watch_ready
-      lock = hold_ruby(worker, HOLD_LOCK)
+      lock = hold_ruby(worker, HOLD_GVL)
       worker.signal(:TSTP)
       worker.signal(:TTIN)
       lock.close
@@ -159,7 +159,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
       it "#{signals.join(" and ")} stop it when it finds both at once" do
         worker = start_ready
         ready = watch_ready
-        lock = hold_ruby(worker, HOLD_LOCK)
+        lock = hold_ruby(worker, HOLD_GVL)
         signals.each { |signal| worker.signal(signal) }
         wait_until("stopping") { state(worker) == "stopping" }
         lock.close
@@ -171,11 +171,11 @@ RSpec.describe "signals to a Sidekiq that has started" do
     end
 
     it "hears TERM as quickly after a repair" do
-      worker = start_ready(after: QUICK_BEAT)
+      worker = start_ready(after: QUICK_HEARTBEAT)
       push("Evaluate", "trap(\"TERM\") { }")
       wait_until("repaired") { record(worker.pid)["rearmed"] == { "SIGTERM" => 1 } }
       ready = watch_ready
-      lock = hold_ruby(worker, HOLD_LOCK)
+      lock = hold_ruby(worker, HOLD_GVL)
       worker.signal(:TERM)
       wait_until("no longer ready") { !worker.ready_file? }
       expect(notes).to eq(["lock wanted"])
@@ -211,7 +211,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
       "a block that exits" => ['{ note "taken"; exit 7 }', /repaired$/, ["taken"]]
     }.each do |what, (trap, message, said)|
       it "TERM trapped with #{what} stops Sidekiq all the same" do
-        worker = start_ready(after: QUICK_BEAT, timeout: 60)
+        worker = start_ready(after: QUICK_HEARTBEAT, timeout: 60)
         ready = watch_ready
         push("Evaluate", trap.start_with?("{") ? "trap(\"TERM\") #{trap}" : "trap(\"TERM\"#{trap})")
         wait_for_repairs(worker, "SIGTERM" => 1)
@@ -229,7 +229,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
     end
 
     it "TSTP and INT are repaired as well" do
-      worker = start_ready(after: QUICK_BEAT)
+      worker = start_ready(after: QUICK_HEARTBEAT)
       ready = watch_ready
       push("Evaluate", "trap(\"TSTP\", \"IGNORE\"); trap(\"INT\") { note \"taken\" }")
       wait_for_repairs(worker, "SIGTSTP" => 1, "SIGINT" => 1)
@@ -241,7 +241,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
     end
 
     it "two repairs do not stack up: each handler is called once, and Sidekiq's too" do
-      worker = start_ready(after: QUICK_BEAT)
+      worker = start_ready(after: QUICK_HEARTBEAT)
       ready = watch_ready
       %w[first second].each.with_index(1) do |name, count|
         push("Evaluate", "trap(\"TSTP\") { note \"#{name}\" }")
@@ -256,7 +256,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
     end
 
     it "stays whole where a job puts back what it had found" do
-      worker = start_ready(after: QUICK_BEAT)
+      worker = start_ready(after: QUICK_HEARTBEAT)
       ready = watch_ready
       push("Evaluate", <<~RUBY)
         theirs = trap("TSTP") { note "taken" }
@@ -278,7 +278,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
     end
 
     it "is told in the status" do
-      worker = start_ready(after: QUICK_BEAT)
+      worker = start_ready(after: QUICK_HEARTBEAT)
       push("Evaluate", "trap(\"TERM\", \"IGNORE\")")
       wait_for_repairs(worker, "SIGTERM" => 1)
       push("Evaluate", "note SidekiqLifecycle.status.rearmed.inspect")

@@ -283,7 +283,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
     end
 
     it "finds it again where it was made anew" do
-      worker = start_ready(after: QUICK_BEAT)
+      worker = start_ready(after: QUICK_HEARTBEAT)
       FileUtils.rm_rf(file("tmp"))
       wait_until("it is made anew") { record(worker.pid) }
       wait_until("found") { check("ready", "--pid", worker.pid) == [0, "ready\n"] }
@@ -380,7 +380,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
     end
 
     it "shows the status on a screen of its own until Ctrl-C, in any size" do
-      worker = start_ready(after: QUICK_BEAT)
+      worker = start_ready(after: QUICK_HEARTBEAT)
       code, shown = at_terminal("status", "--watch") do |terminal, keys, drawn|
         wait_until("a table") { drawn.match?(/#{worker.pid} +running/) }
         terminal.winsize = [2, 20]
@@ -395,7 +395,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
   end
 
   it "prints the status anew whenever it changes, and only then" do
-    worker = start_ready(after: QUICK_BEAT)
+    worker = start_ready(after: QUICK_HEARTBEAT)
     lines = []
     Open3.popen2(Sandbox::COMMAND, "status", "--watch", "--json", chdir: app) do |_, out, watching|
       reader = Thread.new { out.each_line { |line| lines << JSON.parse(line) } }
@@ -477,7 +477,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
         wait_until("the job is told") { record(worker.pid)["busy"] == 1 }
       when /kill-after/
         FileUtils.rm(file("go"))
-        @worker = start_ready(after: QUICK_BEAT, name: "next", timeout: 60)
+        @worker = start_ready(after: QUICK_HEARTBEAT, name: "next", timeout: 60)
         push("Evaluate", %(note "begins"; sleep))
         wait_until("the job is told") { record(@worker.pid)["busy"] == 1 }
       end
@@ -495,7 +495,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
     end
 
     it "is what people are told" do
-      @worker = start_ready(after: QUICK_BEAT)
+      @worker = start_ready(after: QUICK_HEARTBEAT)
       told = File.read(File.join(docs, "commands.md")).scan(/^```console\n(.*?)^```/m).join
       commands = told.split(/^(?=\$ )/).map { |block| block.split("\n", 2) }
       commands.each do |line, expected|
@@ -512,7 +512,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
 
   # With one heartbeat an hour: the end of the drain must not wait for one.
   it "quiets and stops twenty, whose jobs are done once each, and waits no longer than that takes" do
-    workers = Array.new(20) { |n| start(name: "worker#{n}", concurrency: 2, after: SLOW_BEAT) }
+    workers = Array.new(20) { |n| start(name: "worker#{n}", concurrency: 2, after: RARE_HEARTBEAT) }
     running = ->(worker) { record(worker.pid)&.fetch("state") == "running" || worker.raise_if_ended }
     workers.each { |worker| wait_until("ready") { running.call(worker) } }
     60.times { |n| push("Sleep", 3 + (n % 7), n) }

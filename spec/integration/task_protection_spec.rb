@@ -21,7 +21,7 @@ RSpec.describe "protection from scale-in on ECS" do
 
   def protecting(environment: ecs.environment, after: "", **options)
     start_ready(install: "lifecycle.ecs_task_protection = true", environment:,
-                after: QUICK_BEAT + times(LINGER: 3600) + after, **options)
+                after: QUICK_HEARTBEAT + times(LINGER: 3600) + after, **options)
   end
 
   # A job that goes on until {#let_end}.

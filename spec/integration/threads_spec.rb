@@ -5,7 +5,7 @@ RSpec.describe "threads that have died" do
   # A job that ends its thread, and nothing else.
   let(:dies) { 'note("jid " + jid); Thread.exit' }
 
-  def start_quick(**options) = start_ready(after: QUICK_BEAT, timeout: 3, **options)
+  def start_quick(**options) = start_ready(after: QUICK_HEARTBEAT, timeout: 3, **options)
 
   def jids = notes.filter_map { |line| line[/\Ajid (.*)/, 1] }
   def problems(worker) = problems_of(worker.pid)

@@ -4,7 +4,7 @@ require "socket"
 
 RSpec.describe "a Sidekiq whose Ruby does not run" do
   # Before the gem is installed, which asks how often the heart beats.
-  quick_beat = "require \"sidekiq/launcher\"\n#{QUICK_BEAT}"
+  quick_heartbeat = "require \"sidekiq/launcher\"\n#{QUICK_HEARTBEAT}"
 
   # As systemd sets it: half of that is the longest silence of which nothing is said.
   def watched(seconds) = { "NOTIFY_SOCKET" => file("notify"), "WATCHDOG_USEC" => (seconds * 1_000_000).to_s }
@@ -25,9 +25,9 @@ RSpec.describe "a Sidekiq whose Ruby does not run" do
   it "names the jobs in hand while one holds Ruby's lock, and says afterwards for how long" do
     File.open(file("lock"), "w") do |lock|
       lock.flock(File::LOCK_EX)
-      worker = start_ready(before: quick_beat, environment: watched(4), concurrency: 2)
+      worker = start_ready(before: quick_heartbeat, environment: watched(4), concurrency: 2)
       push("Evaluate", "sleep 0.01 until File.exist?('go')")
-      push("Evaluate", HOLD_LOCK)
+      push("Evaluate", HOLD_GVL)
       wait_until("it says so in its record") { silent?(worker) }
       said = lines(worker, "Ruby has switched no threads")
       expect(said).to match([/\Asidekiq_lifecycle: .*native code\. Jobs in hand: Evaluate \h{24}, Evaluate \h{24};/])
@@ -43,7 +43,10 @@ RSpec.describe "a Sidekiq whose Ruby does not run" do
   end
 
   it "says nothing while its threads run and only its heart is silent" do
-    slow = "#{quick_beat}\nSidekiq::Launcher.prepend(Module.new { def to_data = File.exist?('slow') ? sleep : super })"
+    slow = <<~RUBY
+      #{quick_heartbeat}
+      Sidekiq::Launcher.prepend(Module.new { def to_data = File.exist?('slow') ? sleep : super })
+    RUBY
     worker = start_ready(before: slow, environment: watched(2))
     FileUtils.touch(file("slow"))
     beat = nil
@@ -53,7 +56,7 @@ RSpec.describe "a Sidekiq whose Ruby does not run" do
   end
 
   it "says nothing when it was stopped and is continued" do
-    worker = start_ready(before: quick_beat, environment: watched(2))
+    worker = start_ready(before: quick_heartbeat, environment: watched(2))
     worker.signal(:STOP)
     sleep 3
     worker.signal(:CONT)

@@ -1,9 +1,9 @@
 # frozen_string_literal: true
 
-require_relative "forms"
+require_relative "launch_forms"
 
 # Forms with other programs than shells and inits around Sidekiq, or beside it.
-class Form
+class LaunchForm
   # What Docker gives to root by itself, as far as su and sudo want it.
   ROOT = { user: 0, capabilities: %w[CHOWN DAC_OVERRIDE FOWNER KILL SETGID SETUID AUDIT_WRITE] }.freeze
 
@@ -74,7 +74,7 @@ class Form
   INI
 
   class << self
-    # @return [Array<Form>] what people put around a Sidekiq, with programs that only the Debian of Sidekiq 7 has
+    # @return [Array<LaunchForm>] what people put around a Sidekiq, with programs that only the Debian of Sidekiq 7 has
     def wrapped
       forms = [switchers, between, around, with_threads, beside, killers, keepers, people]
       @wrapped ||= group("Wrapped", forms.flatten)

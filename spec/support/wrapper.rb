@@ -1,7 +1,7 @@
 # frozen_string_literal: true
 
 require "json"
-require_relative "forms"
+require_relative "launch_forms"
 
 # What people put around a Sidekiq: what the doctor says of it, from inside and from the host, and what then happens.
 class Wrapper
@@ -12,7 +12,7 @@ class Wrapper
   STOP_TIMEOUT = 25
 
   # @return [String] what all of them measured, a JSON object a line; script/wrappers.rb makes a table of it
-  def self.measured = File.join(Launch::DIRECTORY, "wrapped")
+  def self.measured = File.join(LaunchedContainer::DIRECTORY, "wrapped")
 
   attr_reader :form, :mode, :inside, :host, :story
 
@@ -31,7 +31,7 @@ class Wrapper
   def safe? = [inside, host].include?("safe")
 
   def run
-    Launch.open(launched, install:) do |launch|
+    LaunchedContainer.open(launched, install:) do |launch|
       @inside = VERDICTS.fetch(launch.exec("sidekiq-lifecycle", "doctor").first)
       @host = VERDICTS.fetch(launch.examine_from_host.first)
       launch.stop(STOP_TIMEOUT)
@@ -53,6 +53,6 @@ class Wrapper
   def launched
     return form unless mode == "run"
 
-    Form.new(**form.to_h, command: [*Form::RUN.split, "--", *form.command])
+    LaunchForm.new(**form.to_h, command: [*LaunchForm::RUN.split, "--", *form.command])
   end
 end

@@ -2,7 +2,7 @@
 
 # A job that holds Ruby's lock in native code until the example lets go of the lock on a file: no trap and no other
 # thread can run.
-HOLD_LOCK = <<~RUBY
+HOLD_GVL = <<~RUBY
   require "fiddle"
   int = Fiddle::TYPE_INT
   flock = Fiddle::Function.new(Fiddle.dlopen(nil)["flock"], [int, int], int, need_gvl: true)

@@ -4,7 +4,7 @@ require "json"
 
 # A container that is killed, while its worker and its relay are in one state each. With `-t 120` and a worker that
 # doesn't end by itself, whoever waits for the worker is seen: the container is there long after it was killed.
-class Kill
+class KilledContainer
   WORKERS = {
     "idle" => "has no job",
     "busy" => "has jobs that never end",
@@ -24,12 +24,12 @@ class Kill
 
   class << self
     # @return [String] what all of them measured, a JSON object a line; script/kill_matrix.rb makes tables of it
-    def measured = File.join(Launch::DIRECTORY, "killed")
+    def measured = File.join(LaunchedContainer::DIRECTORY, "killed")
 
-    # @return [Array<Kill>] each form with everything that can be
+    # @return [Array<KilledContainer>] each form with everything that can be
     def all(forms) = forms.product(COMBINATIONS).map { |form, combination| new(form, *combination) }
 
-    # @return [Array<Kill>] each form and each combination at least once
+    # @return [Array<KilledContainer>] each form and each combination at least once
     def covering(forms)
       Array.new([forms.size, COMBINATIONS.size].max) do |number|
         # 7 and the number of combinations have no common divisor.
@@ -50,8 +50,8 @@ class Kill
     @relay = relay
   end
 
-  # @return [Kill] the same with the relay off
-  def without_relay = Kill.new(form, worker, way, OFF)
+  # @return [KilledContainer] the same with the relay off
+  def without_relay = KilledContainer.new(form, worker, way, OFF)
 
   def key = [form.name, worker, way, relay]
   def eql?(other) = key == other.key
@@ -66,7 +66,7 @@ class Kill
       @story = launch.story
     end
     line = { form: form.name, sidekiq: Sandbox::MAJOR, worker:, way:, relay:, seconds: @seconds&.round(1) }
-    File.write(Kill.measured, "#{JSON.generate(line)}\n", mode: "a")
+    File.write(KilledContainer.measured, "#{JSON.generate(line)}\n", mode: "a")
     self
   end
 
@@ -75,7 +75,7 @@ class Kill
   def launch_form(&block)
     install = "lifecycle.signal_relay = :off" if relay == OFF
     after = 'at_exit { note("hangs") and sleep }' if worker == "hung"
-    Launch.prepared(form.with_timeout(TIMEOUT), install: install.to_s, after: after.to_s, &block)
+    LaunchedContainer.prepared(form.with_timeout(TIMEOUT), install: install.to_s, after: after.to_s, &block)
   end
 
   def prepare_worker(launch)

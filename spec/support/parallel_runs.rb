@@ -1,7 +1,7 @@
 # frozen_string_literal: true
 
 # Does something for each of many inputs, a few at a time. Who asks for the outcome of one waits for it.
-class Pool
+class ParallelRuns
   # @yield what to do for an input
   def initialize(inputs, size:, &work)
     waiting = Queue.new(inputs).close

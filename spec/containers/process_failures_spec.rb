@@ -3,9 +3,9 @@
 # What may befall the processes of a container while jobs run. Nothing breaks: where the relay is alive the jobs are
 # saved when the container is stopped, and where it isn't the status says so.
 RSpec.describe "a container that is handled roughly", :containers, full: Sandbox::MAJOR != 6 do
-  before(:context) { Launch.prepare }
+  before(:context) { LaunchedContainer.prepare }
 
-  def launch(text, **options, &) = Launch.open(Form.line(text), after: QUICK_BEAT, **options, &)
+  def launch(text, **options, &) = LaunchedContainer.open(LaunchForm.line(text), after: QUICK_HEARTBEAT, **options, &)
 
   def sidekiq(launch) = launch.records.fetch(0)["pid"]
   def path(launch) = launch.records.fetch(0)["signal_path"]
@@ -24,7 +24,7 @@ RSpec.describe "a container that is handled roughly", :containers, full: Sandbox
   def expect_to_work(launch) = launch.await("it works") { launch.short_ended? }
 
   def expect_jobs_saved_by_stop(launch, code: 0)
-    launch.stop(Outcome::GENEROUS)
+    launch.stop(SignalOutcome::GENEROUS)
     expect(launch.exit_code).to eq(code)
     expect(launch).to be_nothing_lost
     expect(launch.records).to match([include("state" => "stopped", "exit_status" => 0)])
@@ -66,8 +66,8 @@ RSpec.describe "a container that is handled roughly", :containers, full: Sandbox
     "below which another was killed" => "dash -c 'sidekiq; echo x'; until [ -e end ]; do sleep 0.1; done" }
     .each do |what, text|
       it "is killed at once when PID 1, a shell #{what}, has ended by itself and is held" do
-        form = Form.line(text).with_timeout(120)
-        Launch.open(form, after: "at_exit { sleep }") do |launch|
+        form = LaunchForm.line(text).with_timeout(120)
+        LaunchedContainer.open(form, after: "at_exit { sleep }") do |launch|
           kill(launch, :KILL, shell(launch)) unless shell(launch) == 1
           launch.await("it is PID 1's child") { shell(launch) == 1 }
           launch.exec("dash", "-c", "touch end")
@@ -160,9 +160,9 @@ RSpec.describe "a container that is handled roughly", :containers, full: Sandbox
   end
 
   it "is stopped as ever with run in front of a shell that somebody else traces" do
-    form = Form.line("#{strace}; sidekiq; echo x")
+    form = LaunchForm.line("#{strace}; sidekiq; echo x")
     form.command = ["sidekiq-lifecycle", "run", "--", *form.command]
-    Launch.open(form) do |launch|
+    LaunchedContainer.open(form) do |launch|
       expect(status(launch, shell(launch))["TracerPid"].to_i).not_to eq(0)
       expect(path(launch)["term"]).to eq("arrives")
       expect_jobs_saved_by_stop(launch)
@@ -170,7 +170,7 @@ RSpec.describe "a container that is handled roughly", :containers, full: Sandbox
   end
 
   it "is stopped as ever once that tracer has been ended, and Sidekiq started anew" do
-    Launch.prepared(Form.line("#{strace}; sidekiq; #{Form::TARGET}; echo x")) do |launch|
+    LaunchedContainer.prepared(LaunchForm.line("#{strace}; sidekiq; #{LaunchForm::TARGET}; echo x")) do |launch|
       launch.boot
       launch.await("ready") { launch.ready? }
       kill(launch, :KILL, status(launch, 1)["TracerPid"])

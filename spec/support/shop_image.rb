@@ -14,7 +14,7 @@ require_relative "waiting"
 
 # The application of examples/shop in Docker as its owner deploys it: an image of the application, and on top of it
 # Dockerfile.sidekiq as `generate` writes it, both really built. It is spoken to with Docker's own commands.
-class Shop
+class ShopImage
   include Waiting
 
   # As applications have it: an ordinary user, a lock file, and here another stop signal than Sidekiq's, which some

@@ -6,9 +6,9 @@ RSpec.describe "a signal to a container", :containers do
   # Measures the forms of this group's examples.
   def self.measure(&block)
     before(:context) do
-      Launch.prepare
+      LaunchedContainer.prepare
       forms = self.class.examples_to_run.map { |example| example.metadata[:form] }
-      @outcomes = Pool.new(forms, size: 2, &block)
+      @outcomes = ParallelRuns.new(forms, size: 2, &block)
     end
     after(:context) { @outcomes&.stop }
   end
@@ -18,14 +18,14 @@ RSpec.describe "a signal to a container", :containers do
   def outcome_of(form) = @outcomes[form]
 
   it "is tried in a fixed set of 27 forms, of which 5 save the jobs by themselves" do
-    expect(Form.matrix.size).to eq(27)
-    expect(Form.matrix.count(&:safe?)).to eq(5)
+    expect(LaunchForm.matrix.size).to eq(27)
+    expect(LaunchForm.matrix.count(&:safe?)).to eq(5)
   end
 
   context "stopped, without the relay:", full: Sandbox::MAJOR != 8 do
-    measure { |form| Outcome.new(form, :off, expected: form.safe?).stop }
+    measure { |form| SignalOutcome.new(form, :off, expected: form.safe?).stop }
 
-    Form.all.each do |form|
+    LaunchForm.all.each do |form|
       it "#{form} #{form.safe? ? "saves" : "loses"} the jobs", form: do
         outcome = outcome_of(form)
         expect([outcome.saved?, outcome.exit_code]).to eq([form.safe?, form.untouched]), -> { outcome.story }
@@ -34,9 +34,9 @@ RSpec.describe "a signal to a container", :containers do
   end
 
   context "told to quiet, without the relay:", full: true do
-    measure { |form| Outcome.new(form, :off, expected: form.tstp == "quiet").quiet }
+    measure { |form| SignalOutcome.new(form, :off, expected: form.tstp == "quiet").quiet }
 
-    Form.all.each do |form|
+    LaunchForm.all.each do |form|
       it "#{form} is #{form.tstp}", form: do
         outcome = outcome_of(form)
         expect(outcome.result).to eq(form.tstp), -> { "#{outcome.result}\n#{outcome.story}" }
@@ -45,9 +45,9 @@ RSpec.describe "a signal to a container", :containers do
   end
 
   context "stopped, with the relay:" do
-    measure { |form| Outcome.new(form, :auto, expected: true).stop }
+    measure { |form| SignalOutcome.new(form, :auto, expected: true).stop }
 
-    Form.all.each do |form|
+    LaunchForm.all.each do |form|
       it "#{form} saves the jobs", form: do
         outcome = outcome_of(form)
         expect(outcome).to be_saved, -> { outcome.story }
@@ -58,9 +58,9 @@ RSpec.describe "a signal to a container", :containers do
   end
 
   context "told to quiet, with the relay:", full: Sandbox::MAJOR != 7 do
-    measure { |form| Outcome.new(form, :auto, expected: form.tstp_rescued == "quiet").quiet }
+    measure { |form| SignalOutcome.new(form, :auto, expected: form.tstp_rescued == "quiet").quiet }
 
-    not_rescued, rescued = Form.all.partition { |form| form.tstp_rescued == "lost" }
+    not_rescued, rescued = LaunchForm.all.partition { |form| form.tstp_rescued == "lost" }
 
     rescued.each do |form|
       it "#{form} is quiet, and ends well when stopped", form: do
@@ -82,9 +82,9 @@ RSpec.describe "a signal to a container", :containers do
 
   # Without the relay, so that it is `run` that saves the jobs.
   context "stopped, with run in front:", full: Sandbox::MAJOR != 6 do
-    measure { |form| Outcome.new(form, :off, expected: true).stop }
+    measure { |form| SignalOutcome.new(form, :off, expected: true).stop }
 
-    Form.with_run.each do |form|
+    LaunchForm.with_run.each do |form|
       it "#{form} saves the jobs", form: do
         outcome = outcome_of(form)
         expect(outcome).to be_saved, -> { outcome.story }
@@ -95,9 +95,9 @@ RSpec.describe "a signal to a container", :containers do
   end
 
   context "told to quiet, with run in front:", full: Sandbox::MAJOR != 6 do
-    measure { |form| Outcome.new(form, :off, expected: true).quiet }
+    measure { |form| SignalOutcome.new(form, :off, expected: true).quiet }
 
-    Form.with_run.each do |form|
+    LaunchForm.with_run.each do |form|
       it "#{form} is #{form.tstp_rescued}", form: do
         outcome = outcome_of(form)
         expect(outcome.result).to eq(form.tstp_rescued), -> { "#{outcome.result}\n#{outcome.story}" }

@@ -1,17 +1,17 @@
 # frozen_string_literal: true
 
 require "json"
-require_relative "launch"
+require_relative "launched_container"
 
 # What became of a Sidekiq and its jobs, launched in one form, when its container got a signal.
-class Outcome
+class SignalOutcome
   # More than a Sidekiq needs to shut down (`-t 5`), however slow the machine; and what is enough to see that it
   # doesn't.
   GENEROUS = 25
   BRIEF = 10
 
   # What all of them measured, a JSON object a line; script/launch_forms.rb makes a table of it.
-  MEASURED = File.join(Launch::DIRECTORY, "measured")
+  MEASURED = File.join(LaunchedContainer::DIRECTORY, "measured")
 
   attr_reader :exit_code, :heard, :story
 
@@ -61,7 +61,7 @@ class Outcome
   private
 
   def measure(signal)
-    Launch.open(@form, install: "lifecycle.signal_relay = #{@relay.inspect}") do |launch|
+    LaunchedContainer.open(@form, install: "lifecycle.signal_relay = #{@relay.inspect}") do |launch|
       @result = yield launch
       @story = launch.story
     end

@@ -1,10 +1,10 @@
 # frozen_string_literal: true
 
-require_relative "launch"
+require_relative "launched_container"
 
 # A container in which a system call is refused that the relay or `run` uses. It is not for us to say which of them can
 # be done without: either all works, or nothing is touched and the words are right.
-class Refused
+class RefusedSystemCall
   ERRNOS = %w[EPERM EACCES ENOSYS].freeze
 
   # Made with `strace -ff` on Debian 13: what each calls itself, from its start through a boot, a TSTP and a stop. Those
@@ -34,7 +34,7 @@ class Refused
   def to_s = "#{call} is refused with #{errno}"
 
   def run
-    Launch.prepared(form, install: install, denied: [call], errno: Errno.const_get(errno)::Errno) do |launch|
+    LaunchedContainer.prepared(form, install: install, denied: [call], errno: Errno.const_get(errno)::Errno) do |launch|
       launch.boot
       @result = subject == :run && ended_instead?(launch) ? judge_end(launch) : judge(launch)
       @story = launch.story
@@ -45,9 +45,9 @@ class Refused
   private
 
   def form
-    return Form.line("sidekiq; echo x").with_timeout(3) if subject == :relay
+    return LaunchForm.line("sidekiq; echo x").with_timeout(3) if subject == :relay
 
-    Form.with_run.find { |form| form.name == "#{Form::RUN} -- dash script: foreground" }.with_timeout(3)
+    LaunchForm.with_run.find { |form| form.name == "#{LaunchForm::RUN} -- dash script: foreground" }.with_timeout(3)
   end
 
   # Without the relay it is `run` that saves the jobs.
@@ -72,7 +72,7 @@ class Refused
     launch.occupy
     return judge_words(launch) if subject == :relay && launch.relays.empty?
 
-    launch.stop(Outcome::GENEROUS)
+    launch.stop(SignalOutcome::GENEROUS)
     launch.exit_code
     launch.nothing_lost? ? "works" : "loses the jobs"
   end

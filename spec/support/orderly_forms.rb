@@ -1,10 +1,10 @@
 # frozen_string_literal: true
 
-require_relative "forms"
+require_relative "launch_forms"
 
 # Forms that somebody has thought about: Sidekiq is stopped in an orderly way by the script, the supervisor or the init
 # itself, in its own time. They need no relay, and have to stay as they are with one.
-class Form
+class LaunchForm
   # Each lets time pass before it tells the worker: whoever told it meanwhile would be seen.
   TRAPS = {
     "sleeps, quiets, waits for the drain, stops" => <<~SH,
@@ -85,8 +85,8 @@ class Form
   }.freeze
 
   class << self
-    # @return [Array<Form>] every one
-    def careful = @careful ||= traps + supervisors + execs
+    # @return [Array<LaunchForm>] every one
+    def orderly = @orderly ||= traps + supervisors + execs
 
     private
 
@@ -103,21 +103,21 @@ class Form
       SUPERVISORS.flat_map do |language, text|
         drains = language == "ruby"
         [nil, "tini --", ("#{RUN} --" unless drains)].uniq.map do |first|
-          behind(first, careful_form("#{language} supervisor", [language, "script"], text, drains:))
+          behind(first, orderly_form("#{language} supervisor", [language, "script"], text, drains:))
         end
       end
     end
 
-    def execs = EXECS.map { |name, text| careful_form("dash script: #{name}", %w[dash script], text) }
+    def execs = EXECS.map { |name, text| orderly_form("dash script: #{name}", %w[dash script], text) }
 
     # Zsh may reap the worker while its trap runs, and knows its status no more.
     def trapping(shell, name)
-      careful_form("#{shell} script: trap that #{name}", [*SHELLS.fetch(shell), "script"], TRAPS.fetch(name),
+      orderly_form("#{shell} script: trap that #{name}", [*SHELLS.fetch(shell), "script"], TRAPS.fetch(name),
                    drains: DRAINS.include?(name), untouched: (0 unless shell == "zsh"))
     end
 
     # One that drains has a job that takes longer than `-t` and ends before Sidekiq is stopped.
-    def careful_form(name, command, text, drains: false, untouched: 0)
+    def orderly_form(name, command, text, drains: false, untouched: 0)
       form = form(name, command, script: text, drains:, untouched:)
       form.timeout = 3 if drains
       form

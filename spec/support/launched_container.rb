@@ -4,7 +4,7 @@ require "fileutils"
 require "json"
 require "securerandom"
 require_relative "container"
-require_relative "forms"
+require_relative "launch_forms"
 require_relative "redis_server"
 require_relative "sandbox"
 require_relative "waiting"
@@ -13,7 +13,7 @@ require_relative "waiting"
 # after readiness is gone, the other with one that outlasts any shutdown.
 #
 # Its Sidekiqs leave notes in the application's directory, which is ours as well.
-class Launch
+class LaunchedContainer
   include Waiting
 
   DIRECTORY = "/build/containers"

@@ -1,10 +1,10 @@
 # frozen_string_literal: true
 
 # Ruby for an application: Sidekiq's own heart, but faster, so that an example need not wait 10 s for each beat.
-QUICK_BEAT = <<~RUBY
+QUICK_HEARTBEAT = <<~RUBY
   Sidekiq::Launcher.send(:remove_const, :BEAT_PAUSE)
   Sidekiq::Launcher::BEAT_PAUSE = 0.2
 RUBY
 
 # One heartbeat at the start, and no further one while an example runs.
-SLOW_BEAT = QUICK_BEAT.sub("0.2", "3600").freeze
+RARE_HEARTBEAT = QUICK_HEARTBEAT.sub("0.2", "3600").freeze

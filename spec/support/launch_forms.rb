@@ -7,11 +7,11 @@
 # where it isn't 0 it is the shell's own. `terms` is how many SIGTERMs a Sidekiq may hear with the relay. `tstp` is what
 # becomes of a TSTP without the relay, `tstp_rescued` with it. `container` is as {Container#initialize} wants it.
 # `majors` are those of Sidekiq in whose Debian its programs are.
-Form = Struct.new(:group, :name, :command, :script, :init, :sidekiqs, :untouched, :rescued, :terms, :tstp,
-                  :tstp_rescued, :before, :timeout, :drains, :container, :majors, keyword_init: true) do
+LaunchForm = Struct.new(:group, :name, :command, :script, :init, :sidekiqs, :untouched, :rescued, :terms, :tstp,
+                        :tstp_rescued, :before, :timeout, :drains, :container, :majors, keyword_init: true) do
   def to_s = name
 
-  # @return [Form] the same with another `-t`
+  # @return [LaunchForm] the same with another `-t`
   def with_timeout(seconds)
     words = command.map { |word| word.sub(/-t 5\b/, "-t #{seconds}") }
     words[-1] = seconds.to_s if words.last(2) == %w[-t 5]
@@ -19,7 +19,7 @@ Form = Struct.new(:group, :name, :command, :script, :init, :sidekiqs, :untouched
   end
 
   # @return [String] what stands in the file `script`
-  def script_text = Form::SCRIPTS.fetch(script, script).gsub(/-t 5\b/, "-t #{timeout}")
+  def script_text = LaunchForm::SCRIPTS.fetch(script, script).gsub(/-t 5\b/, "-t #{timeout}")
 
   # @return [Boolean] whether the shutdown runs to its end without the relay
   def safe? = untouched.zero?
@@ -32,7 +32,7 @@ Form = Struct.new(:group, :name, :command, :script, :init, :sidekiqs, :untouched
 end
 
 # The table of all forms.
-class Form
+class LaunchForm
   TARGET = "sidekiq -r ./app.rb -c 2 -t 5"
   DIRECT = TARGET.split.freeze
 
@@ -106,28 +106,28 @@ class Form
   TELL_EVERYBODY = ["tini -g --", "dumb-init"].freeze
 
   class << self
-    # @return [Array<Form>] every one
+    # @return [Array<LaunchForm>] every one
     def all
       @all ||= matrix + group("Other forms", further) + group("Other programs", with_programs) +
                group("No shell in between", direct)
     end
 
-    # @return [Array<Form>] those with `run` in the place of an init, or right before a shell. Here it is `run` that
-    #   rescues: `rescued`, `terms` and `tstp_rescued` are what it comes to without the relay.
+    # @return [Array<LaunchForm>] those with `run` in place of an init, or directly before a shell. Here it is `run` that
+    #   saves the jobs: `rescued`, `terms` and `tstp_rescued` describe what happens without the relay.
     def with_run
       @with_run ||= group("`run` without the relay", in_place_of_inits + before_shells + before_programs)
     end
 
-    # @return [Array<Form>] those in which a process is traced: of the table, and some that are in none
+    # @return [Array<LaunchForm>] those in which a process is traced: of the table, and some that are in none
     def traced
       others = [*ending_early, *ending_below_tini, *programs, *deaf]
       @traced ||= all.select(&:traced?) + group("In no other table", others)
     end
 
-    # @return [Form] one that is in no table: `dash -c` with a line in which `sidekiq` stands for the target
+    # @return [LaunchForm] one that is in no table: `dash -c` with a line in which `sidekiq` stands for the target
     def line(text) = inline("dash", text)
 
-    # @return [Array<Form>] the fixed set of 27
+    # @return [Array<LaunchForm>] the fixed set of 27
     def matrix = @matrix ||= group("A shell", shells) + group("An init with a shell below it", inits)
 
     private

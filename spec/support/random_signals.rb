@@ -1,10 +1,10 @@
 # frozen_string_literal: true
 
-require_relative "launch"
+require_relative "launched_container"
 
 # A container that gets signals at random: in which form it is launched, when they come, how many and which, and whether
 # something is killed at last. The seed of the run and the number decide everything.
-class Round
+class RandomSignals
   include Waiting
 
   SIGNALS = %w[TERM INT TSTP TTIN].freeze
@@ -26,7 +26,7 @@ class Round
   def initialize(number, seed)
     random = Random.new((seed * 1000) + number)
     @number = number
-    @form = (Form.all + Form.with_run).sample(random:)
+    @form = (LaunchForm.all + LaunchForm.with_run).sample(random:)
     @moment = %w[boot readiness drain].sample(random:)
     @delay = random.rand * (@moment == "drain" ? 5 : 1.5)
     @signals = Array.new(random.rand(1..4)) { [allowed.sample(random:), random.rand * [0.02, 1].sample(random:)] }
@@ -42,7 +42,7 @@ class Round
   end
 
   def run
-    Launch.prepared(@form) do |launch|
+    LaunchedContainer.prepared(@form) do |launch|
       @pushed = (SECONDS * @form.sidekiqs).map { |seconds| launch.push("Timed", seconds) }
       launch.boot
       shoot(launch)
@@ -105,7 +105,7 @@ class Round
   def finish(launch)
     return send_signals_until_end(launch) unless @blow == "the relay"
 
-    launch.stop(Outcome::GENEROUS)
+    launch.stop(SignalOutcome::GENEROUS)
     launch.exit_code
   rescue RuntimeError
     raise if launch.running?

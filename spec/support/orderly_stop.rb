@@ -1,10 +1,10 @@
 # frozen_string_literal: true
 
-require_relative "launch"
+require_relative "launched_container"
 
 # How a Sidekiq ends that was launched in one form, when its container is stopped: what it heard, and what became of its
 # jobs.
-class Drain
+class OrderlyStop
   # Far more than any of them takes: nobody is to be killed.
   STOP_TIMEOUT = 60
 
@@ -16,7 +16,7 @@ class Drain
   end
 
   def run
-    Launch.prepared(@form, install: "lifecycle.signal_relay = #{@relay.inspect}") do |launch|
+    LaunchedContainer.prepared(@form, install: "lifecycle.signal_relay = #{@relay.inspect}") do |launch|
       launch.boot
       @form.drains ? launch.occupy(["Short", 4]) : launch.occupy
       launch.stop(STOP_TIMEOUT)
