@@ -112,7 +112,7 @@ class LaunchForm
                group("No shell in between", direct)
     end
 
-    # @return [Array<LaunchForm>] those with `run` in place of an init, or directly before a shell. Here it is `run` that
+    # @return [Array<LaunchForm>] those with `run` in place of an init, or before a shell. Here it is `run` that
     #   saves the jobs: `rescued`, `terms` and `tstp_rescued` describe what happens without the relay.
     def with_run
       @with_run ||= group("`run` without the relay", in_place_of_inits + before_shells + before_programs)
