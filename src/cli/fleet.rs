@@ -22,16 +22,17 @@ Examples:
   bundle exec sidekiq-lifecycle fleet stop --batch 10% --timeout 1h
   bundle exec sidekiq-lifecycle fleet wake --match 'worker-*'
 
-PATTERN is a shell glob, compared with the hostname, the tag, each label, each queue and Sidekiq's version; one with a
-colon also with the name (worker-1:4711) and the identity (worker-1:4711:8f56db2b19b6). FIELD=PATTERN compares with one of
-them: hostname, tag, label, queue, version, process, identity. With commas between, all have to match.
+PATTERN is a shell glob. It is compared with the hostname, the tag, each label, each queue and Sidekiq's version;
+with a colon in it, also with the name (worker-1:4711) and the identity (worker-1:4711:8f56db2b19b6).
+FIELD=PATTERN compares with one field: hostname, tag, label, queue, version, process, identity.
+Patterns separated by commas must all match.
 
-Exit codes: 0 reached, 1 not reached (the reason is printed), 2 misuse, 124 timed out, 130 interrupted.";
+Exit codes: 0 reached, 1 not reached (the reason is printed), 2 misuse, 124 timed out, 130 Ctrl-C.";
 
-/// Look at every Sidekiq that shares the application's Redis, and steer them: quiet, wait, stop, wake
+/// Show and control every Sidekiq that uses the application's Redis
 ///
-/// It goes through Sidekiq's own registry in Redis, which processes without this gem use as well. A process hears what it is
-/// told at its next heartbeat, within 10 s.
+/// It works through Sidekiq's own registry in Redis, so processes without this gem are included. A process receives a
+/// command at its next heartbeat, within 10 s.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Fleet {
@@ -51,12 +52,12 @@ enum Action {
         #[serde(flatten)]
         common: Common,
     },
-    /// Tell processes to fetch no more jobs
+    /// Make processes take no more jobs
     Quiet {
         #[command(flatten)]
         #[serde(flatten)]
         selection: Selection,
-        /// Wait until they have finished with every job
+        /// Wait until they have finished every job
         #[arg(long)]
         wait: bool,
         #[command(flatten)]
@@ -66,7 +67,7 @@ enum Action {
         #[serde(flatten)]
         common: Common,
     },
-    /// Wait until processes have got somewhere; nothing is told to anybody
+    /// Wait until processes have reached a goal; nothing is sent
     Wait {
         /// What to wait for
         goal: Goal,
@@ -83,15 +84,15 @@ enum Action {
         #[serde(flatten)]
         common: Common,
     },
-    /// Tell processes to stop, and wait until they have
+    /// Stop processes, and wait until they have exited
     Stop {
         #[command(flatten)]
         #[serde(flatten)]
         selection: Selection,
-        /// Quiet them first, and stop each when it has finished with every job
+        /// Quiet them first, and stop each once it has drained
         #[arg(long)]
         drain_first: bool,
-        /// Stop so many at a time, as a number or in per cent; the next when as many new ones are ready
+        /// Stop this many at a time; the next batch waits until as many replacements are ready
         #[arg(long, value_name = "N|N%", value_parser = batch)]
         batch: Option<Batch>,
         #[command(flatten)]
@@ -101,12 +102,12 @@ enum Action {
         #[serde(flatten)]
         common: Common,
     },
-    /// Stop processes that are quiet and drained, so that their supervisor starts new ones, and wait until as many are ready
+    /// Restart processes that have drained: stop them (SIGTERM), and wait until their supervisor's replacements are ready
     Wake {
         #[command(flatten)]
         #[serde(flatten)]
         selection: Selection,
-        /// Stop also those that still have jobs; Sidekiq gives them its timeout, and pushes what is left back
+        /// Include quiet processes that still have jobs; these get Sidekiq's shutdown timeout, and the rest is pushed back
         #[arg(long)]
         even_busy: bool,
         #[command(flatten)]
@@ -120,17 +121,17 @@ enum Action {
 
 #[derive(Debug, Args, Serialize)]
 struct Selection {
-    /// Only these processes; may be given again for more of them [default: all]
+    /// Only these processes; repeatable [default: all]
     #[arg(long = "match", value_name = "PATTERN", value_parser = pattern)]
     matching: Vec<String>,
-    /// But not these
+    /// Leave these processes out; repeatable
     #[arg(long, value_name = "PATTERN", value_parser = pattern)]
     except: Vec<String>,
 }
 
 #[derive(Debug, Args, Serialize)]
 struct Steering {
-    /// Show who would be told what, and tell nobody
+    /// Show what would be sent to which process, and send nothing
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -143,20 +144,20 @@ struct Steering {
 
 #[derive(Debug, Args, Serialize)]
 struct Patience {
-    /// The longest to wait, such as 90s, 10m or 2h [default: as long as it takes]
+    /// The longest to wait: 90s, 10m, 1h30m [default: no limit]
     #[arg(long, value_name = "DURATION", value_parser = seconds)]
     timeout: Option<f64>,
 }
 
 #[derive(Debug, Args, Serialize)]
 struct Notice {
-    /// Tell a Slack-compatible webhook when it begins and how it ends
+    /// Post to a Slack-compatible webhook at the start and at the end
     #[arg(long, value_name = "URL", env = "SIDEKIQ_LIFECYCLE_SLACK_WEBHOOK", hide_env_values = true, value_parser = AddressParser)]
     slack_webhook: Option<Address>,
-    /// The same as plain JSON
+    /// Post plain JSON to a webhook at the start and at the end
     #[arg(long, value_name = "URL", env = "SIDEKIQ_LIFECYCLE_WEBHOOK", hide_env_values = true, value_parser = AddressParser)]
     webhook: Option<Address>,
-    /// Who asked, for the webhooks [default: the user and the host]
+    /// Who runs the command, for the webhooks [default: the user and the host]
     #[arg(long, value_name = "NAME")]
     by: Option<String>,
 }
@@ -164,13 +165,13 @@ struct Notice {
 #[derive(Debug, Args, Serialize)]
 struct Common {
     /// The application, as for sidekiq -r: a Rails application's directory or a Ruby file [default: the Rails application
-    /// here, if there is one; else Redis is found by $REDIS_URL alone]
+    /// in this directory; without one, only $REDIS_URL is used]
     #[arg(short, long, value_name = "PATH")]
     require: Option<String>,
     /// The application's environment, as for sidekiq -e
     #[arg(short, long, value_name = "ENV")]
     environment: Option<String>,
-    /// Print JSON for machines
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
@@ -178,13 +179,13 @@ struct Common {
 #[derive(Clone, Copy, Debug, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 enum Goal {
-    /// Every one fetches jobs
+    /// All take jobs
     Ready,
-    /// Every one was told to fetch no more
+    /// All have been made quiet
     Quiet,
-    /// Every one was told so, and has finished with every job
+    /// All are quiet, and have finished every job
     Drained,
-    /// Every one has gone
+    /// All have exited
     Stopped,
 }
 
@@ -255,8 +256,7 @@ impl TypedValueParser for AddressParser {
 pub fn main(fleet: &Fleet) -> io::Result<ExitCode> {
     hand_over::to_ruby(
         &fleet.action,
-        "fleet reaches Redis as the application does, which takes its Ruby; call it as: bundle exec sidekiq-lifecycle \
-         fleet …",
+        "fleet loads the application to reach its Redis; run it with Ruby: bundle exec sidekiq-lifecycle fleet …",
     )
 }
 

@@ -18,45 +18,45 @@ Examples:
   bundle exec sidekiq-lifecycle generate docker --require ./app.rb --timeout 60
   bundle exec sidekiq-lifecycle generate ecs --dry-run
 
-The options -C, -c, -e, -g, -q, -r and -t are Sidekiq's own: give those that your workers are started with. What the
-application's files say need not be repeated.
+The options -C, -c, -e, -g, -q, -r and -t are Sidekiq's own: pass the ones that your workers are started with.
+Settings from config/sidekiq.yml need not be repeated.
 
-Exit codes: 0 the files are there, 1 not all of them and why, 2 misuse.";
+Exit codes: 0 all files are written, 1 not all (the reason is printed), 2 misuse.";
 
 /// Write the files that deploy this application's Sidekiq
 ///
-/// They are filled in from the application: its config/sidekiq.yml, its name, its lifecycle directory. A file that is there
-/// and differs is shown as a diff, and replaced only if that is answered with yes.
+/// They are filled in from the application: its config/sidekiq.yml, its name, its lifecycle directory. If a file exists and
+/// differs, the difference is shown, and the file is replaced only after you answer yes.
 #[derive(Debug, Args, Serialize)]
 #[command(after_help = EXAMPLES)]
 pub struct Generate {
-    /// What deploys it
+    /// The platform
     target: Target,
     /// The application's root
     #[arg(long, value_name = "DIR", default_value = ".", value_parser = NonEmptyStringValueParser::new())]
     root: String,
-    /// Sidekiq's configuration file, below the root [default: config/sidekiq.yml or config/sidekiq.yml.erb, where it is there]
+    /// Sidekiq's configuration file, below the root [default: config/sidekiq.yml or config/sidekiq.yml.erb, if it exists]
     #[arg(short = 'C', long, value_name = "PATH", value_parser = line)]
     config: Option<String>,
-    /// The jobs that are worked on at a time [default: what the configuration file says]
+    /// How many jobs run at once [default: from the configuration file]
     #[arg(short, long, value_name = "NUMBER")]
     concurrency: Option<NonZeroU32>,
     /// The environment that is deployed
     #[arg(short, long, value_name = "ENV", default_value = "production", value_parser = environment)]
     environment: String,
-    /// What the processes are called [default: what the configuration file says, else the name of the root]
+    /// The processes' tag [default: from the configuration file, else the name of the root]
     #[arg(short = 'g', long, value_name = "TAG", value_parser = line)]
     tag: Option<String>,
-    /// The file that loads the application, where it is no Rails application; or a Rails application's root
+    /// The Ruby file that loads the application, or the root of a Rails application
     #[arg(short, long, value_name = "PATH", value_parser = line)]
     require: Option<String>,
-    /// The seconds that Sidekiq leaves its jobs at the end [default: what the configuration file says, else 25]
+    /// Sidekiq's shutdown timeout [default: from the configuration file, else 25]
     #[arg(short, long, value_name = "SECONDS")]
     timeout: Option<NonZeroU32>,
-    /// A queue, with a weight if it has one; may be given again for more [default: what the configuration file says]
+    /// A queue, with a weight if it has one; repeatable [default: from the configuration file]
     #[arg(short, long = "queue", value_name = "QUEUE[,WEIGHT]", value_parser = line)]
     queues: Vec<String>,
-    /// Whose the workers are on a host [default: who logs in there, as Capistrano's files say, else the application's name]
+    /// The user that runs the workers on each host [default: Capistrano's SSH user, else the application's name]
     #[arg(long, value_name = "NAME", value_parser = user)]
     user: Option<String>,
     /// Replace files that differ without asking
@@ -70,15 +70,15 @@ pub struct Generate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 enum Target {
-    /// A Dockerfile on top of the application's image: health check and stop signal
+    /// A Dockerfile on top of the application's image, with a health check and a stop signal
     Docker,
-    /// Docker Compose, where others wait until the worker is ready
+    /// Docker Compose, with services that wait until the worker is ready
     Compose,
     /// Amazon ECS: task definition, service, permission for task protection
     Ecs,
     /// A Deployment with probes and a grace period
     Kubernetes,
-    /// A role of Kamal's that is deployed when it is ready
+    /// A Kamal role that counts as deployed once the worker is ready
     Kamal,
     /// An AWS Systems Manager document that quiets workers on EC2 and waits
     Ssm,
@@ -93,7 +93,7 @@ fn line(text: &str) -> Result<String, String> {
     match text {
         "" => Err("it is empty".to_owned()),
         text if one_line(text) == text => Ok(text.to_owned()),
-        _ => Err("there is a control character in it, such as a line's end".to_owned()),
+        _ => Err("it contains a control character, such as a line break".to_owned()),
     }
 }
 
@@ -101,7 +101,11 @@ fn line(text: &str) -> Result<String, String> {
 fn environment(text: &str) -> Result<String, String> {
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "_.-".contains(letter);
     let is_name = text.starts_with(|letter: char| letter.is_ascii_alphanumeric()) && text.chars().all(is_plain);
-    if is_name { Ok(text.to_owned()) } else { Err("an environment is called by letters, digits and _ . -".to_owned()) }
+    if is_name {
+        Ok(text.to_owned())
+    } else {
+        Err("an environment name consists of letters, digits and _ . -".to_owned())
+    }
 }
 
 /// A user's name (useradd(8)); it stands in sudoers and in a unit as it is.
@@ -111,7 +115,8 @@ fn user(text: &str) -> Result<String, String> {
     if begins && text.len() <= 32 && text.chars().all(is_plain) {
         Ok(text.to_owned())
     } else {
-        Err("a user is called by a letter or _, and then letters, digits and _ . -, 32 at most".to_owned())
+        Err("a user name starts with a letter or _, and continues with letters, digits and _ . -; 32 at most"
+            .to_owned())
     }
 }
 
@@ -122,8 +127,7 @@ fn user(text: &str) -> Result<String, String> {
 pub fn main(generate: &Generate) -> io::Result<ExitCode> {
     hand_over::to_ruby(
         generate,
-        "generate reads the application's configuration as Sidekiq does, which takes its Ruby; call it as: bundle exec \
-         sidekiq-lifecycle generate …",
+        "generate reads the application's configuration; run it with Ruby: bundle exec sidekiq-lifecycle generate …",
     )
 }
 
@@ -170,13 +174,13 @@ mod tests {
             ("generate docker -t 0", "invalid value '0'"),
             ("generate docker --root=", "a value is required for '--root <DIR>'"),
             ("generate docker -t soon", "invalid value 'soon'"),
-            ("generate systemd --user root\nALL", "a user is called by"),
-            ("generate systemd --user=-x", "a user is called by"),
-            ("generate systemd --user=", "a user is called by"),
-            ("generate systemd -e a\nExecStartPre=/x", "an environment is called by"),
-            ("generate systemd -q a\nb", "there is a control character in it"),
-            ("generate docker -g a\u{202e}b", "there is a control character in it"),
-            ("generate docker -C a\nb", "there is a control character in it"),
+            ("generate systemd --user root\nALL", "a user name starts with"),
+            ("generate systemd --user=-x", "a user name starts with"),
+            ("generate systemd --user=", "a user name starts with"),
+            ("generate systemd -e a\nExecStartPre=/x", "an environment name consists of"),
+            ("generate systemd -q a\nb", "it contains a control character"),
+            ("generate docker -g a\u{202e}b", "it contains a control character"),
+            ("generate docker -C a\nb", "it contains a control character"),
             ("generate docker -r=", "it is empty"),
         ] {
             let error = parse(line).unwrap_err();

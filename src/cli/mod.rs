@@ -1,4 +1,4 @@
-//! The command `sidekiq-lifecycle`: what health checks, deploy scripts and people ask.
+//! The command `sidekiq-lifecycle`, for health checks, deploy scripts and people.
 //!
 //! Exit codes: 0 yes, 1 no (with the reason), 2 misuse, 3 could not tell, 124 timed out.
 
@@ -37,23 +37,23 @@ use target::{DirArg, Target, TargetArgs};
 const EXAMPLES: &str = "\
 Examples:
   sidekiq-lifecycle check                            is every Sidekiq of this application ready?
-  sidekiq-lifecycle check live --max-age 120         is Ruby's heart still beating?
+  sidekiq-lifecycle check live --max-age 2m          has Ruby sent a heartbeat in the last two minutes?
   sidekiq-lifecycle check drained --dir /app/tmp/sidekiq
-  sidekiq-lifecycle status                           a table for people
-  sidekiq-lifecycle status --json                    the same for machines
-  sidekiq-lifecycle quiet --wait --timeout 2h        take no more jobs, and finish those in hand
+  sidekiq-lifecycle status                           print a table
+  sidekiq-lifecycle status --json                    print JSON
+  sidekiq-lifecycle quiet --wait --timeout 2h        take no more jobs, wait for the running ones
   sidekiq-lifecycle wait drained --timeout 10m
   sidekiq-lifecycle stop --timeout 1m --kill-after 30s
-  bundle exec sidekiq-lifecycle fleet status         every Sidekiq that shares the application's Redis
-  sidekiq-lifecycle doctor                           does a SIGTERM reach Sidekiq, with time enough?
-  sidekiq-lifecycle doctor -- bin/entrypoint         the same of a command line, tried
+  bundle exec sidekiq-lifecycle fleet status         every Sidekiq that uses the application's Redis
+  sidekiq-lifecycle doctor                           does SIGTERM reach Sidekiq, with enough time to stop?
+  sidekiq-lifecycle doctor -- bin/entrypoint         launch a command line and test it
 
   HEALTHCHECK CMD [\"/path/from/sidekiq-lifecycle/path\", \"check\", \"--dir\", \"/app/tmp/sidekiq\"]
 
 Exit codes: 0 yes, 1 no (the reason is printed), 2 misuse, 3 could not tell (doctor), 124 timed out
 (quiet, stop, wait).";
 
-/// Ask Sidekiq processes where they are in their lives, and tell them what to do.
+/// Query and control the lifecycle of Sidekiq processes
 #[derive(Debug, Parser)]
 #[command(name = "sidekiq-lifecycle", version, after_help = EXAMPLES, max_term_width = 100)]
 struct Arguments {
@@ -63,9 +63,9 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Answer one question with the exit code: 0 yes, 1 no and why
+    /// Check one condition: exit code 0 for yes, 1 for no (the reason is printed)
     Check {
-        /// What to ask
+        /// The condition
         #[arg(value_enum, default_value_t = Question::Ready)]
         probe: Question,
         #[command(flatten)]
@@ -81,30 +81,30 @@ enum Command {
     Run(init::options::Options),
     Fleet(Fleet),
     Generate(Generate),
-    /// Tell whether a SIGTERM reaches Sidekiq and leaves it the time it takes: 0 safe, 1 loses jobs, 3 could not tell
+    /// Find out whether a stop loses jobs: exit code 0 for safe, 1 for loses jobs, 3 for could not tell
     ///
-    /// Without a COMMAND it looks at the Sidekiqs that run here. With one it launches that, as PID 1 of a PID namespace
-    /// of its own, waits until a Sidekiq stands, examines it, and sends PID 1 a real SIGTSTP and SIGTERM. That is a real Sidekiq, which
-    /// takes jobs from the Redis that it is set to.
+    /// Without a COMMAND, it examines the Sidekiq processes that run here. With one, it launches the COMMAND as PID 1 of a
+    /// new PID namespace, waits until Sidekiq has started, examines it, and sends PID 1 a real SIGTSTP and SIGTERM. The
+    /// Sidekiq is real: it takes jobs from the Redis that it is configured to use.
     Doctor {
         #[command(flatten)]
         directory: DirArg,
-        /// Print JSON for machines
+        /// Print JSON
         #[arg(long)]
         json: bool,
         /// How long a Sidekiq may take to start
         #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration::parse_argument, requires = "command")]
         timeout: Duration,
-        /// A command line to try before it is deployed
+        /// A command line to test before you deploy it
         #[arg(last = true, value_name = "COMMAND", conflicts_with = "directory")]
         command: Vec<OsString>,
     },
-    /// Print where this native command lies, for a health check that should not start Ruby
+    /// Print the path of this executable, for a health check that should not start Ruby
     Path,
-    /// Print what a shell completes this command with
+    /// Print a shell completion script
     #[command(after_help = manual::EXAMPLES)]
     Completions {
-        /// Which shell
+        /// The shell
         #[arg(value_enum)]
         shell: manual::Shell,
     },
@@ -112,7 +112,7 @@ enum Command {
     Man,
 }
 
-/// The command line of `run`, which stays in memory for as long as its command: without all else that could be asked.
+/// The command line of `run` alone: it stays in memory for as long as its command, without the other definitions.
 #[derive(Debug, Parser)]
 #[command(name = "sidekiq-lifecycle", version, disable_help_subcommand = true, max_term_width = 100)]
 enum InitAlone {
@@ -121,11 +121,11 @@ enum InitAlone {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Question {
-    /// Started, and fetching jobs
+    /// Started, and taking jobs
     Ready,
-    /// There, and Ruby's heart beats; stays true while it drains
+    /// Running, with a recent heartbeat; stays true while it drains
     Live,
-    /// Told to be quiet or to stop, and finished with every job
+    /// Quiet or stopping, and finished with every job
     Drained,
 }
 
@@ -142,13 +142,13 @@ impl From<Question> for Probe {
 /// Runs the command line of the calling process. Misuse is answered by clap, with exit code 2.
 #[must_use]
 pub fn main() -> ExitCode {
-    // What only Ruby calls is shown to nobody, in no help and no completion.
+    // Only Ruby calls it, so no help and no completion shows it.
     if env::args_os().skip(1).eq([crate::output::progress::SUBCOMMAND]) {
         return crate::output::progress::main();
     }
     match run(plain_check().or_else(init_alone).unwrap_or_else(|| Arguments::parse().command)) {
         Ok(code) => code,
-        // Whoever read our output has gone; there is nobody to tell.
+        // The reader of our output has gone; nobody is left to report to.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             print_error(&error.to_string());
@@ -157,9 +157,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// A health check asks every few seconds, in the plainest way: `check`, `check live`, `check ready --dir DIR`. That is read
-/// here, for to make ready for all else that could be asked takes as long as to answer. Whatever is not so plain is left to
-/// clap.
+/// A health check runs every few seconds, in the plainest form: `check`, `check live`, `check ready --dir DIR`. That form is
+/// parsed here, because to set up clap takes as long as the whole check. Every other form is left to clap.
 fn plain_check() -> Option<Command> {
     let mut words = env::args_os().skip(1);
     words.next().filter(|word| word == "check")?;

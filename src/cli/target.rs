@@ -17,7 +17,7 @@ pub struct DirArg {
 }
 
 impl DirArg {
-    /// As Ruby finds it; absolute, for whoever reads the answer may not know where it was asked.
+    /// As Ruby finds it; absolute, because a reader of the output may not know the working directory.
     #[must_use]
     pub fn directory(self) -> Directory {
         let from_environment = || env::var_os("SIDEKIQ_LIFECYCLE_DIR").filter(|path| !path.is_empty());
@@ -31,10 +31,10 @@ impl DirArg {
 pub struct TargetArgs {
     #[command(flatten)]
     directory: DirArg,
-    /// One process, wherever its directory is
+    /// One process, whatever its lifecycle directory
     #[arg(long, value_name = "PID", conflicts_with_all = ["directory", "all"], value_parser = clap::value_parser!(i32).range(1..))]
     pid: Option<i32>,
-    /// Every Sidekiq that runs here, those in containers as well
+    /// Every Sidekiq on this machine, including those in containers
     #[arg(long, conflicts_with = "directory")]
     all: bool,
 }

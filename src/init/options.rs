@@ -16,43 +16,43 @@ In a Dockerfile, in front of whatever starts the worker:
   ENTRYPOINT [\"sidekiq-lifecycle\", \"run\", \"--\"]
   CMD [\"/app/worker.sh\"]
 
-A program around one Sidekiq (su, sudo, foreman) or beside it (puma) is told to stop when Sidekiq has
-ended. A shell that has a trap for a signal is given the signal as well. If it runs the worker in the
-background (worker & wait), the shell alone is: it decides.
+A program around one Sidekiq (su, sudo, foreman) or beside it (puma) gets SIGTERM once Sidekiq has
+exited. A shell with a trap for a signal gets the signal as well. If it runs the worker in the
+background (worker & wait), only the shell gets it, and its trap decides.
 
-Exit codes: the command's (128 + n for signal n), 127 it is not there, 126 it cannot be run,
-137 --stop-grace was over, 2 misuse, 1 the system refused to let it work.";
+Exit codes: the command's (128 + n for signal n), 127 command not found, 126 cannot be run,
+137 --stop-grace has passed, 2 misuse, 1 the system does not allow it to work.";
 
-/// Start a command, bring every signal to the worker in it, reap, and wait until the worker has drained
+/// Run a command as an init: deliver signals to its worker, reap, and wait until the worker has drained
 ///
-/// An init: at home as PID 1 of a container, and anywhere else. The worker is found below shells, timeout,
-/// other inits, and what starts one Sidekiq (su, sudo, foreman); there may be several.
+/// It works as PID 1 of a container, and anywhere else. It finds the worker below shells, timeout, other inits, and
+/// programs that start one Sidekiq (su, sudo, foreman). There may be several workers.
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES, after_long_help = EXAMPLES)]
 pub struct Options {
-    /// Hand a signal on as another: TERM:TSTP; TERM: drops it (repeatable)
+    /// Forward a signal as another one: TERM:TSTP; TERM: drops it (repeatable)
     #[arg(short = 'r', long = "signal-map", value_name = "FROM:TO")]
     pub(super) signals: Vec<SignalRewrite>,
-    /// End with another exit code: 143:0; 143 alone means the same (repeatable)
+    /// Exit with another code: 143:0; 143 alone means the same (repeatable)
     #[arg(short = 'e', long = "exit-code-map", value_name = "FROM:TO")]
     pub(super) codes: Vec<CodeRewrite>,
-    /// Hand signals on to the command's whole process group, shells and all
+    /// Forward signals to the command's whole process group, including shells
     #[arg(short, long)]
     pub(super) group: bool,
-    /// Get this signal when the parent ends
+    /// Receive this signal when the parent process exits
     #[arg(short, long, value_name = "SIGNAL")]
     pub(super) parent_death_signal: Option<Number>,
-    /// How long a worker, or who is beside it, may outlive the command; 0: not at all, as with tini
+    /// How long a worker, or a program beside it, may outlive the command; 0 for not at all, as with tini
     ///
-    /// Such a worker is told to stop (TERM) unless it has been. The default is the longest stop timeout that ECS grants
-    /// on Fargate; a platform that leaves less time ends it sooner.
+    /// Such a worker gets SIGTERM, unless it has had one. The default is the longest stop timeout of ECS on Fargate; a
+    /// platform with a shorter one ends it sooner.
     #[arg(long, value_name = "DURATION", default_value = "120s", value_parser = duration::parse_argument_or_zero)]
     pub(super) grace: Duration,
-    /// Kill what is left this long after the first TERM, INT or QUIT [default: never]
+    /// Send SIGKILL to what is left this long after the first TERM, INT or QUIT [default: never]
     #[arg(long, value_name = "DURATION", value_parser = duration::parse_argument_or_zero)]
     pub(super) stop_grace: Option<Duration>,
-    /// Say on standard error which signal goes to whom
+    /// Print on standard error which signal goes to which process
     #[arg(short, long)]
     pub(super) verbose: bool,
     /// The command and its arguments

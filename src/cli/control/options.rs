@@ -11,18 +11,20 @@ use crate::model::goal::Goal;
 const QUIET_EXAMPLES: &str = "\
 Examples:
   sidekiq-lifecycle quiet                          take no more jobs
-  sidekiq-lifecycle quiet --wait --timeout 2h      and wait until those in hand are done
+  sidekiq-lifecycle quiet --wait --timeout 2h      and wait until the running ones have finished
   sidekiq-lifecycle quiet --pid 4711
 
-Exit codes: 0 done, 1 not and why, 2 misuse, 124 timed out; 130 Ctrl-C, what was told stays so.";
+Exit codes: 0 done, 1 not done (the reason is printed), 2 misuse, 124 timed out, 130 Ctrl-C.
+After 124 and 130 the processes stay quiet.";
 
 const STOP_EXAMPLES: &str = "\
 Examples:
   sidekiq-lifecycle stop
   sidekiq-lifecycle stop --drain-first --timeout 10m --kill-after 30s
-  sidekiq-lifecycle stop --all                     every Sidekiq of this machine
+  sidekiq-lifecycle stop --all                     every Sidekiq on this machine
 
-Exit codes: 0 all have ended, 1 not or not well and why, 2 misuse, 124 timed out; 130 Ctrl-C.";
+Exit codes: 0 all have exited, 1 not all, or jobs were lost (the reason is printed), 2 misuse,
+124 timed out, 130 Ctrl-C. After 124 and 130 the processes still stop.";
 
 const WAIT_EXAMPLES: &str = "\
 Examples:
@@ -30,51 +32,51 @@ Examples:
   sidekiq-lifecycle wait drained                   after a quiet
   sidekiq-lifecycle wait stopped --pid 4711
 
-Exit codes: 0 reached, 1 not and why, 2 misuse, 124 timed out; 130 Ctrl-C.";
+Exit codes: 0 reached, 1 not reached (the reason is printed), 2 misuse, 124 timed out, 130 Ctrl-C.";
 
-/// Tell Sidekiqs to take no more jobs (TSTP), and wait until they have drained if asked to
+/// Make Sidekiq processes take no more jobs (SIGTSTP); with --wait, wait until they have drained
 ///
-/// Nothing takes it back but a new start. Those that are quiet already are left alone.
+/// This cannot be undone except by restarting the process. Processes that are already quiet are skipped.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = QUIET_EXAMPLES)]
 pub struct Quiet {
     #[command(flatten)]
     pub(super) target: TargetArgs,
-    /// Wait until every job in hand is done
+    /// Wait until every running job has finished
     #[arg(long)]
     pub(super) wait: bool,
-    /// Wait no longer than this: 90s, 10m, 1h30m [default: as long as it takes]
+    /// The longest to wait: 90s, 10m, 1h30m [default: no limit]
     #[arg(long, value_name = "DURATION", value_parser = duration::parse_argument, requires = "wait")]
     pub(super) timeout: Option<Duration>,
-    /// Print JSON for machines at the end
+    /// Print JSON at the end
     #[arg(long)]
     pub(super) json: bool,
 }
 
-/// Stop Sidekiqs (TERM), and wait until they have ended
+/// Stop Sidekiq processes (SIGTERM), and wait until they have exited
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = STOP_EXAMPLES)]
 pub struct Stop {
     #[command(flatten)]
     pub(super) target: TargetArgs,
-    /// Quiet them first, wait until every job in hand is done, and stop them then
+    /// Quiet them first, wait until they have drained, then stop them
     #[arg(long)]
     pub(super) drain_first: bool,
-    /// Wait no longer than this, for all of it: 90s, 10m, 1h30m [default: as long as it takes]
+    /// The longest to wait, in total: 90s, 10m, 1h30m [default: no limit]
     #[arg(long, value_name = "DURATION", value_parser = duration::parse_argument)]
     pub(super) timeout: Option<Duration>,
-    /// Kill what is left so long after TERM; the jobs that it has are lost
+    /// Send SIGKILL this long after SIGTERM; running jobs are lost
     #[arg(long, value_name = "DURATION", value_parser = duration::parse_argument)]
     pub(super) kill_after: Option<Duration>,
-    /// Print JSON for machines at the end
+    /// Print JSON at the end
     #[arg(long)]
     pub(super) json: bool,
 }
 
-/// Wait until Sidekiqs are ready, quiet, drained or stopped; tell them nothing
+/// Wait until Sidekiq processes are ready, quiet, drained or stopped; no signal is sent
 ///
-/// For `ready` whoever is in the directory then counts, and it may not exist yet; all else is waited for of those that
-/// are there when the command begins.
+/// `ready` considers every process that is present at the time, and the directory may not exist yet. The other goals
+/// consider the processes that are present when the command starts.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = WAIT_EXAMPLES)]
 pub struct Wait {
@@ -83,23 +85,23 @@ pub struct Wait {
     pub(super) goal: Wanted,
     #[command(flatten)]
     pub(super) target: TargetArgs,
-    /// Wait no longer than this: 90s, 10m, 1h30m [default: as long as it takes]
+    /// The longest to wait: 90s, 10m, 1h30m [default: no limit]
     #[arg(long, value_name = "DURATION", value_parser = duration::parse_argument)]
     pub(super) timeout: Option<Duration>,
-    /// Print JSON for machines at the end
+    /// Print JSON at the end
     #[arg(long)]
     pub(super) json: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum Wanted {
-    /// Started, and fetching jobs
+    /// Started, and taking jobs
     Ready,
     /// Taking no more jobs
     Quiet,
     /// Taking no more jobs, and finished with every one
     Drained,
-    /// Ended
+    /// Exited
     Stopped,
 }
 

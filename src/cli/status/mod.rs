@@ -14,21 +14,21 @@ use crate::store::report::Report;
 const EXAMPLES: &str = "\
 Examples:
   sidekiq-lifecycle status
-  sidekiq-lifecycle status --all --watch      every Sidekiq of this machine, until Ctrl-C
+  sidekiq-lifecycle status --all --watch      every Sidekiq on this machine, until Ctrl-C
   sidekiq-lifecycle status --json | jq '.processes[].record.busy'";
 
-/// Show every Sidekiq of a lifecycle directory
+/// Show the Sidekiq processes of a lifecycle directory
 ///
-/// docs/json.md has every field of the JSON. With --watch and --json each change is one line.
+/// docs/json.md describes every field of the JSON. With --watch and --json, each change prints one line.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Options {
     #[command(flatten)]
     target: TargetArgs,
-    /// Print JSON for machines
+    /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Show it anew whenever something changes, until Ctrl-C
+    /// Refresh whenever something changes, until Ctrl-C
     #[arg(short, long)]
     watch: bool,
 }
