@@ -92,7 +92,7 @@ Sidekiq 7.3.2, pid 3, uid 0, without sidekiq_lifecycle
   directory  none
 
 loses jobs on stop: a SIGTERM sent to dash (pid 1) is lost, and there is no relay: this Sidekiq is without \
-sidekiq_lifecycle; to mend it, put exec before the command that starts Sidekiq";
+sidekiq_lifecycle; to fix it, put exec before the command that starts Sidekiq";
     assert_eq!(out.split(" in `").next(), Some(expected), "{out}");
     assert_eq!(code, 1);
 }

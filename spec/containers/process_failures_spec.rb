@@ -153,7 +153,7 @@ RSpec.describe "a container that is handled roughly", :containers, full: Sandbox
       tracer = status(launch, 1)["TracerPid"]
       expect(path(launch)).to include("term" => "lost", "tstp" => "lost", "relay" => nil)
       expect(Sandbox.messages(launch.records.first))
-        .to match([include("may not trace dash (pid 1), for process #{tracer} traces it already: end that tracer")])
+        .to match([include("may not trace dash (pid 1) because process #{tracer} traces it already: end that tracer")])
       kill(launch, :TSTP, sidekiq(launch))
       expect_to_work(launch)
     end

@@ -102,8 +102,8 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
     it "is not heard, which it says with what to change" do
       with_machine(service: below_shell, before: quick_heartbeat) do |machine|
         machine.start("sidekiq", "--no-block")
-        machine.wait_until("it is told") { machine.doctor.last.include?("systemd listens to the main process of the") }
-        expect(machine.doctor.last).to match(/pid \d+ \(bash\), and not to this one unless .* or set NotifyAccess=all$/)
+        machine.wait_until("it is told") { machine.doctor.last.include?("systemd accepts notifications only") }
+        expect(machine.doctor.last).to match(/pid \d+ \(bash\), not from this one unless .* or set NotifyAccess=all$/)
         expect(machine.show).to include("ActiveState" => "activating")
       end
     end
@@ -114,7 +114,7 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
       with_machine(service: heard, before: quick_heartbeat) do |machine|
         expect(machine.start).to eq([0, ""])
         expect(machine.show).to include("ActiveState" => "active")
-        expect(machine.doctor.last).not_to include("systemd listens to the main process")
+        expect(machine.doctor.last).not_to include("systemd accepts notifications only")
       end
     end
   end

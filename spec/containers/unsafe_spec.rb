@@ -22,10 +22,10 @@ RSpec.describe "a signal path that cannot be mended", :containers, full: Sandbox
   {
     "a seccomp profile that denies ptrace" =>
       [LaunchForm.line("sidekiq; echo x"), { denied: ["ptrace"] },
-       "the relay cannot work here, for ptrace is refused (EPERM), most likely by a seccomp profile: allow ptrace in",
+       "the relay cannot work here because ptrace is refused (EPERM), most likely by a seccomp profile: allow",
        "put sidekiq-lifecycle run -- in front"],
     "a shell of another user" =>
-      [*other_user, "the relay may not trace dash (pid 1), for it belongs to another user (uid 0): start both as one",
+      [*other_user, "the relay may not trace dash (pid 1) because it belongs to another user (uid 0): start both",
        "put sidekiq-lifecycle run -- in front"]
   }.each do |what, (form, container, *words)|
     it "is told once in the log, and in the status, with what to change: #{what}" do

@@ -70,7 +70,7 @@ RSpec.describe "the lifecycle directory" do
     "SIDEKIQ_LIFECYCLE_STOP_TIMEOUT" => ["-1", /SIDEKIQ_LIFECYCLE_STOP_TIMEOUT is "-1"/],
     "ECS_CONTAINER_STOP_TIMEOUT" => ["soon", /ECS_CONTAINER_STOP_TIMEOUT is "soon"/],
     "ECS_AGENT_URI" => ["http://[::1", /ECS_AGENT_URI is "http:..\[::1"/],
-    "NOTIFY_SOCKET" => ["nowhere", /NOTIFY_SOCKET is "nowhere", so systemd is told nothing/] }
+    "NOTIFY_SOCKET" => ["nowhere", /NOTIFY_SOCKET is "nowhere", so systemd receives no notifications/] }
     .each do |name, (value, problem)|
     it "is there all the same with #{name}=#{value}, and the log says what is wrong" do
       install = "lifecycle.ecs_task_protection = #{name == "ECS_AGENT_URI"}"

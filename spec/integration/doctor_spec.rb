@@ -70,7 +70,7 @@ RSpec.describe "the doctor" do
     expect(output).to include("dash (pid 1)        drops TERM: it is PID 1 and has no handler for it",
                               "relay      none: signal_relay is off")
     expect(output.lines.last).to eq("loses jobs on stop: a SIGTERM sent to dash (pid 1) is lost, and there is no " \
-                                    "relay: signal_relay is off; to mend it, put exec before " \
+                                    "relay: signal_relay is off; to fix it, put exec before " \
                                     "the command that starts Sidekiq in `\"$@\"; true`, or put sidekiq-lifecycle " \
                                     "run -- in front of it\n")
     code, output = command("doctor")
@@ -170,8 +170,8 @@ RSpec.describe "the doctor" do
 
   it "says that the variable of ECS is no duration" do
     worker = start_ready(environment: { "ECS_CONTAINER_STOP_TIMEOUT" => "soon" })
-    expect(problems_of(worker.pid)).to eq(["$ECS_CONTAINER_STOP_TIMEOUT is \"soon\"; write a duration such as " \
-                                                  "30s or 2m, or a number of seconds above 0"])
+    expect(problems_of(worker.pid)).to eq(["$ECS_CONTAINER_STOP_TIMEOUT is \"soon\", not a duration; set it to a " \
+                                                  "time above 0, such as 30s, 2m, or a plain number of seconds"])
   end
 
   it "looks after the directory" do

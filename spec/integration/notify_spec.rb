@@ -248,7 +248,7 @@ RSpec.describe "what systemd is told" do
       wait_for("READY=1")
       @socket.close
       File.delete(file("notify"))
-      problem = /systemd is not told of this process, through "#{file("notify")}": No such file or directory/
+      problem = /cannot notify systemd through "#{file("notify")}": No such file or directory/
       wait_until("it is told") { problems_of(worker.pid).grep(problem).any? }
       wait_until("it is logged") { worker.log.match?(problem) }
       listen

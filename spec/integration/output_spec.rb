@@ -30,7 +30,7 @@ RSpec.describe "a Sidekiq that is stopped and whose output fails" do
     worker = busy(**pipeline)
     Process.kill(:TERM, -worker.pid)
     expect_stopped(queued: 1)
-    expect(problems_of(sidekiq)).to include(start_with("whoever read standard output has ended first"))
+    expect(problems_of(sidekiq)).to include(start_with("the reader of standard output exited before this process"))
   end
 
   it "pushes its jobs back when the reader has ended long before" do
@@ -60,7 +60,7 @@ RSpec.describe "a Sidekiq that is stopped and whose output fails" do
     Process.kill(:TERM, -worker.pid)
     expect_stopped(queued: 1)
     wait_until("the last word") { File.read(file("log")).include?("Bye!") }
-    expect(problems_of(sidekiq)).not_to include(start_with("whoever read"))
+    expect(problems_of(sidekiq)).not_to include(start_with("the reader of"))
   end
 
   it "leaves an output alone that is no pipe" do

@@ -161,7 +161,7 @@ RSpec.describe "the relay" do
     # On a machine that is very busy it may be dying for longer than the first look at it waits.
     wait_until("it is told") { the_record["signal_path"].values_at("term", "relay") == ["lost", nil] }
     expect(Sandbox.messages(the_record))
-      .to contain_exactly(match(/to mend it, put exec .*; the relay \(pid \d+\) has ended\z/))
+      .to contain_exactly(match(/to fix it, put exec .*; the relay \(pid \d+\) has ended\z/))
     wait_until("strict, it is ready no more") { !ready_file? }
     expect(check.last).to match(/not ready: process \d+ (is running, but a SIGTERM|belongs to)/)
     expect(tracer_of(pid1(worker))).to eq(0)
@@ -286,7 +286,7 @@ RSpec.describe "the relay" do
     FileUtils.chmod(0o777, app)
     worker = start_ready_in("dash", 'setpriv --reuid 4711 --regid 4711 --clear-groups "$@"; exit 0')
     expect(Sandbox.messages(the_record)).to contain_exactly(
-      match(/is lost.*; the relay may not trace dash \(pid 1\), for it belongs to another user \(uid 0\): start both/)
+      match(/is lost.*; the relay may not trace dash \(pid 1\) because it belongs to another user \(uid 0\): start both/)
     )
     expect(worker.log.lines.grep(/belongs to another user/)).to contain_exactly(a_kind_of(String))
   end

@@ -101,7 +101,7 @@ pub fn judge(findings: &Findings<'_>) -> Diagnosis {
         diagnosis.remarks.push(remark);
     }
     if fate != Fate::Arrives && diagnosis.fix.is_none() {
-        diagnosis.fix = path.fix_in_full().map(|fix| format!("to mend it, {fix}"));
+        diagnosis.fix = path.fix_in_full().map(|fix| format!("to fix it, {fix}"));
     }
     match time {
         Fit::Fits(_) => {}
@@ -249,7 +249,7 @@ mod tests {
 
         let path = Path::new(vec![worker(), link(1, Program::Shell, Handling::Default)]);
         let diagnosis = judge(&Findings { path: &path, no_relay: Some("it is off"), ..findings });
-        assert_eq!(diagnosis.fix.unwrap()[..17], *"to mend it, put e");
+        assert_eq!(diagnosis.fix.unwrap()[..17], *"to fix it, put ex");
         assert!(diagnosis.reasons[0].ends_with("is lost, and there is no relay: it is off"));
         assert_eq!(diagnosis.remarks, [] as [String; 0]);
     }

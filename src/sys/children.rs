@@ -1,4 +1,5 @@
-//! What an init does with the kernel: it takes every signal, starts its child, reaps, and lends the terminal. Linux only.
+//! What an init needs of the kernel: it receives every signal, starts its child, reaps, and hands over the terminal.
+//! Linux only.
 
 #![allow(unsafe_code)]
 
@@ -19,7 +20,7 @@ use nix::unistd::{AccessFlags, Pid, access, getpgrp, tcgetpgrp, tcsetpgrp};
 
 use crate::model::signal_map::Number;
 
-/// Signals that are not taken: those that a fault of our own raises, and PIPE, which every broken pipe raises.
+/// Signals that are left alone: those that a fault of this process raises, and PIPE, which every broken pipe raises.
 const LEFT: [Signal; 8] = [
     Signal::SIGFPE,
     Signal::SIGILL,
@@ -36,44 +37,46 @@ const LEFT: [Signal; 8] = [
 pub struct Signals(SignalFd);
 
 impl Signals {
-    /// Takes the signals: blocked, they act on nothing here. Dispositions that were inherited are set back to the default, for this
-    /// process and its children: with CHLD ignored nothing could be reaped, and a shell cannot trap what was
-    /// ignored when it started (POSIX, sh, trap). An ignored HUP stays: that is what `nohup(1)` is for.
+    /// Takes over the signals: blocked, they have no effect on this process. Resets inherited dispositions to the
+    /// default, for this process and its children: with CHLD ignored nothing could be reaped, and a shell cannot trap
+    /// what was ignored when it started (POSIX, sh, trap). An ignored HUP stays ignored, because that is what
+    /// `nohup(1)` is for.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn take() -> nix::Result<Self> {
         let mut taken = SigSet::all();
         LEFT.into_iter().for_each(|signal| taken.remove(signal));
         taken.thread_set_mask()?;
         let left = LEFT.map(|signal| signal as libc::c_int);
         for number in (1..=libc::SIGRTMAX()).filter(|number| !left.contains(number)) {
-            // SAFETY: SIG_DFL is a valid disposition. KILL, STOP and the C library's own signals are refused.
+            // SAFETY: SIG_DFL is a valid disposition. The system refuses KILL, STOP and the C library's own signals.
             let found = unsafe { libc::signal(number, libc::SIG_DFL) };
             if number == libc::SIGHUP && found == libc::SIG_IGN {
-                // SAFETY: SIG_IGN is a valid disposition, and the one that was found.
+                // SAFETY: SIG_IGN is a valid disposition, and the one found here.
                 unsafe { libc::signal(number, libc::SIG_IGN) };
             }
         }
         SignalFd::with_flags(&taken, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map(Self)
     }
 
-    /// The next signal that has arrived, if one has.
+    /// The next signal that has arrived, if there is one.
     #[must_use]
     pub fn next(&self) -> Option<Number> {
         let signal = self.0.read_signal().ok()??;
         i32::try_from(signal.ssi_signo).ok().and_then(Number::new)
     }
 
-    /// Sleeps until a signal arrives, one of the `ends` has come, or the time has; without a time for ever.
+    /// Sleeps until a signal arrives, one of the `ends` becomes readable, or the time has come; without a time,
+    /// without limit.
     pub fn sleep<'a, E: AsFd + 'a>(&'a self, ends: impl Iterator<Item = &'a E>, until: Option<Instant>) {
         let descriptors = ends.map(AsFd::as_fd).chain([self.0.as_fd()]);
         let mut descriptors: Vec<PollFd> = descriptors.map(|end| PollFd::new(end, PollFlags::POLLIN)).collect();
-        // Rounded up: to wake a moment early would be to sleep again.
+        // Rounded up: waking a moment early would mean sleeping again.
         let milliseconds = until.map(|until| until.saturating_duration_since(Instant::now()).as_millis() + 1);
         let timeout =
             milliseconds.map_or(PollTimeout::NONE, |time| PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX));
-        // Whatever wakes it, an error too, the caller looks at everything.
+        // Whatever wakes it, even an error, the caller checks everything.
         let _ = poll(&mut descriptors, timeout);
     }
 }
@@ -81,17 +84,17 @@ impl Signals {
 /// What has become of a child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It has ended and is reaped. The code is as shells count it: 128 + n for signal n.
+    /// It has ended and is reaped. The code follows the shells' convention: 128 + n for signal n.
     Ended(i32, u8),
     /// A signal has stopped it.
     Stopped(i32, Number),
 }
 
-/// The next child that has ended or stopped since it was last asked, if there is one.
+/// The next child that has ended or stopped since the last call, if there is one.
 #[must_use]
 pub fn reap() -> Option<Change> {
     let mut status = 0;
-    // SAFETY: `status` is valid for writes. nix's waitpid cannot tell of real-time signals.
+    // SAFETY: `status` is valid for writes. nix's waitpid does not support real-time signals.
     let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG | libc::WUNTRACED) };
     if pid <= 0 {
         return None;
@@ -106,13 +109,13 @@ pub fn reap() -> Option<Change> {
 /// Sends a signal to a process, or with a negative pid to a process group.
 ///
 /// # Errors
-/// What the system says; ESRCH if there is none.
+/// The system's error; ESRCH if there is no such process.
 pub fn send(pid: i32, signal: Number) -> nix::Result<()> {
-    // SAFETY: two integers. nix's kill does not know the real-time signals.
+    // SAFETY: two integers. nix's kill does not support real-time signals.
     Errno::result(unsafe { libc::kill(pid, signal.raw()) }).map(drop)
 }
 
-/// Starts a command in a process group of its own, with no signal blocked, and in the terminal's foreground where this
+/// Starts a command in its own process group, with no signal blocked, and in the terminal's foreground if this
 /// process is there.
 ///
 /// # Errors
@@ -123,18 +126,18 @@ pub fn start(program: &OsStr, arguments: &[OsString]) -> io::Result<i32> {
     command.args(arguments).process_group(0);
     let prepare = move || {
         if has_terminal {
-            // While TTOU is blocked this is allowed from the background (tcsetpgrp(3)).
+            // Allowed from the background because TTOU is blocked (tcsetpgrp(3)).
             lend_terminal(Pid::this().as_raw());
         }
         Ok(SigSet::empty().thread_set_mask()?)
     };
-    // SAFETY: `prepare` makes system calls and nothing else; there is no other thread whose lock it could want.
+    // SAFETY: `prepare` only makes system calls, and there is no other thread that could hold a lock it needs.
     unsafe { command.pre_exec(prepare) };
     let child = command.spawn()?;
     Ok(i32::try_from(child.id()).unwrap_or_default())
 }
 
-/// Whether this user may execute a program, found as the system finds it: by its path, or by its name in `$PATH`.
+/// Whether this user may execute a program, looked up as the system does: by its path, or by its name in `$PATH`.
 #[must_use]
 pub fn is_executable(program: &OsStr) -> bool {
     let may_execute = |path: &Path| path.is_file() && access(path, AccessFlags::X_OK).is_ok();
@@ -145,19 +148,19 @@ pub fn is_executable(program: &OsStr) -> bool {
     std::env::split_paths(&directories).any(|directory| may_execute(&directory.join(program)))
 }
 
-/// The process group in the foreground of the terminal on standard input; `None` if that is no terminal of ours.
+/// The process group in the foreground of the terminal on standard input; `None` without a terminal of this session.
 #[must_use]
 pub fn foreground() -> Option<i32> {
     tcgetpgrp(io::stdin()).ok().map(Pid::as_raw)
 }
 
-/// Puts a process group into the terminal's foreground. What is no terminal, or not ours, stays as it is.
+/// Puts a process group into the terminal's foreground. Does nothing without a terminal of this session.
 pub fn lend_terminal(group: i32) {
     let _ = tcsetpgrp(io::stdin(), Pid::from_raw(group));
 }
 
-/// Stops this process and its group as Ctrl-Z does, until a shell continues them. The kernel knows whether there is a shell that could:
-/// without one nothing stops (an orphaned process group, setpgid(2); or PID 1).
+/// Stops this process and its group as Ctrl-Z does, until a shell continues them. The kernel knows whether there is a
+/// shell that could: without one nothing stops (an orphaned process group, setpgid(2); or PID 1).
 pub fn stop_as_by_terminal() {
     let stop = SigSet::from(Signal::SIGTSTP);
     let _ = kill(Pid::from_raw(0), Signal::SIGTSTP);

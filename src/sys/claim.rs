@@ -1,5 +1,5 @@
-//! A claim to a directory that several processes share: a flock(2) on it. Nothing is written, and the kernel takes it from
-//! whoever dies.
+//! A claim on a directory that several processes share: a flock(2) on it. Nothing is written, and the kernel releases
+//! it when its holder dies.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::sys::time_limit::in_time;
 
-/// The calling process's claim. No call waits for the disk, nor for another process: while one hangs, all others fail.
+/// The calling process's claim. No call waits for the disk or for another process: while one hangs, all others fail.
 #[derive(Clone, Debug)]
 pub struct Claim {
     path: PathBuf,
@@ -18,26 +18,27 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// A claim to the directory at `path`, not taken yet.
+    /// A claim on the directory at `path`, not taken yet.
     #[must_use]
     pub fn new(path: &Path) -> Self {
         Self { path: path.to_owned(), held: Arc::default() }
     }
 
-    /// Takes the claim, beside those of others. `Some(false)`: one who is alone has it. `None`: nobody can know (no such
-    /// directory, a file system without locks, or one that hangs).
+    /// Takes the claim, together with others. `Some(false)`: somebody has it exclusively. `None`: it cannot be known
+    /// (no such directory, a file system without locks, or one that hangs).
     #[must_use]
     pub fn take(&self) -> Option<bool> {
         self.lock(FlockArg::LockSharedNonblock)
     }
 
-    /// Whether nobody else has a claim; then nobody can take one before this one is left. `None` as in [`Claim::take`].
+    /// Whether nobody else has a claim; if so, nobody can take one before this one is released. `None` as in
+    /// [`Claim::take`].
     #[must_use]
     pub fn is_alone(&self) -> Option<bool> {
         self.lock(FlockArg::LockExclusiveNonblock)
     }
 
-    /// Leaves it, by name: a child forked meanwhile has the descriptor as well.
+    /// Releases it explicitly, because a child forked meanwhile has the descriptor as well.
     pub fn leave(&self) {
         let held = Arc::clone(&self.held);
         let _ = in_time(move || held.try_lock().map(|mut held| drop(held.take())).is_ok());

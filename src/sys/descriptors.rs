@@ -1,4 +1,4 @@
-//! File descriptors, as one thread has them.
+//! A file descriptor table for a single thread.
 
 #![allow(unsafe_code)]
 
@@ -17,22 +17,22 @@ use nix::sys::stat::Mode;
 #[cfg(target_os = "linux")]
 use nix::unistd::close;
 
-/// The name of the thread that has a table of its own, by which others find the descriptors in it.
+/// The name of the thread with its own table, by which others find the descriptors in it.
 pub const THREAD: &str = "lifecycle disk";
 
-/// Gives the calling thread a table of descriptors of its own, with nothing in it but `/dev/null` as 0, 1 and 2. What the
-/// rest of the process opens, closes or uses up no longer concerns it, and no forked child inherits what it opens. No
-/// descriptor of the process is closed.
+/// Gives the calling thread its own table of descriptors, with only `/dev/null` as 0, 1 and 2. It no longer matters
+/// to the thread what the rest of the process opens, closes or uses up, and no forked child inherits what it opens.
+/// No descriptor of the process is closed.
 ///
-/// Call it first on a new thread: what others have opened cannot be used there, and what it opens nowhere else.
+/// Call it first on a new thread: descriptors opened elsewhere cannot be used there, nor the thread's own elsewhere.
 ///
 /// # Errors
-/// The system cannot do it, or does not allow it: a kernel before 5.9 whose seccomp filter refuses unshare(2), as Docker's
-/// does. Nothing has changed then.
+/// The system cannot do it or does not allow it: a kernel before 5.9 whose seccomp filter refuses unshare(2), as
+/// Docker's does. Nothing has changed in that case.
 #[cfg(target_os = "linux")]
 pub fn unshare() -> nix::Result<()> {
     unshare_all().or_else(|_| unshare_and_close())?;
-    // So that a message for standard error is never written to a file of ours.
+    // So that a message for standard error is never written to one of this thread's files.
     for _ in 0..3 {
         let _ =
             open(Path::new("/dev/null"), OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).map(IntoRawFd::into_raw_fd);
@@ -40,7 +40,7 @@ pub fn unshare() -> nix::Result<()> {
     Ok(())
 }
 
-/// In one go: close_range(2) with `CLOSE_RANGE_UNSHARE`, Linux 5.9.
+/// In a single call: close_range(2) with `CLOSE_RANGE_UNSHARE`, Linux 5.9.
 #[cfg(target_os = "linux")]
 fn unshare_all() -> nix::Result<()> {
     let (first, last) = (0 as libc::c_uint, libc::c_uint::MAX);
@@ -55,14 +55,14 @@ fn unshare_and_close() -> nix::Result<()> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES)?;
     let names = std::fs::read_dir("/proc/thread-self/fd").into_iter().flatten().flatten();
     let numbers: Vec<RawFd> = names.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-    // One is the listing's own, and closed already.
+    // One is the directory listing's own, and closed already.
     for number in numbers {
         let _ = close(number);
     }
     Ok(())
 }
 
-/// There is no such thing elsewhere.
+/// Not available on other systems.
 ///
 /// # Errors
 /// Always.
@@ -86,7 +86,7 @@ mod tests {
         let mut file = File::create(home.path().join("file")).unwrap();
         let number = file.as_raw_fd();
         let link = move |number: RawFd| fs::read_link(format!("/proc/thread-self/fd/{number}"));
-        // Docker's seccomp filter allows the one, and refuses the other.
+        // Docker's seccomp filter may allow the first and refuse the second.
         let refuses = thread::spawn(unshare_and_close).join().unwrap() == Err(Errno::EPERM);
         let ways = [unshare, unshare_and_close].into_iter().take(if refuses { 1 } else { 2 });
         for way in ways {

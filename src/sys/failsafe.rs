@@ -1,4 +1,4 @@
-//! Timers by which no relay keeps a process stopped, whatever happens to it.
+//! Timers that keep a relay from leaving a process stopped, whatever happens to the relay.
 
 #![allow(unsafe_code)]
 
@@ -13,19 +13,19 @@ use nix::time::ClockId;
 
 use crate::model::trace_denied::{Call, Refusal};
 
-/// How often a relay looks whether it has missed anything. It is continued as often by the kernel, should somebody have
+/// How often a relay checks whether it has missed anything, and how often the kernel continues it if somebody has
 /// stopped it.
 const TICK: TimeSpec = TimeSpec::new(1, 0);
 
-/// The tick once more. A SIGSTOP throws away a SIGCONT that is there and was not taken yet (signal(7)), and with it the timer
-/// that sent it is over; so there are two, far enough apart that a relay has taken the first before the second.
+/// A second tick. A SIGSTOP discards a pending SIGCONT (signal(7)), and the timer that sent it has expired. So there
+/// are two, far enough apart that a relay has received the first before the second.
 const SECOND_TICK: TimeSpec = TimeSpec::new(3, 0);
 
-/// How long a relay may take for what it does when it is woken; some milliseconds are usual.
+/// How long a relay may work after it wakes; it usually takes some milliseconds.
 const STUCK: TimeSpec = TimeSpec::new(10, 0);
 
-/// Timers of the kernel's, by which no relay keeps a process stopped: two continue a relay that was stopped (SIGSTOP)
-/// and wake it, the third kills one that is stuck, at which the kernel lets go of all that it traces (`ptrace(2)`).
+/// Kernel timers that keep a relay from leaving a process stopped: two continue a relay that was stopped (SIGSTOP)
+/// and wake it, and the third kills one that is stuck. The kernel then releases all that it traces (`ptrace(2)`).
 #[derive(Debug)]
 pub struct Failsafe {
     ticks: [(Timer, TimeSpec); 2],
@@ -33,14 +33,14 @@ pub struct Failsafe {
 }
 
 impl Failsafe {
-    /// Begins, with all of them [running](Self::awake).
+    /// Starts all of them ([`Failsafe::awake`]).
     ///
     /// # Errors
-    /// The call that is refused, and how.
+    /// The call that was refused, and its errno.
     pub fn start() -> Result<Self, Refusal> {
         let refused = |errno: Errno| Refusal::Call(Call::Timer, errno as i32);
         extern "C" fn wake(_: libc::c_int) {}
-        // SAFETY: the handler does nothing, which is allowed at any time. Of the set only SIGCONT is let through.
+        // SAFETY: the handler does nothing, which is allowed at any time. The set has only SIGCONT.
         unsafe {
             libc::signal(libc::SIGCONT, wake as extern "C" fn(libc::c_int) as libc::sighandler_t);
             let mut set: libc::sigset_t = std::mem::zeroed();
@@ -58,10 +58,10 @@ impl Failsafe {
         Ok(failsafe)
     }
 
-    /// From now on it is to [sleep](Self::asleep) again soon. The next tick is counted from here.
+    /// Marks the relay as awake: it must [sleep](Self::asleep) again soon. The ticks count from now.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn awake(&mut self) -> nix::Result<()> {
         for (tick, after) in &mut self.ticks {
             tick.set(Expiration::OneShot(*after), TimerSetTimeFlags::empty())?;
@@ -69,7 +69,7 @@ impl Failsafe {
         self.stuck.set(Expiration::OneShot(STUCK), TimerSetTimeFlags::empty())
     }
 
-    /// It may sleep for as long as it likes; a container that is paused meanwhile (`docker pause`) does it no harm.
+    /// Marks the relay as asleep, for any time: a container that is paused meanwhile (`docker pause`) does no harm.
     pub fn asleep(&mut self) {
         let never = TimeSpec::new(0, 0);
         let _ = self.stuck.set(Expiration::OneShot(never), TimerSetTimeFlags::empty());
@@ -82,7 +82,7 @@ mod tests {
 
     use super::*;
 
-    /// A process that has begun with a [`Failsafe`] and then does nothing; it is run by the tests below.
+    /// A process that starts a [`Failsafe`] and then does nothing; the tests below run it.
     #[test]
     #[ignore = "it is a process for other tests"]
     fn stuck() {
@@ -92,7 +92,7 @@ mod tests {
         drop(failsafe);
     }
 
-    /// One in which the first tick has come and was not taken.
+    /// The same with the first tick pending.
     #[test]
     #[ignore = "it is a process for other tests"]
     fn stuck_with_a_tick() {
@@ -102,7 +102,7 @@ mod tests {
         tick.add(Signal::SIGCONT);
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&tick), None).unwrap();
         let blocked = format!("{:016x}", 1_u64 << (Signal::SIGCONT as i32 - 1));
-        // For the process, as a timer sends it.
+        // Pending for the process, as a timer sends it.
         while !std::fs::read_to_string("/proc/thread-self/status").unwrap().contains(&format!("ShdPnd:\t{blocked}")) {
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
@@ -118,7 +118,7 @@ mod tests {
         let test = format!("sys::failsafe::tests::{test}");
         let arguments = ["--ignored", "--exact", "--nocapture", "--test-threads=1", &test];
         let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-        // The thread that waits for the test would take the tick.
+        // The test harness's own thread would receive the tick.
         let block = || {
             let mut tick = SigSet::empty();
             tick.add(Signal::SIGCONT);
@@ -156,7 +156,7 @@ mod tests {
         nix::sys::signal::kill(pid, Signal::SIGSTOP).unwrap();
         let next = || waitpid(pid, Some(WaitPidFlag::WUNTRACED | WaitPidFlag::WCONTINUED)).unwrap();
         assert_eq!(next(), WaitStatus::Stopped(pid, Signal::SIGSTOP));
-        // Should it never go on, it is killed some time.
+        // If it never continues, it is killed eventually.
         assert_eq!(next(), WaitStatus::Continued(pid));
         child.kill().unwrap();
         child.wait().unwrap();

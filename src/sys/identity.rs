@@ -1,7 +1,7 @@
-//! Who a process is: its pid alone says nothing once it has ended, for pids are used again.
+//! Which process it is: a pid alone does not identify it, because pids are reused.
 //!
 //! Linux: `proc_pid_stat(5)` field 22 is the start time, `proc_sys_kernel(5)` has the boot id, and
-//! `pid_namespaces(7)` says in which world a pid means something. Elsewhere only the pid is known.
+//! `pid_namespaces(7)` explains where a pid is valid. Elsewhere only the pid is known.
 
 use std::fs;
 use std::sync::OnceLock;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::probe::Presence;
 
-/// What tells a process from every other that has had, or will have, its pid.
+/// What distinguishes a process from every other that has had, or will have, its pid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// The process id, as seen in its own PID namespace.
@@ -34,20 +34,20 @@ impl Identity {
         Self { pid, start_time: start_time(pid), boot_id: boot_id(), pid_namespace: own_pid_namespace() }
     }
 
-    /// It is of another boot of this machine, and gone; or of another machine.
+    /// It is from another boot of this machine, and gone; or from another machine.
     #[must_use]
     pub fn is_of_another_boot(&self) -> bool {
         self.boot_id.is_some() && self.boot_id != boot_id()
     }
 
-    /// Whether both are of one PID namespace of one machine: there a pid belongs to one process at a time.
+    /// Whether both are in one PID namespace of one machine: there a pid belongs to one process at a time.
     #[must_use]
     pub fn is_of_same_place(&self, other: &Self) -> bool {
         self.boot_id == other.boot_id && self.pid_namespace == other.pid_namespace
     }
 
-    /// Whether that process is there, asked from the calling one. Of a process of another machine only its record tells
-    /// ([`crate::store::record::Record::presence`]).
+    /// Whether the process exists, as seen from the calling one. For a process of another machine only its record can
+    /// tell ([`crate::store::record::Record::presence`]).
     #[must_use]
     pub fn presence(&self) -> Presence {
         if self.is_of_another_boot() {
@@ -59,7 +59,7 @@ impl Identity {
         let here = match (self.start_time, stat(self.pid)) {
             (Some(start_time), Some(now)) => now.start_time == start_time && !now.dead,
             (None, Some(now)) => !now.dead,
-            // Without /proc, or where it hides other users' processes (hidepid), only the pid can be asked for.
+            // Without /proc, or where it hides other users' processes (hidepid), only the pid can be checked.
             (_, None) => exists(self.pid),
         };
         if here { Presence::Here } else { Presence::Gone }
@@ -78,22 +78,22 @@ pub fn start_time(pid: i32) -> Option<u64> {
     stat(pid).map(|stat| stat.start_time)
 }
 
-/// The same for whom a process that cannot be looked at must not pass for one that has ended.
+/// Like [`start_time`], but reports an error instead of treating an unreadable process as ended.
 ///
 /// # Errors
-/// What the system says: too many open files.
+/// The system's error, such as too many open files.
 pub fn start_time_if_any(pid: i32) -> nix::Result<Option<u64>> {
     match fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(text) => Ok(parse_stat(&text).map(|stat| stat.start_time)),
         Err(error) => match error.raw_os_error().map_or(Errno::EIO, Errno::from_raw) {
-            // There is none, or it has ended while it was read.
+            // There is none, or it ended during the read.
             Errno::ENOENT | Errno::ESRCH => Ok(None),
             errno => Err(errno),
         },
     }
 }
 
-/// What `proc_pid_stat(5)` tells.
+/// The fields of `proc_pid_stat(5)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {
     /// The process group.
@@ -102,11 +102,11 @@ pub struct Stat {
     pub has_terminal: bool,
     /// When it started, in clock ticks since the boot.
     pub start_time: u64,
-    /// A zombie has ended; that its parent has not noticed changes nothing.
+    /// It has ended; a zombie has, too, although its parent has not reaped it.
     pub dead: bool,
 }
 
-/// `None` if there is no such process, or no /proc.
+/// The fields of a process; `None` if there is no such process, or no /proc.
 #[must_use]
 pub fn stat(pid: i32) -> Option<Stat> {
     parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
@@ -122,7 +122,7 @@ fn parse_stat(text: &str) -> Option<Stat> {
     Some(Stat { group, has_terminal: terminal != 0, start_time, dead: matches!(state, "Z" | "X") })
 }
 
-/// Read once: of a directory with many records it would be asked for each.
+/// Read once: a directory with many records would need it for each.
 fn boot_id() -> Option<String> {
     static BOOT_ID: OnceLock<String> = OnceLock::new();
     if BOOT_ID.get().is_none() {
@@ -136,14 +136,14 @@ fn own_pid_namespace() -> Option<u64> {
     namespace_of("self")
 }
 
-/// Whether the calling process is outside of any container, as far as pids go: in the kernel's first PID namespace, whose inode is
-/// always this (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
+/// Whether the calling process is outside of any container as far as pids are concerned: in the kernel's first PID
+/// namespace, whose inode is always this one (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
 #[must_use]
 pub fn is_in_first_namespace() -> bool {
     own_pid_namespace() == Some(0xEFFF_FFFC)
 }
 
-/// The inode of a process's PID namespace; `None` without /proc, or of a process of another user.
+/// The inode of a process's PID namespace; `None` without /proc, or for a process of another user.
 #[must_use]
 pub fn pid_namespace(pid: i32) -> Option<u64> {
     namespace_of(&pid.to_string())

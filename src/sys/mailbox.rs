@@ -1,4 +1,4 @@
-//! What a relay waits for: messages, stops of what it traces, and signals that somebody sends to the relay itself.
+//! What a relay waits for: messages, stops of traced processes, and signals sent to the relay itself.
 
 #![allow(unsafe_code)]
 
@@ -27,32 +27,32 @@ pub fn send(pidfd: &impl AsRawFd, message: Message) -> nix::Result<()> {
     pidfd::queue(pidfd.as_raw_fd(), message_signal(), message.to_number())
 }
 
-/// What has come to a relay.
+/// Something that a relay received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mail {
-    /// From this process.
+    /// A message from this process.
     Message(i32, Message),
-    /// Somebody took the relay for the worker, and sent it this signal.
+    /// Somebody took the relay for the worker and sent it this signal.
     Signal(i32),
 }
 
-/// Receives what the relay waits for: that something has happened to a traced process, messages, and signals that somebody
-/// sends to the relay itself. All signals are blocked from now on, and have their default dispositions: with CHLD ignored,
-/// which is inherited (`execve(2)`), the kernel would tell of no stop.
+/// Receives what the relay waits for: events of traced processes, messages, and signals sent to the relay itself. All
+/// signals are blocked from now on and have their default dispositions: with CHLD ignored, which is inherited
+/// (`execve(2)`), the kernel would not report stops.
 #[derive(Debug)]
 pub struct Inbox {
     descriptor: OwnedFd,
 }
 
 impl Inbox {
-    /// Opens it.
+    /// Opens the inbox.
     ///
     /// # Errors
-    /// The call that is refused, and how.
+    /// The call that was refused, and its errno.
     pub fn open() -> Result<Self, Refusal> {
         let refused = |errno: Errno| Refusal::Call(Call::Signalfd, errno as i32);
-        // SAFETY: sigfillset and sigaddset write to a sigset_t of ours; signalfd and sigprocmask read it. SIG_DFL is a
-        // valid disposition; KILL, STOP and the C library's own signals are refused.
+        // SAFETY: sigfillset and sigaddset write to a local sigset_t; signalfd and sigprocmask read it. SIG_DFL is a
+        // valid disposition; the system refuses KILL, STOP and the C library's own signals.
         unsafe {
             let mut set: libc::sigset_t = std::mem::zeroed();
             libc::sigfillset(&raw mut set);
@@ -66,12 +66,12 @@ impl Inbox {
             }
             let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
             let descriptor = Errno::result(libc::signalfd(-1, &raw const set, flags)).map_err(refused)?;
-            // SAFETY: as above, it is ours alone.
+            // SAFETY: as above, nobody else owns it.
             Ok(Self { descriptor: OwnedFd::from_raw_fd(descriptor) })
         }
     }
 
-    /// What has come since the last call.
+    /// Everything received since the last call.
     #[must_use]
     pub fn read(&self) -> Vec<Mail> {
         let mut mail = Vec::new();

@@ -1,4 +1,4 @@
-//! The operating system, without policy: everything that calls it, handing up plain values.
+//! The operating system, without policy: everything that makes system calls, as plain values.
 
 #[cfg(target_os = "linux")]
 pub mod children;

@@ -1,4 +1,4 @@
-//! A PID namespace of one's own, in which a command line is PID 1 as it would be in a container. Its `unsafe` code is here.
+//! A new PID namespace, in which a command line is PID 1, as in a container. Its `unsafe` code is here.
 
 #![allow(unsafe_code)]
 
@@ -18,8 +18,9 @@ use nix::unistd::{getegid, geteuid, setsid};
 
 const NO_DATA: Option<&Path> = None;
 
-/// Takes the calling process, which must have one thread, to a place where its next child is PID 1. It stays outside of
-/// that PID namespace itself, but sees its /proc once [`start`] has mounted it. Its mounts are its own from now on.
+/// Takes the calling process, which must have one thread, to where its next child is PID 1. The process itself stays
+/// outside of that PID namespace, but sees its /proc once [`start`] has mounted it. Its mounts are private from now
+/// on.
 ///
 /// # Errors
 /// EPERM, ENOSPC and others: it is not allowed here (`unshare(2)`).
@@ -29,12 +30,12 @@ pub fn enter() -> io::Result<()> {
         Err(Errno::EPERM) => enter_as_user(flags)?,
         entered => entered?,
     }
-    // What is mounted over it is to be seen here alone.
+    // Later mounts over it must be visible only here.
     mount(NO_DATA, "/proc", NO_DATA, MsFlags::MS_PRIVATE, NO_DATA)?;
     Ok(())
 }
 
-/// Who is not root may have a user namespace first, and stay the same user there (`user_namespaces(7)`).
+/// Users other than root may create a user namespace first, and keep their uid in it (`user_namespaces(7)`).
 fn enter_as_user(flags: CloneFlags) -> io::Result<()> {
     let (user, group) = (geteuid(), getegid());
     unshare(flags | CloneFlags::CLONE_NEWUSER)?;
@@ -43,8 +44,8 @@ fn enter_as_user(flags: CloneFlags) -> io::Result<()> {
     fs::write("/proc/self/gid_map", format!("{group} {group} 1"))
 }
 
-/// Starts a command line as PID 1, with a fresh /proc and a session of its own. Nothing is typed into it, and what it
-/// says goes to `output`. When the calling process ends, in whatever way, all in the namespace is killed.
+/// Starts a command line as PID 1, with a fresh /proc and its own session. It has no input, and its output goes to
+/// `output`. When the calling process ends, in whatever way, everything in the namespace is killed.
 ///
 /// # Errors
 /// There is no such command, or /proc may not be mounted.
@@ -60,7 +61,7 @@ pub fn start(command: &[OsString], environment: &[(&str, &OsStr)], output: &File
         mount(Some("proc"), "/proc", Some("proc"), flags, NO_DATA)?;
         Ok(())
     };
-    // SAFETY: the calling process has one thread, so no lock can be held by another one; and `prepare` makes only system
+    // SAFETY: the calling process has one thread, so no other one can hold a lock, and `prepare` makes only system
     // calls.
     unsafe { command.pre_exec(prepare) };
     command.spawn()

@@ -1,4 +1,4 @@
-//! The service manager's socket: a datagram to `$NOTIFY_SOCKET` (sd_notify(3)).
+//! The service manager's socket: datagrams to `$NOTIFY_SOCKET` (sd_notify(3)).
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -9,10 +9,10 @@ use std::sync::OnceLock;
 
 const SOCKET: &str = "NOTIFY_SOCKET";
 
-/// For a process that has no descriptor left: a socket, and its inode.
+/// A spare socket and its inode, for a process that has run out of descriptors.
 static SPARE: OnceLock<(UnixDatagram, u64)> = OnceLock::new();
 
-/// Where the service manager listens.
+/// The address of the service manager's socket.
 #[derive(Clone, Debug)]
 pub struct Socket {
     name: OsString,
@@ -20,7 +20,7 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// The one that the environment names, if a service manager has launched this process and wants to hear of it.
+    /// The socket in the environment, if a service manager has launched this process and wants notifications.
     ///
     /// # Errors
     /// What is wrong with its name, in one sentence.
@@ -39,31 +39,29 @@ impl Socket {
     fn named(name: OsString) -> Result<Self, String> {
         match address(&name) {
             Ok(address) => Ok(Self { name, address }),
-            Err(error) => Err(format!("${SOCKET} is {name:?}, so systemd is told nothing: {error}")),
+            Err(error) => Err(format!("${SOCKET} is {name:?}, so systemd receives no notifications: {error}")),
         }
     }
 
     /// Sends a message, or fails at once: it never waits for the service manager.
     ///
-    /// Each message has a socket of its own, for others may close what is not theirs; only where no descriptor is left for
-    /// one, that of the beginning is used. It is bound to no address, so a service manager that has begun to listen anew
-    /// is reached again.
+    /// Each message has its own socket, because others may close descriptors that are not theirs. Only without a free
+    /// descriptor is the spare one used. The sockets are not connected, so a service manager that has restarted is
+    /// reached again.
     ///
     /// # Errors
-    /// What the system says, in one sentence.
+    /// The system's error, in one sentence.
     pub fn send(&self, message: &str) -> Result<(), String> {
         let send = || {
             let message = message.as_bytes();
-            // In somebody else's process the number may be another socket's by now.
+            // Its number may be another socket by now.
             match (unbound(), SPARE.get().filter(|(spare, found)| inode(spare) == Some(*found))) {
                 (Err(_), Some((spare, _))) => spare.send_to_addr(message, &self.address),
                 (socket, _) => socket?.send_to_addr(message, &self.address),
             }
             .map(drop)
         };
-        send().map_err(|error: io::Error| {
-            format!("systemd is not told of this process, through {:?}: {error}", self.name)
-        })
+        send().map_err(|error: io::Error| format!("cannot notify systemd through {:?}: {error}", self.name))
     }
 }
 
@@ -77,7 +75,7 @@ fn unbound() -> io::Result<UnixDatagram> {
     Ok(socket)
 }
 
-/// A path, or a name in Linux's abstract namespace, which an `@` stands before (unix(7)).
+/// A path, or a name in Linux's abstract namespace, written with a leading `@` (unix(7)).
 fn address(name: &OsStr) -> io::Result<SocketAddr> {
     match name.as_bytes() {
         [b'/', ..] => SocketAddr::from_pathname(name),
@@ -87,7 +85,7 @@ fn address(name: &OsStr) -> io::Result<SocketAddr> {
         }
         _ => Err(io::Error::new(
             io::ErrorKind::InvalidInput,
-            "it is neither a path from / on nor an abstract name after @",
+            "it is neither an absolute path nor an abstract name after @",
         )),
     }
 }
@@ -139,7 +137,7 @@ mod tests {
         for name in ["@", "run/notify", "vsock:2:1234", &format!("/{}", "x".repeat(200))] {
             let problem = Socket::named(name.into()).unwrap_err();
             assert!(
-                problem.starts_with(&format!("$NOTIFY_SOCKET is {name:?}, so systemd is told nothing: ")),
+                problem.starts_with(&format!("$NOTIFY_SOCKET is {name:?}, so systemd receives no notifications: ")),
                 "{problem}"
             );
         }

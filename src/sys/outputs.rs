@@ -1,7 +1,7 @@
-//! Standard output and standard error, when whoever reads them ends first.
+//! Standard output and standard error when their reader exits first.
 //!
-//! `sidekiq 2>&1 | tee log` and a signal to all of its processes: the reader is gone in no time, and what is written to its
-//! pipe from then on is an error (EPIPE). A Sidekiq that logs its shutdown there would end by it with its jobs in hand.
+//! `sidekiq 2>&1 | tee log` and a signal to the whole group: the reader exits at once, and every later write to the
+//! pipe fails (EPIPE). A Sidekiq that logs its shutdown there would exit with its jobs still running.
 
 use std::fs::OpenOptions;
 use std::io::{self, Stderr, Stdout};
@@ -13,7 +13,7 @@ use nix::unistd::{dup2_stderr, dup2_stdout, write};
 
 use crate::model::text::one_line;
 
-/// Where a process writes what people are to read.
+/// One of the outputs of a process.
 #[derive(Debug)]
 pub enum Output {
     /// Standard output.
@@ -23,13 +23,13 @@ pub enum Output {
 }
 
 impl Output {
-    /// Both.
+    /// Both outputs.
     #[must_use]
     pub fn all() -> [Self; 2] {
         [Self::Out(io::stdout()), Self::Err(io::stderr())]
     }
 
-    /// What it is called where machines read it.
+    /// Its identifier for machines.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -38,7 +38,7 @@ impl Output {
         }
     }
 
-    /// What people call it.
+    /// Its name for people.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -47,26 +47,26 @@ impl Output {
         }
     }
 
-    /// Whether it is a pipe. A file, a terminal and a socket take what is written, or say what is wrong with it.
+    /// Whether it is a pipe. Files, terminals and sockets take what is written, or report an error.
     #[must_use]
     pub fn is_pipe(&self) -> bool {
         fstat(self).is_ok_and(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFIFO)
     }
 
-    /// Whether it is a pipe that nobody reads any more, nor ever will.
+    /// Whether it is a pipe that has lost its last reader.
     #[must_use]
     pub fn is_unread(&self) -> bool {
-        // That the last reader has gone is told without being asked for (poll(2), POLLERR).
+        // poll(2) always reports that the last reader has gone (POLLERR).
         let mut polled = [PollFd::new(self.as_fd(), PollFlags::empty())];
         let is_told = poll(&mut polled, PollTimeout::ZERO).is_ok_and(|count| count > 0);
         let is_broken = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| events.contains(PollFlags::POLLERR));
         is_told && polled.iter().any(is_broken) && self.is_pipe()
     }
 
-    /// Puts `/dev/null` in its place, for all of the process.
+    /// Replaces it with `/dev/null`, for the whole process.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn silence(&self) -> io::Result<()> {
         let null = OpenOptions::new().write(true).open("/dev/null")?;
         match self {
@@ -77,7 +77,7 @@ impl Output {
     }
 }
 
-/// Writes a line to standard error, unless that would have to be waited for.
+/// Writes a line to standard error, unless the write would block.
 pub fn complain(line: &str) {
     let output = io::stderr();
     let mut polled = [PollFd::new(output.as_fd(), PollFlags::POLLOUT)];

@@ -1,4 +1,4 @@
-//! pidfd_open(2): a process that cannot be taken for another, once it has ended and its pid is used again.
+//! pidfd_open(2): a handle of one process, which stays valid when its pid is reused.
 
 #![allow(unsafe_code)]
 
@@ -10,7 +10,7 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{getpid, getuid};
 
-/// A process that cannot be taken for another one, even once it has ended. Readable (`poll(2)`) when it has.
+/// A handle of one process, even once that has ended. Readable (`poll(2)`) after its end.
 #[derive(Debug)]
 pub struct PidFd {
     /// Its process id.
@@ -22,16 +22,16 @@ impl PidFd {
     /// Opens a process.
     ///
     /// # Errors
-    /// ESRCH: there is none. ENOSYS: the kernel is older than 5.3.
+    /// ESRCH: there is no such process. ENOSYS: the kernel is older than 5.3.
     pub fn open(pid: i32) -> nix::Result<Self> {
         // SAFETY: the call takes two numbers and touches no memory.
         let descriptor = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
         let descriptor = RawFd::try_from(descriptor).map_err(|_| Errno::EBADF)?;
-        // SAFETY: the kernel has just given us this descriptor, and nobody else has it. It is close-on-exec.
+        // SAFETY: the kernel has just returned this descriptor, and nobody else has it. It is close-on-exec.
         Ok(Self { pid, descriptor: unsafe { OwnedFd::from_raw_fd(descriptor) } })
     }
 
-    /// Sends it a signal.
+    /// Sends the process a signal.
     ///
     /// # Errors
     /// ESRCH: it has ended. EPERM: it may not be signalled.
@@ -39,7 +39,7 @@ impl PidFd {
         send(self.descriptor.as_raw_fd(), signal, ptr::null())
     }
 
-    /// Queues a real-time signal with a value for it. Async-signal-safe.
+    /// Queues a real-time signal with a value for the process. Async-signal-safe.
     ///
     /// # Errors
     /// As [`PidFd::signal`].
@@ -72,7 +72,7 @@ impl AsRawFd for PidFd {
     }
 }
 
-/// The kernel's `siginfo_t` of a queued signal (`sigaction(2)`, `asm-generic/siginfo.h`); libc has no way to fill it in.
+/// The kernel's `siginfo_t` of a queued signal (`sigaction(2)`, `asm-generic/siginfo.h`); libc cannot fill it in.
 #[repr(C)]
 struct Queued {
     signo: libc::c_int,

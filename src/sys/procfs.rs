@@ -1,4 +1,4 @@
-//! What /proc tells of a process: who it is, what it does with signals, who its parent and children are.
+//! What /proc shows of a process: which one it is, what it does with signals, its parent and its children.
 //!
 //! `proc_pid_status(5)` has the parent, the user, the tracer and the signal masks, `proc_pid_cmdline(5)` and
 //! `proc_pid_exe(5)` the program, `proc_pid_stat(5)` the start time.
@@ -26,11 +26,11 @@ use crate::sys::supervisord;
 pub struct Snapshot {
     /// The process id.
     pub pid: i32,
-    /// Its process ids in all PID namespaces that it is in, from that of /proc down to its own (`NSpid`).
+    /// Its process ids in all PID namespaces that it is in, from that of this /proc down to its own (`NSpid`).
     pub pids: Vec<i32>,
     /// Its parent; 0 for PID 1 of a namespace and for a process whose parent is outside of it.
     pub parent: i32,
-    /// The command name: at most 15 bytes of the program's name, or what the process calls itself.
+    /// The command name: at most 15 bytes of the program's name, or a title that the process has set.
     pub name: String,
     /// The executable, where the caller may know it (another user's is hidden).
     pub executable: Option<PathBuf>,
@@ -42,13 +42,13 @@ pub struct Snapshot {
     pub uid: u32,
     /// The effective group id, and the supplementary ones.
     pub groups: Vec<u32>,
-    /// It may write where file permissions forbid it (CAP_DAC_OVERRIDE).
+    /// It may write despite file permissions (CAP_DAC_OVERRIDE).
     pub overrides_permissions: bool,
-    /// It may trace whom it likes, as far as Yama lets anybody (CAP_SYS_PTRACE).
+    /// It may trace any process, as far as Yama allows tracing at all (CAP_SYS_PTRACE).
     pub may_trace_all: bool,
-    /// How many threads it has.
+    /// The number of its threads.
     pub threads: u32,
-    /// Who traces it; 0 for nobody.
+    /// The process that traces it; 0 for none.
     pub tracer: i32,
     /// Signals it handles (`SigCgt`).
     pub caught: Mask,
@@ -66,12 +66,12 @@ pub struct Snapshot {
     pub namespace: Option<u64>,
 }
 
-/// A pipe, told from all others by its device and inode.
+/// A pipe, identified by its device and inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pipe(u64, u64);
 
 impl Pipe {
-    /// The one that a process has as its standard input; `None` if that is no pipe, or hidden.
+    /// The pipe that is a process's standard input; `None` if that is not a pipe, or hidden.
     #[must_use]
     pub fn read_by(pid: i32) -> Option<Self> {
         let input = fs::metadata(format!("/proc/{pid}/fd/0")).ok()?;
@@ -109,28 +109,28 @@ impl Snapshot {
         Some(snapshot)
     }
 
-    /// The same, but not from the midst of a fork, as far as that is over within some milliseconds: Ruby, for one, has every
-    /// signal blocked meanwhile.
+    /// The same, but not during a fork, if that is over within some milliseconds: Ruby, for one, blocks every signal
+    /// meanwhile.
     fn settled(pid: i32) -> Option<Self> {
         look_until_settled(|| Self::of(pid), |snapshot| snapshot.as_ref().is_some_and(Self::may_be_forking))
     }
 
-    /// The calling process's pid as /proc has it; `None` without /proc.
+    /// The calling process's pid in this /proc; `None` without /proc.
     #[must_use]
     pub fn caller() -> Option<i32> {
         fs::read_link("/proc/self").ok()?.to_str()?.parse().ok()
     }
 
-    /// The process, its parent, and so on, up to PID 1 of its namespace or the last one that can be seen.
+    /// The process, its parent, and so on, up to PID 1 of its namespace or the last one that is visible.
     #[must_use]
     pub fn chain(pid: i32) -> Vec<Self> {
         let mut chain: Vec<Self> = Vec::new();
         let mut next = pid;
-        // A parent may end and its pid be used again meanwhile; no chain is longer than this.
+        // A parent may end and its pid may be reused meanwhile; no real chain is longer than this.
         while next > 0 && chain.len() < 64 {
             let Some(snapshot) = Self::settled(next) else { break };
             if let Some(below) = chain.last_mut().filter(|below| below.pids.len() > snapshot.pids.len()) {
-                // What has started a container stands outside of it.
+                // The runtime that started a container is outside of it.
                 below.parent = 0;
                 break;
             }
@@ -140,7 +140,7 @@ impl Snapshot {
         chain
     }
 
-    /// The process id that it has for itself.
+    /// Its pid in its own PID namespace.
     #[must_use]
     pub fn own_pid(&self) -> i32 {
         self.pids.last().copied().unwrap_or(self.pid)
@@ -153,7 +153,7 @@ impl Snapshot {
         chain.iter().zip(below).map(|(snapshot, below)| snapshot.link(below)).collect()
     }
 
-    /// Whether it reads from a pipe that the other writes its output to, as far as the caller may know.
+    /// Whether it reads from a pipe that the other one writes its output to, as far as the caller may see.
     #[must_use]
     pub fn reads_from(&self, writer: &Self) -> bool {
         let pipe = |pid: i32, number: i32| {
@@ -164,7 +164,7 @@ impl Snapshot {
         input.is_some() && [1, 2].into_iter().any(|number| pipe(writer.pid, number) == input)
     }
 
-    /// The signal path to a process, as it is now.
+    /// The current signal path to a process.
     #[must_use]
     pub fn path(pid: i32) -> Path {
         let chain = Self::chain(pid);
@@ -176,7 +176,8 @@ impl Snapshot {
         Path::new(links)
     }
 
-    /// Who ends together with a Sidekiq that is stopped, in a sentence; of `all` processes those of `told` are stopped as well.
+    /// Which processes end together with a Sidekiq that is stopped, in a sentence. `all`: every process; `told`:
+    /// those that are stopped as well.
     #[must_use]
     pub fn companions(pid: i32, all: &[Self], told: &[i32]) -> Option<String> {
         let chain = Self::chain(pid);
@@ -196,7 +197,7 @@ impl Snapshot {
     #[must_use]
     pub fn link(&self, below: Option<&Self>) -> Link {
         let program = self.program();
-        // With `set -m` a script's shell does as much with the first two.
+        // With `set -m` a script's shell ignores the first two as well.
         let is_interactive = self.ignored.has(Signal::SIGTSTP)
             && self.ignored.has(Signal::SIGTTOU)
             && self.handling(Signal::SIGTERM) != Handling::Default;
@@ -229,7 +230,7 @@ impl Snapshot {
         }
     }
 
-    /// The variables that an init goes by. Another user's cannot be read; what it has started has most often inherited them.
+    /// The variables that configure an init. Another user's cannot be read, but its child has usually inherited them.
     fn variables(&self, program: Program, below: Option<&Self>) -> Vec<String> {
         if !matches!(program, Program::Tini | Program::DumbInit) {
             return Vec::new();
@@ -252,24 +253,24 @@ impl Snapshot {
         }
     }
 
-    /// A shell and timeout(1) block signals while they fork (dash all of them, bash TERM too), and on a busy machine the
-    /// child may have come far before its parent unblocks them. Meanwhile the parent runs, or waits for its child's exec
-    /// (vfork(2)); one that has them blocked for good is seen asleep.
+    /// A shell and timeout(1) block signals while they fork (dash all of them, bash TERM too), and on a busy machine
+    /// the child may have run far before its parent unblocks them. The parent is running at that time, or waits for
+    /// its child's exec (vfork(2)); a process that blocks signals permanently is seen asleep.
     fn is_forking(&self) -> bool {
         self.is_awake() && matches!(self.program(), Program::Shell | Program::Timeout)
     }
 
-    /// An init that takes TERM with sigwait(3) looks the same for a moment, when a signal has woken it.
+    /// An init that takes TERM with sigwait(3) looks the same for a moment after a signal has woken it.
     fn may_be_forking(&self) -> bool {
         self.is_awake() && self.blocked.has(Signal::SIGTERM)
     }
 
-    /// It runs, or waits for what nothing can interrupt.
+    /// It is running, or waits for something that nothing can interrupt.
     fn is_awake(&self) -> bool {
         matches!(self.state, 'R' | 'D')
     }
 
-    /// Every process that can be seen now.
+    /// Every process that is visible now.
     #[must_use]
     pub fn all() -> Vec<Self> {
         let names = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -277,7 +278,7 @@ impl Snapshot {
         pids.filter_map(Self::of).collect()
     }
 
-    /// Every process that can be seen now and has not ended.
+    /// Every process that is visible now and has not ended.
     #[must_use]
     pub fn living() -> Vec<Self> {
         Self::all().into_iter().filter(|snapshot| !snapshot.has_ended()).collect()
@@ -289,17 +290,18 @@ impl Snapshot {
         Program::of(&self.name, self.executable.as_deref(), &self.arguments)
     }
 
-    /// What tells when a shell runs a trap.
+    /// What determines when a shell runs a trap.
     #[must_use]
     pub fn for_traps(&self) -> shell_traps::Process {
         shell_traps::Process { program: self.program(), ignored: self.ignored.0 }
     }
 
-    /// What tells who is given a signal by an init. `input` is the pipe that the init itself reads, if it does.
+    /// What determines which processes an init signals. `input` is the pipe that the init itself reads, if it does.
     #[must_use]
     pub fn for_recipients(&self, input: Option<Pipe>) -> recipients::Process {
         let program = self.program();
-        // A shell blocks signals only for a moment; what another program blocks it waits for (sigwait(3), signalfd(2)).
+        // A shell blocks signals only for a moment; any other program that blocks a signal waits for it (sigwait(3),
+        // signalfd(2)).
         let waited_for = if recipients::stands_between(program) { 0 } else { self.blocked.0 };
         recipients::Process {
             pid: self.pid,
@@ -312,20 +314,21 @@ impl Snapshot {
         }
     }
 
-    /// Whether it is a Sidekiq, and how far it has come.
+    /// Whether it is a Sidekiq, and whether it has started.
     #[must_use]
     pub fn sidekiq(&self) -> Option<Sidekiq> {
         Sidekiq::of(&self.name, self.executable.as_deref(), &self.arguments)
     }
 
-    /// Whether it has ended and only waits to be reaped.
+    /// Whether it has ended and is a zombie.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         matches!(self.state, 'Z' | 'X')
     }
 }
 
-/// Looks, and looks again while what is seen is about to pass; for some 20 ms at most, for Sidekiq's own hooks wait meanwhile.
+/// Looks again while the result is about to change; for some 20 ms at most, because Sidekiq's own hooks wait
+/// meanwhile.
 pub fn look_until_settled<T>(mut look: impl FnMut() -> T, is_passing: impl Fn(&T) -> bool) -> T {
     let mut seen = look();
     for _ in 0..20 {
@@ -338,10 +341,10 @@ pub fn look_until_settled<T>(mut look: impl FnMut() -> T, is_passing: impl Fn(&T
     seen
 }
 
-/// Notes to whom `run` gives the signals, by its own rule.
+/// Sets which signals `run` sends to each link, by the rule that `run` itself uses.
 fn tell_by_run(links: &mut [Link], run: usize) {
     let pid = |index: usize| links.get(index).map(|link| link.pid);
-    // It may be `run` itself that the path is asked of.
+    // It may be the path to `run` itself.
     let (Some(worker), Some(root)) = (pid(0), run.checked_sub(1).and_then(pid)) else { return };
     let input = links.get(run).and_then(|run| Pipe::read_by(run.pid));
     let all: Vec<recipients::Process> =
@@ -358,7 +361,7 @@ fn tell_by_run(links: &mut [Link], run: usize) {
     }
 }
 
-/// A process that /proc hides (hidepid). What it does with signals cannot be told.
+/// A process that /proc hides (hidepid). What it does with signals is unknown.
 fn hidden_link(pid: i32) -> Link {
     Link {
         pid,
@@ -398,7 +401,7 @@ fn parse_status(text: &str) -> Option<Snapshot> {
     })
 }
 
-/// Arguments end with a NUL each; a process that has written over its own (as Sidekiq does, to show how busy it is)
+/// Each argument ends with a NUL; a process that has overwritten its own (as Sidekiq does, to show how busy it is)
 /// leaves one long text, padded.
 fn parse_arguments(bytes: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(bytes);
@@ -465,7 +468,7 @@ mod tests {
             ("bash", 'D', Handling::Handled, Handling::Default),
             ("timeout", 'R', Handling::Handled, Handling::Default),
             ("dash", 'S', Handling::Blocked, Handling::Blocked),
-            // An init that takes its signals with sigwait(3) blocks them all its life.
+            // An init that takes its signals with sigwait(3) always blocks them.
             ("init-of-ours", 'R', Handling::Blocked, Handling::Blocked),
         ] {
             let link = blocks(name, state).link(None);
@@ -480,11 +483,11 @@ mod tests {
             ("bash", "sleep 60 & wait", true),
             ("dash", "sleep 60; true", false),
             ("dash", "sleep 60 & wait", true),
-            // All below a shell that was started with & ignore both.
+            // Everything below a shell that was started with & ignores both.
             ("bash", "(trap '' INT QUIT; exec bash -c 'sleep 60; true')", false),
         ];
         for (shell, script, is_free) in table {
-            // Whoever runs the tests may have been started with & himself, and the shells below inherit that.
+            // The tests themselves may have been started with &, and the shells below inherit that.
             let started = Command::new("env").args(["--default-signal=INT,QUIT", shell, "-c", script]).spawn();
             let Ok(mut child) = started else { continue };
             let id = child.id();

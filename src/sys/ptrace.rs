@@ -1,10 +1,10 @@
 //! ptrace(2): how the relay takes part in the delivery of signals to other processes.
 //!
-//! nix knows no real-time signals and would fail on the first one that a traced shell gets, so signals are plain
-//! numbers here.
+//! nix does not support real-time signals and would fail on the first one that a traced shell gets, so signals are
+//! plain numbers here.
 //!
-//! A process that dies of SIGKILL is released at once, and one that wants to leave is stopped before it has begun to exit
-//! ([`Stop::Leaving`]): there a SIGKILL still ends it, while one that is exiting already drops it (`kernel/signal.c`,
+//! A process that dies of SIGKILL is released at once. One that is about to exit is stopped before it starts to
+//! ([`Stop::Leaving`]): at that point a SIGKILL still ends it, while an exiting process drops it (`kernel/signal.c`,
 //! `prepare_signal`).
 
 #![allow(unsafe_code)]
@@ -21,15 +21,15 @@ use crate::sys::pidfd::PidFd;
 /// Why a traced process has stopped, or that it has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// A signal is about to be delivered; [`resume`] says which one is.
+    /// A signal is about to be delivered; [`resume`] decides which one is.
     Signal(i32),
-    /// It was stopped by a signal, as a shell's `kill -STOP` does; it wants [`listen`].
+    /// A signal stopped it, as a shell's `kill -STOP` does; it needs [`listen`].
     Group,
-    /// It begins this system call, of which it was asked to tell ([`Until::Call`]).
+    /// It enters this system call, which it was asked to report ([`Until::Call`]).
     Call(i64),
-    /// It begins the system call that ends it. A SIGKILL still works.
+    /// It enters the system call that ends it. A SIGKILL still works.
     Leaving,
-    /// It is exiting, and does when it is resumed. No signal works any more.
+    /// It is exiting, and continues when it is resumed. No signal works any more.
     Exit,
     /// It dies of SIGKILL.
     Killed,
@@ -37,7 +37,7 @@ pub enum Stop {
     Exec,
     /// Anything else that only wants to be resumed.
     Passing,
-    /// It has ended, or is traced no more.
+    /// It has ended, or is no longer traced.
     Ended,
 }
 
@@ -50,16 +50,16 @@ pub enum Until {
     Call,
 }
 
-/// Begins to trace a process, which runs on: all of its threads, for a signal may be delivered to any of them, and those that it
-/// begins from now on.
+/// Starts to trace a process, which keeps running: all of its threads, because a signal may be delivered to any of
+/// them, and those that it starts from now on.
 ///
 /// # Errors
-/// EPERM: it may not be traced, or is already. ESRCH: there is no such process.
+/// EPERM: it may not be traced, or already is. ESRCH: there is no such process.
 pub fn seize(pid: i32) -> nix::Result<()> {
     let events = libc::PTRACE_O_TRACEEXIT | libc::PTRACE_O_TRACEEXEC | libc::PTRACE_O_TRACECLONE;
     let options = events | libc::PTRACE_O_TRACESYSGOOD;
     request(libc::PTRACE_SEIZE, pid, options)?;
-    // One that is not traced yet may begin another meanwhile.
+    // A thread that is not traced yet may start another meanwhile.
     let mut seen = vec![pid];
     loop {
         let new: Vec<i32> = threads(pid).into_iter().filter(|thread| !seen.contains(thread)).collect();
@@ -67,14 +67,14 @@ pub fn seize(pid: i32) -> nix::Result<()> {
             return Ok(());
         }
         for thread in &new {
-            // It has ended, or one that is traced has begun it.
+            // It has ended, or was started by one that is traced.
             let _ = request(libc::PTRACE_SEIZE, *thread, options);
         }
         seen.extend(new);
     }
 }
 
-/// The threads of a process; the first one has its number.
+/// The threads of a process; the first one has the process's id.
 #[must_use]
 pub fn threads(pid: i32) -> Vec<i32> {
     let names = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
@@ -93,8 +93,8 @@ pub fn resume(pid: i32, signal: i32, until: Until) -> nix::Result<()> {
     request(how, pid, signal)
 }
 
-/// Stops a traced process for a moment, so that it can be [resumed](resume) in another way. A system call that it waits in
-/// goes on afterwards.
+/// Stops a traced process for a moment, so that it can be [resumed](resume) in another way. A system call that it
+/// waits in continues afterwards.
 ///
 /// # Errors
 /// ESRCH: it is gone.
@@ -110,7 +110,7 @@ pub fn listen(pid: i32) -> nix::Result<()> {
     request(libc::PTRACE_LISTEN, pid, 0)
 }
 
-/// Lets a stopped process run, delivers a signal to it (0 is none), and traces it no more.
+/// Lets a stopped process run, delivers a signal to it (0 is none), and stops tracing it.
 ///
 /// # Errors
 /// As [`resume`].
@@ -118,14 +118,14 @@ pub fn release(pid: i32, signal: i32) -> nix::Result<()> {
     request(libc::PTRACE_DETACH, pid, signal)
 }
 
-/// Whether each system call that a relay needs works here. A seccomp profile may refuse some of them, and half a relay
-/// would swallow signals. `worker` is the process that it is to signal.
+/// Checks that each system call that a relay needs works here. A seccomp profile may refuse some of them, and half a
+/// relay would swallow signals. `worker` is the process that it will signal.
 ///
 /// # Errors
-/// The call that is refused, and how.
+/// The call that was refused, and its errno.
 pub fn verify(worker: &PidFd) -> Result<(), Refusal> {
     let refused = |call| move |errno: Errno| Refusal::Call(call, errno as i32);
-    // Nobody has this pid, and the honest answer is ESRCH.
+    // No process has this pid, so a working call fails with ESRCH.
     match request(libc::PTRACE_CONT, i32::MAX, 0) {
         Err(Errno::ESRCH) => {}
         answer => return Err(refused(Call::Ptrace)(answer.err().unwrap_or(Errno::EPERM))),
@@ -152,25 +152,25 @@ type Request = libc::c_uint;
 fn request(request: Request, pid: i32, data: libc::c_int) -> nix::Result<()> {
     let no_address: *mut libc::c_void = ptr::null_mut();
     let data = usize::try_from(data).unwrap_or_default() as *mut libc::c_void;
-    // SAFETY: of the requests used here none reads or writes memory of ours; `data` is a number.
+    // SAFETY: none of the requests used here reads or writes this process's memory; `data` is a number.
     Errno::result(unsafe { libc::ptrace(request, pid, no_address, data) }).map(drop)
 }
 
-/// Who sent the signal that a stopped process is about to get.
+/// The sender of the signal that a stopped process is about to get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sender {
-    /// The kernel, for somebody at the terminal: all of the foreground group gets it.
+    /// The kernel, because of a key at the terminal: the whole foreground group gets it.
     Terminal,
-    /// A process; 0 for one of another PID namespace, as `docker stop` is.
+    /// A process; 0 for one in another PID namespace, as with `docker stop`.
     Process(i32),
 }
 
-/// Tells the sender.
+/// Reads the sender.
 #[must_use]
 pub fn sender(pid: i32) -> Sender {
     match signal_info(pid) {
         Some(info) if info.si_code == libc::SI_KERNEL => Sender::Terminal,
-        // SAFETY: of a signal that a process has sent, the field is set; of others it is a number without meaning.
+        // SAFETY: if a process has sent the signal, the field is set; otherwise it is a meaningless number.
         Some(info) => Sender::Process(unsafe { info.si_pid() }),
         None => Sender::Process(0),
     }
@@ -185,15 +185,15 @@ fn signal_info(pid: i32) -> Option<libc::siginfo_t> {
     (asked == 0).then_some(info)
 }
 
-/// The child that has just been stopped, if that is what the signal that a stopped process is about to get says.
+/// The child that has just been stopped, if the signal that a stopped process is about to get reports that.
 #[must_use]
 pub fn stopped_child(pid: i32) -> Option<i32> {
     let info = signal_info(pid).filter(|info| info.si_signo == libc::SIGCHLD && info.si_code == libc::CLD_STOPPED)?;
-    // SAFETY: of a SIGCHLD the field is set.
+    // SAFETY: the field is set for a SIGCHLD.
     Some(unsafe { info.si_pid() })
 }
 
-/// What has happened to a thread that is traced since the last call, and to which; `None` if nothing has.
+/// The next event of a traced thread since the last call, and which thread it is; `None` if there is none.
 #[must_use]
 pub fn next_stop() -> Option<(i32, Stop)> {
     let mut status = 0;
@@ -214,7 +214,7 @@ pub fn next_stop() -> Option<(i32, Stop)> {
     Some((pid, stop))
 }
 
-/// Tells a system call's stop from a SIGTRAP (PTRACE_O_TRACESYSGOOD).
+/// Distinguishes a system call's stop from a SIGTRAP (PTRACE_O_TRACESYSGOOD).
 const SYSTEM_CALL: i32 = 0x80;
 
 fn wait(status: &mut libc::c_int) -> nix::Result<i32> {
@@ -222,7 +222,7 @@ fn wait(status: &mut libc::c_int) -> nix::Result<i32> {
     Errno::result(unsafe { libc::waitpid(-1, status, libc::WNOHANG | libc::__WALL) })
 }
 
-/// At its exit stop a process's event message is the status that its parent will wait for.
+/// At its exit stop, a process's event message is the status that its parent will wait for.
 fn dies_of_kill(pid: i32) -> bool {
     let mut status: libc::c_ulong = 0;
     let no_address: *mut libc::c_void = ptr::null_mut();
@@ -241,7 +241,7 @@ struct SystemCall {
     architecture: u32,
     instruction_pointer: u64,
     stack_pointer: u64,
-    /// Of an entry only.
+    /// Only at an entry.
     number: u64,
 }
 

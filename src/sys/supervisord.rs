@@ -1,16 +1,16 @@
-//! What supervisord's own configuration says of a program: after how many seconds it kills. The names in it are those of its own root
-//! and working directory, which `/proc/PID/root` and `/proc/PID/cwd` lead to (`proc_pid_root(5)`).
+//! When supervisord kills a program, from its own configuration. Names in it are relative to its root and working
+//! directory, which `/proc/PID/root` and `/proc/PID/cwd` lead to (`proc_pid_root(5)`).
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::model::wrappers::{stopwaitsecs, supervisord_configurations, supervisord_includes};
 
-/// Nobody's configuration is larger.
+/// No real configuration is larger.
 const LARGEST: u64 = 1 << 20;
 
-/// Seconds between the TERM and the KILL of supervisord, `pid`, to the child `child`; `None` where that cannot be seen.
-/// supervisord tells each child its name (`SUPERVISOR_PROCESS_NAME`).
+/// Seconds between supervisord's TERM and KILL (`pid`) to the child `child`; `None` if that is not visible.
+/// supervisord passes each child its name (`SUPERVISOR_PROCESS_NAME`).
 #[must_use]
 pub fn kills_after(pid: i32, arguments: &[String], child: i32) -> Option<f64> {
     let environment = fs::read(format!("/proc/{child}/environ")).ok()?;
@@ -19,7 +19,7 @@ pub fn kills_after(pid: i32, arguments: &[String], child: i32) -> Option<f64> {
             environment.split(|byte| *byte == 0).filter_map(|variable| std::str::from_utf8(variable).ok());
         variables.find_map(|variable| variable.strip_prefix(name)?.strip_prefix('='))
     };
-    // Of several processes of one program the group has the program's name.
+    // If a program has several processes, the group has the program's name.
     let names = [variable("SUPERVISOR_PROCESS_NAME"), variable("SUPERVISOR_GROUP_NAME")];
     let path = supervisord_configurations(arguments)
         .into_iter()
@@ -36,7 +36,8 @@ fn read(path: &Path) -> Option<String> {
     file.and_then(|_| fs::read_to_string(path).ok())
 }
 
-/// A name in the configuration, as a path of ours; relative ones are meant from `beside`, or the working directory.
+/// A name in the configuration, as a path of this process; relative ones start at `beside`, or at the working
+/// directory.
 fn place(pid: i32, beside: Option<&Path>, name: &str) -> PathBuf {
     match (name.strip_prefix('/'), beside) {
         (Some(absolute), _) => Path::new(&format!("/proc/{pid}/root")).join(absolute),
@@ -45,7 +46,7 @@ fn place(pid: i32, beside: Option<&Path>, name: &str) -> PathBuf {
     }
 }
 
-/// The files that a name with a `*` in its last part means.
+/// The files that match a name with a `*` in its last part.
 fn matching(glob: &Path) -> Vec<PathBuf> {
     let (Some(directory), Some(name)) = (glob.parent(), glob.file_name().and_then(|name| name.to_str())) else {
         return Vec::new();
@@ -75,7 +76,7 @@ mod tests {
             command.arg("60").current_dir(home.path()).env("SUPERVISOR_PROCESS_NAME", name).stdout(Stdio::null());
             let mut child = command.spawn().unwrap();
             let pid = i32::try_from(child.id()).unwrap();
-            // It is there before its environment is.
+            // The process exists before its environment does.
             while fs::read(format!("/proc/{pid}/environ")).unwrap().is_empty() {}
             let arguments = ["supervisord", "-c", "s.conf"].map(str::to_owned);
             let found = kills_after(pid, &arguments, pid);

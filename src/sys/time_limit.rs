@@ -1,4 +1,4 @@
-//! Not waiting for a disk.
+//! Calls that may hang on a disk, with a time limit.
 
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
@@ -8,8 +8,8 @@ use crate::sys::signals::disposition;
 /// How long one of Sidekiq's threads waits for a disk.
 pub const PATIENCE: Duration = Duration::from_millis(200);
 
-/// Does what may hang, on a thread of its own, which takes no signals. `None`: it was not done in time. It is not ended then,
-/// and may still come to its end. Where there can be no further thread the calling one does it.
+/// Does work that may hang on a thread of its own, which receives no signals. `None`: it was not done in time. It is
+/// not interrupted, and may still complete. If no further thread can be started, the calling one does the work.
 pub fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (sender, receiver) = mpsc::channel();
     let work = Arc::new(Mutex::new(Some(work)));

@@ -1,4 +1,5 @@
-//! Sleeping until something happens: to a record (inotify(7)), to a process (its pidfd), or to the sleeper (a signal).
+//! Sleeping until something happens: to a record (inotify(7)), to a process (its pidfd), or to the sleeper (a
+//! signal).
 
 use std::io::{Stdout, stdout};
 use std::os::fd::AsFd;
@@ -13,52 +14,52 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::sys::pidfd::PidFd;
 
-/// How often everything is read again, for there are changes that nobody tells of: network file systems know nothing of
-/// other hosts' writers, and a user's watches may be used up.
+/// How often everything is read again, because some changes cause no event: network file systems do not see other
+/// hosts' writers, and a user's watches may be used up.
 pub const SLOW: Duration = Duration::from_secs(3);
 
-/// By these somebody wants the sleeper to end.
+/// Signals that interrupt the wait.
 const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
 
-/// What to sleep on. From its making on, the calling thread gets the signals that would end it only through this.
+/// What to sleep on. Once it exists, the calling thread receives the signals that would end it only through this.
 #[derive(Debug)]
 pub struct Watch {
     inotify: Option<Inotify>,
     signals: SignalFd,
-    /// Standard output, for as long as somebody is to read it.
+    /// Standard output, while its reader is watched.
     output: Option<Stdout>,
 }
 
-/// Which directory a change was in.
+/// The directory of a change.
 pub type Place = WatchDescriptor;
 
-/// What has happened.
+/// What ended the sleep.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Woken {
-    /// The records that were written or removed: where, and whose.
+    /// The records that were written or removed: the directory, and the pid.
     pub changed: Vec<(Place, i32)>,
     /// Anything may have changed.
     pub everything: bool,
-    /// The processes that have ended, by their place among those waited for.
+    /// The processes that have ended, by their index in the list.
     pub ended: Vec<usize>,
-    /// Somebody wants the sleeper to end.
+    /// A signal asks the sleeper to end.
     pub signal: Option<Signal>,
-    /// Somebody wants it to stop for a while (Ctrl-Z).
+    /// A signal asks it to pause (Ctrl-Z).
     pub is_to_pause: bool,
-    /// Nobody reads standard output any more.
+    /// Standard output has lost its reader.
     pub is_unread: bool,
 }
 
-/// Also the one that tells of a terminal's new size.
+/// With the one that reports a terminal's new size.
 fn signals() -> SigSet {
     ENDING.into_iter().chain([Signal::SIGWINCH]).collect()
 }
 
 impl Watch {
-    /// Begins to watch nothing but signals.
+    /// Starts to watch only signals.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn open() -> nix::Result<Self> {
         let signals = signals();
         signals.thread_block()?;
@@ -67,24 +68,25 @@ impl Watch {
         Ok(Self { inotify, signals, output: None })
     }
 
-    /// Watches the reader of standard output as well: where nothing changes, nothing is written, and no write tells.
+    /// Watches the reader of standard output as well: if nothing changes, nothing is written, and no write would
+    /// fail.
     #[must_use]
     pub fn with_reader(self) -> Self {
         Self { output: Some(stdout()), ..self }
     }
 
-    /// Takes a Ctrl-Z as well, which would leave a terminal as it is.
+    /// Receives Ctrl-Z as well, which would leave a terminal as it is.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn take_pauses(&mut self) -> nix::Result<()> {
         let signals: SigSet = signals().iter().chain([Signal::SIGTSTP]).collect();
         signals.thread_block()?;
         self.signals.set_mask(&signals)
     }
 
-    /// Watches a lifecycle directory; where it does not exist yet, the nearest one above it that does. Call it again when
-    /// something has changed: the directory may have been made since. `None`: nobody will tell of it.
+    /// Watches a lifecycle directory; if it does not exist yet, its nearest existing parent. Call it again after a
+    /// change: the directory may have been created since. `None`: there will be no events for it.
     pub fn directory(&self, directory: &Path) -> Option<Place> {
         let changes = AddWatchFlags::IN_MOVED_TO
             | AddWatchFlags::IN_CLOSE_WRITE
@@ -102,9 +104,9 @@ impl Watch {
     /// Sleeps until something happens, or the time is over.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn wait(&self, handles: &[&PidFd], timeout: Duration) -> nix::Result<Woken> {
-        // That its reader has gone is told without being asked for.
+        // poll(2) always reports that the reader has gone.
         let output = self.output.as_ref().map(|output| PollFd::new(output.as_fd(), PollFlags::empty()));
         let own = std::iter::once(self.signals.as_fd()).chain(self.inotify.as_ref().map(AsFd::as_fd));
         let descriptors = own.chain(handles.iter().map(|handle| handle.as_fd()));
@@ -136,7 +138,7 @@ impl Watch {
                 let name = event.name.as_ref().and_then(|name| name.to_str());
                 match name.map(str::parse) {
                     Some(Ok(pid)) => woken.changed.push((event.wd, pid)),
-                    // Aside, before it is renamed.
+                    // A temporary file, before it is renamed.
                     Some(Err(_)) if name.is_some_and(|name| name.starts_with('.')) => {}
                     _ => woken.everything = true,
                 }

@@ -1,4 +1,4 @@
-//! What the process checks of itself: its signal path, its stop timeout, what ends together with it.
+//! What the process checks about itself: its signal path, its stop timeout, and which programs end together with it.
 
 use std::sync::PoisonError;
 
@@ -11,7 +11,7 @@ use super::lifecycle::{Inner, Lifecycle};
 use super::own_path;
 
 impl Lifecycle {
-    /// Whether the process may be called ready only if a SIGTERM arrives and Sidekiq is left the time it takes.
+    /// Sets whether the process is ready only if a SIGTERM reaches it and Sidekiq has enough time to stop.
     pub fn require_signal_path(&self, required: bool) {
         if self.is_ours() {
             self.known(|inner| inner.requires_path = required);
@@ -20,7 +20,8 @@ impl Lifecycle {
         }
     }
 
-    /// A shell may have become another program or ended, the relay may have been killed.
+    /// Checks the signal path again: a shell may have become another program or ended, or the relay may have been
+    /// killed.
     pub(super) fn look_at_path(&self) {
         let (is_embedded, needed) = self.known(|Inner { record, .. }| (record.about.embedded, need(record).seconds()));
         if is_embedded {
@@ -35,7 +36,7 @@ impl Lifecycle {
         self.set_problem("signal_path", problem);
     }
 
-    /// For `fleet stop`, which cannot look from afar.
+    /// Records which programs end together with this one, for `fleet stop`, which cannot inspect them remotely.
     pub(super) fn look_at_company(&self) {
         if !self.known(|inner| inner.record.about.embedded) {
             let company = Snapshot::companions(self.owner, &Snapshot::living(), &[]);
@@ -43,13 +44,14 @@ impl Lifecycle {
         }
     }
 
-    /// What can be told at once; systemd would have to be asked, and no hook waits for it.
+    /// Checks the stop timeout, as far as the environment and the settings tell it. Querying systemd would take too
+    /// long for a hook.
     pub(super) fn look_at_time(&self) {
         let record = self.record();
         if record.about.embedded || record.about.timeout.is_none() {
             return;
         }
-        // It asks for the time that it needs.
+        // A process that systemd listens to asks for the time it needs.
         let manager =
             self.manager.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|manager| manager.is_heard);
         let is_extended = manager == Some(true);
@@ -58,7 +60,7 @@ impl Lifecycle {
             Err(wrong) => (Fit::Unknown(wrong.clone()), Some(wrong)),
         };
         let fit = match fit {
-            Fit::Unknown(_) if is_extended => Fit::Fits("asked of the service manager when it stops".to_owned()),
+            Fit::Unknown(_) if is_extended => Fit::Fits("requested from the service manager when it stops".to_owned()),
             fit => fit,
         };
         self.set_problem("stop_timeout", wrong.or_else(|| fit.problem().map(str::to_owned)));

@@ -1,4 +1,4 @@
-//! Clears what dead processes left in a lifecycle directory.
+//! Removes what dead processes left in a lifecycle directory.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -10,18 +10,18 @@ use crate::store::error::Error;
 use crate::store::writing::OpenDirectory;
 use crate::sys::time_limit::in_time;
 
-/// Clears what dead processes left in a directory, before the application boots. A directory that is not there
-/// needs no clearing; one that does not answer keeps the boot only for a moment.
+/// Removes what dead processes left in a directory, before the application boots. A missing directory needs no
+/// clearing; one that does not answer delays the boot only briefly.
 ///
 /// # Errors
-/// It cannot be read or cleared, or does not answer.
+/// The directory cannot be read or cleared, or does not answer.
 pub fn clear(path: &Path) -> Result<(), Error> {
     let directory = Directory::new(path, None);
     in_time(move || clear_now(&directory)).unwrap_or_else(|| Err(Error::Late(path.to_owned())))
 }
 
-/// What hooks took at earlier stops in a directory that was cleared before the process began there: the records that knew
-/// it are gone.
+/// The directory that was cleared before the process registered there, and the time that hooks took at earlier stops:
+/// the records that held it are gone.
 static CLEARED: Mutex<Option<(PathBuf, f64)>> = Mutex::new(None);
 
 pub(super) fn cleared_hooks(directory: &Directory) -> Option<f64> {

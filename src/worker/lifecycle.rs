@@ -1,11 +1,10 @@
-//! The life of the calling process, as the Ruby binding drives it.
+//! The lifecycle of the calling process, as the Ruby binding drives it.
 //!
-//! Everything that can fail here is kept as a *problem* in the process's own record; nothing is handed up as an
-//! error, because no failure of ours may become the failure of somebody's Sidekiq. Ruby logs each problem once.
+//! Every failure here becomes a *problem* in the process's own record. No method reports an error, because no failure
+//! of this gem may become a failure of the application's Sidekiq. Ruby logs each problem once.
 //!
-//! The directory belongs to a thread of its own (`writer`). Sidekiq's threads wait for it, but not for long, and not at
-//! all once it is known to be late: a disk that hangs keeps no Sidekiq from its shutdown. The thread that hears signals
-//! never waits.
+//! A thread of its own writes the directory (`writer`). Sidekiq's threads wait for it briefly, and not at all once it
+//! is late, so a hanging disk never delays Sidekiq's shutdown. The thread that receives signals never waits.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,64 +33,64 @@ use super::own_path;
 use super::ruby_listener::{Listener, Stuck};
 use super::writer::{Work, Writer};
 
-/// How long the end of the process waits for it, all in all.
+/// The longest total time for which the end of the process waits for the writer.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// One Sidekiq process. Every method does nothing in a forked child: a child owns nothing of its parent's.
+/// One Sidekiq process. In a forked child every method does nothing: a child owns nothing of its parent.
 #[derive(Debug)]
 pub struct Lifecycle {
     pub(super) owner: i32,
     pub(super) directory: Directory,
     pub(super) inner: Mutex<Inner>,
     pub(super) writer: Writer,
-    /// A thread of Ruby's that reports what there is to say.
+    /// A Ruby thread that waits for something to report.
     pub(super) listener: Listener,
-    /// Held by whoever writes where there is no writer's thread, so that what is written last is what is true last.
-    /// `inner` is not held while the disk is written: a status never waits for it.
+    /// Held by the thread that writes, where there is no writer thread, so that the last write has the latest state.
+    /// `inner` is not held during disk writes, so a status never waits for the disk.
     pub(super) writing: Mutex<KeptDescriptors>,
-    /// Held while the service manager is told, for the same reason; `inner` is not.
+    /// Held while the service manager is notified, for the same reason; `inner` is not.
     pub(super) manager: Mutex<Option<Manager>>,
 }
 
-/// The service manager that has launched the process, and what it has been told.
+/// The service manager that launched the process, and what it has been sent.
 #[derive(Debug)]
 pub(super) struct Manager {
     pub(super) socket: Socket,
     pub(super) told: Told,
-    /// Ruby's heart feeds its watchdog.
+    /// Ruby's heartbeat feeds its watchdog.
     pub(super) is_fed: bool,
-    /// It listens to this process.
+    /// It accepts notifications from this process.
     pub(super) is_heard: bool,
-    /// Since when Sidekiq's own timeout may be running, and what hooks had taken then.
+    /// Since when Sidekiq's shutdown timeout may be running, and how long hooks had taken by then.
     pub(super) stopping_since: Option<(Instant, f64)>,
 }
 
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) progress: Progress,
-    /// The application wants to be called ready only if a SIGTERM arrives and leaves the time that it takes.
+    /// The application wants to be ready only if a SIGTERM reaches it and leaves it enough time.
     pub(super) requires_path: bool,
-    /// Why it cannot be told that a SIGTERM arrives.
+    /// Why it is unknown whether a SIGTERM reaches the process.
     pub(super) doubt: Option<String>,
-    /// Why it can take no job.
+    /// Why it cannot take jobs.
     pub(super) takes_no_job: Option<String>,
     pub(super) record: Record,
     pub(super) problems: BTreeMap<String, String>,
-    /// The jobs in hand: their classes by their ids.
+    /// The running jobs: their classes by their ids.
     pub(super) jobs: BTreeMap<String, String>,
     pub(super) hooks: Hooks,
-    /// When Ruby's heart has last beaten.
+    /// When the last heartbeat was.
     pub(super) beat: Option<Instant>,
-    /// How long it may be silent.
+    /// The longest silence before Ruby counts as stalled.
     pub(super) limit: Duration,
     pub(super) stuck: Option<Stuck>,
-    /// Nobody looks at the heart any more until it beats.
+    /// A stall has been reported; the next heartbeat ends it.
     pub(super) is_awaited: bool,
 }
 
 impl Drop for Lifecycle {
     fn drop(&mut self) {
-        // In a forked child there is no thread, and nobody who would let go of its lock.
+        // A forked child has no such thread, and nobody there would release its lock.
         if self.is_ours() {
             self.writer.close();
         }
@@ -99,7 +98,7 @@ impl Drop for Lifecycle {
 }
 
 impl Lifecycle {
-    /// Begins in state `booting`: clears what dead processes left, and registers.
+    /// Starts in state `booting`: removes what dead processes left, and registers.
     #[must_use]
     pub fn begin(directory: Directory, about: About) -> Arc<Self> {
         let ready_file = directory.ready_file().map(|file| file.display().to_string());
@@ -139,7 +138,7 @@ impl Lifecycle {
 
     pub(super) fn start_writer(self: &Arc<Self>) {
         let lifecycle = Arc::downgrade(self);
-        // The thread's own: the descriptors in it are no one else's to close.
+        // The thread's own: nobody else may close the descriptors in it.
         let mut kept = KeptDescriptors::default();
         let write = move |work| {
             if let Some(lifecycle) = lifecycle.upgrade() {
@@ -148,12 +147,12 @@ impl Lifecycle {
         };
         let problem = self.writer.start(write).err().map(|error| {
             let path = self.directory.path().display();
-            format!("there can be no thread to write {path} ({error}), so Sidekiq waits for its disk")
+            format!("cannot start a thread that writes {path} ({error}), so Sidekiq's own threads wait for the disk")
         });
         self.set_problem("writer", problem);
     }
 
-    /// Tells what Ruby has learnt of the process since it began.
+    /// Sets what Ruby has learnt about the process since it started.
     pub fn describe(&self, about: About) {
         if self.is_ours() {
             own_path::limit(about.timeout);
@@ -176,10 +175,10 @@ impl Lifecycle {
         self.happened(event, Some(signal.to_string()));
     }
 
-    /// Every `:startup` hook has run and Sidekiq's threads are there.
+    /// Every `:startup` hook has run and Sidekiq's threads exist.
     pub fn started(&self) {
         if self.is_ours() {
-            // Ruby's heart has just been seen to beat; Sidekiq's own first beat is about to come.
+            // This hook counts as a heartbeat; Sidekiq's own first one is about to come.
             self.heart_beats();
             self.look_at_path();
             self.look_at_company();
@@ -189,18 +188,18 @@ impl Lifecycle {
         }
     }
 
-    /// Sidekiq was told to stop fetching.
+    /// Sidekiq's `:quiet` event.
     pub fn quieted(&self) {
         self.catch_up();
         self.happened(Event::Quieted, Some("quiet was called".to_owned()));
         self.wait();
     }
 
-    /// Sidekiq was told to stop.
+    /// Sidekiq's `:shutdown` event.
     pub fn stopping(&self) {
         self.catch_up();
         self.happened(Event::Stopped, Some("stop was called".to_owned()));
-        // Ruby may have come to it long after the signal, and its own timeout has only just begun.
+        // Ruby may have handled the signal long after its arrival, and its own timeout has only just started.
         if self.is_ours() {
             if let Some(manager) = self.manager.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
                 manager.stopping_since = None;
@@ -210,7 +209,7 @@ impl Lifecycle {
         self.wait();
     }
 
-    /// Ruby's heart has beaten, with `busy` jobs in hand.
+    /// A heartbeat, with `busy` running jobs.
     pub fn beat(&self, busy: u32) {
         if !self.is_ours() {
             return;
@@ -223,7 +222,7 @@ impl Lifecycle {
         self.wait();
     }
 
-    /// A job is finished with while the process drains; `busy` are left.
+    /// A job has ended while the process drains; `busy` are left.
     pub fn draining(&self, busy: u32) {
         let is_news = |Inner { record, .. }: &mut Inner| {
             let is_news = !record.drained && record.busy != busy;
@@ -239,7 +238,7 @@ impl Lifecycle {
         }
     }
 
-    /// Why it can take no job, and why it can never have drained, as far as Ruby knows.
+    /// Sets why the process cannot take jobs, and why it can never drain, as far as Ruby knows.
     pub fn hindered(&self, takes_no_job: Option<String>, never_drains: Option<String>) {
         let is_news = |inner: &mut Inner| {
             let is_news = inner.takes_no_job != takes_no_job || inner.record.never_drains != never_drains;
@@ -255,7 +254,8 @@ impl Lifecycle {
         }
     }
 
-    /// Sidekiq has finished with every job it had fetched and fetches no more. Tells whether that is news.
+    /// Marks the process as drained: Sidekiq has finished every job it had fetched and fetches no more. Returns
+    /// whether that is new.
     pub fn drained(&self) -> bool {
         let is_news = |Inner { record, .. }: &mut Inner| {
             let is_news = !record.drained && matches!(record.state, State::Quiet | State::Stopping);
@@ -273,10 +273,9 @@ impl Lifecycle {
         is_news
     }
 
-    /// The process is ending with this status, and why, beside what it was told to stop by. Without a status only
-    /// Sidekiq has ended, inside a program that goes on.
-    /// Jobs that it could not finish: `interrupted` is how many Sidekiq interrupted at its shutdown timeout, `lost` names
-    /// those that Redis did not take back.
+    /// The process is ending with this status; `why` adds to what made it stop. Without a status only Sidekiq has
+    /// ended, inside a program that goes on. Of the jobs that it could not finish, `interrupted` is how many Sidekiq
+    /// interrupted at its shutdown timeout, and `lost` names those that Redis did not take back.
     pub fn ended(&self, status: Option<i32>, why: Option<String>, interrupted: u32, lost: Vec<String>) {
         if !self.is_ours() {
             return;
@@ -299,7 +298,7 @@ impl Lifecycle {
         self.writer.wait(deadline);
     }
 
-    /// A signal's handler had been replaced; puts the observer's back and counts it.
+    /// A signal's handler had been replaced: reinstalls the observer's and counts it.
     pub fn rearm(&self, signal: Signal) {
         if !self.is_ours() {
             return;
@@ -312,7 +311,7 @@ impl Lifecycle {
         self.wait();
     }
 
-    /// Keeps what is wrong under a code, an identifier for machines; `None` clears it.
+    /// Stores what is wrong under a code, an identifier for machines; `None` clears it.
     pub fn set_problem(&self, code: &str, message: Option<String>) {
         self.known(|Inner { record, problems, .. }| {
             match message {
@@ -325,16 +324,16 @@ impl Lifecycle {
         });
     }
 
-    /// The record as it stands now.
+    /// The current record.
     #[must_use]
     pub fn record(&self) -> Record {
         self.known(|inner| inner.record.clone())
     }
 
-    /// The record and what the probes answer, as JSON (see [`Process`]).
+    /// The record and the results of the probes, as JSON (see [`Process`]).
     ///
     /// # Errors
-    /// What could not be written as JSON.
+    /// The record cannot be written as JSON.
     pub fn report(&self) -> Result<String, String> {
         self.look_whether_late();
         let record = self.record();
@@ -342,7 +341,7 @@ impl Lifecycle {
         serde_json::to_string(&Process::new(&Ok(record), &facts)).map_err(|error| error.to_string())
     }
 
-    /// Withdraws the record and leaves the directory to others: the application has chosen another one.
+    /// Removes the record: the application has chosen another directory.
     pub fn retire(&self) {
         if self.is_ours() {
             self.hand_over(Work { retire: true, ..Work::default() });
@@ -351,14 +350,15 @@ impl Lifecycle {
         }
     }
 
-    /// Whether the calling process is the one this speaks of.
+    /// Whether the calling process is the one that this value describes, and not a forked child.
     #[must_use]
     pub fn is_ours(&self) -> bool {
         getpid().as_raw() == self.owner
     }
 
-    /// Sidekiq's hooks, and even its end, follow a signal so closely that they may come before the observer's thread
-    /// has told of it. Those that stop come first: of TERM Sidekiq makes a `:quiet` and a `:shutdown`.
+    /// Processes the signals that have arrived. Sidekiq's hooks, and even its end, may run before the observer's
+    /// thread has processed the signal. Stop signals come first, because Sidekiq makes a `:quiet` and a `:shutdown`
+    /// of TERM.
     pub(super) fn catch_up(&self) {
         OBSERVED.into_iter().filter(|signal| observer::has_arrived(*signal)).for_each(|signal| self.arrived(signal));
     }
@@ -372,34 +372,34 @@ impl Lifecycle {
             let moved = after.state != progress.state;
             *progress = after;
             if moved {
-                // Started, and quiet at once: it was told so while it booted.
+                // Started and quiet at once: TSTP came during the boot.
                 let early = || (after.state == State::Quiet).then(|| "SIGTSTP while booting".to_owned());
                 record.enter(after.state, why.or_else(early));
             }
             moved.then_some(after.state)
         });
         let Some(state) = moved else { return };
-        // First of all, so that the ready file is gone before anything else is done.
+        // First of all, so that the ready file is gone before anything else happens.
         let withdraw = state > State::Running;
         self.hand_over(Work { withdraw, publish: Some(Durability::Flushed), ..Work::default() });
         self.tell_manager(false);
     }
 
-    /// The only way to what is known. Nothing that waits, and nothing that comes here again, may be called inside.
+    /// The only access to the state. Nothing inside `change` may wait, or call this again.
     pub(super) fn known<T>(&self, look: impl FnOnce(&mut Inner) -> T) -> T {
         look(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl Inner {
-    /// Ready only if it can take a job; and only if it is safe, for whoever wants that.
+    /// Ready only if it can take jobs and, if the application requires it, only if a SIGTERM is safe.
     pub(super) fn withhold(&mut self) {
         let time = self.record.time.as_ref().and_then(|time| time.doubt().map(str::to_owned));
         let doubt = self.doubt.clone().or(time);
         self.record.withheld = self.takes_no_job.clone().or_else(|| doubt.filter(|_| self.requires_path));
     }
 
-    /// What the hooks took at earlier stops in this directory.
+    /// Remembers how long the hooks took at earlier stops in this directory.
     pub(super) fn remember_hooks(&mut self, seconds: impl IntoIterator<Item = f64>) {
         seconds.into_iter().for_each(|seconds| self.hooks.remember(seconds));
         self.record.hooks = self.hooks.known(Instant::now(), false);

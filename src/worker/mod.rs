@@ -1,4 +1,4 @@
-//! Inside a Sidekiq: what the Ruby binding drives.
+//! Inside a Sidekiq: what the Ruby binding calls.
 
 mod checks;
 pub mod clearing;

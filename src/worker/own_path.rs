@@ -1,4 +1,4 @@
-//! What a process says of the signal path to itself.
+//! What a process reports about its own signal path.
 
 use std::path::Path as File;
 
@@ -11,12 +11,12 @@ use crate::relay::launch as relay;
 use crate::store::record::SignalPath;
 use crate::sys::procfs::{Snapshot, look_until_settled};
 
-/// The path as it is now, and what is wrong with it, in one sentence. `None` without /proc. `needed`: the seconds that Sidekiq
-/// takes to stop.
+/// The current path, and what is wrong with it, in one sentence. `None` without /proc. `needed`: the seconds that
+/// Sidekiq needs to stop.
 #[must_use]
 pub fn own(needed: Option<f64>) -> Option<(SignalPath, Option<String>)> {
     let pid = getpid().as_raw();
-    // In a PID namespace whose /proc is that of another one, the number means another process.
+    // In a PID namespace with the /proc of another one, the number means another process.
     if Snapshot::caller() != Some(pid) {
         return None;
     }
@@ -25,7 +25,7 @@ pub fn own(needed: Option<f64>) -> Option<(SignalPath, Option<String>)> {
         return None;
     }
     if relay.is_none() {
-        // Another Sidekiq's relay carries nothing to this one.
+        // The relay of another Sidekiq forwards nothing to this one.
         path = path.without_relay();
     }
     let no_relay = path.fix().and_then(|_| no_relay(&path));
@@ -36,14 +36,15 @@ pub fn own(needed: Option<f64>) -> Option<(SignalPath, Option<String>)> {
     Some((fates, problem))
 }
 
-/// A relay that carries nothing is about to end, or has been killed just now: then it is waited for, some milliseconds, so
-/// that it can be told.
+/// A relay that forwards nothing is about to end, or has just been killed: waits some milliseconds for its end, so
+/// that the problem can be reported.
 fn path_and_relay(pid: i32) -> (Path, Option<i32>) {
     let carries = |path: &Path| path.links().iter().any(|link| link.is_relayed);
     look_until_settled(|| (Snapshot::path(pid), alive()), |(path, relay)| relay.is_some() && !carries(path))
 }
 
-/// Starts the relay, if the path needs one, within 2 s. `command` is the native command, `timeout` Sidekiq's `-t` in seconds.
+/// Starts the relay, if the path needs one. Takes at most 2 s. `command` is the native command, `timeout` Sidekiq's
+/// `-t` in seconds.
 pub fn start_relay(command: &File, timeout: Option<f64>) {
     #[cfg(target_os = "linux")]
     relay::start(command, timeout);
@@ -51,13 +52,13 @@ pub fn start_relay(command: &File, timeout: Option<f64>) {
     let _ = (command, timeout);
 }
 
-/// Whether there is a relay now.
+/// Whether the relay is running.
 #[must_use]
 pub fn has_relay() -> bool {
     alive().is_some()
 }
 
-/// Tells the relay for which signals the application has traps of its own.
+/// Tells the relay which signals the application has traps of its own for.
 pub fn trapped(signal: Signal) {
     #[cfg(target_os = "linux")]
     relay::trapped(signal);
@@ -65,7 +66,7 @@ pub fn trapped(signal: Signal) {
     let _ = signal;
 }
 
-/// Tells the relay what `-t` is now.
+/// Sends the relay a changed `-t`.
 pub fn limit(timeout: Option<f64>) {
     #[cfg(target_os = "linux")]
     relay::limit(timeout);
@@ -73,7 +74,7 @@ pub fn limit(timeout: Option<f64>) {
     let _ = timeout;
 }
 
-/// Sends the relay away, if there is one.
+/// Dismisses the relay, if there is one.
 pub fn stop_relay() {
     #[cfg(target_os = "linux")]
     relay::stop();
@@ -88,11 +89,11 @@ fn alive() -> Option<i32> {
 
 fn sentence(problem: &str, no_relay: Option<&str>, path: &Path) -> String {
     let why = no_relay.map(|why| format!("; {why}")).unwrap_or_default();
-    let fix = path.fix().map(|fix| format!("; to mend it, {fix}")).unwrap_or_default();
+    let fix = path.fix().map(|fix| format!("; to fix it, {fix}")).unwrap_or_default();
     format!("{problem}{fix}{why}")
 }
 
-/// Why the relay does not help, where it was asked to.
+/// Why the relay does not help, if the application has not done without one.
 #[cfg(target_os = "linux")]
 fn no_relay(path: &Path) -> Option<String> {
     if relay::is_off() {
@@ -109,10 +110,10 @@ fn no_relay(path: &Path) -> Option<String> {
     let advice = refusal.advice(nix::unistd::geteuid().is_root());
     let separator = if advice.is_empty() { "" } else { ": " };
     if !refusal.is_of_a_process() {
-        return Some(format!("the relay cannot work here, for {refusal}{separator}{advice}"));
+        return Some(format!("the relay cannot work here because {refusal}{separator}{advice}"));
     }
     let link = path.links().iter().find(|link| link.pid == *pid).map_or_else(|| pid.to_string(), |link| link.title());
-    Some(format!("the relay may not trace {link}, for {refusal}{separator}{advice}"))
+    Some(format!("the relay may not trace {link} because {refusal}{separator}{advice}"))
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -1,4 +1,4 @@
-//! Brings the record and the sentinels to disk, in order, on the writer's thread.
+//! Writes the record and the sentinels to disk, in order, on the writer's thread.
 
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use super::clearing::sweep;
 use super::lifecycle::Lifecycle;
 use super::writer::Work;
 
-/// From when on it is a problem that the disk does not answer.
+/// After this long without an answer from the disk there is a problem.
 const LATE: Duration = Duration::from_secs(1);
 
 impl Lifecycle {
@@ -21,15 +21,15 @@ impl Lifecycle {
         self.hand_over(Work { publish: Some(durability), ..Work::default() });
     }
 
-    /// Hands work to the writer; without one the calling thread does it.
+    /// Hands work to the writer; without a writer thread the calling thread does it.
     pub(super) fn hand_over(&self, work: Work) {
         if !self.writer.hand_over(work) {
             self.write(work, &mut self.writing.lock().unwrap_or_else(PoisonError::into_inner));
         }
     }
 
-    /// Waits a moment until all that was handed over is done, so that it can be seen when a hook returns. Whoever comes
-    /// after one that has waited in vain does not wait again.
+    /// Waits a moment until all work handed over is done, so that it is visible when a hook returns. After one wait
+    /// has failed, later calls do not wait again.
     pub(super) fn wait(&self) {
         if self.is_ours() {
             let left = PATIENCE.saturating_sub(self.writer.behind());
@@ -37,7 +37,7 @@ impl Lifecycle {
         }
     }
 
-    /// A writer that is late is a problem, until it has caught up.
+    /// Keeps a problem while the writer is late, and returns it.
     pub(super) fn look_whether_late(&self) -> Option<String> {
         if !self.is_ours() {
             return None;
@@ -47,14 +47,14 @@ impl Lifecycle {
         problem
     }
 
-    /// Does the work. Where no descriptor is left for it, what is kept for that is given up, and it is done once more.
+    /// Does the work. If it fails for lack of descriptors, releases the spare ones and tries once more.
     pub(super) fn write(&self, work: Work, kept: &mut KeptDescriptors) {
         if self.try_to_write(work, kept) && kept.release() {
             self.try_to_write(work, kept);
         }
     }
 
-    /// Tells whether it has failed for want of descriptors.
+    /// Returns whether it failed for lack of descriptors.
     pub(super) fn try_to_write(&self, work: Work, kept: &mut KeptDescriptors) -> bool {
         let is_urgent = || self.writer.take_withdrawal();
         let mut is_out = false;
@@ -95,10 +95,11 @@ impl Lifecycle {
 
     pub(super) fn write_record(&self, open: &OpenDirectory<'_>, durability: Durability) -> Result<(), Error> {
         let record = self.record();
-        // Before the lock: what is true of this process waits for nobody, and whoever settles last has read it.
+        // Before the lock: the record of this process waits for nobody, and the last process to sync the sentinels
+        // has read it.
         let written = open.publish_record(&record, durability);
         let lock = open.lock();
-        // Whatever became of the record, the sentinels must not lie.
+        // Whatever became of the record, the sentinels must be true.
         let settled = open.sync_sentinels(|| Some(self.record()));
         drop(lock);
         let published = written.and(settled);
@@ -122,9 +123,7 @@ impl Lifecycle {
     pub(super) fn check_sharing(&self, open: &OpenDirectory<'_>) {
         let problem = open.foreign_process(&self.record()).map(|pid| {
             let path = self.directory.path().display();
-            format!(
-                "process {pid} of another container or machine uses {path} as well; give each a directory of its own"
-            )
+            format!("process {pid} of another container or machine also uses {path}; give each its own directory")
         });
         self.set_problem("shared_directory", problem);
     }

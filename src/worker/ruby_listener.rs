@@ -1,12 +1,12 @@
-//! A thread of Ruby's that waits for something to report, and shows whether Ruby's threads run.
+//! A Ruby thread that waits for something to report, and shows whether Ruby's threads run.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::model::stall::Answer;
 
-/// A thread of Ruby's that waits, without Ruby's lock, until there is something to report. It also shows whether Ruby's
-/// threads get to run: one that is asked to and does not come back has no lock.
+/// A Ruby thread that waits, without the GVL, until there is something to report. It also shows whether Ruby's
+/// threads get to run: if it is asked and does not return, it cannot get the GVL.
 #[derive(Debug, Default)]
 pub struct Listener {
     state: Mutex<Ear>,
@@ -17,10 +17,10 @@ pub struct Listener {
 struct Ear {
     is_listening: bool,
     is_wanted: bool,
-    /// Questions, and how many of them were there when it last came here.
+    /// How many questions were asked, and how many of those it has answered by coming back.
     asked: u64,
     answered: u64,
-    /// Somebody listened when the last one was asked.
+    /// The thread was listening when the last question was asked.
     is_heard: bool,
 }
 
@@ -40,7 +40,7 @@ impl Listener {
         ear.is_listening = false;
     }
 
-    /// Makes it come back.
+    /// Makes [`Lifecycle::listen`](super::lifecycle::Lifecycle::listen) return.
     pub fn call(&self) {
         self.state().is_wanted = true;
         self.news.notify_all();
@@ -63,7 +63,7 @@ impl Listener {
     }
 }
 
-/// Since when Ruby runs none of its threads, and what was in hand then.
+/// Since when Ruby has run none of its threads, and which jobs were running then.
 #[derive(Debug)]
 pub struct Stuck {
     pub(super) since: Instant,

@@ -1,4 +1,4 @@
-//! The conversation with the service manager (systemd): what it is told, and when.
+//! Notifications to the service manager (systemd): what is sent, and when.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
@@ -14,17 +14,17 @@ use crate::sys::signals::disposition::{self};
 
 use super::lifecycle::{Inner, Lifecycle, Manager};
 
-/// What is told to a service manager from now on.
+/// What the service manager is notified of from now on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Speaks {
     /// When the process is ready, and when it stops.
     pub of_state: bool,
-    /// That Ruby's heart beats, for the watchdog.
+    /// The heartbeat, for the watchdog.
     pub of_heart: bool,
 }
 
 impl Lifecycle {
-    /// Begins to speak to the service manager, if one has launched this process (`$NOTIFY_SOCKET`). Ruby's heart beats
+    /// Starts to notify the service manager, if one has launched this process (`$NOTIFY_SOCKET`). A heartbeat comes
     /// every `pause` seconds.
     pub fn notify(self: &Arc<Self>, pause: f64) -> Speaks {
         if !self.is_ours() {
@@ -52,8 +52,8 @@ impl Lifecycle {
         Speaks { of_state: true, of_heart: is_fed }
     }
 
-    /// systemd listens to the main process of a service alone, if its unit does not say otherwise. It is asked on a thread of its own,
-    /// for no boot waits for systemd.
+    /// By default systemd accepts notifications only from the main process of a service. A thread of its own queries
+    /// systemd, because no boot waits for it.
     pub(super) fn look_whether_heard(self: &Arc<Self>, main: i32) {
         self.set_heard(false);
         let lifecycle = Arc::clone(self);
@@ -62,19 +62,19 @@ impl Lifecycle {
             if service.as_ref().is_some_and(|service| service.hears_all) {
                 return lifecycle.set_heard(true);
             }
-            // Where systemd cannot be asked (an ordinary user without D-Bus) it may be set.
+            // An ordinary user without D-Bus cannot query systemd, and it may be set.
             let unless = if service.is_some() { "" } else { " unless NotifyAccess=all is set" };
             let name = Snapshot::of(main).map_or_else(String::new, |main| format!(" ({})", main.name));
             let problem = format!(
-                "systemd listens to the main process of the service, pid {main}{name}, and not to this one{unless}: it does not hear \
-                 that this process is ready, and ends a start of Type=notify after TimeoutStartSec; let ExecStart= become \
-                 Sidekiq itself (exec in a script, User= in place of su or sudo), or set NotifyAccess=all"
+                "systemd accepts notifications only from the main process of the service, pid {main}{name}, not from this one{unless}, \
+                 so a start of Type=notify fails after TimeoutStartSec; let ExecStart= become Sidekiq itself (exec in a script, \
+                 User= instead of su or sudo), or set NotifyAccess=all"
             );
             lifecycle.set_problem("main_process", Some(problem));
         };
         let asking = disposition::spawn("lifecycle systemd", ask);
         if let Err(error) = asking {
-            self.set_problem("main_process", Some(format!("there can be no thread to ask systemd ({error})")));
+            self.set_problem("main_process", Some(format!("cannot start a thread that queries systemd ({error})")));
         }
     }
 
@@ -84,7 +84,7 @@ impl Lifecycle {
         }
     }
 
-    /// Tells the service manager how it stands. What did not reach it is said again at the next beat.
+    /// Sends the service manager the current state. What did not reach it is sent again at the next heartbeat.
     pub(super) fn tell_manager(&self, heart_has_beaten: bool) {
         let late = self.look_whether_late();
         let mut manager = self.manager.lock().unwrap_or_else(PoisonError::into_inner);

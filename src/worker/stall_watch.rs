@@ -1,5 +1,5 @@
-//! What the thread that hears signals does: beside them it watches who reads the outputs, Ruby's heart, and hooks that take
-//! long. It sleeps until one of these is due, and never waits for a disk or for Ruby.
+//! The work of the thread that receives signals: it also watches the readers of the outputs, the heartbeat, and slow
+//! hooks. It sleeps until one of these is due, and never waits for a disk or for Ruby.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,11 +15,11 @@ use crate::sys::signals::disposition;
 use crate::sys::signals::observer::{self, Observer};
 
 impl Lifecycle {
-    /// Begins to hear of TERM, INT and TSTP the moment they arrive, on a thread of its own. Call it once Sidekiq has
+    /// Starts to observe TERM, INT and TSTP the moment they arrive, on a thread of its own. Call it once Sidekiq has
     /// set its traps.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn observe(self: &Arc<Self>) -> io::Result<()> {
         if !self.is_ours() {
             return Ok(());
@@ -45,16 +45,16 @@ impl Lifecycle {
                     lifecycle.look_at_heart(&mut watch);
                     lifecycle.look_at_hooks();
                 };
-                // Whatever goes wrong, the next signal is heard as well.
+                // Whatever goes wrong, the next signal is processed as well.
                 let _ = catch_unwind(AssertUnwindSafe(&mut look));
             }
         };
         disposition::spawn("lifecycle", run).map(drop)
     }
 
-    /// Puts `/dev/null` in the place of an output that nobody reads any more: a reader may hear of the same signal, and end
-    /// at any time from then on. Sidekiq is about to log that it stops, and where that raises its shutdown has ended before it
-    /// has put anything back.
+    /// Replaces an output that nobody reads any more with `/dev/null`: its reader may get the same signal, and exit
+    /// at any time from then on. Sidekiq is about to log that it stops; if that raised an exception, it would exit
+    /// before it has pushed back any job.
     pub fn mute(&self) {
         if !self.is_ours() {
             return;
@@ -62,15 +62,15 @@ impl Lifecycle {
         for output in Output::all().iter().filter(|output| output.is_unread()) {
             let name = output.name();
             let done = match output.silence() {
-                Ok(()) => "what this process has written there since is lost".to_owned(),
-                Err(error) => format!("what this process writes there fails ({error})"),
+                Ok(()) => "anything this process has written there since is lost".to_owned(),
+                Err(error) => format!("any further write there fails ({error})"),
             };
-            self.set_problem(output.code(), Some(format!("whoever read {name} has ended first: {done}")));
+            self.set_problem(output.code(), Some(format!("the reader of {name} exited before this process: {done}")));
             self.publish(Durability::Whole);
         }
     }
 
-    /// For a thread of Ruby's, without Ruby's lock: waits until there may be something to report, or until it is
+    /// For a Ruby thread, without the GVL: waits until there may be something to report, or until it is
     /// [called](Listener::call).
     pub fn listen(&self) {
         if self.is_ours() {
@@ -78,27 +78,27 @@ impl Lifecycle {
         }
     }
 
-    /// Who waits there.
+    /// The thread that waits there.
     #[must_use]
     pub fn listener(&self) -> &Listener {
         &self.listener
     }
 
-    /// A job is in hand; its id and class.
+    /// A job starts; its id and class.
     pub fn takes(&self, jid: String, class: String) {
         if self.is_ours() {
             self.known(|inner| inner.jobs.insert(jid, class));
         }
     }
 
-    /// A job is in hand no more.
+    /// A job has ended.
     pub fn gives(&self, jid: &str) {
         if self.is_ours() {
             self.known(|inner| inner.jobs.remove(jid));
         }
     }
 
-    /// Hooks of the application begin that are called so. The first `free` seconds run beside the jobs.
+    /// Hooks of the application with this name start. Their first `free` seconds run while jobs do.
     pub fn hooks_begin(&self, name: String, free: f64) {
         if self.is_ours() {
             self.known(|Inner { hooks, .. }| hooks.begin(name, free, Instant::now()));
@@ -106,7 +106,7 @@ impl Lifecycle {
         }
     }
 
-    /// They have ended.
+    /// The hooks have ended.
     pub fn hooks_end(&self) {
         if self.is_ours() {
             self.known(|Inner { hooks, .. }| hooks.end(Instant::now()));
@@ -114,7 +114,7 @@ impl Lifecycle {
         }
     }
 
-    /// Ruby runs. Says how long its heart was silent, if that was said to be too long.
+    /// Ruby runs. Returns how long there was no heartbeat, if a stall was reported.
     pub fn runs(&self) -> Option<String> {
         let Stuck { since, jobs } = self.known(|inner| inner.stuck.take())?;
         self.set_problem("stalled", None);
@@ -122,7 +122,7 @@ impl Lifecycle {
         Some(stall::over(since.elapsed(), &jobs))
     }
 
-    /// Ruby's heart has beaten.
+    /// Records a heartbeat.
     pub(super) fn heart_beats(&self) {
         let is_awaited = self.known(|inner| {
             inner.record.beats();
@@ -133,7 +133,7 @@ impl Lifecycle {
         }
     }
 
-    /// What the hooks have taken until now, for the record.
+    /// Records how long the hooks have taken so far.
     pub(super) fn record_hooks(&self) {
         let now = Instant::now();
         let problem = self.known(|Inner { record, hooks, .. }| {
@@ -158,7 +158,7 @@ impl Lifecycle {
         }
     }
 
-    /// Ruby cannot say it itself.
+    /// Reports a stall, because Ruby cannot.
     pub(super) fn tell_of_silence(&self, now: Instant, beat: Instant) {
         let problem = self.known(|inner| {
             inner.is_awaited = true;
@@ -171,8 +171,8 @@ impl Lifecycle {
         self.tell_manager(false);
     }
 
-    /// They have been running for long: the record knows before somebody kills the process, the service manager is asked
-    /// for more time, and Ruby logs it.
+    /// Reports hooks that have been running for long: the record has it before the process may be killed, the service
+    /// manager is asked for more time, and Ruby logs it.
     pub(super) fn look_at_hooks(&self) {
         if self.known(|Inner { hooks, .. }| hooks.look(Instant::now())) {
             self.record_hooks();

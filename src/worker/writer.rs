@@ -1,8 +1,7 @@
-//! The thread that owns the lifecycle directory of the process. Sidekiq's threads hand work over to it and wait a moment
-//! for it to be done; a disk that hangs keeps nobody else.
+//! The thread that owns the lifecycle directory of the process. Sidekiq's threads hand work to it and wait a moment
+//! until it is done; a hanging disk delays nothing else.
 //!
-//! There is no queue: work that is handed over while other work is in hand is added up, and what is written is always
-//! the newest record.
+//! There is no queue: work handed over during a write is merged, and every write has the newest record.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,23 +13,23 @@ use crate::store::files::Durability;
 use crate::sys::descriptors;
 use crate::sys::signals::disposition;
 
-/// What there is to do in the directory, in this order.
+/// The work to do in the directory, in this order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
     /// Remove the ready file.
     pub withdraw: bool,
     /// Clear what ended processes left.
     pub sweep: bool,
-    /// See whether another container uses the directory.
+    /// Check whether another container uses the directory.
     pub strangers: bool,
-    /// Write the record, and settle the sentinels.
+    /// Write the record, and sync the sentinels.
     pub publish: Option<Durability>,
-    /// Remove the record, and leave the directory to others.
+    /// Remove the record: another directory is used from now on.
     pub retire: bool,
 }
 
 impl Work {
-    /// Both.
+    /// Merges both.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {
@@ -43,14 +42,14 @@ impl Work {
     }
 }
 
-/// What has been handed over and not been done yet. Work has the number of the round in which it will have been done.
+/// What has been handed over and is not done yet. Work belongs to the round that will complete it.
 #[derive(Debug, Default)]
 struct Backlog {
     waiting: Work,
-    /// Since when.
+    /// Since when work has been waiting.
     waiting_since: Option<Instant>,
     in_hand_since: Option<Instant>,
-    /// Rounds that have been begun, and done.
+    /// How many rounds have started, and how many are done.
     begun: u64,
     done: u64,
 }
@@ -61,7 +60,7 @@ impl Backlog {
         self.waiting_since.get_or_insert(now);
     }
 
-    /// The round after which all that was handed over so far is done.
+    /// The round after which all work handed over so far is done.
     fn last(&self) -> u64 {
         self.begun + u64::from(self.waiting_since.is_some())
     }
@@ -77,7 +76,7 @@ impl Backlog {
         self.done = self.begun;
     }
 
-    /// For how long the oldest work has not been done.
+    /// The age of the oldest work that is not done.
     fn behind(&self, now: Instant) -> Duration {
         let oldest = self.in_hand_since.or(self.waiting_since);
         oldest.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
@@ -104,7 +103,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for work; `None`: there will be none.
+    /// Waits for work; `None`: there will be no more.
     fn next(&self) -> Option<Work> {
         let mut state = self.state();
         loop {
@@ -124,16 +123,17 @@ impl Shared {
     }
 }
 
-/// The thread, for all others.
+/// The other threads' handle of the writer thread.
 #[derive(Debug, Default)]
 pub struct Writer(Arc<Shared>);
 
 impl Writer {
-    /// Starts the thread, which calls `write` with what is handed over. It takes no signals, and has descriptors of its
-    /// own where the system allows that: what the application does with its own, or uses up, does not concern it.
+    /// Starts the thread, which calls `write` with the work handed over. It receives no signals. Where the system
+    /// allows it, it has a descriptor table of its own, so that it does not matter what the application does with its
+    /// descriptors, or whether it runs out of them.
     ///
     /// # Errors
-    /// There can be no further thread.
+    /// No further thread can be started.
     pub fn start(&self, mut write: impl FnMut(Work) + Send + 'static) -> io::Result<()> {
         let shared = Arc::clone(&self.0);
         let run = move || {
@@ -160,7 +160,7 @@ impl Writer {
         state.has_thread
     }
 
-    /// Waits until all that was handed over so far is done, or until `deadline`.
+    /// Waits until all work handed over so far is done, or until `deadline`.
     pub fn wait(&self, deadline: Instant) {
         let mut state = self.0.state();
         let last = state.backlog.last();
@@ -172,31 +172,31 @@ impl Writer {
         }
     }
 
-    /// For how long the oldest work has not been done.
+    /// The age of the oldest work that is not done.
     #[must_use]
     pub fn behind(&self) -> Duration {
         self.0.state().backlog.behind(Instant::now())
     }
 
-    /// Whether nothing waits beside the work in hand.
+    /// Whether nothing waits beside the work being done.
     #[must_use]
     pub fn is_last(&self) -> bool {
         self.0.state().backlog.waiting_since.is_none()
     }
 
-    /// For `write`: whether the ready file is to be removed at once. Whoever is told so has to do it.
+    /// For `write`: whether the ready file is to be removed at once. The caller must do it then.
     #[must_use]
     pub fn take_withdrawal(&self) -> bool {
         std::mem::take(&mut self.0.state().backlog.waiting.withdraw)
     }
 
-    /// Whether nothing but the thread uses its descriptors.
+    /// Whether only this thread uses its descriptors.
     #[must_use]
     pub fn has_own_descriptors(&self) -> bool {
         self.0.has_own_descriptors.load(SeqCst)
     }
 
-    /// Ends the thread, once it has done what it was handed.
+    /// Ends the thread once it has done all work handed over.
     pub fn close(&self) {
         self.0.state().is_closed = true;
         self.0.handed_over.notify_one();

@@ -1,7 +1,7 @@
-//! What a container's engine says of the time that it leaves: Docker's API, which Podman speaks as well, on its socket.
+//! The stop timeout of a container, from its engine: Docker's API, which Podman also has, on its socket.
 //!
-//! Of a Kubernetes pod nobody is asked: containerd and CRI-O do not kill by themselves, and of the kubelet's grace period
-//! `preStop` takes a part that is not known beforehand.
+//! Not for Kubernetes pods: containerd and CRI-O do not kill by themselves, and `preStop` takes an unknown part of
+//! the kubelet's grace period.
 
 use std::env;
 use std::fs;
@@ -17,20 +17,20 @@ use serde_json::Value;
 use super::environment::in_variables;
 use crate::model::stop_timeout::{Source, StopTimeout};
 
-/// What `docker stop` waits where the container does not say.
+/// How long `docker stop` waits if the container has no setting.
 const DEFAULT: f64 = 10.0;
 
-/// For all that is asked.
+/// For the whole query.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// Far more than a container's description has.
+/// Far more than the description of a container needs.
 const MOST: u64 = 4 * 1024 * 1024;
 
-/// These stop their containers with times of their own, which the engine is told only then.
+/// These stop their containers with their own timeouts, which the engine learns only then.
 const ORCHESTRATORS: [&str; 4] = ["io.kubernetes.", "com.amazonaws.ecs.", "com.docker.swarm.", "com.hashicorp.nomad."];
 
-/// The stop timeout of the container that a process is in, as its engine tells it. `None`: it is in none, or its engine does
-/// not answer here, or an orchestrator decides. It takes 2 s at most: too long for a hook.
+/// The stop timeout of a process's container, from its engine. `None`: it is not in a container, its engine does not
+/// answer here, or an orchestrator decides. Takes up to 2 s: too long for a hook.
 #[must_use]
 pub fn engine_stop_timeout(pid: i32) -> Option<StopTimeout> {
     let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
@@ -40,12 +40,12 @@ pub fn engine_stop_timeout(pid: i32) -> Option<StopTimeout> {
         let found = sockets().iter().find_map(|socket| ask(socket, &container));
         let _ = tell.send(found.and_then(|description| parse(&container, &description)));
     };
-    // Connecting has no limit of its own.
+    // connect(2) has no time limit of its own.
     thread::Builder::new().spawn(ask).ok()?;
     told.recv_timeout(LIMIT).ok().flatten()
 }
 
-/// The engine that `docker` would ask, and the usual places.
+/// The engine that `docker` would use, and the usual places.
 fn sockets() -> Vec<PathBuf> {
     let set = env::var("DOCKER_HOST").ok().and_then(|host| host.strip_prefix("unix://").map(PathBuf::from));
     let own = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).unwrap_or_default();
@@ -59,7 +59,7 @@ fn ask(socket: &Path, container: &str) -> Option<Value> {
     let mut stream = UnixStream::connect(socket).ok()?;
     stream.set_read_timeout(Some(LIMIT)).ok()?;
     stream.set_write_timeout(Some(LIMIT)).ok()?;
-    // Of HTTP 1.0, so that the answer comes in one piece and ends with the connection.
+    // HTTP 1.0, so that the answer comes in one piece and ends with the connection.
     write!(stream, "GET /containers/{container}/json HTTP/1.0\r\nHost: docker\r\n\r\n").ok()?;
     let mut answer = String::new();
     stream.take(MOST).read_to_string(&mut answer).ok()?;
@@ -79,7 +79,7 @@ fn parse(container: &str, description: &Value) -> Option<StopTimeout> {
     }
     let name: String = container.chars().take(12).collect();
     if let Some(seconds) = config.get("StopTimeout").and_then(Value::as_f64) {
-        // Docker never kills where it is below 0.
+        // Docker never kills if it is below 0.
         let seconds = if seconds < 0.0 { f64::INFINITY } else { seconds };
         return Some(StopTimeout { seconds, source: Source::Container(name) });
     }
@@ -88,8 +88,8 @@ fn parse(container: &str, description: &Value) -> Option<StopTimeout> {
     (!is_orchestrated).then_some(StopTimeout { seconds: DEFAULT, source: Source::Engine(name) })
 }
 
-/// cgroups(7): lines of `number:controllers:path`. The innermost container counts: `…/docker/ID`, `…/docker-ID.scope`,
-/// `…/libpod-ID.scope/container`.
+/// cgroups(7): lines of `number:controllers:path`. The innermost container is the one: `…/docker/ID`,
+/// `…/docker-ID.scope`, `…/libpod-ID.scope/container`.
 fn of_cgroup(cgroups: &str) -> Option<String> {
     let paths = cgroups.lines().filter_map(|line| line.splitn(3, ':').nth(2));
     let names = paths.flat_map(|path| path.rsplit('/'));
@@ -97,7 +97,7 @@ fn of_cgroup(cgroups: &str) -> Option<String> {
     ids.filter(|name| is_id(name)).map(str::to_owned).next()
 }
 
-/// `proc_pid_mountinfo(5)`: an engine mounts /etc/hostname from a directory that is called after the container.
+/// `proc_pid_mountinfo(5)`: an engine mounts /etc/hostname from a directory named after the container.
 fn of_mounts(mounts: &str) -> Option<String> {
     let sources = mounts.lines().filter_map(|line| {
         let mut fields = line.split(' ').skip(3);

@@ -5,11 +5,11 @@ use std::env;
 use crate::model::duration;
 use crate::model::stop_timeout::{Source, StopTimeout};
 
-/// What the environment may say of it, and who does; the first one that does counts.
+/// The variables that may have it, and what they are as a source; the first one that is set is used.
 const VARIABLES: [(&str, Source); 2] =
     [("SIDEKIQ_LIFECYCLE_STOP_TIMEOUT", Source::Environment), ("ECS_CONTAINER_STOP_TIMEOUT", Source::Ecs)];
 
-/// The stop timeout as the environment tells it.
+/// The stop timeout from the environment.
 ///
 /// # Errors
 /// What is wrong with it, in one sentence.
@@ -17,7 +17,7 @@ pub fn stop_timeout_of_environment() -> Result<Option<StopTimeout>, String> {
     in_variables(|name| Some(env::var_os(name)?.to_string_lossy().into_owned()))
 }
 
-/// The same of any environment: `variable` tells the value of one.
+/// The same for any environment: `variable` returns the value of one.
 pub(super) fn in_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Option<StopTimeout>, String> {
     let set = VARIABLES
         .into_iter()
@@ -25,11 +25,13 @@ pub(super) fn in_variables(variable: impl Fn(&str) -> Option<String>) -> Result<
     let Some((name, text, source)) = set else { return Ok(None) };
     match duration::parse_positive(&text) {
         Some(seconds) => Ok(Some(StopTimeout { seconds, source })),
-        None => Err(format!("${name} is {text:?}; write a duration such as 30s or 2m, or a number of seconds above 0")),
+        None => Err(format!(
+            "${name} is {text:?}, not a duration; set it to a time above 0, such as 30s, 2m, or a plain number of seconds"
+        )),
     }
 }
 
-/// The stop timeout, as far as it can be known without asking anybody; `setting` is `lifecycle.stop_timeout`.
+/// The stop timeout, as far as it is known without a query; `setting` is `lifecycle.stop_timeout`.
 ///
 /// # Errors
 /// What is wrong with it, in one sentence.

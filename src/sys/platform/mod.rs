@@ -1,5 +1,5 @@
-//! What the platform says of the time that it leaves, and of how it stops a process: in the environment, or when it is
-//! asked, as systemd and a container's engine are.
+//! How much time the platform leaves, and how it stops a process: from the environment, or from systemd and a
+//! container's engine.
 
 mod container_engine;
 mod environment;

@@ -1,4 +1,4 @@
-//! What systemd says of the service that a process belongs to.
+//! How systemd runs the service that a process belongs to.
 
 use std::env;
 use std::fs;
@@ -12,8 +12,8 @@ use crate::model::duration;
 use crate::model::signal_path::KillMode;
 use crate::model::stop_timeout::{Source, StopTimeout};
 
-/// The main process of the service that the calling one belongs to, if that is another one. systemd 248 and later say which
-/// (`$SYSTEMD_EXEC_PID`).
+/// The main process of the calling process's service, if that is another one. systemd 248 and later set
+/// `$SYSTEMD_EXEC_PID`.
 #[must_use]
 pub fn other_main_process() -> Option<i32> {
     let main = env::var("SYSTEMD_EXEC_PID").ok()?.parse().ok()?;
@@ -27,17 +27,17 @@ pub struct Service {
     pub stop_timeout: Option<StopTimeout>,
     /// KillMode.
     pub kill_mode: Option<KillMode>,
-    /// The process is its main one, and systemd listens to what it says (NotifyAccess): it may ask for more time.
+    /// The process is the main one, and systemd accepts its notifications (NotifyAccess): it may ask for more time.
     pub is_heard: bool,
-    /// systemd listens to every process of the service (NotifyAccess=all).
+    /// systemd accepts notifications from every process of the service (NotifyAccess=all).
     pub hears_all: bool,
 }
 
-/// Asks systemd for the service of a process; `None` if it is in none, or there is no systemd here. That takes a process
-/// and a conversation with systemd, at most 5 s: too long for a hook.
+/// Queries systemd for the service of a process; `None` if it is in none, or systemd is not running. It starts
+/// systemctl and takes up to 5 s: too long for a hook.
 #[must_use]
 pub fn service(pid: i32) -> Option<Service> {
-    // sd_booted(3): this is how one tells that systemd is the init.
+    // sd_booted(3): how to tell that systemd is the init.
     if !Path::new("/run/systemd/system").is_dir() {
         return None;
     }
@@ -54,12 +54,12 @@ pub fn service(pid: i32) -> Option<Service> {
 
 struct Unit {
     name: String,
-    /// Of a user's own systemd.
+    /// It is a user's own systemd.
     is_users: bool,
 }
 
 /// cgroups(7): lines of `number:controllers:path`; systemd's is the one without controllers, or named after it. A
-/// container is a scope, a login session too.
+/// container is a scope, and so is a login session.
 fn unit(cgroups: &str) -> Option<Unit> {
     let is_systemds = |line: &&str| line.starts_with("0::") || line.contains(":name=systemd:");
     let paths = cgroups.lines().filter(is_systemds).filter_map(|line| line.splitn(3, ':').nth(2));
@@ -95,7 +95,7 @@ fn output(command: &mut Command) -> Option<String> {
         }
         thread::sleep(Duration::from_millis(5));
     };
-    // systemctl cannot ask, for want of D-Bus.
+    // systemctl failed: without D-Bus it cannot query systemd.
     if !status.success() {
         return None;
     }

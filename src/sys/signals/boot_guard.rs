@@ -1,4 +1,4 @@
-//! Answers TERM and TSTP until Sidekiq has its traps.
+//! Handles TERM and TSTP until Sidekiq has set its traps.
 
 #![allow(unsafe_code)]
 
@@ -18,22 +18,23 @@ use super::self_pipe::SelfPipe;
 
 static GUARD: SelfPipe = SelfPipe::new();
 static ACTIVE: AtomicBool = AtomicBool::new(false);
-/// Somebody is in [`wait_for_stop`] and will answer for a TERM.
+/// A thread is in [`wait_for_stop`] and will act on a TERM.
 static WAITED_FOR: AtomicBool = AtomicBool::new(false);
-/// A TERM that nobody has taken yet: not [`wait_for_stop`], and not the handler that was found. One of them takes it.
+/// A TERM that is not handled yet, neither by [`wait_for_stop`] nor by the previous handler. One of them takes it.
 static STOP_PENDING: AtomicBool = AtomicBool::new(false);
 static STOP_REQUESTED: AtomicBool = AtomicBool::new(false);
 static QUIET_REQUESTED: AtomicBool = AtomicBool::new(false);
-/// The handlers found in place of ours: address and flags.
+/// The previous handlers: address and flags.
 static PREVIOUS: [(AtomicUsize, AtomicI32); GUARDED.len()] =
     [const { (AtomicUsize::new(libc::SIG_DFL), AtomicI32::new(0)) }; GUARDED.len()];
-/// Keeps [`reinstall`] and [`release`] apart, which run on different threads.
+/// Serializes [`reinstall`] and [`release`], which run on different threads.
 static REINSTALLING: Mutex<()> = Mutex::new(());
 
-/// How often, in milliseconds, a booting process looks whether an application has set a trap of its own over the guard.
+/// How often, in milliseconds, a booting process checks whether an application has set a trap over the guard's
+/// handler.
 const INTERVAL: u8 = 5;
 
-/// What was asked of a process while it booted.
+/// The signals that arrived during the boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Requested {
     /// TERM came.
@@ -42,12 +43,12 @@ pub struct Requested {
     pub quiet: bool,
 }
 
-/// Begins to guard the calling process's boot. TSTP no longer stops it but is remembered; TERM wakes
-/// [`wait_for_stop`], whatever traps the application has set or will set; while nobody waits there, it is handed on
-/// to the handler that was found.
+/// Starts to guard the calling process's boot. TSTP no longer suspends it but is remembered. TERM wakes
+/// [`wait_for_stop`], whatever traps the application has set or will set; if no thread waits there, it goes to the
+/// previous handler.
 ///
 /// # Errors
-/// What the system says.
+/// The system's error.
 pub fn install() -> io::Result<()> {
     let output = GUARD.open()?;
     GUARD_OUTPUT.store(output.into_raw_fd(), SeqCst);
@@ -61,8 +62,8 @@ pub fn install() -> io::Result<()> {
 
 static GUARD_OUTPUT: AtomicI32 = AtomicI32::new(-1);
 
-/// Waits until TERM arrives during the boot; `None` once the guard is released or the wait interrupted.
-/// Meanwhile it takes its place back from every trap that is set: `INTERVAL` is the longest a trap stays on top.
+/// Waits until TERM arrives during the boot; `None` once the guard is released or the wait interrupted. Meanwhile it
+/// replaces every trap that is set: a trap stays in place for at most `INTERVAL`.
 pub fn wait_for_stop() -> Option<Signal> {
     let output = GUARD_OUTPUT.load(SeqCst);
     if output < 0 || !GUARD.is_ours() {
@@ -71,7 +72,7 @@ pub fn wait_for_stop() -> Option<Signal> {
     // SAFETY: the descriptor was stored by `install` and is never closed.
     let output = unsafe { BorrowedFd::borrow_raw(output) };
     WAITED_FOR.store(true, SeqCst);
-    // Woken, it looks; what was pending when the guard was released is answered for as well.
+    // Checked after every wake, so that a TERM that was pending when the guard was released is handled as well.
     let mut is_woken = false;
     let is_pending = loop {
         if STOP_PENDING.swap(false, SeqCst) {
@@ -108,8 +109,8 @@ pub fn interrupt_wait() {
     }
 }
 
-/// Ends the guard, puts back what it found, and tells what was asked meanwhile. In a process that holds none (a
-/// forked child) nothing was asked.
+/// Ends the guard, reinstalls the previous handlers, and returns what arrived meanwhile. In a process without a guard
+/// (a forked child) nothing did.
 pub fn release() -> Requested {
     if !is_active() {
         return Requested { stop: false, quiet: false };
@@ -117,7 +118,7 @@ pub fn release() -> Requested {
     let reinstalling = REINSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
     ACTIVE.store(false, SeqCst);
     for (signal, (found, flags)) in GUARDED.into_iter().zip(&PREVIOUS) {
-        // A process that is ending would be stopped by a TSTP before it is done.
+        // A TSTP would suspend a process that TERM is ending.
         let keeps = is_ending(signal as libc::c_int) && found.load(SeqCst) == libc::SIG_DFL;
         if !keeps && disposition::disposition(signal).is_ok_and(|now| now.sa_sigaction == guard()) {
             let _ = disposition::set(signal, &disposition::action(found.load(SeqCst), flags.load(SeqCst)));
@@ -128,7 +129,7 @@ pub fn release() -> Requested {
     Requested { stop: STOP_REQUESTED.load(SeqCst), quiet: QUIET_REQUESTED.load(SeqCst) }
 }
 
-/// Whether this is a TSTP, for a process whose boot TERM is ending.
+/// Whether this is a TSTP for a process whose boot TERM is ending.
 fn is_ending(number: libc::c_int) -> bool {
     number == libc::SIGTSTP && GUARD.is_ours() && STOP_REQUESTED.load(SeqCst)
 }
@@ -153,7 +154,7 @@ fn reinstall() -> nix::Result<()> {
 extern "C" fn on_guarded(number: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     if is_active() {
         relay_link::notify(number);
-        // Another thread may release the guard meanwhile; then it may have been too late to be told of there.
+        // Another thread may have released the guard meanwhile, and may not have seen the signal.
         if number == libc::SIGTSTP {
             QUIET_REQUESTED.store(true, SeqCst);
             if is_active() {
@@ -173,13 +174,13 @@ extern "C" fn on_guarded(number: libc::c_int, info: *mut libc::siginfo_t, contex
     call_previous(number, info, context);
 }
 
-/// Does what would have been done without the guard: in a forked child, or while nobody waits. Async-signal-safe.
+/// Does what would have happened without the guard: in a forked child, or while no thread waits. Async-signal-safe.
 fn call_previous(number: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     let found = GUARDED.iter().zip(&PREVIOUS).find(|(signal, _)| **signal as libc::c_int == number);
     let Some((signal, (handler, flags))) = found else { return };
     match handler.load(SeqCst) {
         libc::SIG_IGN => {}
-        // It may have come before the guard was released, and its handler run after.
+        // It may have arrived before the guard was released, while its handler runs afterwards.
         libc::SIG_DFL if is_ending(number) => {}
         libc::SIG_DFL => {
             // Raised again, it takes effect when this handler returns and the signal is unblocked.

@@ -12,16 +12,16 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
-/// The signals that change a Sidekiq's state: stop, stop, and be quiet.
+/// The signals that change a Sidekiq's state: two that stop it, and one that quiets it.
 pub const OBSERVED: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGTSTP];
 
-/// What the boot guard answers for. INT is left to Ruby, which ends the process as people expect of Ctrl-C.
+/// The signals that the boot guard handles. INT is left to Ruby, which ends the process as people expect of Ctrl-C.
 pub(super) const GUARDED: [Signal; 2] = [Signal::SIGTERM, Signal::SIGTSTP];
 
 /// The disposition of a signal in this process.
 pub(super) fn disposition(signal: Signal) -> nix::Result<libc::sigaction> {
     let mut now = MaybeUninit::uninit();
-    // SAFETY: a null new action only asks; `now` is valid for writes and is filled in on success.
+    // SAFETY: with a null new action it only reads; `now` is valid for writes and is filled in on success.
     Errno::result(unsafe { libc::sigaction(signal as libc::c_int, ptr::null(), now.as_mut_ptr()) })?;
     // SAFETY: sigaction succeeded, so it has written `now`.
     Ok(unsafe { now.assume_init() })
@@ -42,17 +42,17 @@ pub(super) fn action(handler: libc::sighandler_t, flags: libc::c_int) -> libc::s
     action
 }
 
-/// Which of the guarded signals are ignored in this process.
+/// Which of the guarded signals this process ignores.
 #[must_use]
 pub fn ignored() -> Vec<Signal> {
     let is_ignored = |signal: &Signal| disposition(*signal).is_ok_and(|now| now.sa_sigaction == libc::SIG_IGN);
     GUARDED.into_iter().filter(is_ignored).collect()
 }
 
-/// Lets the calling thread take the [`OBSERVED`] signals again where it had inherited them blocked. Gives back which.
+/// Unblocks the [`OBSERVED`] signals in the calling thread if it has inherited them blocked. Returns which ones were.
 ///
 /// # Errors
-/// What the system says.
+/// The system's error.
 pub fn unblock() -> nix::Result<Vec<Signal>> {
     let mask = SigSet::thread_get_mask()?;
     let blocked: Vec<Signal> = OBSERVED.into_iter().filter(|signal| mask.contains(*signal)).collect();
@@ -60,10 +60,10 @@ pub fn unblock() -> nix::Result<Vec<Signal>> {
     Ok(blocked)
 }
 
-/// Runs `work` with every signal blocked, so that a thread begun in it takes none of them.
+/// Runs `work` with every signal blocked, so that a thread started in it receives none of them.
 ///
 /// # Errors
-/// The mask cannot be changed, or what `work` says.
+/// The mask cannot be changed, or `work` fails.
 pub fn with_signals_blocked<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
     let done = work();
@@ -71,7 +71,7 @@ pub fn with_signals_blocked<T>(work: impl FnOnce() -> io::Result<T>) -> io::Resu
     done
 }
 
-/// Starts a thread that takes no signals: they are Sidekiq's.
+/// Starts a thread that receives no signals: they are for Sidekiq.
 ///
 /// # Errors
 /// The system has no thread left.
@@ -79,33 +79,33 @@ pub fn spawn<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 's
     with_signals_blocked(|| thread::Builder::new().name(name.to_owned()).spawn(work))
 }
 
-/// Sets CHLD back to its default in this process. It may have been ignored at launch, which is inherited, and then nobody
-/// can wait for a child (waitpid(2), ECHILD).
+/// Resets CHLD to its default in this process. It may have been ignored at launch, which is inherited; nobody could
+/// wait for a child then (waitpid(2), ECHILD).
 ///
 /// # Errors
-/// What the system says.
+/// The system's error.
 pub fn wait_for_children() -> nix::Result<()> {
     set(Signal::SIGCHLD, &action(libc::SIG_DFL, 0))
 }
 
-/// Handlers to put back, as the kernel had them.
+/// Handlers to reinstall, as the kernel had them.
 static SAVED: Mutex<Vec<(Signal, libc::sigaction)>> = Mutex::new(Vec::new());
 
-/// Keeps the handler of a signal. Ruby tells which trap is set only when another is, and cannot set a handler again that
-/// native code has set.
+/// Saves the handler of a signal. Ruby returns the previous trap only when another is set, and cannot reinstall a
+/// handler that native code has set.
 ///
 /// # Errors
-/// What the system says.
+/// The system's error.
 pub fn save(signal: Signal) -> nix::Result<()> {
     let now = disposition(signal)?;
     SAVED.lock().unwrap_or_else(PoisonError::into_inner).push((signal, now));
     Ok(())
 }
 
-/// Puts the handler back that was [saved](save) last.
+/// Reinstalls the handler that was [saved](save) last.
 ///
 /// # Errors
-/// What the system says.
+/// The system's error.
 pub fn restore(signal: Signal) -> nix::Result<()> {
     let mut saved = SAVED.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(place) = saved.iter().rposition(|(of, _)| *of == signal) else { return Ok(()) };

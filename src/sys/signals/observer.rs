@@ -26,18 +26,18 @@ static ARMED: [OnceLock<libc::sigaction>; OBSERVED.len()] = [const { OnceLock::n
 /// Which of [`OBSERVED`] have arrived.
 static ARRIVED: [AtomicBool; OBSERVED.len()] = [const { AtomicBool::new(false) }; OBSERVED.len()];
 
-/// Hears of signals the moment they arrive.
+/// Observes signals the moment they arrive.
 #[derive(Debug)]
 pub struct Observer {
     output: File,
 }
 
 impl Observer {
-    /// Begins to observe in the calling process. Call it once Sidekiq has set its traps: the handler found now is
-    /// the one that every signal is handed on to.
+    /// Starts to observe in the calling process. Call it once Sidekiq has set its traps: every signal is passed on to
+    /// the handler that is installed now.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn arm() -> io::Result<Self> {
         let output = OBSERVER.open()?;
         for ((signal, armed), arrived) in OBSERVED.into_iter().zip(&ARMED).zip(&ARRIVED) {
@@ -63,11 +63,11 @@ impl Observer {
         Ok(Self { output: File::from(output) })
     }
 
-    /// Waits for the next signal. It returns without one when one of the `outputs` loses its reader, when the time is over,
-    /// and when it is [woken](wake).
+    /// Waits for the next signal. Returns without one when one of the `outputs` loses its reader, when the time is
+    /// over, and when it is [woken](wake).
     ///
     /// # Errors
-    /// There will be none.
+    /// There will be no more signals.
     pub fn wait(&mut self, outputs: &[Output], timeout: Option<Duration>) -> io::Result<Option<Signal>> {
         let own = PollFd::new(self.output.as_fd(), PollFlags::POLLIN);
         let outputs = outputs.iter().map(|output| PollFd::new(output.as_fd(), PollFlags::empty()));
@@ -103,7 +103,7 @@ pub fn has_arrived(signal: Signal) -> bool {
     OBSERVED.iter().zip(&ARRIVED).any(|(observed, arrived)| *observed == signal && arrived.load(SeqCst))
 }
 
-/// The signals whose handler somebody has replaced since the observer was armed.
+/// The signals whose handler has been replaced since the observer was armed.
 #[must_use]
 pub fn overridden() -> Vec<Signal> {
     let is_overridden = |signal: Signal, armed: &libc::sigaction| {
@@ -113,11 +113,11 @@ pub fn overridden() -> Vec<Signal> {
     armed.filter(|(signal, armed)| is_overridden(*signal, armed)).map(|(signal, _)| signal).collect()
 }
 
-/// Puts the observer's handler back. signal-hook cannot do that itself: it believes that its handler, once
-/// installed, stays. What it hands signals on to is Ruby's own handler, which runs whichever trap Ruby has now.
+/// Reinstalls the observer's handler. signal-hook cannot do that itself: it assumes that its handler stays once
+/// installed. It passes signals on to Ruby's own handler, which runs whichever trap Ruby has now.
 ///
 /// # Errors
-/// What the system says.
+/// The system's error.
 pub fn reinstall(signal: Signal) -> nix::Result<()> {
     let armed = OBSERVED.into_iter().zip(&ARMED).find(|(observed, _)| *observed == signal);
     armed.and_then(|(_, armed)| armed.get()).map_or(Ok(()), |armed| disposition::set(signal, armed))

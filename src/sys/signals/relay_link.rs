@@ -1,4 +1,4 @@
-//! What this process keeps of its relay: a pidfd, which a handler may use.
+//! This process's link to its relay: a pidfd, which a handler may use.
 
 #![allow(unsafe_code)]
 
@@ -18,16 +18,16 @@ use crate::sys::mailbox;
 #[cfg(target_os = "linux")]
 use crate::sys::pidfd::PidFd;
 
-/// A pidfd of the relay, or -1. Never closed: a handler may be using it.
+/// A pidfd of the relay, or -1. Never closed, because a handler may be using it.
 static RELAY: AtomicI32 = AtomicI32::new(-1);
 
-/// From now on the relay is told of every signal that is heard, so that it need not send it once more.
+/// From now on the relay is notified of every signal that arrives, so that it need not send it again.
 #[cfg(target_os = "linux")]
 pub fn set(relay: PidFd) {
     RELAY.store(relay.into_raw_fd(), SeqCst);
 }
 
-/// The relay, to tell it something and to see whether it is there.
+/// The relay's pidfd, to send it a message or to check whether it runs.
 #[must_use]
 pub fn relay() -> Option<BorrowedFd<'static>> {
     let relay = RELAY.load(SeqCst);

@@ -22,13 +22,13 @@ impl SelfPipe {
         Self { owner: AtomicI32::new(0), input: AtomicI32::new(-1) }
     }
 
-    /// Makes a new pipe for the calling process and gives back its reading end.
+    /// Makes a new pipe for the calling process and returns its reading end.
     pub fn open(&self) -> nix::Result<OwnedFd> {
         let (output, input) = pipe()?;
         for end in [output.as_fd(), input.as_fd()] {
             fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
         }
-        // A handler must never wait; with this many signals unread one more tells nothing new.
+        // A handler must never wait; with this many unread signals, one more adds nothing.
         fcntl(&input, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         self.input.store(input.into_raw_fd(), SeqCst);
         self.owner.store(getpid().as_raw(), SeqCst);
