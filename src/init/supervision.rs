@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, getpgid, getpgrp, getpid};
+use nix::unistd::{Pid, getpgid, getpgrp};
 
 use super::options::Options;
 use crate::model::recipients::{self, Process, Recipients, STOPPING, STOPS};
@@ -192,9 +192,7 @@ impl Supervision {
         let draining = || self.workers.iter().map(|worker| worker.pid).collect();
         let roots = if self.code.is_none() { vec![self.first] } else { draining() };
         let mut found = recipients::recipients(&processes, &roots, signal);
-        if getpid().as_raw() == 1 {
-            found.spare_from_suspension(&processes, signal);
-        }
+        found.spare_from_suspension(&processes, signal);
         if found.between.is_empty() && found.workers.is_empty() {
             self.tell(format_args!("{signal} dropped: no process here handles it"));
         }

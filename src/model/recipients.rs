@@ -51,8 +51,8 @@ pub struct Recipients {
 }
 
 impl Recipients {
-    /// Leaves out whatever a signal of [`STOPPING`] would suspend, for an init that is PID 1 of a container: nobody is there
-    /// to continue it, and the container would never end.
+    /// Leaves out whatever a signal of [`STOPPING`] would suspend, such as a web server once its Sidekiq has exited: nothing
+    /// continues it, and the container would never end.
     pub fn spare_from_suspension(&mut self, processes: &[Process], signal: Number) {
         if signal.is_in(&STOPPING) {
             let suspends = |pid| processes.iter().any(|process| process.pid == pid && !process.handles(signal));
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn pid_1_suspends_nothing() {
+    fn nothing_is_suspended() {
         let alone = [other(2, 1, TERM)];
         for (signal, expected) in [(Signal::SIGTSTP, vec![]), (Signal::SIGTERM, vec![2])] {
             let mut found = recipients(&alone, &[2], signal.into());
