@@ -8,16 +8,12 @@ rescue LoadError => e
   raise LoadError, "sidekiq_lifecycle's native part cannot be loaded (#{e.message}). If it was not built, run: " \
                    "gem pristine sidekiq_lifecycle; in a checkout: rake compile"
 end
-require_relative "sidekiq_lifecycle/announcement"
 require_relative "sidekiq_lifecycle/boot"
 require_relative "sidekiq_lifecycle/configuration"
-require_relative "sidekiq_lifecycle/ending"
-require_relative "sidekiq_lifecycle/lifecycle"
+require_relative "sidekiq_lifecycle/listeners"
 require_relative "sidekiq_lifecycle/native_command"
+require_relative "sidekiq_lifecycle/sidekiq_adapter"
 require_relative "sidekiq_lifecycle/status"
-require_relative "sidekiq_lifecycle/taps"
-require_relative "sidekiq_lifecycle/text"
-require_relative "sidekiq_lifecycle/traps"
 
 # Owns a Sidekiq process's life: it says truthfully when it is ready, it always hears SIGTERM, and it can be quieted
 # and drained.
@@ -34,7 +30,7 @@ module SidekiqLifecycle
 
   autoload :Fleet, "sidekiq_lifecycle/fleet"
 
-  @listeners = []
+  @listeners = Listeners.new
 
   class << self
     # Installs the lifecycle into the Sidekiq that is being configured. To be called in `Sidekiq.configure_server` or
@@ -53,19 +49,15 @@ module SidekiqLifecycle
 
       @configuration ||= Configuration.new
       yield @configuration if block_given?
-      unless @lifecycle
-        @lifecycle = Lifecycle.new(@configuration)
-        @listeners.each { |event, listener| @lifecycle.on(event, listener) }
-        at_exit { ending($!) }
-      end
-      @lifecycle.begin(config)
+      SidekiqAdapter.install(config, @configuration, @listeners)
       nil
     end
 
     # @return [Status, nil] where this process is now; nil in a process that is no Sidekiq (a web server, a console, a
     #   child that a job has forked)
     def status
-      @lifecycle.status if @lifecycle&.ours?
+      adapter = SidekiqAdapter.current
+      adapter.status if adapter&.ours?
     end
 
     # @return [Boolean] this process is a Sidekiq, and is ready for work
@@ -90,40 +82,8 @@ module SidekiqLifecycle
       end
       raise ArgumentError, "SidekiqLifecycle.on(#{event.inspect}) wants a block" unless listener
 
-      @lifecycle ? @lifecycle.on(event, listener) : @listeners << [event, listener]
+      @listeners.add(event, listener)
       nil
-    end
-
-    # For the Railtie: what has to be done before a Rails application boots, if it boots in a Sidekiq. The directory is
-    # the one that is known then; {install} clears another.
-    #
-    # @api private
-    def before_boot
-      return unless Boot.underway?
-
-      Boot.hold
-      configuration = Configuration.new
-      Boot.relay(configuration)
-      Native.clear(configuration.directory)
-    rescue StandardError => e
-      Complaints.say(e.message)
-    end
-
-    # For the hooks and {Taps}: something has happened in Sidekiq.
-    #
-    # @api private
-    def hear(event, *details)
-      @lifecycle&.hear(event, *details)
-    end
-
-    private
-
-    def ending(error)
-      return unless @lifecycle.ours?
-
-      @lifecycle.exiting(error)
-    rescue StandardError => e
-      Complaints.say(e.message)
     end
   end
 end

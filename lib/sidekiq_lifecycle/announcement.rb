@@ -1,6 +1,7 @@
 # frozen_string_literal: true
 
 require "json"
+require_relative "sidekiq_compat"
 require_relative "text"
 
 module SidekiqLifecycle
@@ -26,13 +27,10 @@ module SidekiqLifecycle
     # Sidekiq's heartbeat has reached Redis (its event :beat).
     def reached! = @reached = true
 
-    # Whether the last heartbeat has reached Redis. Sidekiq keeps the error to itself, and where there is no event (6.4)
-    # only what its method returns shows it: its rescue returns a count (`launcher.rb`, `❤`).
-    #
-    # @param result [Object] what the method has returned
-    # @return [Boolean]
+    # @param result [Object] what `❤` has returned
+    # @return [Boolean] whether the last heartbeat has reached Redis
     def reached?(result)
-      @reached || (!tells_of_beats? && result.nil?)
+      SidekiqCompat.beat_reached_redis?(@config, @reached, result)
     ensure
       @reached = false
     end
@@ -52,27 +50,10 @@ module SidekiqLifecycle
                 company: status.company, signal_path: status.signal_path }
       @config.redis { |redis| redis.set(self.class.key(identity), JSON.generate(words), ex: EXPIRY) }
       nil
-    rescue *Announcement.lost_connections
+    rescue *SidekiqCompat.connection_errors
       nil
-    rescue *Announcement.refusals => e
+    rescue *SidekiqCompat.command_errors => e
       "Redis refuses what this process tells the fleet of itself (#{Text.error(e)})"
     end
-
-    # @return [Array<Class>] what is raised where Redis cannot be reached, by the client that is loaded
-    def self.lost_connections
-      loaded("Redis::BaseConnectionError", "RedisClient::ConnectionError", "ConnectionPool::TimeoutError")
-    end
-
-    # @return [Array<Class>] what is raised where it answers with an error
-    def self.refusals = loaded("Redis::CommandError", "RedisClient::CommandError")
-
-    def self.loaded(*names)
-      names.select { |name| Object.const_defined?(name) }.map { |name| Object.const_get(name) }
-    end
-    private_class_method :loaded
-
-    private
-
-    def tells_of_beats? = Majors.options(@config)[:lifecycle_events].key?(:beat)
   end
 end

@@ -38,7 +38,7 @@ module SidekiqLifecycle
       # Starts the relay, if the signal path needs one, or sends it away.
       #
       # @param configuration [Configuration]
-      # @param timeout [Numeric, nil] Sidekiq's `-t`, in seconds, as far as it is known; {Lifecycle} tells it later
+      # @param timeout [Numeric, nil] Sidekiq's `-t`, in seconds, as far as it is known; {SidekiqAdapter} sets it later
       def relay(configuration, timeout = nil)
         return Native.stop_relay if configuration.signal_relay == :off
 

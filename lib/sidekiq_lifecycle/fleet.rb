@@ -46,22 +46,6 @@ module SidekiqLifecycle
     # Redis does not answer.
     class Unreachable < Error; end
 
-    # What the clients of Redis raise: redis-rb under Sidekiq 6, which lets errors of TLS through, redis-client later.
-    # @api private
-    def self.redis_errors
-      clients = %w[Redis::BaseError RedisClient::Error ConnectionPool::TimeoutError OpenSSL::SSL::SSLError]
-      known = clients.select { |name| Object.const_defined?(name) }
-      [SystemCallError, SocketError, *known.map { |name| Object.const_get(name) }]
-    end
-
-    # Of one who asks for the first time whether Redis can be reached at all.
-    # @api private
-    def self.first_look(registry)
-      registry.members
-    rescue *redis_errors => e
-      raise Unreachable, "Redis does not answer: #{Text.masked(e.message)}"
-    end
-
     # @param config [Object] what answers `redis`: the module `Sidekiq`, or a `Sidekiq::Config`
     def initialize(config = ::Sidekiq)
       @registry = Registry.new(config)
@@ -72,7 +56,7 @@ module SidekiqLifecycle
     # @raise [Unreachable] if Redis does not answer
     def members(match: nil, except: nil)
       selection = Selection.new(matching: match, except:)
-      Targets.new(Fleet.first_look(@registry), selection).matching
+      Targets.new(@registry.first_look, selection).matching
     end
 
     # Tells processes to fetch no more jobs, and waits until they have finished with those they have.

@@ -1,5 +1,7 @@
 # frozen_string_literal: true
 
+require_relative "sidekiq_compat"
+
 module SidekiqLifecycle
   # How long a Redis that hangs can keep Sidekiq's heartbeat waiting, by what the application has set for its client.
   # A Redis that refuses connections keeps nobody waiting.
@@ -32,38 +34,19 @@ module SidekiqLifecycle
       # @return [Float, nil] seconds; nil: the client cannot be asked
       def silence(config)
         trip = round_trip(config) or return
-        [trips * trip, trip + ::Sidekiq::Launcher::BEAT_PAUSE].max
+        [SidekiqCompat.heartbeat_round_trips * trip, trip + ::Sidekiq::Launcher::BEAT_PAUSE].max
       end
 
       private
 
-      # The round trips of one heartbeat (`launcher.rb`, `❤`): a transaction, a PING, a transaction; 7 and later write
-      # the statistics before.
-      def trips = Majors.capsules? ? 4 : 3
-
       # The client tries again where a try has timed out.
       def round_trip(config)
-        *timeouts, pauses = config.redis { |client| settings(client) }
+        *timeouts, pauses = config.redis { |client| SidekiqCompat.redis_timeouts(client) }
         return if timeouts.empty? || !timeouts.all?(Numeric)
 
         (timeouts.max * (pauses.size + 1)) + pauses.sum
       rescue StandardError
         nil
-      end
-
-      # The timeouts to connect, read and write, and the pauses before further tries.
-      def settings(client)
-        client = client.redis if defined?(::Redis::Namespace) && client.is_a?(::Redis::Namespace)
-        return of_redis(client._client.options) if client.respond_to?(:_client) && client._client.respond_to?(:options)
-
-        own = client.config
-        again = own.instance_variable_get(:@reconnect_attempts) || []
-        [own.connect_timeout, own.read_timeout, own.write_timeout, again.is_a?(Integer) ? [0] * again : again]
-      end
-
-      # redis-rb 4, of Sidekiq 6.
-      def of_redis(options)
-        [*options.values_at(:connect_timeout, :read_timeout, :write_timeout), [0] * options[:reconnect_attempts].to_i]
       end
     end
   end

@@ -86,7 +86,7 @@ RSpec.describe "threads that have died" do
   describe "without a job" do
     let(:kill_the_others) do
       <<~RUBY
-        processors = SidekiqLifecycle::Majors.managers(Sidekiq::CLI.instance.launcher).flat_map { |one| one.workers.to_a }
+        processors = SidekiqLifecycle::SidekiqCompat.managers(Sidekiq::CLI.instance.launcher).flat_map { |one| one.workers.to_a }
         processors.each { |processor| processor.thread.kill unless processor.thread == Thread.current }
       RUBY
     end

@@ -17,6 +17,8 @@ RSpec.describe SidekiqLifecycle::Fleet::Operation do
         missing.merge(look.to_h { |member| [member.identity, member] })
       end
 
+      def first_look = members
+
       def tell(members, signal)
         members.each_slice(2) do |slice|
           @told.concat(slice.map { |member| [member.identity, signal] })

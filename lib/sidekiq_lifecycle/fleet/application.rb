@@ -14,9 +14,6 @@ module SidekiqLifecycle
       module Bystander
         # The application's own call.
         def install(*) = nil
-
-        # The Railtie's.
-        def before_boot = nil
       end
 
       # @param path [String, nil] a Rails application's directory or a Ruby file; nil: the Rails application here, or
@@ -67,7 +64,7 @@ module SidekiqLifecycle
       # in which there may be a password.
       def self.check_address
         ::Sidekiq.redis { nil }
-      rescue *Fleet.redis_errors
+      rescue *SidekiqCompat.redis_errors
         nil # of that whoever asks Redis something will hear
       rescue StandardError => e
         raise Error, "Redis has no usable address: look at $REDIS_URL, $REDIS_PROVIDER and what the application sets " \

@@ -1,6 +1,7 @@
 # frozen_string_literal: true
 
 require "json"
+require_relative "../sidekiq_compat"
 require_relative "words"
 
 module SidekiqLifecycle
@@ -93,8 +94,8 @@ module SidekiqLifecycle
         (beat - started_at) + beat_age if beat && started_at && beat_age
       end
 
-      # @return [Integer] seconds between two of its beats (`launcher.rb`, `BEAT_PAUSE`); who tells no version is a 6.x
-      def beat_pause = version.nil? || version.start_with?("6") ? 5 : 10
+      # @return [Integer] seconds between two of its heartbeats
+      def beat_pause = SidekiqCompat.beat_pause(version)
 
       # @return [Symbol] `:running`, `:quiet`, `:stopping`, `:stopped`, or `:ghost`
       def state

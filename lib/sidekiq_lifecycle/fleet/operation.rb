@@ -36,7 +36,7 @@ module SidekiqLifecycle
         @listener = listener
         @begun = now
         @told = Hash.new { |told, signal| told[signal] = {} }
-        @targets = Targets.new(Fleet.first_look(registry), selection)
+        @targets = Targets.new(registry.first_look, selection)
         @replacements = Replacements.new(@targets.known, selection)
         @pursuits = []
         @undrained = []
@@ -214,7 +214,7 @@ module SidekiqLifecycle
         return [] if busy.empty? || !%i[drained stopped].include?(goal)
 
         @registry.jobs(busy.first(JOBS_OF))
-      rescue *Fleet.redis_errors
+      rescue *SidekiqCompat.redis_errors
         [] # the next look will tell
       end
 
@@ -233,7 +233,7 @@ module SidekiqLifecycle
       # Redis may be away for a while; what it was told before is not told twice.
       def patiently
         yield.tap { @away_since = nil }
-      rescue *Fleet.redis_errors => e
+      rescue *SidekiqCompat.redis_errors => e
         wait_for_redis(e)
         retry
       end

@@ -2,6 +2,7 @@
 
 require "json"
 require_relative "../announcement"
+require_relative "../sidekiq_compat"
 require_relative "member"
 require_relative "words"
 
@@ -27,6 +28,16 @@ module SidekiqLifecycle
       # @param config [Object] what answers `redis`: the module `Sidekiq`, or a `Sidekiq::Config`
       def initialize(config)
         @config = config
+      end
+
+      # The first look of an operation, which shows whether Redis can be reached at all.
+      #
+      # @return (see #members)
+      # @raise [Unreachable]
+      def first_look
+        members
+      rescue *SidekiqCompat.redis_errors => e
+        raise Unreachable, "Redis does not answer: #{Text.masked(e.message)}"
       end
 
       # @param also [Enumerable<String>] identities to read even if they are no longer listed
@@ -61,10 +72,9 @@ module SidekiqLifecycle
       # @param members [Array<Member>]
       # @return [Array<Job>] what they have in hand, the longest running first
       def jobs(members)
-        # 6.4.1 has the first, all others the second (`launcher.rb`).
-        replies = in_slices(members, 2) do |redis, member|
-          redis.hvals("#{member.identity}:workers")
-          redis.hvals("#{member.identity}:work")
+        keys = SidekiqCompat::WORK_KEYS
+        replies = in_slices(members, keys.size) do |redis, member|
+          keys.each { |key| redis.hvals("#{member.identity}:#{key}") }
         end
         jobs = members.zip(replies).flat_map { |member, works| works.flatten.filter_map { |work| job(member, work) } }
         jobs.sort_by(&:since)
@@ -90,10 +100,10 @@ module SidekiqLifecycle
         Member.new(identity, listed:, fields:, beat_age:, published:)
       end
 
-      # In 6.x the payload is an object, later the text of one. ActiveJob hides the class.
+      # ActiveJob hides the class.
       def job(member, work)
         work = JSON.parse(Words.readable(work))
-        payload = work["payload"].is_a?(String) ? JSON.parse(work["payload"]) : work["payload"]
+        payload = SidekiqCompat.payload(work)
         job_class = payload["wrapped"] || payload["class"]
         Job.new(member:, job_class:, jid: payload["jid"], since: work["run_at"].to_f)
       rescue JSON::ParserError, NoMethodError, TypeError

@@ -1,0 +1,151 @@
+# frozen_string_literal: true
+
+require "json"
+require_relative "announcement"
+require_relative "drain_monitor"
+require_relative "sidekiq_compat"
+require_relative "status"
+require_relative "text"
+require_relative "traps"
+
+module SidekiqLifecycle
+  # The calling process as a Sidekiq: the native core's record of it, its jobs, and what is reported about it. There is
+  # none before the process has turned out to be a Sidekiq.
+  #
+  # @api private
+  class WorkerProcess
+    # @return [Native::Process]
+    attr_reader :native
+    # @return [DrainMonitor]
+    attr_reader :drain
+    # @return [Announcement]
+    attr_reader :redis
+
+    # Registers the process in the lifecycle directory.
+    #
+    # @param config [Object] Sidekiq's
+    # @param configuration [Configuration]
+    # @param listeners [Listeners]
+    # @param complaints [Complaints]
+    # @param embedded [Boolean] Sidekiq runs inside another program
+    def initialize(config, configuration, listeners, complaints, embedded:)
+      @config = config
+      @configuration = configuration
+      @listeners = listeners
+      @complaints = complaints
+      @embedded = embedded
+      @native = Native::Process.begin(configuration.directory, configuration.ready_file, about)
+      @drain = DrainMonitor.new(config, @native)
+      @redis = Announcement.new(config)
+      @native.require_signal_path(configuration.require_signal_path)
+      @native.note("environment", configuration.environment_problem)
+    end
+
+    # @return [Boolean] whether it is the calling process, and not the parent of a child that a job has forked
+    def ours? = @native.ours?
+
+    # @return [Status]
+    def status
+      Status.new(JSON.parse(@native.report), @configuration, busy: @native.drained? ? 0 : SidekiqCompat.busy)
+    end
+
+    # Records settings that may have changed.
+    def describe(config)
+      @config = config
+      @native.describe(about)
+      @native.require_signal_path(@configuration.require_signal_path)
+    end
+
+    # Observes signals, keeps Sidekiq's traps in place, and logs from now on what the core finds wrong by itself.
+    def observe_signals
+      @traps = Traps.new
+      @native.observe
+      start_reporter
+    end
+
+    # Puts Sidekiq's trap back where a job or a library has set one over it.
+    def restore_traps
+      return unless @traps
+
+      Native.displaced.each do |signal|
+        theirs = @traps.restore(signal)
+        @native.rearm(signal)
+        what = theirs ? "had been taken from Sidekiq by #{theirs}" : "could no longer be observed"
+        @config.logger.warn("sidekiq_lifecycle: #{signal} #{what}; repaired")
+      end
+    end
+
+    # Sidekiq may finish before the last processor's thread reports its own end. Whatever goes wrong here, the heartbeat
+    # goes on, and the end is reported.
+    def check_drained
+      notify(:drained) if @drain.drained? && @native.drained
+    rescue StandardError => e
+      failed("work", e)
+    end
+
+    # Publishes the status in Redis.
+    #
+    # @param identity [String] Sidekiq's name for the process
+    def publish(identity)
+      check_drained
+      @native.note("redis_status", @redis.publish(identity, status, **@drain.counts))
+    end
+
+    # @param exit_status [Integer, nil] nil: the program goes on
+    # @param why [String, nil]
+    def finish(exit_status, why)
+      @native.ended(exit_status, why, @drain.interrupted, @drain.lost_jobs)
+      notify(:stopped)
+    end
+
+    # Calls the application's listeners.
+    #
+    # @param event [Symbol] one of {EVENTS}
+    def notify(event)
+      report_problems
+      @listeners.notify(event, -> { status }) { |error| failed("on(:#{event})", error) }
+    end
+
+    # Logs each problem that the core has found, once. A call of this shows that Ruby runs.
+    def report_problems
+      @native.runs&.then { |silence| complain(silence) }
+      @native.problems.each { |problem| complain(problem.last) }
+    end
+
+    # Logs the state in which Sidekiq has started.
+    def log_start
+      now = status
+      said = "#{now.ready? ? "ready" : now.state} (#{now.directory})#{", but see the warnings" if now.problems.any?}"
+      @config.logger.info("sidekiq_lifecycle #{VERSION}: #{said}")
+      now.doubts.each { |doubt| @config.logger.info("sidekiq_lifecycle: #{doubt}") }
+    end
+
+    private
+
+    def about
+      options = SidekiqCompat.options(@config)
+      tag = Text.readable(options[:tag]) if options[:tag]
+      JSON.generate(sidekiq: ::Sidekiq::VERSION, ruby: RUBY_VERSION, tag:, embedded: @embedded,
+                    concurrency: SidekiqCompat.concurrency(@config), timeout: options[:timeout],
+                    stop_timeout: @configuration.stop_timeout)
+    end
+
+    # The core decides when there is something to log, and finds out whether Ruby's threads get to run by waking this
+    # one. Waiting costs nothing.
+    def start_reporter
+      thread = Thread.new do
+        loop do
+          @native.listen
+          SidekiqAdapter.handle(:core_reported)
+        end
+      end
+      thread.name = "sidekiq_lifecycle"
+    end
+
+    def failed(what, error)
+      complain("#{what}: #{error.class}: #{error.message} (#{error.backtrace&.first})")
+    end
+
+    def complain(problem) = @complaints.make(@config.logger, problem)
+  end
+end
