@@ -9,7 +9,7 @@
 
 require "socket"
 require "sidekiq_lifecycle"
-require "sidekiq_lifecycle/native_command"
+require "sidekiq_lifecycle/cli"
 
 ROUNDS = Integer(ARGV.fetch(0, "500"))
 READY = "tmp/sidekiq/ready"
@@ -31,7 +31,7 @@ end
 
 commands = {
   "stat" => ["stat", READY],
-  "check" => [SidekiqLifecycle::NativeCommand.path, "check"],
+  "check" => [SidekiqLifecycle::CLI.path, "check"],
   "ruby" => ["ruby", "-e", "exit File.exist?(#{READY.inspect})"],
   "ruby --disable=gems" => ["ruby", "--disable=gems", "-e", "exit File.exist?(#{READY.inspect})"],
   "curl" => ["curl", "-sf", "http://127.0.0.1:#{server.addr[1]}/"]

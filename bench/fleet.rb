@@ -30,7 +30,7 @@ TASKS = {
   "status" => [-> { Sidekiq::ProcessSet.new(false).map { |process| process["busy"] } },
                -> { SidekiqLifecycle::Fleet.new.members.map(&:busy) }],
   "quiet" => [-> { Sidekiq::ProcessSet.new(false).each(&:quiet!) },
-              -> { REGISTRY.tell(REGISTRY.members.values, "TSTP") { nil } }]
+              -> { REGISTRY.signal(REGISTRY.processes.values, "TSTP") { nil } }]
 }.freeze
 
 def timed

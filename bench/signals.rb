@@ -6,11 +6,11 @@
 # medians and the middle half. The start of an init is that of `init -- true`, from beginning to end; the start of the
 # relay is how long a booting Sidekiq waits for it.
 
-require "sidekiq_lifecycle/native_command"
+require "sidekiq_lifecycle/cli"
 
 ROUNDS = Integer(ARGV.fetch(0, "15"))
 IDLE = 5
-COMMAND = SidekiqLifecycle::NativeCommand.path
+COMMAND = SidekiqLifecycle::CLI.path
 INITS = { "tini" => %w[tini -s --], "dumb-init" => %w[dumb-init], "catatonit" => %w[catatonit --],
           "run" => [COMMAND, "run", "--"] }.freeze
 # A worker that ends when it hears TERM; the other asks for a relay first, as the gem does.

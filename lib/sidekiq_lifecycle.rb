@@ -1,6 +1,7 @@
 # frozen_string_literal: true
 
 require_relative "sidekiq_lifecycle/version"
+require_relative "sidekiq_lifecycle/error"
 
 begin
   require "sidekiq_lifecycle/native"
@@ -8,24 +9,20 @@ rescue LoadError => e
   raise LoadError, "sidekiq_lifecycle's native part cannot be loaded (#{e.message}). If it was not built, run: " \
                    "gem pristine sidekiq_lifecycle; in a checkout: rake compile"
 end
-require_relative "sidekiq_lifecycle/boot"
+require_relative "sidekiq_lifecycle/cli"
 require_relative "sidekiq_lifecycle/configuration"
 require_relative "sidekiq_lifecycle/listeners"
-require_relative "sidekiq_lifecycle/native_command"
 require_relative "sidekiq_lifecycle/sidekiq_adapter"
 require_relative "sidekiq_lifecycle/status"
 
-# Owns a Sidekiq process's life: it says truthfully when it is ready, it always hears SIGTERM, and it can be quieted
-# and drained.
+# Makes the lifecycle of a Sidekiq process reliable: it reports when the process is ready, SIGTERM always reaches it,
+# and it can be quieted and drained.
 #
 #     Sidekiq.configure_server do |config|
 #       SidekiqLifecycle.install(config)
 #     end
 module SidekiqLifecycle
-  # What the native part raises. In Sidekiq's own hooks it is caught and logged.
-  class Error < StandardError; end
-
-  # The transitions that {on} can wait for.
+  # The state changes that {on} can report.
   EVENTS = %i[running quiet stopping drained stopped].freeze
 
   autoload :Fleet, "sidekiq_lifecycle/fleet"
@@ -33,18 +30,18 @@ module SidekiqLifecycle
   @listeners = Listeners.new
 
   class << self
-    # Installs the lifecycle into the Sidekiq that is being configured. To be called in `Sidekiq.configure_server` or
-    # `Sidekiq.configure_embed`; calling it again changes the configuration and nothing else.
+    # Installs the lifecycle in the Sidekiq that is being configured. Call it in `Sidekiq.configure_server` or
+    # `Sidekiq.configure_embed`. A second call only changes the configuration.
     #
-    # A directory that cannot be used is logged and shown in the {status}; Sidekiq runs on.
+    # A directory that cannot be used is logged and reported in the {status}; Sidekiq runs all the same.
     #
-    # @param config [Object] what Sidekiq yields: `Sidekiq::Config`, or the module `Sidekiq` in 6.x
+    # @param config [Object] the config that Sidekiq yields: `Sidekiq::Config`, or the module `Sidekiq` in 6.x
     # @yieldparam lifecycle [Configuration]
     # @return [void]
     # @raise [ArgumentError] if a setting is wrong, or `config` is not Sidekiq's
     def install(config)
       unless config.respond_to?(:on) && config.respond_to?(:logger)
-        raise ArgumentError, "install wants what Sidekiq.configure_server yields, and was given #{config.inspect}"
+        raise ArgumentError, "install expects the config yielded by Sidekiq.configure_server, got #{config.inspect}"
       end
 
       @configuration ||= Configuration.new
@@ -53,24 +50,25 @@ module SidekiqLifecycle
       nil
     end
 
-    # @return [Status, nil] where this process is now; nil in a process that is no Sidekiq (a web server, a console, a
-    #   child that a job has forked)
+    # @return [Status, nil] the state of this process; nil if it is not a Sidekiq (a web server, a console, a child that
+    #   a job has forked)
     def status
       adapter = SidekiqAdapter.current
       adapter.status if adapter&.ours?
     end
 
-    # @return [Boolean] this process is a Sidekiq, and is ready for work
+    # @return [Boolean] whether this process is a Sidekiq, and ready
     def ready? = status&.ready? || false
 
-    # @return [Boolean] this process is a Sidekiq, and was told to stop fetching
+    # @return [Boolean] whether this process is a Sidekiq, and has been told to take no more jobs
     def quiet? = status&.quiet? || false
 
-    # @return [Boolean] this process is a Sidekiq that was told to stop fetching, and it has finished with every job
+    # @return [Boolean] whether this process is a Sidekiq, has been told to take no more jobs, and has finished every
+    #   job
     def drained? = status&.drained? || false
 
-    # Calls the block when this process gets there, with its {Status}. It is called on whatever thread notices, and
-    # should be brief: while it runs, Sidekiq waits. What it raises is logged.
+    # Calls the block with the {Status} when this process reaches a state. The block runs on whatever thread notices the
+    # change. Sidekiq waits for it, so keep it short. What it raises is logged.
     #
     # @param event [Symbol] `:running`, `:quiet`, `:stopping`, `:drained` or `:stopped`
     # @yieldparam status [Status]
@@ -80,7 +78,7 @@ module SidekiqLifecycle
       unless EVENTS.include?(event)
         raise ArgumentError, "there is no event #{event.inspect}; use one of #{EVENTS.map(&:inspect).join(", ")}"
       end
-      raise ArgumentError, "SidekiqLifecycle.on(#{event.inspect}) wants a block" unless listener
+      raise ArgumentError, "SidekiqLifecycle.on(#{event.inspect}) needs a block" unless listener
 
       @listeners.add(event, listener)
       nil

@@ -5,7 +5,7 @@
 require "json"
 require "open3"
 require "sidekiq"
-require "sidekiq_lifecycle/native_command"
+require "sidekiq_lifecycle/cli"
 require "sidekiq_lifecycle/version"
 require "tmpdir"
 require_relative "../spec/support/redis_server"
@@ -14,7 +14,7 @@ require_relative "../spec/support/worker"
 class Demo
   include Waiting
 
-  COMMAND = SidekiqLifecycle::NativeCommand.path
+  COMMAND = SidekiqLifecycle::CLI.path
   JOBS = %w[first long third fourth last].freeze
   # The one job of the Sidekiq that a shell has started.
   BELOW = "below"

@@ -2,7 +2,7 @@
 
 require "sidekiq"
 require "sidekiq_lifecycle"
-require "sidekiq_lifecycle/native_command"
+require "sidekiq_lifecycle/cli"
 
 Dir[File.join(__dir__, "support", "*.rb")].each { |file| require file }
 

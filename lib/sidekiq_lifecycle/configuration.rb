@@ -3,41 +3,40 @@
 require_relative "text"
 
 module SidekiqLifecycle
-  # What an application may set in the block of {SidekiqLifecycle.install}.
+  # The settings of an application, made in the block of {SidekiqLifecycle.install}.
   class Configuration
-    # The lifecycle directory, below the application's root, where nobody says otherwise.
+    # The default lifecycle directory, below the application's root.
     DEFAULT_DIRECTORY = "tmp/sidekiq"
 
-    # What `$SIDEKIQ_LIFECYCLE_SIGNAL_RELAY` may be, and what people write who mean the same.
+    # Values of `$SIDEKIQ_LIFECYCLE_SIGNAL_RELAY`, and others that mean the same.
     RELAY_WORDS = { "off" => :off, "false" => :off, "no" => :off, "0" => :off,
                     "auto" => :auto, "on" => :auto, "true" => :auto, "yes" => :auto, "1" => :auto }.freeze
     private_constant :RELAY_WORDS
 
-    # @return [String] the lifecycle directory as an absolute path; from `$SIDEKIQ_LIFECYCLE_DIR`, else `tmp/sidekiq`
-    #   below the application's root
+    # @return [String] the absolute path of the lifecycle directory: `$SIDEKIQ_LIFECYCLE_DIR`, else `tmp/sidekiq` below
+    #   the application's root
     attr_reader :directory
 
-    # @return [String, nil] the absolute path of the ready file, where it is not `ready` in the lifecycle directory
+    # @return [String, nil] the absolute path of the ready file; nil: `ready` in the lifecycle directory
     attr_reader :ready_file
 
     # @return [Float, nil] the seconds the platform leaves between SIGTERM and SIGKILL (ECS `stopTimeout`,
     #   Kubernetes `terminationGracePeriodSeconds`, systemd `TimeoutStopSec`, `docker stop -t`)
     attr_reader :stop_timeout
 
-    # @return [Symbol] `:auto`: a relay carries signals past the shells that would lose them, if there are any
-    #   (ptrace(2) on those shells); `:off`: none is started. From `$SIDEKIQ_LIFECYCLE_SIGNAL_RELAY` (`auto` or `off`),
-    #   else `:auto`. With Rails the relay is started before the application boots: only the variable keeps it from
-    #   being started at all.
+    # @return [Symbol] `:auto`: if there are shells that would lose signals, a relay forwards the signals past them
+    #   (ptrace(2) on those shells); `:off`: no relay. From `$SIDEKIQ_LIFECYCLE_SIGNAL_RELAY` (`auto` or `off`), else
+    #   `:auto`. In Rails the relay starts before the application boots, so only the variable prevents its start.
     attr_reader :signal_relay
 
-    # @return [Boolean] whether this process is called ready only if a SIGTERM is known to arrive, and to leave it the
-    #   time it takes
+    # @return [Boolean] whether this process becomes ready only if SIGTERM is known to arrive, and to leave it enough
+    #   time
     attr_reader :require_signal_path
 
     # @return [Boolean] whether the ECS task is protected from scale-in and deploys while jobs run
     attr_reader :ecs_task_protection
 
-    # @param root [String] the application's root; relative paths are meant from there
+    # @param root [String] the application's root, the base of relative paths
     def initialize(root: Configuration.root)
       @root = root
       @ready_file = nil
@@ -54,25 +53,25 @@ module SidekiqLifecycle
       (rails || Dir.pwd).to_s
     end
 
-    # `$SIDEKIQ_LIFECYCLE_DIR` counts before it: it is what those who ask go by.
+    # `$SIDEKIQ_LIFECYCLE_DIR` takes precedence, because the native command reads it as well.
     #
     # @param path [String, Pathname] relative to the application's root, or absolute
-    # @raise [ArgumentError] if it is no path
+    # @raise [ArgumentError] if it is not a path
     def directory=(path)
       set = expand(:directory, path)
-      # As the native command takes it: a ~ in front means nothing.
+      # As the native command reads it: a leading ~ has no meaning.
       from_environment = from_environment("SIDEKIQ_LIFECYCLE_DIR")
       @directory = from_environment ? readable(File.absolute_path(from_environment.b, @root.b)) : set
     end
 
     # @param path [String, Pathname, nil] relative to the application's root, or absolute; nil: `ready` in the directory
-    # @raise [ArgumentError] if it is no path
+    # @raise [ArgumentError] if it is not a path
     def ready_file=(path)
       @ready_file = path.nil? ? nil : expand(:ready_file, path)
     end
 
     # @param seconds [Numeric, nil] more than 0; nil: unknown
-    # @raise [ArgumentError] if it is no such number
+    # @raise [ArgumentError] if it is not such a number
     def stop_timeout=(seconds)
       unless seconds.nil? || ((seconds.is_a?(Integer) || seconds.is_a?(Float)) && seconds.positive? && seconds.finite?)
         raise ArgumentError, "stop_timeout is #{seconds.inspect}; set it to a number of seconds above 0, such as 30"
@@ -81,7 +80,7 @@ module SidekiqLifecycle
       @stop_timeout = seconds&.to_f # which Rails' 30.seconds is as well
     end
 
-    # `SIDEKIQ_LIFECYCLE_SIGNAL_RELAY=off` counts before it.
+    # `SIDEKIQ_LIFECYCLE_SIGNAL_RELAY=off` takes precedence.
     #
     # @param setting [Symbol, String] `:auto` or `:off`
     # @raise [ArgumentError] if it is something else
@@ -113,20 +112,20 @@ module SidekiqLifecycle
       @ecs_task_protection = wanted
     end
 
-    # What is wrong in the environment. Whoever deploys has set it, and no worker is to end for that.
+    # What is wrong with the environment variables. They belong to the deployment, so a worker runs with them.
     #
     # @api private
-    # @return [String, nil] in whole sentences
+    # @return [String, nil]
     def environment_problem
       relay = from_environment("SIDEKIQ_LIFECYCLE_SIGNAL_RELAY")
       directory = from_environment("SIDEKIQ_LIFECYCLE_DIR")
       problems = []
       if relay && !relay_of_environment
-        problems << "SIDEKIQ_LIFECYCLE_SIGNAL_RELAY is #{relay.inspect} and counts for nothing; set it to auto or off"
+        problems << "SIDEKIQ_LIFECYCLE_SIGNAL_RELAY is #{relay.inspect} and is ignored; set it to auto or off"
       end
       if directory && Text.one_line(directory) != Text.readable(directory)
-        problems << "SIDEKIQ_LIFECYCLE_DIR is #{directory.inspect}, and is taken as it is, with what is not seen in " \
-                    "it; set it to a path on one line"
+        problems << "SIDEKIQ_LIFECYCLE_DIR is #{directory.inspect} and is used with its invisible characters; set it " \
+                    "to a path on one line"
       end
       problems.join("; ") if problems.any?
     end
@@ -142,7 +141,7 @@ module SidekiqLifecycle
       RELAY_WORDS[Text.readable(from_environment("SIDEKIQ_LIFECYCLE_SIGNAL_RELAY")).strip.downcase]
     end
 
-    # Without a locale Ruby takes what the system says for ASCII; as bytes any path can be joined with any other.
+    # Without a locale Ruby labels paths from the system as ASCII. As bytes, all paths can be joined.
     def readable(path)
       text = path.dup.force_encoding(Encoding::UTF_8)
       text.valid_encoding? ? text : path

@@ -3,7 +3,7 @@
 require_relative "drain_tracker"
 require_relative "job_name"
 require_relative "processor_threads"
-require_relative "push_back"
+require_relative "bulk_requeue"
 require_relative "sidekiq_compat"
 
 module SidekiqLifecycle
@@ -40,7 +40,7 @@ module SidekiqLifecycle
     # @param jobs [Array<#queue, #job>] Sidekiq's units of work
     # @return [Symbol] for {SidekiqPatches}: Sidekiq need not do it itself
     def push_back(jobs)
-      error = PushBack.new(@config).call(jobs)
+      error = BulkRequeue.new(@config).call(jobs)
       lose((jobs & ProcessorThreads.new(@launcher).jobs).map(&:job), error, quiet: true) if error
       :done
     end

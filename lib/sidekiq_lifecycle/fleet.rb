@@ -2,31 +2,31 @@
 
 require "time"
 require_relative "text"
-require_relative "fleet/member"
+require_relative "error"
+require_relative "fleet/format"
+require_relative "fleet/goal_tracker"
 require_relative "fleet/operation"
+require_relative "fleet/process"
 require_relative "fleet/progress"
-require_relative "fleet/pursuit"
 require_relative "fleet/registry"
 require_relative "fleet/selection"
 require_relative "fleet/targets"
-require_relative "fleet/words"
 
 module SidekiqLifecycle
-  # Every Sidekiq that shares a Redis: to look at, to quiet, to wait for, to stop and to wake.
+  # Shows, quiets, waits for, stops and wakes the Sidekiq processes that share a Redis.
   #
   #     fleet = SidekiqLifecycle::Fleet.new
   #     fleet.quiet(match: "worker-*", timeout: 7200) { |progress| puts progress }
   #
-  # It goes through Sidekiq's own registry in Redis, so processes without this gem are seen and steered as well. A
-  # process hears what it is told at its next heartbeat (5 s in Sidekiq 6, 10 s in 7 and 8), and its answer is seen at
-  # the one after that.
+  # It uses Sidekiq's own registry in Redis, so it includes processes without this gem. A process receives a signal at
+  # its next heartbeat (5 s in Sidekiq 6, 10 s in 7 and 8), and its new state shows at the heartbeat after that.
   #
-  # Every method takes `match:` and `except:`, patterns for {Selection}; without them all processes are meant. An empty
-  # list to match is an error: one that was computed, and came out so, does not mean everybody.
+  # Every method takes `match:` and `except:`, patterns for {Selection}. Without them it is about all processes. An
+  # empty list for `match:` is an error, because a computed list that is empty must not select every process.
   class Fleet
-    # What can go wrong with an operation. What was told to processes until then stays told.
+    # An operation failed. Signals that it has sent stay in effect.
     class Error < SidekiqLifecycle::Error
-      # @return [Progress, nil] how far it had come
+      # @return [Progress, nil] how far it came
       attr_reader :progress
 
       # @param message [String]
@@ -39,40 +39,44 @@ module SidekiqLifecycle
 
     # No process matches.
     class NoMatch < Error; end
-    # Some will never get where they should.
+    # Some processes will never reach the goal.
     class NotReached < Error; end
-    # The time is over.
+    # The timeout has passed.
     class TimedOut < Error; end
     # Redis does not answer.
     class Unreachable < Error; end
 
-    # @param config [Object] what answers `redis`: the module `Sidekiq`, or a `Sidekiq::Config`
+    # The class of a process under its former name.
+    Member = Process
+
+    # @param config [Object] answers `redis`: the module `Sidekiq`, or a `Sidekiq::Config`
     def initialize(config = ::Sidekiq)
       @registry = Registry.new(config)
     end
 
-    # @return [Array<Member>] all that match, ghosts too
+    # @return [Array<Process>] all that match, including ghosts
     # @raise [ArgumentError] if a pattern is wrong
     # @raise [Unreachable] if Redis does not answer
-    def members(match: nil, except: nil)
+    def processes(match: nil, except: nil)
       selection = Selection.new(matching: match, except:)
-      Targets.new(@registry.first_look, selection).matching
+      Targets.new(@registry.first_poll, selection).matching
     end
+    alias members processes
 
-    # Tells processes to fetch no more jobs, and waits until they have finished with those they have.
+    # Tells processes to take no more jobs, and waits until they have finished those they have.
     #
-    # @param wait [Boolean] false: only until all have been told
+    # @param wait [Boolean] false: only wait until they are quiet
     # @param timeout [Numeric, nil] seconds to wait at most
     # @yieldparam progress [Progress]
     # @return [Progress] the last one
     # @raise [ArgumentError] if a pattern or the timeout is wrong
-    # @raise [Error] if no process matches, some will never get there, the time is over, or Redis does not answer
+    # @raise [Error] if no process matches, some will never reach the goal, the timeout passes, or Redis does not answer
     def quiet(match: nil, except: nil, wait: true, timeout: nil, &listener)
       operation(match, except, timeout, &listener).quiet(wait:)
     end
 
-    # Waits until processes have got somewhere; nothing is told to anybody. `:ready` asks whoever is there by then; the
-    # others ask those that are there now.
+    # Waits until processes reach a goal, and sends no signal. `:ready` is about the processes that are there at the
+    # time, the other goals about those that are there now.
     #
     # @param goal [Symbol] `:ready`, `:quiet`, `:drained` or `:stopped`
     # @param timeout [Numeric, nil] seconds to wait at most
@@ -90,9 +94,9 @@ module SidekiqLifecycle
 
     # Tells processes to stop, and waits until they have.
     #
-    # @param drain_first [Boolean] quiet them first, and stop them when all (of a batch) have finished with every job
-    # @param batch [Integer, Float, nil] stop so many at a time (an Integer), or such a part of them (a Float up to
-    #   1.0); the next when as many new ones are ready
+    # @param drain_first [Boolean] quiet them first, and stop them when all (of a batch) have finished every job
+    # @param batch [Integer, Float, nil] how many to stop at a time (an Integer), or which part of them (a Float up to
+    #   1.0); the next batch follows when as many new processes are ready
     # @param timeout [Numeric, nil] seconds to wait at most
     # @yieldparam progress [Progress]
     # @return [Progress] the last one
@@ -105,10 +109,11 @@ module SidekiqLifecycle
       operation(match, except, timeout, &listener).stop(drain_first:, batch:)
     end
 
-    # Stops processes that are quiet and have finished with every job, so that their supervisor starts new ones, and
-    # waits until as many new ones are ready. Those that are still busy are left alone, and then it was not reached.
+    # Restarts processes that have drained: stops those that are quiet and have finished every job, so that their
+    # supervisor starts new ones, and waits until as many new ones are ready. Processes that are still busy are left
+    # alone, and then it raises {NotReached}.
     #
-    # @param even_busy [Boolean] stop those as well
+    # @param even_busy [Boolean] stop busy processes as well
     # @param timeout [Numeric, nil] seconds to wait at most
     # @yieldparam progress [Progress]
     # @return [Progress] the last one

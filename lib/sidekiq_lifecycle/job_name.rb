@@ -4,7 +4,7 @@ require "json"
 require_relative "text"
 
 module SidekiqLifecycle
-  # What a job is called where people look for it: by its class and its jid.
+  # The name of a job for people: its class and its jid.
   #
   # @api private
   module JobName

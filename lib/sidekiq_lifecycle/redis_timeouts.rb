@@ -3,8 +3,8 @@
 require_relative "sidekiq_compat"
 
 module SidekiqLifecycle
-  # How long a Redis that hangs can keep Sidekiq's heartbeat waiting, by what the application has set for its client.
-  # A Redis that refuses connections keeps nobody waiting.
+  # How long a hanging Redis can block Sidekiq's heartbeat, by the timeouts of the application's Redis client. A Redis
+  # that refuses connections blocks nothing.
   #
   # @api private
   module RedisTimeouts
@@ -12,11 +12,11 @@ module SidekiqLifecycle
     LIVE = 60
 
     class << self
-      # What is too long, in words: for `live`, or for systemd's watchdog.
+      # Whether that is too long for `live`, or for systemd's watchdog.
       #
-      # @param config [Object] what answers `redis`
-      # @param watchdog [Float, nil] its seconds, where Sidekiq's heartbeat feeds it
-      # @return [String, nil]
+      # @param config [Object] answers `redis`
+      # @param watchdog [Float, nil] its seconds, if Sidekiq's heartbeat feeds it
+      # @return [String, nil] the problem
       def problem(config, watchdog)
         longest = silence(config)
         return unless longest && longest >= [watchdog, LIVE].compact.min
@@ -28,10 +28,10 @@ module SidekiqLifecycle
           "#{", or WatchdogSec=#{(longest / 10).floor.succ * 10}" if watchdog && watchdog < LIVE}"
       end
 
-      # The longest time between two signs of life: a heartbeat that waits for Redis in each of its round trips, or one
-      # that comes after our own has waited. A heartbeat that took long gives a sign at its end as well.
+      # The longest time between two signs of life: a heartbeat that waits for Redis in each of its round trips, or a
+      # heartbeat that follows our own waiting message. A long heartbeat is another sign of life at its end.
       #
-      # @return [Float, nil] seconds; nil: the client cannot be asked
+      # @return [Float, nil] seconds; nil: the client's timeouts are unknown
       def silence(config)
         trip = round_trip(config) or return
         [SidekiqCompat.heartbeat_round_trips * trip, trip + ::Sidekiq::Launcher::BEAT_PAUSE].max
@@ -39,7 +39,7 @@ module SidekiqLifecycle
 
       private
 
-      # The client tries again where a try has timed out.
+      # The client retries after a timeout.
       def round_trip(config)
         *timeouts, pauses = config.redis { |client| SidekiqCompat.redis_timeouts(client) }
         return if timeouts.empty? || !timeouts.all?(Numeric)

@@ -1,16 +1,16 @@
 # frozen_string_literal: true
 
-require_relative "boot"
-require_relative "complaints"
-require_relative "ending"
+require_relative "boot_guard"
+require_relative "once_logger"
+require_relative "exit_reason"
 require_relative "redis_timeouts"
 require_relative "sidekiq_compat"
 require_relative "sidekiq_patches"
 require_relative "systemd"
 require_relative "task_protection"
-require_relative "traps"
+require_relative "signal_traps"
 require_relative "trial"
-require_relative "unfailing"
+require_relative "safe_logger"
 require_relative "worker_process"
 
 module SidekiqLifecycle
@@ -88,6 +88,19 @@ module SidekiqLifecycle
         @current.install(config)
       end
 
+      # Guards the boot of an application that has not called `install` yet, if a Sidekiq boots it. The directory is the
+      # one known by now; `install` clears another.
+      def guard_boot
+        return unless BootGuard.underway?
+
+        BootGuard.install
+        configuration = Configuration.new
+        BootGuard.configure_relay(configuration)
+        Native.clear(configuration.directory)
+      rescue StandardError => e
+        OnceLogger.print(e.message)
+      end
+
       # Handles an event of {EVENTS}, if the lifecycle is installed.
       def handle(event, *details) = @current&.handle(event, *details)
     end
@@ -95,7 +108,7 @@ module SidekiqLifecycle
     def initialize(configuration, listeners)
       @configuration = configuration
       @listeners = listeners
-      @complaints = Complaints.new
+      @once_logger = OnceLogger.new
       @installed_by = Process.pid
     end
 
@@ -106,13 +119,13 @@ module SidekiqLifecycle
       @config = config
       settings = [@configuration.directory, @configuration.ready_file]
       return reinstall if ours? && settings == @settings
-      return complain(too_late) if too_late
+      return warn_once(too_late) if too_late
 
       @settings = settings
       add_hooks(config)
-      on_cli_run if Boot.underway?
+      on_cli_run if BootGuard.underway?
     rescue StandardError => e
-      complain("#{e.class}: #{e.message} (#{e.backtrace&.first})")
+      warn_once("#{e.class}: #{e.message} (#{e.backtrace&.first})")
     end
 
     # Calls the handler of an event. Nothing that it raises reaches Sidekiq, except for an exception that is meant to
@@ -120,7 +133,7 @@ module SidekiqLifecycle
     def handle(event, *details)
       send(:"on_#{event}", *details) if mine?(event)
     rescue StandardError => e
-      complain("#{event}: #{e.class}: #{e.message} (#{e.backtrace&.first})")
+      warn_once("#{event}: #{e.class}: #{e.message} (#{e.backtrace&.first})")
     end
 
     # The process exits, on whatever path: also where Sidekiq fires no event.
@@ -128,9 +141,9 @@ module SidekiqLifecycle
       return if !ours? || native.state == "stopped"
 
       @process.check_drained
-      @process.finish(*Ending.of(error))
+      @process.finish(*ExitReason.of(error))
     rescue StandardError => e
-      Complaints.say(e.message)
+      OnceLogger.print(e.message)
     end
 
     # @return [Status]
@@ -144,9 +157,9 @@ module SidekiqLifecycle
     # ---- it boots ----
 
     def on_cli_run
-      Boot.hold
+      BootGuard.install
       # What takes its signals from a host program (embedded) has no signal path of its own, and needs no relay.
-      Boot.relay(@configuration, options[:timeout])
+      BootGuard.configure_relay(@configuration, options[:timeout])
       native.retire if ours?
       register
     end
@@ -154,14 +167,14 @@ module SidekiqLifecycle
     def on_embedded_run = @embedded = true
 
     def on_startup
-      stop, @quiet_requested = Boot.release
-      Boot.repaired&.each { |repair| complain("#{repair} in this process when it was launched; repaired") }
+      stop, @quiet_requested = BootGuard.finish
+      BootGuard.repaired&.each { |repair| warn_once("#{repair} in this process when it was launched; repaired") }
       # The application, or a library, rescued the exception by which TERM was to end the boot. Nothing has started.
       raise SignalException, "SIGTERM" if stop
 
       native.quieted if @quiet_requested
       @process.describe(@config)
-      TaskProtection.begin(@configuration, SidekiqCompat.method(:busy)) do |problem|
+      TaskProtection.start(@configuration, SidekiqCompat.method(:busy)) do |problem|
         native.note("ecs_task_protection", problem)
       end
       return unless server?
@@ -176,13 +189,13 @@ module SidekiqLifecycle
       return unless waiting.is_a?(String)
 
       pipe.ungetbyte(waiting)
-      (waiting.split.map { |name| "SIG#{name}" } & Traps::SIGNALS).each { |signal| native.arrived(signal) }
+      (waiting.split.map { |name| "SIG#{name}" } & SignalTraps::SIGNALS).each { |signal| native.arrived(signal) }
     end
 
     def on_launched(launcher)
       drain.launcher = launcher
       @has_launched = true
-      Traps.tell_relay
+      SignalTraps.report_to_relay
       native.note("redis_timeouts", RedisTimeouts.problem(@config, Systemd.watchdog))
       native.started
       @process.report_problems
@@ -202,12 +215,12 @@ module SidekiqLifecycle
       @process.report_problems
     end
 
-    def on_redis_reached = @process.redis.reached!
+    def on_redis_reached = @process.redis.record_beat
 
     # After a heartbeat that did not reach Redis, our own message would only wait as well, and delay the next heartbeat.
     def on_beat_finished(identity, result, took)
       on_beat if took > LONG_BEAT
-      @process.publish(identity) if @process.redis.reached?(result)
+      @process.publish(identity) if @process.redis.beat_reached?(result)
     end
 
     def on_core_reported = @process.report_problems
@@ -227,7 +240,7 @@ module SidekiqLifecycle
     # Nothing that Sidekiq logs from here on may keep it from stopping.
     def on_quiet_or_stop_requested
       native.mute
-      Unfailing.make(@config.logger)
+      SafeLogger.protect(@config.logger)
     end
 
     # From 7.0.0 on the hooks at `:shutdown` may take the jobs' time as well.
@@ -292,7 +305,7 @@ module SidekiqLifecycle
 
     def on_embedded_stopped
       @process.finish(nil, nil)
-      Unfailing.over
+      SafeLogger.release
     end
 
     # ---- registration ----
@@ -307,14 +320,14 @@ module SidekiqLifecycle
     end
 
     def register
-      @process = WorkerProcess.new(@config, @configuration, @listeners, @complaints, embedded: !server?)
+      @process = WorkerProcess.new(@config, @configuration, @listeners, @once_logger, embedded: !server?)
       # systemd knows the host program of an embedded Sidekiq, and the parent of preloaded ones.
-      Systemd.begin(native) if server? && Process.pid == @installed_by
+      Systemd.start(native) if server? && Process.pid == @installed_by
       @process.report_problems
     end
 
     def reinstall
-      Boot.relay(@configuration, options[:timeout]) if server?
+      BootGuard.configure_relay(@configuration, options[:timeout]) if server?
       @process.describe(@config)
     end
 
@@ -322,7 +335,7 @@ module SidekiqLifecycle
     def too_late
       return "install cannot set another directory or ready_file now: Sidekiq has started" if @has_launched
 
-      "install came too late: Sidekiq has started, and goes on without it" if Boot.over?
+      "install came too late: Sidekiq has started, and goes on without it" if BootGuard.over?
     end
 
     def add_hooks(config)
@@ -341,6 +354,6 @@ module SidekiqLifecycle
 
     def drain = @process.drain
 
-    def complain(problem) = @complaints.make(@config.logger, problem)
+    def warn_once(problem) = @once_logger.warn(@config.logger, problem)
   end
 end

@@ -37,7 +37,7 @@ module SidekiqLifecycle
 
       # Runs before Sidekiq logs the signal.
       def handle_signal(signal)
-        SidekiqAdapter.handle(:quiet_or_stop_requested) if Traps::SIGNALS.include?("SIG#{signal}")
+        SidekiqAdapter.handle(:quiet_or_stop_requested) if SignalTraps::SIGNALS.include?("SIG#{signal}")
         super
       end
     end
@@ -136,7 +136,7 @@ module SidekiqLifecycle
       # Sidekiq's shutdown timeout has passed and jobs are still running.
       def hard_shutdown(...)
         SidekiqAdapter.handle(:jobs_interrupted, self)
-        @lifecycle_deadline = ::Process.clock_gettime(::Process::CLOCK_MONOTONIC) + PushBack::PATIENCE
+        @lifecycle_deadline = ::Process.clock_gettime(::Process::CLOCK_MONOTONIC) + BulkRequeue::PATIENCE
         super
       end
 

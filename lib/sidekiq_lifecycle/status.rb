@@ -3,41 +3,41 @@
 require "time"
 
 module SidekiqLifecycle
-  # Where a Sidekiq process is in its life. An immutable value: ask for a new one to see what has changed.
+  # The state of a Sidekiq process at one moment. An immutable value; ask for a new one to see changes.
   class Status
     # @return [Symbol] `:booting`, `:running`, `:quiet`, `:stopping` or `:stopped`
     attr_reader :state
-    # @return [Time] since when (UTC)
+    # @return [Time] when it entered that state (UTC)
     attr_reader :since
     # @return [String, nil] what led to that state: a signal, a call, an exit
     attr_reader :why
     # @return [Integer]
     attr_reader :pid
-    # @return [Integer] jobs in hand now
+    # @return [Integer] running jobs
     attr_reader :busy
     # @return [Integer, nil] jobs the process can run at once
     attr_reader :concurrency
     # @return [Hash{Symbol => Time}] when each state, and `:drained`, was reached (UTC)
     attr_reader :timings
-    # @return [Float, nil] seconds since Ruby's heart last beat
+    # @return [Float, nil] seconds since the last heartbeat
     attr_reader :beat_age
     # @return [Integer, nil] the exit status, once it has stopped: 128 + n for a signal n
     attr_reader :exit_status
-    # @return [Hash{String => Integer}] how often each signal's handler had been replaced and was put back
+    # @return [Hash{String => Integer}] how often each signal's handler was replaced and has been restored
     attr_reader :rearmed
-    # @return [Symbol, nil] what becomes of a SIGTERM that is sent to the top of the signal path (PID 1 of a container):
-    #   `:arrives`, `:cut_short`, `:lost` or `:unknown`; nil where that cannot be seen
+    # @return [Symbol, nil] what happens to a SIGTERM sent to the top of the signal path (PID 1 of a container):
+    #   `:arrives`, `:cut_short`, `:lost` or `:unknown`; nil if that cannot be inspected
     attr_reader :signal_path
-    # @return [Integer, nil] the relay's pid, while there is one
+    # @return [Integer, nil] the relay's pid, while one runs
     attr_reader :relay
-    # @return [String, nil] why it can never be called drained, however long it is waited for
+    # @return [String, nil] why it will never be drained, however long you wait
     attr_reader :never_drains
-    # @return [String, nil] who ends together with it when it is stopped (foreman and all that it has started), where
-    #   somebody does
+    # @return [String, nil] what else ends when it stops (foreman, and everything that foreman has started), if anything
     attr_reader :company
-    # @return [Array<String>] what is wrong, in whole sentences
+    # @return [Array<String>] problems, as whole sentences
     attr_reader :problems
-    # @return [Array<String>] what could not be told of the signal path and of the stop timeout, in whole sentences
+    # @return [Array<String>] what could not be determined about the signal path and the stop timeout, as whole
+    #   sentences
     attr_reader :doubts
     # @return [String] the lifecycle directory
     attr_reader :directory
@@ -51,9 +51,9 @@ module SidekiqLifecycle
     attr_reader :version
 
     # @api private
-    # @param report [Hash] what the core says of the process
+    # @param report [Hash] the core's report on the process
     # @param configuration [Configuration]
-    # @param busy [Integer] jobs in hand now
+    # @param busy [Integer] running jobs
     def initialize(report, configuration, busy:)
       record = report.fetch("record")
       @state = record["state"].to_sym
@@ -73,22 +73,22 @@ module SidekiqLifecycle
       Ractor.make_shareable(self) # frozen, and all in it
     end
 
-    # @return [Boolean] the process is live and running: it fetches jobs
+    # @return [Boolean] whether it is live and running: it fetches jobs
     def ready? = @ready
 
-    # @return [Boolean] Ruby's heartbeat is fresh; stays true while the process drains
+    # @return [Boolean] whether its last heartbeat is recent; stays true while it drains
     def live? = @live
 
-    # @return [Boolean] the process was told to stop fetching
+    # @return [Boolean] whether it has been told to take no more jobs
     def quiet? = %i[quiet stopping].include?(state)
 
-    # @return [Boolean] the process is quiet or stopping, and Sidekiq has finished with every job
+    # @return [Boolean] whether it is quiet or stopping, and has finished every job
     def drained? = @drained
 
-    # @return [Boolean] Sidekiq runs inside another program (`Sidekiq.configure_embed`)
+    # @return [Boolean] whether Sidekiq runs inside another program (`Sidekiq.configure_embed`)
     def embedded? = @embedded
 
-    # @return [Hash{Symbol => Object}] all of it, to log or to serialise
+    # @return [Hash{Symbol => Object}] all fields, to log or to serialise
     def to_h
       names = %i[state since why pid busy concurrency timings beat_age exit_status rearmed signal_path relay
                  never_drains company problems doubts directory ready_file stop_timeout sidekiq_version version]

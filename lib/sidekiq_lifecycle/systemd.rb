@@ -1,52 +1,52 @@
 # frozen_string_literal: true
 
 module SidekiqLifecycle
-  # Keeps Sidekiq's own words to systemd back where the core has better ones.
+  # Suppresses Sidekiq's own sd_notify(3) messages where the core sends better ones.
   #
-  # `bin/sidekiq` says READY in the first `:startup` hook, before the application's own have run; STOPPING in
-  # `:shutdown`; and feeds the watchdog from a thread that always runs, also when no job does.
+  # `bin/sidekiq` sends READY in the first `:startup` hook, before the application's own hooks have run, and STOPPING in
+  # `:shutdown`. It feeds the watchdog from a thread that always runs, even if no job does.
   #
   # @api private
   module Systemd
     class << self
-      # Begins to speak to systemd, if it has launched this process.
+      # Notifies systemd from now on, if systemd has launched this process.
       #
       # @param native [Native::Process]
-      def begin(native)
-        @state, @heart = native.notify(::Sidekiq::Launcher::BEAT_PAUSE)
-        # Through a socket that is none Sidekiq's own words are an exception in :startup, and the process ends. What is
-        # wrong with it is said already.
-        @mute = !@state && !ENV.fetch("NOTIFY_SOCKET", "").empty?
-        return unless @state || @mute
+      def start(native)
+        @sends_state, @sends_watchdog = native.notify(::Sidekiq::Launcher::BEAT_PAUSE)
+        # If the socket is unusable, Sidekiq's own message raises in :startup, and the process exits. The core has
+        # already reported what is wrong with the socket.
+        @socket_unusable = !@sends_state && !ENV.fetch("NOTIFY_SOCKET", "").empty?
+        return unless @sends_state || @socket_unusable
 
         require "sidekiq/sd_notify"
-        ::Sidekiq::SdNotify.singleton_class.prepend(Silence)
+        ::Sidekiq::SdNotify.singleton_class.prepend(Suppression)
       end
 
-      # @return [Float, nil] the seconds of its watchdog, where Sidekiq's heartbeat feeds it
+      # @return [Float, nil] the watchdog's seconds, if Sidekiq's heartbeat feeds it
       def watchdog
-        seconds = ENV["WATCHDOG_USEC"].to_f / 1e6 if @heart
+        seconds = ENV["WATCHDOG_USEC"].to_f / 1e6 if @sends_watchdog
         seconds if seconds&.positive?
       end
 
-      # Whether the core says what Sidekiq is about to say. In a forked child it says nothing.
+      # Whether Sidekiq's own message is to be suppressed. In a forked child nothing is.
       #
-      # @param what [Symbol] `:state` or `:heart`
-      def speaks?(what)
-        SidekiqLifecycle.status && (@mute || (what == :heart ? @heart : @state))
+      # @param message [Symbol] `:state` or `:watchdog`
+      def suppresses?(message)
+        SidekiqLifecycle.status && (@socket_unusable || (message == :watchdog ? @sends_watchdog : @sends_state))
       end
     end
 
     # Sidekiq::SdNotify
-    module Silence
+    module Suppression
       # READY
-      def ready(...) = (super unless Systemd.speaks?(:state))
+      def ready(...) = (super unless Systemd.suppresses?(:state))
 
       # STOPPING
-      def stopping(...) = (super unless Systemd.speaks?(:state))
+      def stopping(...) = (super unless Systemd.suppresses?(:state))
 
       # WATCHDOG
-      def watchdog(...) = (super unless Systemd.speaks?(:heart))
+      def watchdog(...) = (super unless Systemd.suppresses?(:watchdog))
     end
   end
 end

@@ -1,18 +1,18 @@
 # frozen_string_literal: true
 
 module SidekiqLifecycle
-  # A trial by the doctor (`doctor -- COMMAND`): a stop that takes as long as it may. An idle Sidekiq would end at once,
-  # and not show who kills it a few seconds later.
+  # Makes a stop in a trial (`doctor -- COMMAND`) take as long as it may. An idle Sidekiq would exit at once, and not
+  # show what would have killed it a few seconds later.
   #
   # @api private
   module Trial
-    # The doctor sets it.
+    # The environment variable that the doctor sets.
     VARIABLE = "SIDEKIQ_LIFECYCLE_TRIAL"
 
-    # Of the 4 s that Sidekiq takes beside `-t`, those that come before its own end.
+    # Of the 4 s that Sidekiq takes after `-t`, those before its own exit.
     REST = 3.5
 
-    # As if a job were in hand that ends with its last chance.
+    # Waits as long as if a job ended at the last moment.
     #
     # @param timeout [Numeric] Sidekiq's `-t`, in seconds
     # @return [void]

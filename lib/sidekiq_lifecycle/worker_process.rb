@@ -1,12 +1,12 @@
 # frozen_string_literal: true
 
 require "json"
-require_relative "announcement"
+require_relative "redis_status"
 require_relative "drain_monitor"
 require_relative "sidekiq_compat"
 require_relative "status"
 require_relative "text"
-require_relative "traps"
+require_relative "signal_traps"
 
 module SidekiqLifecycle
   # The calling process as a Sidekiq: the native core's record of it, its jobs, and what is reported about it. There is
@@ -18,7 +18,7 @@ module SidekiqLifecycle
     attr_reader :native
     # @return [DrainMonitor]
     attr_reader :drain
-    # @return [Announcement]
+    # @return [RedisStatus]
     attr_reader :redis
 
     # Registers the process in the lifecycle directory.
@@ -26,17 +26,17 @@ module SidekiqLifecycle
     # @param config [Object] Sidekiq's
     # @param configuration [Configuration]
     # @param listeners [Listeners]
-    # @param complaints [Complaints]
+    # @param once_logger [OnceLogger]
     # @param embedded [Boolean] Sidekiq runs inside another program
-    def initialize(config, configuration, listeners, complaints, embedded:)
+    def initialize(config, configuration, listeners, once_logger, embedded:)
       @config = config
       @configuration = configuration
       @listeners = listeners
-      @complaints = complaints
+      @once_logger = once_logger
       @embedded = embedded
       @native = Native::Process.begin(configuration.directory, configuration.ready_file, about)
       @drain = DrainMonitor.new(config, @native)
-      @redis = Announcement.new(config)
+      @redis = RedisStatus.new(config)
       @native.require_signal_path(configuration.require_signal_path)
       @native.note("environment", configuration.environment_problem)
     end
@@ -58,7 +58,7 @@ module SidekiqLifecycle
 
     # Observes signals, keeps Sidekiq's traps in place, and logs from now on what the core finds wrong by itself.
     def observe_signals
-      @traps = Traps.new
+      @traps = SignalTraps.new
       @native.observe
       start_reporter
     end
@@ -108,8 +108,8 @@ module SidekiqLifecycle
 
     # Logs each problem that the core has found, once. A call of this shows that Ruby runs.
     def report_problems
-      @native.runs&.then { |silence| complain(silence) }
-      @native.problems.each { |problem| complain(problem.last) }
+      @native.runs&.then { |silence| warn_once(silence) }
+      @native.problems.each { |problem| warn_once(problem.last) }
     end
 
     # Logs the state in which Sidekiq has started.
@@ -143,9 +143,9 @@ module SidekiqLifecycle
     end
 
     def failed(what, error)
-      complain("#{what}: #{error.class}: #{error.message} (#{error.backtrace&.first})")
+      warn_once("#{what}: #{error.class}: #{error.message} (#{error.backtrace&.first})")
     end
 
-    def complain(problem) = @complaints.make(@config.logger, problem)
+    def warn_once(problem) = @once_logger.warn(@config.logger, problem)
   end
 end

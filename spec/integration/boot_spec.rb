@@ -120,7 +120,7 @@ RSpec.describe "signals during the boot" do
       it "TERM ends the boot of a Rails application that has not come to its initializers" do
         worker = start(launcher:, before: <<~RUBY)
           require "sidekiq_lifecycle"
-          SidekiqLifecycle.before_boot
+          SidekiqLifecycle::SidekiqAdapter.guard_boot
           trap("TERM") { File.write("trapped", "") }
           sleep 1
           File.write("began", "")
@@ -370,7 +370,7 @@ RSpec.describe "signals during the boot" do
           config.redis = { url: #{redis.url(@database).inspect} }
           #{"SidekiqLifecycle.install(config)" if gem}
         end
-        #{"SidekiqLifecycle.before_boot" if gem}
+        #{"SidekiqLifecycle::SidekiqAdapter.guard_boot" if gem}
         #{after}
         note "#{name} serves"
         sleep

@@ -129,8 +129,8 @@ RSpec.describe "docs/fleet.md" do
 
   it "knows the schema and the exit codes" do
     codes = page[/^## Exit codes.*?(?=^##)/m].scan(/^\| (\d+) \|/).flatten.map(&:to_i)
-    require "sidekiq_lifecycle/fleet/command"
-    expect(codes).to match_array([*SidekiqLifecycle::Fleet::Command::OUTCOMES.values, 2])
-    expect(page).to include("`schema` (#{SidekiqLifecycle::Fleet::Command::SCHEMA})")
+    require "sidekiq_lifecycle/fleet/cli/command"
+    expect(codes).to match_array([*SidekiqLifecycle::Fleet::CLI::Command::OUTCOMES.values, 2])
+    expect(page).to include("`schema` (#{SidekiqLifecycle::Fleet::CLI::Command::SCHEMA})")
   end
 end

@@ -86,7 +86,7 @@ RSpec.describe "the fleet, when something is not as usual" do
     File.write(file("impatient.rb"), <<~RUBY)
       Kernel.prepend(Module.new do
         def require(name)
-          Process.kill(:INT, Process.pid) && sleep if name == "sidekiq_lifecycle/fleet/command"
+          Process.kill(:INT, Process.pid) && sleep if name == "sidekiq_lifecycle/fleet/cli/command"
           super
         end
       end)

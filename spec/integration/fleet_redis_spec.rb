@@ -172,7 +172,7 @@ RSpec.describe "the fleet's Redis" do
       expect(fleet("status", "-r", "nix"))
         .to eq([1, "", "sidekiq-lifecycle: nix does not exist; point -r to a Rails application or a Ruby file\n"])
       expect(fleet("status", "-r", ".")).to eq(
-        [1, "", "sidekiq-lifecycle: . is no Rails application: there is no config/application.rb in it\n"]
+        [1, "", "sidekiq-lifecycle: . is not a Rails application: there is no config/application.rb in it\n"]
       )
     end
   end

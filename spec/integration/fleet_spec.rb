@@ -121,7 +121,7 @@ RSpec.describe "the command fleet" do
       .to eq([0, "worker-1:#{worker.pid}  would be told to be quiet (running, 0 jobs)\n", ""])
     expect(fleet("stop", "--dry-run")[1]).to match(/^#{host}:1 +is a ghost, and would be left out$/)
     expect(fleet_json("stop", "--dry-run", "--match", "mailer-*")["processes"])
-      .to match([a_hash_including("pid" => mailer.pid, "would" => "would be told to stop (running, 0 jobs)")])
+      .to match([a_hash_including("pid" => mailer.pid, "would" => "stop")])
     states = -> { members.values_at(worker.pid, mailer.pid).map { |member| member["state"] } }
     expect(states.call).to eq(%w[running running])
 
@@ -146,14 +146,14 @@ RSpec.describe "the command fleet" do
     both = [start_listed, start_listed(name: "other")]
     start_reported_job
     idle, busy = both.sort_by { |worker| members[worker.pid]["busy"] } # whoever has taken the job
-    expect(fleet("wake")[0..1]).to eq([1, "not reached: no process is quiet, so there is nobody to wake\n"])
+    expect(fleet("wake")[0..1]).to eq([1, "not reached: no process is quiet, so there is none to wake\n"])
     expect(fleet("quiet").first).to eq(0)
     workers = [idle]
     supervisor = supervise(workers)
     code, out, = fleet("wake")
     expect(code).to eq(1)
     expect(out).to start_with("not reached: 1 of 2 woken; still busy and left alone: #{named(busy)} (1 job)\n")
-    expect(out).to end_with("1 process told to stop; that stands.\n")
+    expect(out).to end_with("1 process was told to stop, and will stop.\n")
     expect(idle.exit_code).to eq(0)
     expect(busy).to be_running
     expect(members.values.map { |member| member["state"] }).to contain_exactly("quiet", "running")
@@ -205,7 +205,7 @@ RSpec.describe "the command fleet" do
       code, out, = fleet("quiet", "--wait", "--timeout", "2s")
       expect(code).to eq(124)
       expect(out).to eq("not reached: timed out after 2 s: 0 of 1 drained, 1 job running\n" \
-                        "1 process told to be quiet; that stands.\n")
+                        "1 process was told to go quiet, and will stay quiet.\n")
       wait_until("it is quiet") { members[worker.pid]["state"] == "quiet" }
       report = fleet_json("wait", "drained", "--timeout", "1s")
       expect(report).to include("schema" => 1, "action" => "wait", "outcome" => "timed-out")
@@ -245,7 +245,7 @@ RSpec.describe "the command fleet" do
       waiting.signal(:INT)
       expect(waiting.exit_code).to eq(130)
       expect(waiting.log).to end_with("not reached: interrupted: 0 of 1 drained, 1 job running\n" \
-                                      "1 process told to be quiet; that stands.\n")
+                                      "1 process was told to go quiet, and will stay quiet.\n")
     end
 
     it "when Redis goes, and none when it comes back" do
@@ -316,7 +316,7 @@ RSpec.describe "the command fleet" do
       plain = webhook
       _, _, err = fleet("quiet", "--webhook", plain.url, "--slack-webhook", webhook(status: nil).url)
       expect(plain.messages.map { |message| message["event"] }).to eq(%w[started reached])
-      expect(err).to match(/^the Slack webhook (has not answered|was not told)/)
+      expect(err).to match(/^the Slack webhook (has not answered|could not be called)/)
       expect(err).not_to match(/^the webhook|secret/)
     end
 
@@ -334,8 +334,8 @@ RSpec.describe "the command fleet" do
     it "that fail or hang never fail the command" do
       start_listed
       { webhook(status: "500 Oops").url => /^the webhook answered 500$/,
-        webhook(status: nil).url => /^the webhook (has not answered for 5 s|was not told: Net::ReadTimeout)/,
-        "http://127.0.0.1:1/" => /^the webhook was not told: Errno::ECONNREFUSED$/ }.each do |url, complaint|
+        webhook(status: nil).url => /^the webhook (has not answered for 5 s|could not be called: Net::ReadTimeout)/,
+        "http://127.0.0.1:1/" => /^the webhook could not be called: Errno::ECONNREFUSED$/ }.each do |url, complaint|
         code, out, err = fleet("quiet", "--webhook", url)
         expect([code, out]).to match([0, /\A1 of 1 quiet/])
         expect(err).to match(complaint)

@@ -55,7 +55,7 @@ RSpec.describe "the command generate" do
   it "tells misuse, what is missing and what differs" do
     expect(generate("heroku")).to match([2, "", /invalid value 'heroku'/])
     expect(generate("docker", "--root", "nowhere")).to eq(
-      [1, "", "sidekiq-lifecycle: nowhere is no directory; point --root to the application's root\n"]
+      [1, "", "sidekiq-lifecycle: nowhere is not a directory; point --root to the application's root\n"]
     )
     { ["--user", "root ALL"] => /a user is called by/,
       ["--user", "x\ny ALL=(ALL) NOPASSWD: ALL"] => /a user is called by/,
@@ -75,7 +75,7 @@ RSpec.describe "the command generate" do
       .to match([1, "", /: -t 200 and Sidekiq's own 4 s do not fit/])
     File.write(file("shop/Dockerfile.sidekiq"), "FROM mine\n")
     expect(generate("docker", "--root", "shop")).to match(
-      [1, /^-FROM mine$/, /: Dockerfile.sidekiq would change, and there is no terminal to ask at; nothing was written/]
+      [1, /^-FROM mine$/, /: Dockerfile.sidekiq would change, and there is no terminal to ask on; nothing was written/]
     )
     expect(command("generate", "docker")).to match([2, /call it as: bundle exec sidekiq-lifecycle generate …/])
   end

@@ -194,7 +194,7 @@ RSpec.describe "what systemd is told" do
     it "goes on being fed by a heartbeat that waits for a Redis that hangs, and Redis is asked no further thing" do
       own_redis
       listen
-      announces = 'SidekiqLifecycle::Announcement.prepend(Module.new { def publish(...) = (note("announces"); super) })'
+      announces = 'SidekiqLifecycle::RedisStatus.prepend(Module.new { def publish(...) = (note("announces"); super) })'
       worker = start_ready(environment: environment(WATCHDOG_USEC: "60000000"), before: quick_heartbeat,
                            install: "config.redis = { url: #{redis.url(@database).inspect}, network_timeout: 1 }",
                            after: announces)
@@ -228,7 +228,7 @@ RSpec.describe "what systemd is told" do
 
     it "is long enough for the timeouts that Sidekiq sets by itself, as generate writes it" do
       listen
-      seconds = SidekiqLifecycle::Generate::Plan::WATCHDOG
+      seconds = SidekiqLifecycle::Generate::StopTimes::WATCHDOG
       worker = start_ready(environment: environment(WATCHDOG_USEC: (seconds * 1_000_000).to_s))
       expect(problems_of(worker.pid)).to be_empty
     end

@@ -86,7 +86,7 @@ RSpec.describe "with Redis" do
   describe "when jobs are pushed back" do
     let(:cut_off) { { "why" => "SIGTERM", "interrupted_jobs" => 1, "lost_jobs" => [] } }
     # As much time as a slow machine needs.
-    let(:patient) { "SidekiqLifecycle::PushBack.tap { |it| it.send(:remove_const, :PATIENCE) }::PATIENCE = 60" }
+    let(:patient) { "SidekiqLifecycle::BulkRequeue.tap { |it| it.send(:remove_const, :PATIENCE) }::PATIENCE = 60" }
     let(:ways) do
       { "gone" => [-> { redis.stop }, -> { redis.start }],
         "full" => [-> { redis.call("CONFIG", "SET", "maxmemory", "1") },
@@ -187,7 +187,7 @@ RSpec.describe "with Redis" do
   end
 
   it "gone or hanging when it stops, its end asks Redis no further thing, and no hook of ours is in the log" do
-    announces = 'SidekiqLifecycle::Announcement.prepend(Module.new { def publish(...) = (note("announces"); super) })'
+    announces = 'SidekiqLifecycle::RedisStatus.prepend(Module.new { def publish(...) = (note("announces"); super) })'
     %i[freeze_process stop].each do |goes|
       FileUtils.rm_f(file("notes"))
       client = "config.redis = { url: #{redis.url(@database).inspect}, network_timeout: 1 }"

@@ -56,7 +56,7 @@ class Container
     # The native command is found as in a Dockerfile that links it into a directory of PATH.
     def environment
       gems = ENV.fetch("GEM_HOME")
-      path = [File.dirname(SidekiqLifecycle::NativeCommand.path), "#{gems}/bin", "/usr/sbin", "/usr/bin", "/bin"]
+      path = [File.dirname(SidekiqLifecycle::CLI.path), "#{gems}/bin", "/usr/sbin", "/usr/bin", "/bin"]
       ["GEM_HOME=#{gems}", "PATH=#{path.join(":")}", "LANG=C.UTF-8", "HOME=/tmp"]
     end
 

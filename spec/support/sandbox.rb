@@ -10,7 +10,7 @@ require "tmpdir"
 # Redis, real Sidekiq processes and the real command.
 module Sandbox
   MAJOR = Sidekiq::VERSION.to_i
-  COMMAND = SidekiqLifecycle::NativeCommand.path
+  COMMAND = SidekiqLifecycle::CLI.path
 
   @databases = 0
   @lock = Mutex.new

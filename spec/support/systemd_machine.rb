@@ -3,7 +3,7 @@
 require "fileutils"
 require "securerandom"
 require "sidekiq_lifecycle/generate/target"
-require "sidekiq_lifecycle/generate/application"
+require "sidekiq_lifecycle/generate/app_config"
 require_relative "container"
 require_relative "redis_server"
 require_relative "sandbox"
@@ -87,7 +87,7 @@ class SystemdMachine < Container
   end
 
   # The native command, about the machine's workers.
-  def lifecycle(*words) = exec(SidekiqLifecycle::NativeCommand.path, *words, "--dir", "#{DEPLOY_TO}/shared/tmp/sidekiq")
+  def lifecycle(*words) = exec(SidekiqLifecycle::CLI.path, *words, "--dir", "#{DEPLOY_TO}/shared/tmp/sidekiq")
 
   def doctor = lifecycle("doctor")
 
@@ -181,7 +181,7 @@ class SystemdMachine < Container
 
   def install(service)
     given = { "environment" => "production", "queues" => [] }
-    application = SidekiqLifecycle::Generate::Application.new(@source || file(""), given)
+    application = SidekiqLifecycle::Generate::AppConfig.new(@source || file(""), given)
     files = SidekiqLifecycle::Generate::Target.new("systemd", application).files
     files.transform_keys { |name| File.basename(name) }.each do |name, contents|
       if name == "sudoers" then put("sudoers.d/shop-sidekiq", contents, 0o440)

@@ -51,7 +51,7 @@ RSpec.describe SidekiqLifecycle::Configuration do
   it "keeps its own word where the environment's means nothing, and says so" do
     ENV["SIDEKIQ_LIFECYCLE_SIGNAL_RELAY"] = "sometimes"
     expect(configuration).to have_attributes(signal_relay: :auto, environment_problem:
-      'SIDEKIQ_LIFECYCLE_SIGNAL_RELAY is "sometimes" and counts for nothing; set it to auto or off')
+      'SIDEKIQ_LIFECYCLE_SIGNAL_RELAY is "sometimes" and is ignored; set it to auto or off')
     configuration.signal_relay = :off
     expect(configuration.signal_relay).to eq(:off)
     expect { configuration.signal_relay = :sometimes }.to raise_error(ArgumentError, /signal_relay is :sometimes/)
@@ -65,7 +65,7 @@ RSpec.describe SidekiqLifecycle::Configuration do
     end
     ENV["SIDEKIQ_LIFECYCLE_DIR"] = "/run/a\n"
     expect(configuration.environment_problem)
-      .to start_with('SIDEKIQ_LIFECYCLE_DIR is "/run/a\n", and is taken as it is')
+      .to start_with('SIDEKIQ_LIFECYCLE_DIR is "/run/a\n" and is used with its invisible characters')
   end
 
   it "joins paths of any encoding" do

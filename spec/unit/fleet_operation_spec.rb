@@ -11,17 +11,17 @@ RSpec.describe SidekiqLifecycle::Fleet::Operation do
         @told = []
       end
 
-      def members(also = [])
+      def processes(also = [])
         look = @looks.size > 1 ? @looks.shift : @looks.first
-        missing = also.to_h { |identity| [identity, SidekiqLifecycle::Fleet::Member.new(identity, listed: false)] }
+        missing = also.to_h { |identity| [identity, SidekiqLifecycle::Fleet::Process.new(identity, listed: false)] }
         missing.merge(look.to_h { |member| [member.identity, member] })
       end
 
-      def first_look = members
+      def first_poll = processes
 
-      def tell(members, signal)
+      def signal(members, name)
         members.each_slice(2) do |slice|
-          @told.concat(slice.map { |member| [member.identity, signal] })
+          @told.concat(slice.map { |member| [member.identity, name] })
           yield slice
         end
       end
@@ -35,7 +35,7 @@ RSpec.describe SidekiqLifecycle::Fleet::Operation do
   def member(identity, listed: true, beat: 100.0, age: 1000, busy: 0, quiet: false, published: nil)
     info = JSON.generate(hostname: identity[0], pid: 1, started_at: beat - age, version: "8.1.7")
     fields = { "info" => info, "beat" => beat.to_s, "busy" => busy.to_s, "quiet" => quiet.to_s }
-    SidekiqLifecycle::Fleet::Member.new(identity, listed:, fields:, beat_age: 0.0, published:)
+    SidekiqLifecycle::Fleet::Process.new(identity, listed:, fields:, beat_age: 0.0, published:)
   end
 
   def gone(identity) = member(identity, listed: false)
@@ -77,7 +77,7 @@ RSpec.describe SidekiqLifecycle::Fleet::Operation do
     end
 
     it "ends with who was killed before his turn" do
-      ended = [gone("a:1:x"), SidekiqLifecycle::Fleet::Member.new("b:1:x", listed: true)]
+      ended = [gone("a:1:x"), SidekiqLifecycle::Fleet::Process.new("b:1:x", listed: true)]
       stop = operation(both, [*ended, fresh("c:1:x", 0)], [*ended, fresh("c:1:x", 0.00001)])
       expect { stop.stop(drain_first: false, batch: 1) }
         .to raise_error(SidekiqLifecycle::Fleet::NotReached, /\A1 of 2 not stopped: b:1 fell silent/)
@@ -106,15 +106,15 @@ RSpec.describe SidekiqLifecycle::Fleet::Operation do
 
   it "knows how many have been told, whatever ends it in the middle of that" do
     four = %w[a b c d].map { |name| member("#{name}:1:x") }
-    stop = operation(four) { |step| raise Interrupt if step.told["told to stop"] == 2 }
+    stop = operation(four) { |step| raise Interrupt if step.told["stop"] == 2 }
     expect { stop.stop(drain_first: false, batch: nil) }.to raise_error(Interrupt)
-    expect(progress.map(&:told)).to eq([{}, { "told to stop" => 2 }])
+    expect(progress.map(&:told)).to eq([{}, { "stop" => 2 }])
   end
 
   it "counts those of a later batch as soon as they have been told" do
     new = [0, 0.00001].map { |beat| member("c:1:x", beat: 100.0 + beat, age: 0.0) }
     stop = operation(both, *new.map { |one| [gone("a:1:x"), both.last, one] }) do |step|
-      raise Interrupt if step.told["told to stop"] == 2
+      raise Interrupt if step.told["stop"] == 2
     end
     expect { stop.stop(drain_first: false, batch: 1) }.to raise_error(Interrupt)
     expect(progress.last.to_s).to eq("1 of 2 stopped, batch 2 of 2")
@@ -135,8 +135,9 @@ RSpec.describe SidekiqLifecycle::Fleet::Operation do
     end
 
     it "says that nobody is there any more to get ready" do
-      expect { operation([quiet("a:1:x")], [], timeout: 0.1).wait(:ready) }
-        .to raise_error(SidekiqLifecycle::Fleet::TimedOut, /: 0 of 0 ready, nobody is there, waiting for processes\z/)
+      expect { operation([quiet("a:1:x")], [], timeout: 0.1).wait(:ready) }.to raise_error(
+        SidekiqLifecycle::Fleet::TimedOut, /: 0 of 0 ready, no process is there, waiting for new ones\z/
+      )
     end
   end
 end

@@ -5,7 +5,7 @@ RSpec.describe SidekiqLifecycle::Fleet::Replacements do
   def member(identity = "new:1:a", beat: 5001.0, beat_age: 0.5, quiet: false, version: "8.1.7", **info)
     info = JSON.generate({ hostname: "worker", started_at: 5000.0, version: }.merge(info))
     fields = { "info" => info, "beat" => beat.to_s, "quiet" => quiet.to_s }
-    SidekiqLifecycle::Fleet::Member.new(identity, listed: true, fields:, beat_age:)
+    SidekiqLifecycle::Fleet::Process.new(identity, listed: true, fields:, beat_age:)
   end
 
   # How many have replaced somebody, look by look; each look is 10 s after the one before.
@@ -13,7 +13,7 @@ RSpec.describe SidekiqLifecycle::Fleet::Replacements do
     selection = SidekiqLifecycle::Fleet::Selection.new(matching:)
     replacements = described_class.new(known, selection)
     looks.map.with_index(1) do |members, number|
-      replacements.see([*members].to_h { |one| [one.identity, one] }, 10 * number)
+      replacements.update([*members].to_h { |one| [one.identity, one] }, 10 * number)
       replacements.ready
     end
   end

@@ -1,6 +1,6 @@
 # frozen_string_literal: true
 
-require "sidekiq_lifecycle/fleet/table"
+require "sidekiq_lifecycle/fleet/cli/table"
 
 RSpec.describe SidekiqLifecycle::Fleet do
   # What a process publishes; `published` is what this gem adds.
@@ -8,7 +8,7 @@ RSpec.describe SidekiqLifecycle::Fleet do
     info = { "hostname" => identity.split(":").first, "pid" => 7, "queues" => ["default"] }.merge(info)
     fields = { "info" => JSON.generate(info), "busy" => busy.to_s, "beat" => beat.to_s, "quiet" => quiet.to_s }
     published = JSON.generate(said(**published)) if published.is_a?(Hash)
-    SidekiqLifecycle::Fleet::Member.new(identity, listed:, fields:, beat_age: 1.0, published:)
+    SidekiqLifecycle::Fleet::Process.new(identity, listed:, fields:, beat_age: 1.0, published:)
   end
 
   def said(state: "running", ready: false, drained: false, **more)
@@ -17,12 +17,12 @@ RSpec.describe SidekiqLifecycle::Fleet do
   end
 
   # One that Sidekiq lists and of which Redis has forgotten all else.
-  def ghost(identity = "worker-1:7:abc") = SidekiqLifecycle::Fleet::Member.new(identity, listed: true)
+  def ghost(identity = "worker-1:7:abc") = SidekiqLifecycle::Fleet::Process.new(identity, listed: true)
 
   # One that has left: Sidekiq's own fields stay for up to a minute.
   def gone(identity = "worker-1:7:abc", **more) = member(identity, listed: false, **more)
 
-  describe SidekiqLifecycle::Fleet::Member do
+  describe SidekiqLifecycle::Fleet::Process do
     it "has the state that it published, or that Sidekiq's fields show" do
       { member => :running, member(quiet: true) => :quiet, ghost => :ghost, gone => :stopped,
         member(quiet: true, published: { state: "stopping" }) => :stopping,
@@ -112,10 +112,12 @@ RSpec.describe SidekiqLifecycle::Fleet do
       expect { described_class.new(matching: "colour=red") }
         .to raise_error(ArgumentError, /\Athere is no field colour; use one of .* version, process, identity\z/)
       ["", "tag=", "a,,b"].each do |wrong|
-        expect { described_class.new(except: wrong) }.to raise_error(ArgumentError, /is no pattern; write one such as/)
+        expect { described_class.new(except: wrong) }
+          .to raise_error(ArgumentError, /is not a pattern; write one such as/)
       end
       [/w/, { tag: "shop" }, :worker, [nil]].each do |matching|
-        expect { described_class.new(matching:) }.to raise_error(ArgumentError, /is no pattern; write one such as/)
+        expect { described_class.new(matching:) }
+          .to raise_error(ArgumentError, /is not a pattern; write one such as/)
       end
     end
 
@@ -134,7 +136,7 @@ RSpec.describe SidekiqLifecycle::Fleet do
     end
   end
 
-  describe SidekiqLifecycle::Fleet::Table do
+  describe SidekiqLifecycle::Fleet::CLI::Table do
     it "shows of each process what chooses it and no other" do
       all = [member("worker:7:a"), member("worker:7:b"), member("mailer:7:c"), ghost("worker:3:d"), ghost("worker:3:e")]
       names = described_class.new(all, colour: false).to_s.lines[1..5].map { |line| line.split.first }
@@ -155,20 +157,20 @@ RSpec.describe SidekiqLifecycle::Fleet do
     it "say who is left out, the embedded where they could only be steered by others" do
       all = targets(member, member("web:1:x", info: { "embedded" => true }), ghost("old:1:x"))
       expect([all.present.size, all.left_out]).to eq([2, "1 ghost left out"])
-      expect([all.steerable.map(&:hostname), all.left_out]).to eq([%w[worker-1], "1 ghost and 1 embedded left out"])
+      expect([all.controllable.map(&:hostname), all.left_out]).to eq([%w[worker-1], "1 ghost and 1 embedded left out"])
     end
   end
 
-  describe SidekiqLifecycle::Fleet::Pursuit do
-    def pursuit(goal, *members) = described_class.new(goal, members)
+  describe SidekiqLifecycle::Fleet::GoalTracker do
+    def tracker(goal, *members) = described_class.new(goal, members)
 
     # A look at Redis, a second after the last one.
-    def see(pursuit, *members, elapsed: 1)
-      pursuit.tap { pursuit.see(members.to_h { |one| [one.identity, one] }, elapsed) }
+    def see(tracker, *members, elapsed: 1)
+      tracker.tap { tracker.update(members.to_h { |one| [one.identity, one] }, elapsed) }
     end
 
     it "takes a process's own word that it has drained" do
-      quiet = pursuit(:drained, member(quiet: true, published: { state: "quiet" }))
+      quiet = tracker(:drained, member(quiet: true, published: { state: "quiet" }))
       expect(quiet).not_to be_over
       # Nobody is busy at any beat; what it says itself counts all the same.
       expect(see(quiet, member(quiet: true, beat: 110.0, published: { state: "quiet" }))).not_to be_over
@@ -180,9 +182,9 @@ RSpec.describe SidekiqLifecycle::Fleet do
     end
 
     it "believes a count only if it is newer than the quiet, where a process does not have the gem" do
-      quiet = pursuit(:drained, member(busy: 0))
+      quiet = tracker(:drained, member(busy: 0))
       expect(see(quiet, member(quiet: true, beat: 110.0, busy: 0))).not_to be_over
-      expect(quiet.undecided?(quiet.members.first)).to be(true)
+      expect(quiet.undecided?(quiet.processes.first)).to be(true)
       expect(see(quiet, member(quiet: true, beat: 110.0, busy: 0))).not_to be_over # the same beat
       expect(see(quiet, member(quiet: true, beat: 120.0, busy: 1))).not_to be_over # it was just fetching
       expect(see(quiet, member(quiet: true, beat: 130.0, busy: 0))).to be_over
@@ -190,29 +192,29 @@ RSpec.describe SidekiqLifecycle::Fleet do
     end
 
     it "does not fall back on counts where a process has the gem and its word is missing once" do
-      quiet = pursuit(:drained, member(quiet: true, published: { state: "quiet" }))
+      quiet = tracker(:drained, member(quiet: true, published: { state: "quiet" }))
       see(quiet, member(quiet: true, beat: 110.0))
       expect(see(quiet, member(quiet: true, beat: 120.0))).not_to be_over
     end
 
     it "says why a process will never have drained" do
-      left = pursuit(:drained, member)
+      left = tracker(:drained, member)
       expect(see(left, gone).failed.values).to eq(["ended before it was seen to have drained"])
-      cut = pursuit(:drained, member(published: {}))
+      cut = tracker(:drained, member(published: {}))
       see(cut, gone(published: { state: "stopping", cut_off: 2 }))
       expect(cut.failed.values)
         .to eq(["ended before it was seen to have drained (2 cut off at its timeout and pushed back)"])
-      lost = pursuit(:drained, member(published: {}))
+      lost = tracker(:drained, member(published: {}))
       see(lost, gone(published: { state: "stopping", cut_off: 2, lost: 1 }))
       expect(lost.failed.values).to eq(["ended before it was seen to have drained (1 job lost)"])
-      killed = pursuit(:drained, member)
+      killed = tracker(:drained, member)
       expect(see(killed, ghost).failed.values)
         .to eq(["fell silent, as if it had been killed: the jobs it had may be lost"])
       expect(killed).to be_over
     end
 
     it "says of whom has stopped how many jobs he could not push back" do
-      ended = pursuit(:stopped, member(published: {}))
+      ended = tracker(:stopped, member(published: {}))
       see(ended, gone(published: { state: "stopping", lost: 2 }))
       expect(ended.failed.values).to eq(["has ended and lost 2 jobs"])
       expect(ended).to be_over
@@ -220,16 +222,16 @@ RSpec.describe SidekiqLifecycle::Fleet do
 
     it "waits no longer for a process that says that it can never drain, but for its end it does" do
       stuck = member(quiet: true, published: { state: "quiet", never_drains: "a thread has died" })
-      draining = see(pursuit(:drained, member(published: {})), stuck)
+      draining = see(tracker(:drained, member(published: {})), stuck)
       expect(draining.failed.values).to eq(["can never drain: a thread has died"])
       expect([draining.over?, draining.stuck?]).to eq([true, true])
-      expect(pursuit(:stopped, stuck)).not_to be_over
+      expect(tracker(:stopped, stuck)).not_to be_over
     end
 
     it "gives a process time to come back that is missing without a trace: Redis may have been started anew" do
       %i[quiet drained stopped].each do |goal|
-        missing = SidekiqLifecycle::Fleet::Member.new("worker-1:7:abc", listed: false)
-        told = pursuit(goal, member)
+        missing = SidekiqLifecycle::Fleet::Process.new("worker-1:7:abc", listed: false)
+        told = tracker(goal, member)
         60.times { expect(see(told, missing)).not_to be_over, goal.to_s }
         expect(see(told, member)).not_to be_over
         expect(see(told, missing, elapsed: 61)).to be_over
@@ -238,14 +240,14 @@ RSpec.describe SidekiqLifecycle::Fleet do
     end
 
     it "takes back what it said of one that comes back" do
-      silent = see(pursuit(:drained, member, member("b:2:y")), ghost, member("b:2:y"))
+      silent = see(tracker(:drained, member, member("b:2:y")), ghost, member("b:2:y"))
       expect(silent.failed.keys).to eq(["worker-1:7:abc"])
       expect(see(silent, member, member("b:2:y")).failed).to be_empty
     end
 
     it "knows of whom a few more beats will tell" do
-      quiet = pursuit(:drained, member(quiet: true, published: { state: "quiet" }))
-      undecided = -> { quiet.undecided?(quiet.members.first) }
+      quiet = tracker(:drained, member(quiet: true, published: { state: "quiet" }))
+      undecided = -> { quiet.undecided?(quiet.processes.first) }
       expect(undecided.call).to be(true)
       see(quiet, member(quiet: true, beat: 110.0, busy: 1, published: { state: "quiet" }))
       expect(undecided.call).to be(false), "it is busy"
@@ -257,28 +259,28 @@ RSpec.describe SidekiqLifecycle::Fleet do
     end
 
     it "takes a last word" do
-      quiet = pursuit(:drained, member(published: {}))
+      quiet = tracker(:drained, member(published: {}))
       expect(see(quiet, gone(published: { state: "stopping", drained: true })).failed).to be_empty
       expect(quiet.reached.size).to eq(1)
     end
 
     it "tells who has stopped from who was killed" do
-      stopped = pursuit(:stopped, member("a:1:x"), member("b:2:y"))
+      stopped = tracker(:stopped, member("a:1:x"), member("b:2:y"))
       see(stopped, gone("a:1:x"), ghost("b:2:y"))
       expect(stopped.reached.map(&:identity)).to eq(["a:1:x"])
       expect(stopped.failed.keys).to eq(["b:2:y"])
     end
 
     it "takes whoever has left for quiet, but not who was killed" do
-      left = see(pursuit(:quiet, member), gone)
+      left = see(tracker(:quiet, member), gone)
       expect([left.over?, left.failed]).to eq([true, {}])
       [member, member(quiet: true)].each do |one|
-        killed = see(pursuit(:quiet, one, member("b:2:y", quiet: true)), ghost, member("b:2:y", quiet: true))
+        killed = see(tracker(:quiet, one, member("b:2:y", quiet: true)), ghost, member("b:2:y", quiet: true))
         expect(killed.failed).to match("worker-1:7:abc" => /\Afell silent/)
         expect(killed.reached.map(&:identity)).to eq(["b:2:y"])
       end
-      expect(pursuit(:quiet, member(quiet: true))).to be_over
-      expect(pursuit(:quiet, member)).not_to be_over
+      expect(tracker(:quiet, member(quiet: true))).to be_over
+      expect(tracker(:quiet, member)).not_to be_over
     end
   end
 
@@ -295,7 +297,7 @@ RSpec.describe SidekiqLifecycle::Fleet do
 
   it "says that Redis does not answer, whatever is asked" do
     deaf = Class.new { def redis = raise(Errno::ECONNREFUSED) }
-    %i[members quiet].each do |ask|
+    %i[processes members quiet].each do |ask|
       expect { described_class.new(deaf.new).public_send(ask) }
         .to raise_error(SidekiqLifecycle::Fleet::Unreachable, /\ARedis does not answer: Connection refused/)
     end
@@ -303,6 +305,6 @@ RSpec.describe SidekiqLifecycle::Fleet do
 
   it "says stretches of time" do
     { 0.4 => "0 s", 59 => "59 s", 60 => "1 min", 61 => "1 min 1 s", 3600 => "1 h", 7260 => "2 h 1 min" }
-      .each { |seconds, words| expect(SidekiqLifecycle::Fleet::Words.span(seconds)).to eq(words) }
+      .each { |seconds, words| expect(SidekiqLifecycle::Fleet::Format.duration(seconds)).to eq(words) }
   end
 end

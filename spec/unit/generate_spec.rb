@@ -22,7 +22,7 @@ RSpec.describe SidekiqLifecycle::Generate do
 
   def application(**given)
     given = { "environment" => "production", "queues" => [], "require" => "./app.rb", **given.transform_keys(&:to_s) }
-    described_class::Application.new(@root, given)
+    described_class::AppConfig.new(@root, given)
   end
 
   describe "what the application says" do
@@ -96,10 +96,10 @@ RSpec.describe SidekiqLifecycle::Generate do
     end
 
     {
-      "- a\n- b" => "config/sidekiq.yml is no list of settings, such as :timeout: 25",
-      "production: true" => "config/sidekiq.yml has production: true, which is no list of settings",
-      "capsules: [a]" => 'config/sidekiq.yml has capsules: ["a"], which is no list of settings',
-      "capsules: { a: 1 }" => "config/sidekiq.yml has a: 1, which is no list of settings",
+      "- a\n- b" => "config/sidekiq.yml is not a list of settings, such as :timeout: 25",
+      "production: true" => "config/sidekiq.yml has production: true, which is not a list of settings",
+      "capsules: [a]" => 'config/sidekiq.yml has capsules: ["a"], which is not a list of settings',
+      "capsules: { a: 1 }" => "config/sidekiq.yml has a: 1, which is not a list of settings",
       "capsules: { a: { concurrency: few } }" => 'config/sidekiq.yml has :concurrency: "few"; set it to a whole number',
       ":concurrency: [1]" => "config/sidekiq.yml has :concurrency: [1]; set it to a whole number above 0",
       ":timeout: soon" => 'config/sidekiq.yml has :timeout: "soon"; set it to a whole number above 0',
@@ -118,8 +118,8 @@ RSpec.describe SidekiqLifecycle::Generate do
     it "has to say what loads it" do
       expect { application(require: nil) }.to raise_error(error, /\Athere is no Rails application in .* -r /)
       expect { application(config: "gone.yml") }.to raise_error(error, /\Agone.yml cannot be read: Errno::ENOENT/)
-      expect { described_class::Application.new("/nowhere", {}) }
-        .to raise_error(error, %r{\A/nowhere is no directory; })
+      expect { described_class::AppConfig.new("/nowhere", {}) }
+        .to raise_error(error, %r{\A/nowhere is not a directory; })
     end
   end
 
@@ -160,8 +160,8 @@ RSpec.describe SidekiqLifecycle::Generate do
 
     it "is whose it is said to be, and refused where that is not plain" do
       expect(application(user: "ops").user).to eq("ops")
-      { %(server "a", user: ENV["U"]) => /\Awho logs in is known only when .* --user NAME/,
-        %(server "a", user: DEPLOYER) => /\Awho logs in is known only when/,
+      { %(server "a", user: ENV["U"]) => /\Athe login user is known only when .* --user NAME/,
+        %(server "a", user: DEPLOYER) => /\Athe login user is known only when/,
         %(server "a", user: "one"\nserver "b", user: "two") => /name several users, one, two; say .*--user NAME/ }
         .each do |stage, sentence|
         put("config/deploy/production.rb", "# Größe \xff\n#{stage}")
@@ -176,10 +176,10 @@ RSpec.describe SidekiqLifecycle::Generate do
         expect { application.deploy_to }.to raise_error(error, sentence)
       end
       ["", "-x", "a b", "a\nb", "#1000", "%wheel", "ALL!"].each do |user|
-        expect { application(user:).user }.to raise_error(error, /is no name of a user; say whose the workers are/)
+        expect { application(user:).user }.to raise_error(error, /is not a user name; set the user that runs/)
       end
       put("config/deploy/production.rb", %(server "a", user: "-x"))
-      expect { application.user }.to raise_error(error, /"-x" is no name of a user/)
+      expect { application.user }.to raise_error(error, /"-x" is not a user name/)
     end
 
     it "is refused where only Capistrano itself can know it" do
@@ -188,14 +188,14 @@ RSpec.describe SidekiqLifecycle::Generate do
       said.flat_map { |setting, all| all.map { |ruby| [setting, ruby] } }.each do |setting, ruby|
         put("config/deploy.rb", "set :#{setting}, #{ruby}")
         expect { application.deploy_to }.to raise_error(
-          error, "Capistrano's files set :#{setting} to #{ruby}, which is known only when they are carried out; " \
+          error, "Capistrano's files set :#{setting} to #{ruby}, which is known only when they are evaluated; " \
                  "write it as a plain string in config/deploy.rb"
         )
       end
     end
   end
 
-  describe described_class::Plan do
+  describe described_class::StopTimes do
     # -t => docker stop, ECS, Kubernetes
     { 8 => [15, 15, 25], 25 => [30, 30, 55], 26 => [35, 35, 60], 60 => [65, 65, 125],
       115 => [120, 120, 235] }.each do |timeout, (stop, ecs, kubernetes)|
@@ -367,7 +367,7 @@ RSpec.describe SidekiqLifecycle::Generate do
       put("c", "mine\n")
       expect { write({ "a" => "one\n", "c" => "two\n" }) }.to raise_error(
         SidekiqLifecycle::Generate::Error,
-        "c would change, and there is no terminal to ask at; nothing was written; --force replaces, " \
+        "c would change, and there is no terminal to ask on; nothing was written; --force replaces, " \
         "--dry-run only shows"
       )
       expect(contents).to eq("c" => "mine\n")
@@ -410,7 +410,7 @@ RSpec.describe SidekiqLifecycle::Generate do
       %w[c d].each { |name| put(name, "mine\n") }
       typing("y\nq\n") do |input|
         expect { write({ "c" => "two\n", "d" => "three\n" }, input:) }
-          .to raise_error(SidekiqLifecycle::Generate::Error, "stopped at d; what was written before stays")
+          .to raise_error(SidekiqLifecycle::Generate::Error, "stopped at d; files written before remain")
       end
       expect(contents).to eq("c" => "two\n", "d" => "mine\n")
     end

@@ -19,18 +19,18 @@ RSpec.describe SidekiqLifecycle, ".install and .on where no Sidekiq runs" do
   [nil, 7, "config", {}].each do |wrong|
     it "refuses #{wrong.inspect} for Sidekiq's config" do
       expect { described_class.install(wrong) }.to raise_error(
-        ArgumentError, "install wants what Sidekiq.configure_server yields, and was given #{wrong.inspect}"
+        ArgumentError, "install expects the config yielded by Sidekiq.configure_server, got #{wrong.inspect}"
       )
     end
   end
 
-  it "knows its events, and wants a block" do
+  it "rejects unknown events and a missing block" do
     expect { described_class.on(:started) { nil } }.to raise_error(
       ArgumentError, "there is no event :started; use one of :running, :quiet, :stopping, :drained, :stopped"
     )
     expect { described_class.on("running") { nil } }.to raise_error(ArgumentError, /\Athere is no event "running"/)
     expect { described_class.on(:running) }.to raise_error(
-      ArgumentError, "SidekiqLifecycle.on(:running) wants a block"
+      ArgumentError, "SidekiqLifecycle.on(:running) needs a block"
     )
   end
 

@@ -11,7 +11,7 @@ RSpec.describe "the version" do
     expect(read("Cargo.toml").scan(/^version = "(.*)"/)).to eq([[version]])
     expect(read("Cargo.lock").scan(/^name = "sidekiq_lifecycle"\nversion = "(.*)"/)).to eq([[version]])
     expect(SidekiqLifecycle::Native::VERSION).to eq(version)
-    expect(Open3.capture2(SidekiqLifecycle::NativeCommand.path, "--version"))
+    expect(Open3.capture2(SidekiqLifecycle::CLI.path, "--version"))
       .to match(["sidekiq-lifecycle #{version}\n", be_success])
   end
 end

@@ -1,68 +1,68 @@
 # frozen_string_literal: true
 
+require_relative "format"
+require_relative "goal_tracker"
 require_relative "progress"
-require_relative "pursuit"
 require_relative "replacements"
 require_relative "targets"
-require_relative "words"
 
 module SidekiqLifecycle
   class Fleet
-    # One thing done to a part of the fleet, from the first look at Redis to the last.
+    # One command for a part of the fleet, from the first poll of Redis to the last.
     #
-    # Redis tells nobody of a change, so it is asked again and again: each second, or more rarely where one look takes
-    # long. When it fails, it is given time to come back.
+    # Redis sends no notice of a change, so it is polled: every second, or less often if a poll takes long. If Redis
+    # fails, it gets time to come back.
     #
     # @api private
     class Operation
       # What can be waited for.
       GOALS = %i[ready quiet drained stopped].freeze
-      # Seconds between two looks.
+      # Seconds between two polls.
       PAUSE = 1.0
       # Seconds for which Redis may be away.
       PATIENCE = 30
-      # Seconds after which a process that shows no effect is told again: Redis forgets what nobody has fetched for
-      # 60 s, and what is fetched by a process whose connection breaks at that moment is lost.
+      # Seconds after which a signal without effect is sent again. Redis forgets a signal that no process has fetched
+      # for 60 s, and a signal is lost if the process's connection breaks while it is fetched.
       REPEAT = 30
-      # Processes of which the jobs are read, to name those that take longest.
+      # Number of processes whose jobs are read, to name those that take longest.
       JOBS_OF = 100
-      # The signals, and what has become of those that got one.
-      WORDS = { "TSTP" => "told to be quiet", "TERM" => "told to stop" }.freeze
+      # The signals, by the names that {Progress#told} has for them.
+      SIGNALS = { "quiet" => "TSTP", "stop" => "TERM" }.freeze
 
       def initialize(registry, selection, timeout, &listener)
         @registry = registry
         @selection = selection
         @timeout = timeout
         @listener = listener
-        @begun = now
-        @told = Hash.new { |told, signal| told[signal] = {} }
-        @targets = Targets.new(registry.first_look, selection)
+        @started = now
+        @signalled = SIGNALS.transform_values { {} }
+        @targets = Targets.new(registry.first_poll, selection)
         @replacements = Replacements.new(@targets.known, selection)
-        @pursuits = []
+        @trackers = []
         @undrained = []
       end
 
       # For {Fleet#quiet}.
       def quiet(wait:)
-        pursue(pursuit(wait ? :drained : :quiet, @targets.steerable), signal: "TSTP")
+        pursue(track(wait ? :drained : :quiet, @targets.controllable), signal: "quiet")
       end
 
       # For {Fleet#wait}.
       def wait(goal)
-        goal == :ready ? wait_until_ready : pursue(pursuit(goal, @targets.present))
+        goal == :ready ? wait_until_ready : pursue(track(goal, @targets.present))
       end
 
       # For {Fleet#stop}.
       def stop(drain_first:, batch:)
-        ending = pursuit(:stopped, @targets.steerable)
-        batches = ending.identities.each_slice(batch_size(batch, ending.members.size)).to_a
+        stopping = track(:stopped, @targets.controllable)
+        batches = stopping.identities.each_slice(batch_size(batch, stopping.processes.size)).to_a
         batches.each.with_index(1) do |identities, number|
           @batch = "batch #{number} of #{batches.size}" if batches.size > 1
-          drain(ending.pending(identities)) if drain_first
-          pursue(ending, ending.pending(identities), signal: "TERM")
-          replaced(ending.reached.size) if batch
+          drain(stopping.pending(identities)) if drain_first
+          pursue(stopping, stopping.pending(identities), signal: "stop")
+          wait_for_replacements(stopping.reached.size) if batch
         end
-        reached(ending)
+        require_reached(stopping)
         @undrained.empty? ? @last : raise(NotReached.new([*@undrained, @last].join("; "), @last))
       end
 
@@ -70,9 +70,9 @@ module SidekiqLifecycle
       def wake(even_busy:)
         quiet = @targets.quiet
         busy = even_busy ? [] : still_busy(quiet)
-        @left_alone = left_alone(busy) unless busy.empty?
+        @left_alone = describe_left_alone(busy) unless busy.empty?
         left = busy.map(&:identity)
-        progress = renew(quiet.reject { |member| left.include?(member.identity) })
+        progress = restart(quiet.reject { |process| left.include?(process.identity) })
         return progress if busy.empty?
 
         raise NotReached.new("#{quiet.size - busy.size} of #{quiet.size} woken; #{@left_alone}", progress)
@@ -80,199 +80,201 @@ module SidekiqLifecycle
 
       private
 
-      # ---- what ----
+      # ---- the commands' steps ----
 
-      # A pursuit takes in every look from now on, also before the turn of its members comes.
-      def pursuit(goal, members) = Pursuit.new(goal, members).tap { |pursuit| @pursuits << pursuit }
+      # A tracker takes in every poll from now on, even before its processes are signalled.
+      def track(goal, processes) = GoalTracker.new(goal, processes).tap { |tracker| @trackers << tracker }
 
-      # Who can never drain is stopped all the same, for that is what pushes its jobs back.
-      def drain(members)
-        return if members.empty?
+      # A process that can never drain is stopped all the same, because only that pushes its jobs back.
+      def drain(processes)
+        return if processes.empty?
 
-        draining = pursuit(:drained, members)
-        pursue(draining, signal: "TSTP")
+        draining = track(:drained, processes)
+        pursue(draining, signal: "quiet")
       rescue NotReached => e
         raise unless draining.stuck?
 
         @undrained << e.message
       end
 
-      def renew(members)
-        return if members.empty?
+      def restart(processes)
+        return if processes.empty?
 
-        ending = pursuit(:stopped, members)
-        pursue(ending, signal: "TERM")
-        replaced(ending.reached.size)
+        stopping = track(:stopped, processes)
+        pursue(stopping, signal: "stop")
+        wait_for_replacements(stopping.reached.size)
       end
 
-      # Waits for as many new ones as were told to stop. Whether anybody replaces those that went by themselves nobody
-      # knows.
-      def replaced(gone)
-        needed = @told["TERM"].size
-        alone = gone - needed
-        went = "#{Words.count(alone, "has", "have")} gone unasked" if alone.positive?
+      # Waits for as many new processes as were told to stop. A supervisor may or may not replace those that stopped by
+      # themselves.
+      def wait_for_replacements(stopped)
+        needed = @signalled["stop"].size
+        unasked = stopped - needed
+        remark = "#{Format.count(unasked, "has", "have")} gone unasked" if unasked.positive?
         loop do
           new = [@replacements.ready, needed].min
           waiting = "waiting for new processes" if new < needed
-          progress(goal: :ready, total: gone, done: new + alone, remarks: [waiting, went])
+          report_progress(goal: :ready, total: stopped, done: new + unasked, remarks: [waiting, remark])
           return @last unless waiting
 
           pause
-          look
+          poll
         end
       end
 
-      # Whoever is there by then; who goes is waited for no longer. Where all have gone it waits for others to come.
+      # Waits for the processes that are there at the time, and not for those that go. If all go, it waits for new ones.
       def wait_until_ready
-        known = @targets.present
+        processes = @targets.present
         loop do
-          ready, others = known.partition(&:ready?)
-          nobody = "nobody is there, waiting for processes" if known.empty?
-          progress(goal: :ready, total: known.size, done: ready.size, pending: others, remarks: [nobody])
-          return @last if others.empty? && known.any?
+          ready, others = processes.partition(&:ready?)
+          none = "no process is there, waiting for new ones" if processes.empty?
+          report_progress(goal: :ready, total: processes.size, done: ready.size, pending: others, remarks: [none])
+          return @last if others.empty? && processes.any?
 
           pause
-          known = look.values.select { |member| @selection.include?(member) && !member.gone? }
+          processes = poll.values.select { |process| @selection.include?(process) && !process.gone? }
         end
       end
 
-      # Those that have not drained, which one look does not tell of processes without this gem.
-      def still_busy(members)
-        pursuit = pursuit(:drained, members)
-        while pursuit.members.any? { |member| pursuit.undecided?(member) }
-          pursued(pursuit)
+      # The processes that have not drained. Without this gem, a single poll does not show that.
+      def still_busy(processes)
+        tracker = track(:drained, processes)
+        while tracker.processes.any? { |process| tracker.undecided?(process) }
+          report(tracker)
           pause
-          look
+          poll
         end
-        pursuit.members.reject { |member| member.gone? || pursuit.drained?(member) }
+        tracker.processes.reject { |process| process.gone? || tracker.drained?(process) }
       end
 
-      # ---- on the way ----
-
-      # Tells those of a pursuit whose turn it is, and waits until none of them is on the way any more.
-      def pursue(pursuit, turn = pursuit.members, signal: nil)
-        identities = turn.map(&:identity)
-        pursued(pursuit, identities)
-        tell(turn, signal) if signal
-        until pursuit.pending(identities).empty?
+      # Signals processes, and waits until none of them is pending any more.
+      def pursue(tracker, processes = tracker.processes, signal: nil)
+        identities = processes.map(&:identity)
+        report(tracker, identities)
+        send_signal(processes, signal) if signal
+        until tracker.pending(identities).empty?
           pause
-          look
-          tell_again(pursuit.pending(identities), signal) if signal
-          pursued(pursuit, identities)
+          poll
+          repeat_signal(tracker.pending(identities), signal) if signal
+          report(tracker, identities)
         end
-        reached(pursuit, identities)
+        require_reached(tracker, identities)
       end
 
-      def reached(pursuit, identities = pursuit.identities)
-        raise NotReached.new(never(pursuit), @last) if identities.any? { |identity| pursuit.failed.key?(identity) }
+      def require_reached(tracker, identities = tracker.identities)
+        return @last unless tracker.failed.keys.intersect?(identities)
 
-        @last
+        raise NotReached.new(describe_failed(tracker), @last)
       end
 
-      # Each pipeline is reported: whatever ends this in the middle, it is known how many have been told.
-      def tell(members, signal)
-        patiently do
-          untold = members.reject { |member| @told[signal].key?(member.identity) }
-          @registry.tell(untold, signal) do |slice|
-            slice.each { |member| @told[signal][member.identity] = now }
-            report(@last.later(elapsed: now - @begun, told:))
+      # ---- signals ----
+
+      # Reports after each pipeline, so that the number of signalled processes is known whatever ends the operation.
+      def send_signal(processes, name)
+        with_patience do
+          remaining = processes.reject { |process| @signalled[name].key?(process.identity) }
+          @registry.signal(remaining, SIGNALS.fetch(name)) do |slice|
+            slice.each { |process| @signalled[name][process.identity] = now }
+            notify(@last.later(elapsed: now - @started, told:))
           end
         end
       end
 
-      # Told once more, whoever shows no effect although his heart beats.
-      def tell_again(members, signal)
-        deaf = members.select do |member|
-          told = @told[signal][member.identity]
-          told && now - told > REPEAT && (signal == "TSTP" ? !member.quiet? : member.state != :stopping)
+      # Sends the signal again to processes that do not react, although they send heartbeats.
+      def repeat_signal(processes, name)
+        unmoved = processes.select do |process|
+          sent = @signalled[name][process.identity]
+          sent && now - sent > REPEAT && (name == "quiet" ? !process.quiet? : process.state != :stopping)
         end
-        deaf.each { |member| @told[signal].delete(member.identity) }
-        tell(deaf, signal) unless deaf.empty?
+        unmoved.each { |process| @signalled[name].delete(process.identity) }
+        send_signal(unmoved, name) unless unmoved.empty?
       end
 
-      def pursued(pursuit, identities = pursuit.identities)
-        progress(goal: pursuit.goal, total: pursuit.members.size, done: pursuit.reached.size,
-                 pending: pursuit.pending(identities), failed: pursuit.failed_by_name)
-      end
+      def told = @signalled.transform_values(&:size).select { |_, number| number.positive? }
 
-      def progress(goal:, total:, done:, pending: [], failed: {}, remarks: [])
-        remark = [@batch, *remarks, *company(goal, pending), @left_alone, @targets.left_out].compact.join("; ")
-        report(Progress.new(goal:, total:, done:, pending:, failed:, jobs: jobs(goal, pending), elapsed: now - @begun,
-                            timeout: @timeout, remark: (remark unless remark.empty?), told:))
-      end
+      # ---- polls ----
 
-      # Who ends although nobody asked for it. The first progress comes before anybody is told.
-      def company(goal, pending) = goal == :stopped ? pending.filter_map(&:company_in_words) : []
-
-      def report(progress)
-        @last = progress
-        @listener&.call(progress)
-      end
-
-      def jobs(goal, pending)
-        busy = pending.select { |member| member.busy.positive? }
-        return [] if busy.empty? || !%i[drained stopped].include?(goal)
-
-        @registry.jobs(busy.first(JOBS_OF))
-      rescue *SidekiqCompat.redis_errors
-        [] # the next look will tell
-      end
-
-      def look
-        patiently do
+      def poll
+        with_patience do
           began = now
-          members = @registry.members(@pursuits.flat_map(&:identities))
-          @look_takes = now - began
-          @pursuits.each { |pursuit| pursuit.see(members, began - (@looked_at || @begun)) }
-          @replacements.see(members, now - @begun)
-          @looked_at = began
-          members
+          processes = @registry.processes(@trackers.flat_map(&:identities))
+          @poll_takes = now - began
+          @trackers.each { |tracker| tracker.update(processes, began - (@polled_at || @started)) }
+          @replacements.update(processes, now - @started)
+          @polled_at = began
+          processes
         end
       end
 
-      # Redis may be away for a while; what it was told before is not told twice.
-      def patiently
+      # Retries while Redis is away.
+      def with_patience
         yield.tap { @away_since = nil }
       rescue *SidekiqCompat.redis_errors => e
         wait_for_redis(e)
         retry
       end
 
-      # It is first asked patiently when there is something to report.
+      # Called only once there is progress to report.
       def wait_for_redis(error)
         @away_since ||= now
+        why = Text.masked(error.message)
         if now - @away_since > PATIENCE
-          seen = "when it was seen last: #{@last}"
-          why = Text.masked(error.message)
-          raise Unreachable.new("Redis has not answered for #{PATIENCE} s: #{why}; #{seen}", @last)
+          sentence = "Redis has not answered for #{PATIENCE} s: #{why}; when it was seen last: #{@last}"
+          raise Unreachable.new(sentence, @last)
         end
 
-        remark = "Redis does not answer (#{Text.masked(error.message)}), trying again"
-        trouble = @last.later(elapsed: now - @begun, remark:)
-        @listener&.call(trouble)
-        pause(trouble)
+        remark = "Redis does not answer (#{why}), trying again"
+        outage = @last.later(elapsed: now - @started, remark:)
+        @listener&.call(outage)
+        pause(outage)
       end
 
-      # To the next look, or to the end of the time.
+      # Sleeps until the next poll, or until the timeout.
       def pause(progress = @last)
-        left = @timeout ? @timeout - (now - @begun) : Float::INFINITY
-        raise TimedOut.new("timed out after #{Words.span(@timeout)}: #{progress}", progress) if left <= 0
+        left = @timeout ? @timeout - (now - @started) : Float::INFINITY
+        raise TimedOut.new("timed out after #{Format.duration(@timeout)}: #{progress}", progress) if left <= 0
 
-        sleep([left, [PAUSE, 4 * @look_takes.to_f].max].min) # rubocop:disable Style/ComparableClamp
+        sleep([left, [PAUSE, 4 * @poll_takes.to_f].max].min) # rubocop:disable Style/ComparableClamp
       end
 
-      # ---- in words ----
+      # ---- reports ----
 
-      def told = @told.to_h { |signal, members| [WORDS.fetch(signal), members.size] }
-
-      def never(pursuit)
-        reasons = pursuit.failed_by_name.map { |name, reason| "#{name} #{reason}" }
-        "#{reasons.size} of #{pursuit.members.size} not #{pursuit.goal}: #{Words.list(reasons)}"
+      def report(tracker, identities = tracker.identities)
+        report_progress(goal: tracker.goal, total: tracker.processes.size, done: tracker.reached.size,
+                        pending: tracker.pending(identities), failed: tracker.failed_by_name)
       end
 
-      def left_alone(busy)
-        names = busy.map { |member| "#{member.name} (#{Words.count(member.busy, "job")})" }
-        "still busy and left alone: #{Words.list(names)}"
+      def report_progress(goal:, total:, done:, pending: [], failed: {}, remarks: [])
+        remark = [@batch, *remarks, *companions(goal, pending), @left_alone, @targets.left_out].compact.join("; ")
+        notify(Progress.new(goal:, total:, done:, pending:, failed:, jobs: jobs(goal, pending), elapsed: now - @started,
+                            timeout: @timeout, remark: (remark unless remark.empty?), told:))
+      end
+
+      # What else ends with the processes. The first report comes before any signal is sent.
+      def companions(goal, pending) = goal == :stopped ? pending.filter_map(&:company_in_words) : []
+
+      def notify(progress)
+        @last = progress
+        @listener&.call(progress)
+      end
+
+      def jobs(goal, pending)
+        busy = pending.select { |process| process.busy.positive? }
+        return [] if busy.empty? || !%i[drained stopped].include?(goal)
+
+        @registry.jobs(busy.first(JOBS_OF))
+      rescue *SidekiqCompat.redis_errors
+        [] # the next poll will show whether Redis is away
+      end
+
+      def describe_failed(tracker)
+        reasons = tracker.failed_by_name.map { |name, reason| "#{name} #{reason}" }
+        "#{reasons.size} of #{tracker.processes.size} not #{tracker.goal}: #{Format.list(reasons)}"
+      end
+
+      def describe_left_alone(busy)
+        names = busy.map { |process| "#{process.name} (#{Format.count(process.busy, "job")})" }
+        "still busy and left alone: #{Format.list(names)}"
       end
 
       def batch_size(batch, total)
@@ -283,7 +285,7 @@ module SidekiqLifecycle
         end
       end
 
-      def now = Process.clock_gettime(Process::CLOCK_MONOTONIC)
+      def now = ::Process.clock_gettime(::Process::CLOCK_MONOTONIC)
     end
   end
 end

@@ -1,29 +1,31 @@
 # frozen_string_literal: true
 
+require_relative "format"
+
 module SidekiqLifecycle
   class Fleet
     # How far an operation has come. An immutable value.
     class Progress
-      # @return [Symbol] what it waits for: `:ready`, `:quiet`, `:drained` or `:stopped`
+      # @return [Symbol] the goal: `:ready`, `:quiet`, `:drained` or `:stopped`
       attr_reader :goal
-      # @return [Integer] how many processes it is about
+      # @return [Integer] number of processes
       attr_reader :total
-      # @return [Integer] how many of them have got there
+      # @return [Integer] how many of them have reached the goal
       attr_reader :done
-      # @return [Array<Member>] those that have not, and still may
+      # @return [Array<Process>] the processes that have not, and still may
       attr_reader :pending
-      # @return [Hash{String => String}] why others never will, by their name
+      # @return [Hash{String => String}] why other processes never will, by name
       attr_reader :failed
-      # @return [Array<Registry::Job>] the jobs that it waits for, the longest running first (of 100 processes at most)
+      # @return [Array<Registry::Job>] running jobs of up to 100 pending processes, the longest running first
       attr_reader :jobs
-      # @return [Float] seconds since it began
+      # @return [Float] seconds since the operation began
       attr_reader :elapsed
       # @return [Float, nil] the longest it may take, in seconds
       attr_reader :timeout
-      # @return [String, nil] what else is to be said: which batch it is, that Redis does not answer
+      # @return [String, nil] anything else worth knowing: the current batch, or that Redis does not answer
       attr_reader :remark
-
-      # @return [Hash{String => Integer}] how many processes have been told what; that stays told, however this ends
+      # @return [Hash{String => Integer}] how many processes were sent `"quiet"` and `"stop"`. This stays in effect,
+      #   however the operation ends.
       attr_reader :told
 
       # @api private
@@ -42,27 +44,27 @@ module SidekiqLifecycle
         freeze
       end
 
-      # @return [Integer] jobs in hand in the processes that it waits for, at their last beats
+      # @return [Integer] running jobs of the pending processes, at their last heartbeats
       def busy = pending.sum(&:busy)
 
-      # @return [Boolean] every process has got there
+      # @return [Boolean] whether every process has reached the goal
       def reached? = done == total
 
-      # @return [String] for people, in one line
+      # @return [String] one line for people
       def to_s
-        jobs_left = busy.positive? && %i[drained stopped].include?(goal) ? Words.count(busy, "job") : nil
-        silent = failed.empty? ? nil : "#{failed.size} never will"
-        ["#{done} of #{total} #{goal}", jobs_left && "#{jobs_left} running", silent, remark].compact.join(", ")
+        jobs_left = busy.positive? && %i[drained stopped].include?(goal) ? Format.count(busy, "job") : nil
+        never = failed.empty? ? nil : "#{failed.size} never will"
+        ["#{done} of #{total} #{goal}", jobs_left && "#{jobs_left} running", never, remark].compact.join(", ")
       end
 
-      # @return [Hash{Symbol => Object}] to serialise
+      # @return [Hash{Symbol => Object}] all fields, to serialise
       def to_h
         { goal:, total:, done:, busy:, pending: pending.map(&:to_h), failed:, jobs: jobs.map(&:to_h),
           elapsed: elapsed.round(1), timeout:, remark:, told: }
       end
 
       # @api private
-      # @return [Progress] the same later, with another remark, or with more that have been told
+      # @return [Progress] the same at a later time, with another remark, or with more processes told
       def later(elapsed:, remark: self.remark, told: self.told)
         self.class.new(goal:, total:, done:, pending:, failed:, jobs:, timeout:, told:, elapsed:, remark:)
       end

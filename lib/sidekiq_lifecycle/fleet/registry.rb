@@ -1,82 +1,85 @@
 # frozen_string_literal: true
 
 require "json"
-require_relative "../announcement"
+require_relative "../redis_status"
 require_relative "../sidekiq_compat"
-require_relative "member"
-require_relative "words"
+require_relative "format"
+require_relative "process"
 
 module SidekiqLifecycle
   class Fleet
-    # Sidekiq's own registry in Redis: the set of its processes, what each published at its last beat, and the list
-    # through which each is told something (`api.rb`, `launcher.rb`). Everything of many processes is asked and told in
-    # pipelines of {SLICE}, so the round trips hardly grow with the fleet; no key is searched for.
+    # Sidekiq's own registry in Redis: the set of its processes, what each has published at its last heartbeat, and the
+    # list through which each receives signals (`api.rb`, `launcher.rb`). Nothing else here uses Redis. Commands for
+    # many processes are sent in pipelines of {SLICE}, so round trips hardly grow with the fleet. No key is searched
+    # for.
     #
     # @api private
     class Registry
       # Commands in one pipeline.
       SLICE = 1000
-      # One job that is being run.
-      Job = Struct.new(:member, :job_class, :jid, :since, keyword_init: true) do
-        # @return [Float] seconds since it began
+      # A running job.
+      Job = Struct.new(:process, :job_class, :jid, :since, keyword_init: true) do
+        # @return [Float] seconds since it started
         def age = [Time.now.to_f - since, 0].max
 
-        # @return [Hash{Symbol => Object}] to serialise
-        def to_h = { class: job_class, jid:, process: Words.readable(member.identity), running_for: age.round(1) }
+        # @return [Hash{Symbol => Object}] all fields, to serialise
+        def to_h = { class: job_class, jid:, process: Format.readable(process.identity), running_for: age.round(1) }
       end
 
-      # @param config [Object] what answers `redis`: the module `Sidekiq`, or a `Sidekiq::Config`
+      # @param config [Object] answers `redis`: the module `Sidekiq`, or a `Sidekiq::Config`
       def initialize(config)
         @config = config
       end
 
-      # The first look of an operation, which shows whether Redis can be reached at all.
+      # The first poll of an operation, which shows whether Redis can be reached at all.
       #
-      # @return (see #members)
+      # @return (see #processes)
       # @raise [Unreachable]
-      def first_look
-        members
+      def first_poll
+        processes
       rescue *SidekiqCompat.redis_errors => e
         raise Unreachable, "Redis does not answer: #{Text.masked(e.message)}"
       end
 
       # @param also [Enumerable<String>] identities to read even if they are no longer listed
-      # @return [Hash{String => Member}] by identity
-      def members(also = [])
+      # @return [Hash{String => Process}] by identity
+      def processes(also = [])
         listed = @config.redis { |redis| redis.smembers("processes") }.sort
         identities = listed | also.to_a
         replies = in_slices(identities, 3) do |redis, identity|
           redis.hmget(identity, "info", "busy", "beat", "quiet", "concurrency")
           redis.pttl(identity)
-          redis.get(Announcement.key(identity))
+          redis.get(RedisStatus.key(identity))
         end
         listed = listed.to_h { |identity| [identity, true] }
-        identities.zip(replies).to_h { |identity, reply| [identity, member(identity, listed.key?(identity), *reply)] }
+        identities.zip(replies).to_h { |identity, reply| [identity, process(identity, listed.key?(identity), *reply)] }
       end
 
-      # Tells processes something. Redis keeps it until their next beat, and forgets it after a minute.
+      # Sends a signal to processes. Redis keeps it until their next heartbeat, and forgets it after a minute.
       #
-      # @param members [Array<Member>]
-      # @param signal [String] "TSTP" or "TERM"
-      # @yield [members] those that have been told, a pipeline at a time
-      def tell(members, signal)
-        members.each_slice(SLICE / 2) do |slice|
-          pipelined(slice.map { |member| "#{member.identity}-signals" }) do |redis, key|
-            redis.lpush(key, signal)
-            redis.expire(key, Announcement::EXPIRY)
+      # @param processes [Array<Process>]
+      # @param name [String] "TSTP" or "TERM"
+      # @yield [processes] to which it was sent, a pipeline at a time
+      def signal(processes, name)
+        processes.each_slice(SLICE / 2) do |slice|
+          pipelined(slice.map { |process| "#{process.identity}-signals" }) do |redis, key|
+            redis.lpush(key, name)
+            redis.expire(key, RedisStatus::EXPIRY)
           end
           yield slice
         end
       end
 
-      # @param members [Array<Member>]
-      # @return [Array<Job>] what they have in hand, the longest running first
-      def jobs(members)
+      # @param processes [Array<Process>]
+      # @return [Array<Job>] their running jobs, the longest running first
+      def jobs(processes)
         keys = SidekiqCompat::WORK_KEYS
-        replies = in_slices(members, keys.size) do |redis, member|
-          keys.each { |key| redis.hvals("#{member.identity}:#{key}") }
+        replies = in_slices(processes, keys.size) do |redis, process|
+          keys.each { |key| redis.hvals("#{process.identity}:#{key}") }
         end
-        jobs = members.zip(replies).flat_map { |member, works| works.flatten.filter_map { |work| job(member, work) } }
+        jobs = processes.zip(replies).flat_map do |process, works|
+          works.flatten.filter_map { |work| job(process, work) }
+        end
         jobs.sort_by(&:since)
       end
 
@@ -93,21 +96,21 @@ module SidekiqLifecycle
         end
       end
 
-      # Redis counts the time since the last beat: what the process calls now may be another time.
-      def member(identity, listed, fields, ttl, published)
+      # Redis counts the time since the last heartbeat, because the process may have another clock.
+      def process(identity, listed, fields, ttl, published)
         fields = %w[info busy beat quiet concurrency].zip(fields).to_h
-        beat_age = [Announcement::EXPIRY - (ttl / 1000.0), 0].max if ttl.positive?
-        Member.new(identity, listed:, fields:, beat_age:, published:)
+        beat_age = [RedisStatus::EXPIRY - (ttl / 1000.0), 0].max if ttl.positive?
+        Process.new(identity, listed:, fields:, beat_age:, published:)
       end
 
       # ActiveJob hides the class.
-      def job(member, work)
-        work = JSON.parse(Words.readable(work))
+      def job(process, work)
+        work = JSON.parse(Format.readable(work))
         payload = SidekiqCompat.payload(work)
         job_class = payload["wrapped"] || payload["class"]
-        Job.new(member:, job_class:, jid: payload["jid"], since: work["run_at"].to_f)
+        Job.new(process:, job_class:, jid: payload["jid"], since: work["run_at"].to_f)
       rescue JSON::ParserError, NoMethodError, TypeError
-        nil # not what any Sidekiq writes
+        nil # no Sidekiq writes that
       end
     end
   end

@@ -2,20 +2,20 @@
 
 module SidekiqLifecycle
   class Fleet
-    # The new processes that have come since an operation began. It knows neither Redis nor a clock.
+    # Counts the new processes that have come since an operation began. It knows neither Redis nor a clock.
     #
-    # Redis keeps what a process published for a minute after its death. So one counts only as long as it is seen to be
-    # alive: its heart has beaten again since it was first seen, and its last beat is not an old one.
+    # Redis keeps what a process published for a minute after its death. So a new process counts only while it is seen
+    # to be alive: it has sent another heartbeat since it was first seen, and its last heartbeat is recent.
     #
     # @api private
     class Replacements
-      # Beats that a living process may be late by.
+      # Heartbeats by which a living process may be late.
       BEATS = 2
 
       # @return [Integer] how many are alive and ready
       attr_reader :ready
 
-      # @param known [Hash{String => Member}] who was there when it began, by identity
+      # @param known [Hash{String => Process}] the processes at the beginning, by identity
       # @param selection [Selection]
       def initialize(known, selection)
         @known = known
@@ -24,24 +24,26 @@ module SidekiqLifecycle
         @ready = 0
       end
 
-      # Takes in another look at Redis.
-      # @param members [Hash{String => Member}]
+      # Takes in another poll of Redis.
+      #
+      # @param processes [Hash{String => Process}]
       # @param elapsed [Numeric] seconds since the operation began
-      def see(members, elapsed)
-        @ready = members.values.count { |member| new?(member, elapsed) && alive?(member) && member.ready? }
+      def update(processes, elapsed)
+        @ready = processes.values.count { |process| new?(process, elapsed) && alive?(process) && process.ready? }
       end
 
       private
 
-      # Not every unknown one is new: a Redis that had lost everything knows a process again after its next beat.
-      def new?(member, elapsed)
-        !@known.key?(member.identity) && !member.gone? && !member.embedded? && @selection.include?(member) &&
-          !member.up_for.nil? && member.up_for <= elapsed
+      # Not every unknown process is new. If Redis had lost its data, it knows an old process again after its next
+      # heartbeat.
+      def new?(process, elapsed)
+        !@known.key?(process.identity) && !process.gone? && !process.embedded? && @selection.include?(process) &&
+          !process.up_for.nil? && process.up_for <= elapsed
       end
 
-      def alive?(member)
-        first = @first_beats[member.identity] ||= member.beat
-        member.beat != first && member.beat_age <= BEATS * member.beat_pause
+      def alive?(process)
+        first = @first_beats[process.identity] ||= process.beat
+        process.beat != first && process.beat_age <= BEATS * process.beat_pause
       end
     end
   end

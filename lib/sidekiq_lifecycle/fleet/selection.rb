@@ -2,33 +2,33 @@
 
 module SidekiqLifecycle
   class Fleet
-    # Which processes are meant: those that match one of the patterns (or all, without any) and none of the exceptions.
+    # Selects processes: those that match one of the patterns (all, if there are none) and none of the exceptions.
     #
-    # A pattern is a shell glob, compared with the hostname, the tag, each label, each queue and Sidekiq's version of a
-    # process; one with a colon also with its name and its identity, as the table shows them; `FIELD=GLOB` with one of
-    # these. Where several are joined with commas, all have to match.
+    # A pattern is a shell glob. It is compared with the hostname, the tag, each label, each queue and Sidekiq's version
+    # of a process. A pattern with a colon is also compared with its name and its identity, as the table shows them.
+    # `FIELD=GLOB` is compared with one of these fields. Several patterns joined with commas must all match.
     class Selection
-      # The fields that a pattern may name.
+      # The fields that a pattern can name.
       FIELDS = {
-        "hostname" => ->(member) { [member.hostname] },
-        "tag" => ->(member) { [member.tag] },
+        "hostname" => ->(process) { [process.hostname] },
+        "tag" => ->(process) { [process.tag] },
         "label" => lambda(&:labels),
         "queue" => lambda(&:queues),
-        "version" => ->(member) { [member.version] },
-        "process" => ->(member) { [member.name] },
-        "identity" => ->(member) { [member.full_name] }
+        "version" => ->(process) { [process.version] },
+        "process" => ->(process) { [process.name] },
+        "identity" => ->(process) { [process.full_name] }
       }.freeze
 
-      # With these a pattern is compared by itself only if it has a colon, as they have: the random end of an identity
-      # would match `*1` by chance.
+      # A pattern without a field is compared with these only if it has a colon, as they have. Otherwise the random end
+      # of an identity would match `*1` by chance.
       BY_COLON = %w[process identity].freeze
       private_constant :BY_COLON
 
       # @param matching [String, Array<String>, nil] patterns; nil: all
       # @param except [String, Array<String>, nil] patterns
-      # @raise [ArgumentError] if there is no such field, or a pattern is empty or none
+      # @raise [ArgumentError] if there is no such field, or something is not a pattern
       def initialize(matching: nil, except: nil)
-        # A list that came out empty means nobody, which nobody asks for; least of all does it mean everybody.
+        # A computed list that is empty must not select every process.
         raise ArgumentError, "match is empty; leave it out to mean all processes" if matching == []
 
         @matching = listed(matching)
@@ -37,13 +37,13 @@ module SidekiqLifecycle
         @exceptions = @except.map { |pattern| parse(pattern) }
       end
 
-      # @param member [Member]
+      # @param process [Process]
       # @return [Boolean]
-      def include?(member)
-        (@patterns.empty? || any?(@patterns, member)) && !any?(@exceptions, member)
+      def include?(process)
+        (@patterns.empty? || any?(@patterns, process)) && !any?(@exceptions, process)
       end
 
-      # @return [Boolean] every process is meant
+      # @return [Boolean] whether every process is selected
       def all? = @matching.empty? && @except.empty?
 
       # @return [String] "A or B but not C", or "not C"
@@ -57,7 +57,7 @@ module SidekiqLifecycle
       def listed(patterns)
         list = patterns.is_a?(Array) ? patterns : [*patterns]
         wrong = list.find { |pattern| !pattern.is_a?(String) }
-        raise ArgumentError, "#{wrong.inspect} is no pattern; write one such as worker-* or tag=shop" if wrong
+        raise ArgumentError, not_a_pattern(wrong) if wrong
 
         list
       end
@@ -65,11 +65,13 @@ module SidekiqLifecycle
       def parse(pattern)
         "#{pattern},".split(",", -1)[..-2].map do |part|
           field, glob = part.include?("=") ? part.split("=", 2) : [nil, part]
-          raise ArgumentError, "#{pattern.inspect} is no pattern; write one such as worker-* or tag=shop" if glob.empty?
+          raise ArgumentError, not_a_pattern(pattern) if glob.empty?
 
           [field ? [field_named(field)] : fields_for(glob), glob]
         end
       end
+
+      def not_a_pattern(text) = "#{text.inspect} is not a pattern; write one such as worker-* or tag=shop"
 
       def fields_for(glob) = glob.include?(":") ? FIELDS.values : FIELDS.except(*BY_COLON).values
 
@@ -77,10 +79,10 @@ module SidekiqLifecycle
         FIELDS.fetch(name) { raise ArgumentError, "there is no field #{name}; use one of #{FIELDS.keys.join(", ")}" }
       end
 
-      def any?(patterns, member)
+      def any?(patterns, process)
         patterns.any? do |parts|
           parts.all? do |fields, glob|
-            fields.any? { |field| field.call(member).compact.any? { |value| File.fnmatch?(glob, value.to_s) } }
+            fields.any? { |field| field.call(process).compact.any? { |value| File.fnmatch?(glob, value.to_s) } }
           end
         end
       end

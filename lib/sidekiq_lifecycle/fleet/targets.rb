@@ -1,17 +1,17 @@
 # frozen_string_literal: true
 
-require_relative "words"
+require_relative "format"
 
 module SidekiqLifecycle
   class Fleet
-    # Whom an operation is about: chosen from one look at Redis, when it begins.
+    # The processes that an operation is about, chosen from its first poll of Redis.
     #
     # @api private
     class Targets
-      # @return [Hash{String => Member}] all that there were, by identity
+      # @return [Hash{String => Process}] all processes at that time, by identity
       attr_reader :known
 
-      # @param known [Hash{String => Member}]
+      # @param known [Hash{String => Process}]
       # @param selection [Selection]
       def initialize(known, selection)
         @known = known
@@ -19,49 +19,51 @@ module SidekiqLifecycle
         @embedded = []
       end
 
-      # @return [Array<Member>] all that match, ghosts too
-      def matching = @matching ||= known.values.select { |member| @selection.include?(member) }
+      # @return [Array<Process>] all that match, including ghosts
+      def matching = @matching ||= known.values.select { |process| @selection.include?(process) }
 
-      # @return [Array<Member>] all that match and are there
+      # @return [Array<Process>] all that match and run
       # @raise [NoMatch]
       def present
-        raise NoMatch, nobody if matching.empty?
-        raise NoMatch, "only ghosts#{meant}: processes that were killed, whom Sidekiq still lists" if there.empty?
+        raise NoMatch, no_match if matching.empty?
+        raise NoMatch, only_ghosts if living.empty?
 
-        there
+        living
       end
 
-      # @return [Array<Member>] all of them that can be told something
+      # @return [Array<Process>] all of them that can be quieted and stopped through Redis
       # @raise [NoMatch]
-      def steerable
+      def controllable
         @embedded, free = present.partition(&:embedded?)
         return free unless free.empty?
 
-        raise NoMatch, "all processes#{meant} run embedded in other programs, which alone can quiet and stop them"
+        raise NoMatch, "all processes#{criteria} run embedded in other programs, which alone can quiet and stop them"
       end
 
-      # @return [Array<Member>] all of those that are quiet
+      # @return [Array<Process>] all of those that are quiet
       # @raise [NoMatch]
       def quiet
-        quiet = steerable.select(&:quiet?)
-        quiet.empty? ? raise(NoMatch, "no process#{meant} is quiet, so there is nobody to wake") : quiet
+        quiet = controllable.select(&:quiet?)
+        quiet.empty? ? raise(NoMatch, "no process#{criteria} is quiet, so there is none to wake") : quiet
       end
 
-      # @return [String, nil] who matches and is left out of what was chosen, in words
+      # @return [String, nil] how many match and were left out
       def left_out
-        ghosts = matching.size - there.size
-        words = [(Words.count(ghosts, "ghost") if ghosts.positive?),
+        ghosts = matching.size - living.size
+        words = [(Format.count(ghosts, "ghost") if ghosts.positive?),
                  ("#{@embedded.size} embedded" unless @embedded.empty?)].compact
         "#{words.join(" and ")} left out" unless words.empty?
       end
 
       private
 
-      def there = @there ||= matching.reject(&:ghost?)
+      def living = @living ||= matching.reject(&:ghost?)
 
-      def meant = @selection.all? ? "" : " that match #{@selection}"
+      def criteria = @selection.all? ? "" : " that match #{@selection}"
 
-      def nobody
+      def only_ghosts = "only ghosts#{criteria}: processes that were killed, and that Sidekiq still lists"
+
+      def no_match
         return "no Sidekiq is registered in this Redis; is it the application's (-r, $REDIS_URL)?" if known.empty?
 
         "no process matches #{@selection}; there are #{known.size}, see them with: sidekiq-lifecycle fleet status"

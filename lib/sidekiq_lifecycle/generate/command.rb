@@ -1,37 +1,38 @@
 # frozen_string_literal: true
 
-require_relative "../native_command"
-require_relative "application"
+require_relative "../cli"
+require_relative "../text"
+require_relative "app_config"
 require_relative "error"
 require_relative "target"
 require_relative "writer"
 
 module SidekiqLifecycle
-  # The files with which an application's Sidekiq is deployed.
+  # Writes the files that deploy an application's Sidekiq.
   #
   # @api private
   module Generate
-    # The command `sidekiq-lifecycle generate`: carries out what the native command has read and checked.
+    # Does what the command line `sidekiq-lifecycle generate` asks for. The native command has read and checked it.
     #
     # @api private
     module Command
-      # Reads the arguments, does what they ask, and ends the process.
+      # Reads the arguments, does what they ask for, and ends the process.
       #
       # @param arguments [Array<String>] of the whole command, with `generate`
-      def self.main(arguments)
-        # Whatever the locale is, as in a container without one.
+      def self.run(arguments)
+        # Containers often have no locale.
         Encoding.default_external = Encoding::UTF_8
-        options = NativeCommand.read(arguments)
-        application = Application.new(options.fetch("root"), options)
+        options = CLI.read(arguments)
+        application = AppConfig.new(options.fetch("root"), options)
         files = Target.new(options.fetch("target"), application).files
         Writer.new(application.root, force: options.fetch("force"), dry_run: options.fetch("dry_run")).write(files)
         exit
       rescue Error => e
-        $stdout.flush # the diff comes before what is said of it
+        $stdout.flush # prints the diff before the error
         warn "sidekiq-lifecycle: #{Text.one_line(Text.masked(e.message))}"
         exit e.is_a?(Misuse) ? 2 : 1
       rescue Errno::EPIPE
-        exit 1 # whoever read has gone
+        exit 1 # the reader has exited
       rescue Interrupt
         exit 130
       end

@@ -2,29 +2,30 @@
 
 require "erb"
 require "json"
-require_relative "plan"
+require_relative "../text"
+require_relative "stop_times"
 
 module SidekiqLifecycle
   module Generate
-    # The files of one way to deploy. Below `templates/TARGET` a file lies where it will lie in the application.
+    # The files for one platform. Below `templates/TARGET`, each file has the path that it gets in the application.
     #
     # @api private
     class Target
       # Where the templates are.
       TEMPLATES = File.join(__dir__, "templates")
-      # What a target stands on, and writes as well. What is deployed as a container needs the native command and the
-      # signal in its image; Capistrano restarts units of systemd.
+      # The target that another one includes. Containers need the native command and the stop signal in their image.
+      # Capistrano restarts units of systemd.
       FOUNDATIONS = { "compose" => "docker", "ecs" => "docker", "kubernetes" => "docker",
                       "capistrano" => "systemd" }.freeze
 
       # @param name [String]
-      # @param application [Application]
+      # @param application [AppConfig]
       def initialize(name, application)
         @name = name
         @view = View.new(application)
       end
 
-      # @return [Hash{String => String}] what to write: the path below the application's root => the contents
+      # @return [Hash{String => String}] the files: path below the application's root => contents
       # @raise [Error] if the application does not fit the platform
       def files
         names = [FOUNDATIONS[@name], @name].compact
@@ -38,19 +39,19 @@ module SidekiqLifecycle
         names.sort.to_h { |file| [file.delete_suffix(".erb"), @view.render(File.join(directory, file))] }
       end
 
-      # What a template can say.
+      # The methods that a template can call.
       class View
-        # What a document of Systems Manager's takes for a path.
+        # The pattern for a path in a document of Systems Manager.
         DOCUMENT_PATH = "^/[A-Za-z0-9._/@-]+$"
 
-        # @param application [Application]
+        # @param application [AppConfig]
         def initialize(application)
           @application = application
-          @plan = Plan.new(application.timeout)
+          @times = StopTimes.new(application.timeout)
         end
 
         # @param file [String] a template
-        # @param locals [Hash{Symbol => Object}] what only this template is told
+        # @param locals [Hash{Symbol => Object}] variables of this template only
         # @return [String]
         def render(file, **locals)
           scope = binding
@@ -60,11 +61,11 @@ module SidekiqLifecycle
 
         private
 
-        attr_reader :application, :plan
+        attr_reader :application, :times
 
         def name = application.name
 
-        # Where releases run on a host, and the one lifecycle directory of all of them.
+        # The current release on a host, and the lifecycle directory that all releases share.
         def current = File.join(application.deploy_to, "current")
 
         def directory_on_host
@@ -75,18 +76,18 @@ module SidekiqLifecycle
                         "to an absolute path, or leave it to be shared/tmp/sidekiq"
         end
 
-        # The same as the parameter of a document of Systems Manager's, which a shell takes as it is.
+        # The same as a parameter of a document of Systems Manager, which a shell gets without quotes.
         def directory_in_document
           return directory_on_host if directory_on_host.match?(/\A#{DOCUMENT_PATH[1..-2]}\z/)
 
-          raise Error, "the lifecycle directory #{directory_on_host} cannot be a parameter of Systems Manager's: set " \
+          raise Error, "the lifecycle directory #{directory_on_host} cannot be a parameter of Systems Manager: set " \
                        "SIDEKIQ_LIFECYCLE_DIR to an absolute path of letters, digits and . _ / @ -"
         end
 
-        # A list on one line, as JSON, YAML and Dockerfiles have it.
+        # A list on one line, in the syntax that JSON, YAML and Dockerfiles share.
         def list(items) = "[#{items.map { |item| JSON.generate(item) }.join(", ")}]"
 
-        # What several templates have in common.
+        # A part that several templates share.
         def partial(name, **locals) = render(File.join(TEMPLATES, "#{name}.erb"), **locals)
 
         # A value in a Dockerfile.
@@ -104,16 +105,16 @@ module SidekiqLifecycle
         # A word of a command, where a $ begins a variable (systemd.service(5)).
         def unit_command_word(word) = unit_quoted(word).gsub("$", "$$")
 
-        # What the worker works on, for people.
+        # The worker's concurrency and queues, for people.
         def work
           jobs = application.concurrency
           comment("#{"#{jobs} jobs at a time, " if jobs}queues #{application.queues.join(", ")}")
         end
 
-        # Where the seconds of `-t` are from.
-        def timeout = comment("-t #{plan.timeout} (#{application.timeout_source})")
+        # Where the seconds of `-t` come from.
+        def timeout = comment("-t #{times.timeout} (#{application.timeout_source})")
 
-        # What stands in a comment must not end it.
+        # Text for a comment, without line ends.
         def comment(text) = Text.one_line(text)
       end
       private_constant :View

@@ -7,15 +7,15 @@ require_relative "error"
 
 module SidekiqLifecycle
   module Generate
-    # Puts files into an application, and replaces nothing unasked.
+    # Writes files into an application. It asks before it replaces one.
     #
     # @api private
     class Writer
       # @param root [String] the application's root
       # @param force [Boolean] replace what differs without asking
-      # @param dry_run [Boolean] only show it
-      # @param input [IO] where a person answers, if it is a terminal
-      # @param out [IO] where it is told
+      # @param dry_run [Boolean] only show what would be written
+      # @param input [IO] where answers are read, if it is a terminal
+      # @param out [IO] where results are printed
       def initialize(root, force:, dry_run:, input: $stdin, out: $stdout)
         @root = root
         @force = force
@@ -26,13 +26,13 @@ module SidekiqLifecycle
 
       # @param files [Hash{String => String}] path below the root => contents
       # @return [void]
-      # @raise [Error] if a file cannot be written, or differs and nobody can be asked
+      # @raise [Error] if a file cannot be written, or differs and there is no terminal to ask on
       def write(files)
         changes = files.select { |name, contents| changes?(name, contents) }
         refuse(changes) unless @dry_run || @force || @input.tty?
         changes.each { |name, contents| settle(name, contents) }
       rescue Errno::EPIPE
-        raise # of this nobody is to be told
+        raise # the caller exits without a message
       rescue SystemCallError => e
         raise Error, "#{e.message}; nothing of that file was changed"
       end
@@ -54,13 +54,13 @@ module SidekiqLifecycle
         show(name, contents)
       end
 
-      # Before anything is written: half of a deployment is no deployment.
+      # Refuses before it writes anything: half of the files would not deploy anything.
       def refuse(changes)
         differing = changes.select { |name, _| there?(name) }
         return if differing.empty?
 
         differing.each { |name, contents| show(name, contents) }
-        raise Error, "#{differing.keys.join(", ")} would change, and there is no terminal to ask at; nothing was " \
+        raise Error, "#{differing.keys.join(", ")} would change, and there is no terminal to ask on; nothing was " \
                      "written; --force replaces, --dry-run only shows"
       end
 
@@ -72,11 +72,11 @@ module SidekiqLifecycle
         case ask("Replace #{name}? (y: yes, n: no, q: quit) ")
         when "y" then replace(name, contents)
         when "n" then @out.puts "kept       #{name}"
-        else raise Error, "stopped at #{name}; what was written before stays"
+        else raise Error, "stopped at #{name}; files written before remain"
         end
       end
 
-      # The first letter of what is answered; nil when the terminal has gone.
+      # The first letter of the answer; nil if the terminal is gone.
       def ask(question)
         loop do
           @out.print question
@@ -97,11 +97,11 @@ module SidekiqLifecycle
 
           @out.puts diff
         rescue Errno::ENOENT
-          raise Error, "diff is not installed, which shows what would change; --force replaces without it"
+          raise Error, "the program diff, which shows changes, is not installed; --force replaces without it"
         end
       end
 
-      # A reader sees the old file or the new one. Where a link stands for the file, it stays.
+      # A reader sees the old file or the new one. A symbolic link stays one.
       def replace(name, contents)
         is_new = !there?(name)
         FileUtils.mkdir_p(File.dirname(path(name)))

@@ -3,12 +3,12 @@
 require_relative "text"
 
 module SidekiqLifecycle
-  # How a process ends, read from the exception that `at_exit` finds.
+  # Why a process exits, read from the exception that `at_exit` finds.
   #
   # @api private
-  module Ending
+  module ExitReason
     # @param error [Exception, nil] `$!`
-    # @return [Array(Integer, String)] the exit status a shell would show, and why (nil: nothing to say)
+    # @return [Array(Integer, String)] the exit status a shell would show, and the reason (nil: none)
     def self.of(error)
       case error
       when nil then [0, nil]

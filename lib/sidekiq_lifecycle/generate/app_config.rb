@@ -5,41 +5,41 @@ require "shellwords"
 require "yaml"
 require_relative "error"
 require_relative "../text"
-require_relative "hosts"
+require_relative "capistrano_config"
 
 module SidekiqLifecycle
   module Generate
-    # What an application's own files say of its Sidekiq. Nothing of the application is loaded, but the ERB of
-    # Sidekiq's configuration file is carried out, as it is whenever a Sidekiq starts.
+    # Reads an application's own files for the settings of its Sidekiq. It does not load the application, but evaluates
+    # the ERB of Sidekiq's configuration file, as every start of Sidekiq does.
     #
     # @api private
-    class Application
-      # Sidekiq's own `:timeout`, where nobody sets another (`config.rb`, in 6.x `sidekiq.rb`).
+    class AppConfig
+      # Sidekiq's default `:timeout` (`config.rb`, in 6.x `sidekiq.rb`).
       DEFAULT_TIMEOUT = 25
-      # Its own `:concurrency`, in the majors that have capsules (`config.rb`).
+      # Its default `:concurrency` in the versions that have capsules (`config.rb`).
       DEFAULT_CONCURRENCY = 5
       # Where Sidekiq looks for its configuration (`cli.rb`, `setup_options`).
       CONFIG_FILES = %w[config/sidekiq.yml config/sidekiq.yml.erb].freeze
-      # The files of Docker Compose that an application may have of its own.
+      # Docker Compose files that an application may already have.
       COMPOSE_FILES = %w[compose.yaml compose.yml docker-compose.yaml docker-compose.yml].freeze
-      # Images of what Sidekiq takes for a Redis.
+      # Images of servers that Sidekiq can use as Redis.
       REDIS = %r{(?:\A|/)(?:redis|redis-stack|redis-stack-server|valkey|keydb|dragonfly)(?:[:@]|\z)}
-      # What a system takes for a user's name (useradd(8)); in sudoers and in a unit it stands as it is.
+      # A valid user name (useradd(8)), which sudoers and units need no quotes for.
       USER = /\A[A-Za-z_][\w.-]{0,31}\z/
       private_constant :REDIS, :USER
 
       # @return [String] its root, as an absolute path
       attr_reader :root
-      # @return [String] the environment that is deployed
+      # @return [String] the deployed environment
       attr_reader :environment
 
       # @param root [String] the application's root
-      # @param given [Hash{String => Object}] what Sidekiq is started with: `concurrency`, `config`, `environment`,
-      #   `require`, `tag`, `timeout`, `queues`; and `user`, whose the workers are on a host
-      # @raise [Error] if its files cannot be read, or do not say enough
+      # @param given [Hash{String => Object}] the options that Sidekiq is started with: `concurrency`, `config`,
+      #   `environment`, `require`, `tag`, `timeout`, `queues`; and `user`, the user that runs the workers on a host
+      # @raise [Error] if its files cannot be read, or lack a setting
       def initialize(root, given)
         @root = File.expand_path(root)
-        raise Error, "#{root} is no directory; point --root to the application's root" unless File.directory?(@root)
+        raise Error, "#{root} is not a directory; point --root to the application's root" unless File.directory?(@root)
 
         @given = given
         @environment = given.fetch("environment")
@@ -47,35 +47,35 @@ module SidekiqLifecycle
         arguments
       end
 
-      # @return [String] what it may be called in every platform's own names: letters, digits and hyphens
+      # @return [String] a name that every platform accepts: letters, digits and hyphens
       def name
         tag = (@given["tag"] || @settings[:tag]).to_s
         name = (tag.empty? ? File.basename(@root) : tag).downcase.gsub(/[^a-z0-9]+/, "-").gsub(/\A[^a-z]+|-+\z/, "")
         name.empty? ? "sidekiq" : name[0, 40].delete_suffix("-")
       end
 
-      # @return [Boolean] whether it is one, as Sidekiq looks at it (`cli.rb`, `validate!`)
+      # @return [Boolean] whether it is a Rails application for Sidekiq (`cli.rb`, `validate!`)
       def rails?
         File.exist?(File.join(path(@given["require"] || @settings[:require] || "."), "config/application.rb"))
       end
 
-      # @return [Integer] the seconds that Sidekiq leaves its jobs after TERM (`-t`)
+      # @return [Integer] Sidekiq's shutdown timeout in seconds (`-t`)
       def timeout = @given["timeout"] || @settings[:timeout] || DEFAULT_TIMEOUT
 
-      # @return [String] where {timeout} is from
+      # @return [String] where {timeout} comes from
       def timeout_source
         return "-t" if @given["timeout"]
 
         @settings[:timeout] ? config_file : "Sidekiq's own"
       end
 
-      # @return [Array<String>] the names of the queues that it works on, those of its capsules too
+      # @return [Array<String>] the names of its queues, including those of its capsules
       def queues
         own = [@given["queues"], @settings[:queues]].map { |list| names(list) }.find(&:any?)
         [*(own || ["default"]), *capsules.flat_map { |one| names(one[:queues]) }].uniq
       end
 
-      # @return [Integer, nil] the jobs that it works on at a time; nil: what is Sidekiq's own
+      # @return [Integer, nil] the number of jobs it runs at once; nil: Sidekiq's default
       def concurrency
         own = @given["concurrency"] || @settings[:concurrency]
         return own if capsules.empty?
@@ -89,8 +89,8 @@ module SidekiqLifecycle
       # @return [String] the same for a shell
       def command_line = Shellwords.join(command)
 
-      # @return [String, nil] the lifecycle directory, where it is not `tmp/sidekiq` below the root
-      # @raise [Misuse] if it is no path that a file could hold on one line
+      # @return [String, nil] the lifecycle directory; nil: `tmp/sidekiq` below the root
+      # @raise [Misuse] if it has control characters
       def lifecycle_directory
         directory = ENV.fetch("SIDEKIQ_LIFECYCLE_DIR", "")
         return if directory.empty?
@@ -99,8 +99,8 @@ module SidekiqLifecycle
         raise Misuse, "SIDEKIQ_LIFECYCLE_DIR is #{directory.inspect}; set it to a path without control characters"
       end
 
-      # @return [Array(String, Boolean), nil] the service in its own file of Docker Compose that is a Redis, and whether
-      #   it has a health check
+      # @return [Array(String, Boolean), nil] the Redis service in its own Docker Compose file, and whether it has a
+      #   health check
       # @raise [Error] if that file cannot be read
       def redis_in_compose
         file = COMPOSE_FILES.find { |name| File.exist?(path(name)) } or return
@@ -116,31 +116,31 @@ module SidekiqLifecycle
         raise Error, "#{file} cannot be read: #{Text.error(e)}"
       end
 
-      # @return [String] where its releases lie on a host
-      # @raise [Error] if Capistrano's configuration cannot be read for it
+      # @return [String] the directory of its releases on a host
+      # @raise [Error] if Capistrano's configuration does not show it
       def deploy_to
-        path = hosts.deploy_to
+        path = capistrano.deploy_to
         return path if Text.one_line(path) == path && path.start_with?("/") && !path.match?(/["'\\]/)
 
         raise Error, "Capistrano's files set :deploy_to to #{path.inspect}; set it to an absolute path without " \
                      "quotes, backslashes and control characters"
       end
 
-      # @return [String] whose the workers are on a host
-      # @raise [Error] if Capistrano's configuration does not say it plainly
+      # @return [String] the user that runs the workers on a host
+      # @raise [Error] if Capistrano's configuration does not show it
       def user
-        name = @given["user"] || hosts.user
+        name = @given["user"] || capistrano.user
         return name if name.match?(USER)
 
-        raise Error, "#{name.inspect} is no name of a user; say whose the workers are: --user NAME"
+        raise Error, "#{name.inspect} is not a user name; set the user that runs the workers: --user NAME"
       end
 
       private
 
       def path(name) = File.absolute_path(name, @root)
-      def hosts = @hosts ||= Hosts.new(@root, @environment, name)
+      def capistrano = @capistrano ||= CapistranoConfig.new(@root, @environment, name)
 
-      # nil if there is none. Where `-r` is a directory, Sidekiq looks there.
+      # nil if there is none. If `-r` is a directory, Sidekiq looks there.
       def config_file
         return @given["config"] if @given["config"]
 
@@ -148,14 +148,14 @@ module SidekiqLifecycle
         CONFIG_FILES.map { |name| File.join(*place, name) }.find { |name| File.exist?(path(name)) }
       end
 
-      # What Sidekiq's `parse_config` makes of the file, with the environment's own section on top.
+      # The file as Sidekiq's `parse_config` reads it, with the environment's section merged in.
       def settings
-        said = config_file ? list(nil, parse(path(config_file))) : {}
-        said = said.merge(list(@environment, said[@environment.to_sym]))
-        capsules = list(:capsules, said[:capsules]).to_h { |name, capsule| [name, list(name, capsule)] }
-        said.merge!(capsules:)
-        [said, *capsules.values].each { |settings| check_numbers(settings) }
-        said
+        content = config_file ? list(nil, parse(path(config_file))) : {}
+        content = content.merge(list(@environment, content[@environment.to_sym]))
+        capsules = list(:capsules, content[:capsules]).to_h { |name, capsule| [name, list(name, capsule)] }
+        content.merge!(capsules:)
+        [content, *capsules.values].each { |settings| check_numbers(settings) }
+        content
       end
 
       def parse(file)
@@ -166,7 +166,7 @@ module SidekiqLifecycle
         raise Error, "#{config_file} cannot be read: #{Text.error(e)}"
       end
 
-      # Where and as what Sidekiq carries the file out.
+      # Evaluates the file in the directory and environment in which Sidekiq does.
       def as_deployed(&block)
         before = ENV.to_h
         ENV.update(%w[APP_ENV RAILS_ENV RACK_ENV].to_h { |name| [name, @environment] })
@@ -175,12 +175,12 @@ module SidekiqLifecycle
         ENV.replace(before)
       end
 
-      def list(name, said)
-        return {} if said.nil?
-        return symbolize(said) if said.is_a?(Hash)
+      def list(name, content)
+        return {} if content.nil?
+        return symbolize(content) if content.is_a?(Hash)
 
-        where = "#{config_file}#{" has #{name}: #{said.inspect}, which" if name}"
-        raise Error, "#{where} is no list of settings, such as :timeout: 25"
+        where = "#{config_file}#{" has #{name}: #{content.inspect}, which" if name}"
+        raise Error, "#{where} is not a list of settings, such as :timeout: 25"
       end
 
       def check_numbers(settings)
@@ -215,8 +215,8 @@ module SidekiqLifecycle
       def required
         return @given["require"] if @given["require"] || rails? || @settings[:require]
 
-        raise Error, "there is no Rails application in #{@root}, and nothing says which file loads the one that is; " \
-                     "say it as you say it to sidekiq, for instance: -r ./app.rb"
+        raise Error, "there is no Rails application in #{@root}; set the file that loads the application as you do " \
+                     "for sidekiq, for instance: -r ./app.rb"
       end
     end
   end

@@ -1,27 +1,27 @@
 # frozen_string_literal: true
 
 module SidekiqLifecycle
-  # Keeps Sidekiq's own signal traps in place. A job or a library that traps a signal later takes it away from
-  # Sidekiq, which then never hears it.
+  # Keeps Sidekiq's own signal traps in place. A job or a library that sets a trap later replaces Sidekiq's, and Sidekiq
+  # would never receive that signal again.
   #
   # @api private
-  class Traps
-    # The signals by which Sidekiq is quieted and stopped.
+  class SignalTraps
+    # The signals that quiet and stop Sidekiq.
     SIGNALS = %w[SIGTERM SIGINT SIGTSTP].freeze
 
-    # Signals at which Ruby raises an exception that ends the process, unless the application traps them.
+    # Signals for which Ruby raises an exception that ends the process, unless the application traps them.
     FATAL = %w[SIGQUIT SIGUSR1 SIGUSR2].freeze
 
-    # Tells the relay which of {FATAL} the application has traps of its own for. Call it once every `:startup` hook has
-    # run, for those set traps as well.
-    def self.tell_relay
+    # Reports to the relay which of {FATAL} the application traps. Call it once every `:startup` hook has run, because
+    # hooks set traps as well.
+    def self.report_to_relay
       return unless Native.relay?
 
-      FATAL.each { |signal| Native.trapped(signal) unless %w[DEFAULT SYSTEM_DEFAULT].include?(peek(signal)) }
+      FATAL.each { |signal| Native.trapped(signal) unless %w[DEFAULT SYSTEM_DEFAULT].include?(current(signal)) }
     end
 
-    # Ruby tells which trap is set only when another is. What native code has set Ruby does not know (nil).
-    def self.peek(signal)
+    # Ruby returns the current trap only when another is set. It returns nil for a handler of native code.
+    def self.current(signal)
       Native.keep_handler(signal)
       found = Signal.trap(signal, "IGNORE")
       Signal.trap(signal, found || "DEFAULT")
@@ -29,29 +29,29 @@ module SidekiqLifecycle
     ensure
       Native.put_handler_back(signal)
     end
-    private_class_method :peek
+    private_class_method :current
 
-    # @return [Boolean] whether a trap is one that Sidekiq has set (`cli.rb`, `run`)
-    def self.sidekiqs?(trap)
+    # @return [Boolean] whether Sidekiq has set a trap (`cli.rb`, `run`)
+    def self.sidekiq?(trap)
       trap.is_a?(Proc) && trap.source_location&.first.to_s.end_with?("sidekiq/cli.rb")
     end
 
     # Remembers the traps as they are now.
     def initialize
       @ours = {}.compare_by_identity
-      @sidekiqs = SIGNALS.to_h { |signal| [signal, current(signal)] }
+      @sidekiqs = SIGNALS.to_h { |signal| [signal, read(signal)] }
     end
 
-    # Puts Sidekiq's trap back. Whoever replaced it is called first, as Sidekiq itself calls the traps it finds.
+    # Puts Sidekiq's trap back. The trap that replaced it is called first, as Sidekiq itself calls the traps it finds.
     #
-    # @return [String, nil] who had replaced it, in words; nil if it was not Ruby code
+    # @return [String, nil] where the trap that replaced it was set; nil if it was not set in Ruby
     def restore(signal)
       sidekiqs = @sidekiqs.fetch(signal)
       return unless sidekiqs.respond_to?(:call)
 
       theirs = nil
       both = proc do
-        Traps.call_safely(theirs, signal)
+        SignalTraps.call_safely(theirs, signal)
         sidekiqs.call
       end
       theirs = Signal.trap(signal, both)
@@ -63,7 +63,7 @@ module SidekiqLifecycle
       describe(theirs)
     end
 
-    # Runs a trap as Ruby would, with the signal's number if it wants that.
+    # Calls a trap as Ruby would, with the signal's number if it takes an argument.
     def self.call(trap, signal)
       return unless trap.respond_to?(:call)
       return trap.call if trap.respond_to?(:arity) && trap.arity.zero?
@@ -71,17 +71,18 @@ module SidekiqLifecycle
       trap.call(Signal.list.fetch(signal.delete_prefix("SIG")))
     end
 
-    # Runs another's trap. Nothing it raises may keep the signal from Sidekiq; a trap has no logger.
+    # Calls a trap that is not Sidekiq's. Nothing that it raises may keep the signal from Sidekiq. Logging is impossible
+    # in a trap.
     def self.call_safely(trap, signal)
       call(trap, signal)
     rescue Exception => e # rubocop:disable Lint/RescueException
-      Complaints.say("a trap raised #{Text.error(e)}", $stdout)
+      OnceLogger.print("a trap raised #{Text.error(e)}", $stdout)
     end
 
     private
 
-    # Ruby tells which trap is set only when another is. A signal that comes in between is not lost.
-    def current(signal)
+    # Ruby returns the current trap only when another is set. A signal that arrives in between is not lost.
+    def read(signal)
       found = nil
       early = false
       found = Signal.trap(signal) { found.respond_to?(:call) ? found.call : early = true }

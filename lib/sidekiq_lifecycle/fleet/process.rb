@@ -2,15 +2,15 @@
 
 require "json"
 require_relative "../sidekiq_compat"
-require_relative "words"
+require_relative "format"
 
 module SidekiqLifecycle
   class Fleet
     # One process of the fleet, as Redis showed it at one moment: Sidekiq's own fields (`launcher.rb`, `❤`), and what
-    # this gem publishes beside them, where the process has it. An immutable value.
-    class Member
-      # What the gem's own word has to say, and how. Where it is otherwise another version has written it, in another
-      # form, and Sidekiq's fields have to do.
+    # this gem publishes beside them, if the process has it. An immutable value.
+    class Process
+      # The fields that the gem publishes, and their types. Anything else comes from another version, with another
+      # format. Then only Sidekiq's fields are used.
       PUBLISHED = {
         "state" => ->(value) { %w[booting running quiet stopping stopped].include?(value) },
         "ready" => ->(value) { [true, false].include?(value) },
@@ -37,15 +37,15 @@ module SidekiqLifecycle
       attr_reader :labels
       # @return [Array<String>]
       attr_reader :queues
-      # @return [String, nil] Sidekiq's version; 6.x without this gem does not tell
+      # @return [String, nil] Sidekiq's version; nil for a 6.x without this gem, which does not publish it
       attr_reader :version
       # @return [Integer, nil] jobs it can run at once
       attr_reader :concurrency
-      # @return [Integer] jobs in hand at its last beat
+      # @return [Integer] running jobs at its last heartbeat
       attr_reader :busy
-      # @return [Float, nil] when its heart last beat, on its own clock; nil: Redis has forgotten it
+      # @return [Float, nil] when its last heartbeat was, on its own clock; nil: Redis has forgotten it
       attr_reader :beat
-      # @return [Float, nil] seconds since then, on Redis's clock
+      # @return [Float, nil] seconds since its last heartbeat, on Redis's clock
       attr_reader :beat_age
       # @return [Float, nil] when it started, on its own clock
       attr_reader :started_at
@@ -62,34 +62,34 @@ module SidekiqLifecycle
         @identity = identity
         @listed = listed
         @beat_age = beat_age
-        @published = understood(parse(published) || {})
+        @published = checked(parse(published) || {})
         info = parse(fields["info"]) || {}
-        @readable = Words.readable(identity)
-        place(info)
+        @readable = Format.readable(identity)
+        locate(info)
         describe(info)
         @concurrency = fields["concurrency"]&.to_i || number(info["concurrency"])
         @busy = fields["busy"].to_i
         @beat = fields["beat"]&.to_f
         @started_at = number(info["started_at"])&.to_f
-        @said_quiet = fields["quiet"] == "true"
+        @listed_quiet = fields["quiet"] == "true"
         Ractor.make_shareable(self) # frozen, and all in it
       end
 
-      # @return [Boolean] it is in Sidekiq's set of processes, though it may be a ghost
+      # @return [Boolean] whether it is in Sidekiq's set of processes; it may be a ghost
       def listed? = @listed
 
-      # @return [Boolean] it is listed, but has not beaten for so long (60 s) that Redis has forgotten all else: it was
-      #   killed, or its machine is gone
+      # @return [Boolean] whether it is listed without a heartbeat for 60 s, so that Redis has forgotten everything
+      #   else: it was killed, or its machine is gone
       def ghost? = listed? && beat.nil?
 
-      # @return [Boolean] it has left Sidekiq's set of processes, or is a ghost
+      # @return [Boolean] whether it has left Sidekiq's set of processes, or is a ghost
       def gone? = !listed? || ghost?
 
-      # @return [Boolean] it runs inside another program, which alone may quiet and stop it
+      # @return [Boolean] whether it runs inside another program, which alone may quiet and stop it
       def embedded? = @embedded
 
-      # @return [Float, nil] seconds since it started: until its last beat on its own clock, since then on Redis's. No
-      #   clock is compared with another one, for they may differ.
+      # @return [Float, nil] seconds since it started: until its last heartbeat by its own clock, since then by Redis's.
+      #   Clocks are not compared with each other, because they may differ.
       def up_for
         (beat - started_at) + beat_age if beat && started_at && beat_age
       end
@@ -102,53 +102,53 @@ module SidekiqLifecycle
         return :ghost if ghost?
         return :stopped unless listed?
 
-        @published ? @published.fetch("state").to_sym : said_state
+        @published ? @published.fetch("state").to_sym : listed_state
       end
 
-      # @return [Boolean] it fetches jobs; what has this gem may have more to say (`require_signal_path`)
+      # @return [Boolean] whether it fetches jobs; with this gem, whether it is ready (`require_signal_path`)
       def ready?
         return false if gone?
 
         @published ? @published.fetch("ready") : !quiet?
       end
 
-      # @return [Boolean] it was told to fetch no more, or has gone
-      def quiet? = gone? || @said_quiet || %w[quiet stopping stopped].include?(@published&.fetch("state"))
+      # @return [Boolean] whether it was told to take no more jobs, or is gone
+      def quiet? = gone? || @listed_quiet || %w[quiet stopping stopped].include?(@published&.fetch("state"))
 
-      # @return [Boolean, nil] it has finished with every job; nil: it does not have this gem, so one look cannot tell
+      # @return [Boolean, nil] whether it has finished every job; nil: unknown, because it does not have this gem
       def drained? = @published&.fetch("drained")
 
-      # @return [Time, nil] when it had finished with every job, on its own clock (UTC)
+      # @return [Time, nil] when it had finished every job, on its own clock (UTC)
       def drained_at
         time = @published&.dig("drained_at")
         Time.iso8601(time) if time
       end
 
-      # @return [String, nil] why it can never have finished with every job, as it says itself
+      # @return [String, nil] why it can never finish every job, as it reports
       def never_drains = (@published&.dig("never_drains") unless gone?)
 
-      # @return [String, nil] who ends together with it when it is stopped, as it says itself
+      # @return [String, nil] what else ends when it stops, as it reports
       def company = (@published&.dig("company") unless gone?)
 
-      # @return [String, nil] the same for people
+      # @return [String, nil] the same with its name, for people
       def company_in_words = ("#{name}: #{Text.one_line(company)}" if company)
 
-      # @return [Integer] how many jobs it said that it cut off at its timeout and pushed back
+      # @return [Integer] how many jobs it reported as interrupted at its shutdown timeout and pushed back
       def cut_off = @published&.dig("cut_off") || 0
 
-      # @return [Integer] how many jobs it said that it could not push back
+      # @return [Integer] how many jobs it reported as lost, because it could not push them back
       def lost = @published&.dig("lost") || 0
 
-      # @return [String, nil] what becomes of a SIGTERM sent to its container: "arrives", "lost", …
+      # @return [String, nil] what happens to a SIGTERM sent to its container: "arrives", "lost", …
       def signal_path = @published&.dig("signal_path")
 
-      # @return [String] for people: its host and pid; without what a terminal would obey, or what is not seen
+      # @return [String] its host and pid, for people; without invisible characters and those that a terminal interprets
       def name = Text.one_line(pid ? "#{hostname}:#{pid}" : @readable)
 
-      # @return [String] the identity, for people: where several have one {#name}
+      # @return [String] the identity, for people: if several processes have the same {#name}
       def full_name = Text.one_line(@readable)
 
-      # @return [Hash{Symbol => Object}] all of it, to log or to serialise
+      # @return [Hash{Symbol => Object}] all fields, to log or to serialise
       def to_h
         { identity: @readable, hostname:, pid:, tag:, labels:, queues:, version:, concurrency:, busy:, state:,
           ready: ready?, quiet: quiet?, drained: drained?, drained_at: drained_at&.iso8601(3), never_drains:, company:,
@@ -161,7 +161,7 @@ module SidekiqLifecycle
       private
 
       # The identity is made of hostname, pid and a random part; the hostname may have colons of its own.
-      def place(info)
+      def locate(info)
         hostname, pid = @readable.match(/\A(.*):(\d+):[^:]*\z/)&.captures
         @hostname = text(info["hostname"]) || hostname || @readable
         @pid = number(info["pid"]) || pid&.to_i
@@ -175,12 +175,12 @@ module SidekiqLifecycle
         @embedded = info["embedded"] ? true : false
       end
 
-      # ---- what anybody may have written ----
+      # ---- Redis may contain anything ----
 
-      def understood(published)
-        published if PUBLISHED.all? { |field, fits| fits.call(published[field]) }
+      def checked(published)
+        published if PUBLISHED.all? { |field, valid| valid.call(published[field]) }
       rescue ArgumentError, TypeError
-        nil # its time is none
+        nil # drained_at is not a time
       end
 
       def text(value) = (value if value.is_a?(String) && !value.empty?)
@@ -190,13 +190,13 @@ module SidekiqLifecycle
       def number(value) = (value if value.is_a?(Numeric))
 
       def parse(json)
-        value = JSON.parse(Words.readable(json)) if json
+        value = JSON.parse(Format.readable(json)) if json
         value if value.is_a?(Hash)
       rescue JSON::ParserError
         nil
       end
 
-      def said_state = @said_quiet ? :quiet : :running
+      def listed_state = @listed_quiet ? :quiet : :running
     end
   end
 end

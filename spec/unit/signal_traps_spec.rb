@@ -1,6 +1,6 @@
 # frozen_string_literal: true
 
-RSpec.describe SidekiqLifecycle::Traps do
+RSpec.describe SidekiqLifecycle::SignalTraps do
   # Traps belong to a process: each example's are set, and hear signals, in a forked child. Its last value comes back.
   def in_child(code)
     reader, writer = IO.pipe
@@ -28,7 +28,7 @@ RSpec.describe SidekiqLifecycle::Traps do
 
   it "knows Sidekiq's own traps, and only those" do
     found = in_child(lambda do |_, sidekiqs|
-      [sidekiqs, proc {}, "DEFAULT", "IGNORE", "", nil].map { |trap| SidekiqLifecycle::Traps.sidekiqs?(trap) }
+      [sidekiqs, proc {}, "DEFAULT", "IGNORE", "", nil].map { |trap| SidekiqLifecycle::SignalTraps.sidekiq?(trap) }
     end)
     expect(found).to eq([true, false, false, false, false, false])
   end
@@ -123,7 +123,7 @@ RSpec.describe SidekiqLifecycle::Traps do
     require "fiddle"
     heard = 0
     before = Signal.trap("USR2") { heard += 1 }
-    expect(described_class.send(:peek, "SIGUSR2")).to respond_to(:call)
+    expect(described_class.send(:current, "SIGUSR2")).to respond_to(:call)
     Process.kill(:USR2, Process.pid)
     Timeout.timeout(60) { sleep 0.01 until heard == 1 }
     # A function of C's that does no harm stands for a handler; without it the process would end.
@@ -132,7 +132,7 @@ RSpec.describe SidekiqLifecycle::Traps do
     harmless = Fiddle::Handle::DEFAULT["getpid"]
     Signal.trap("USR2", "DEFAULT")
     set.call(Signal.list["USR2"], harmless)
-    expect(described_class.send(:peek, "SIGUSR2")).to be_nil
+    expect(described_class.send(:current, "SIGUSR2")).to be_nil
     expect(set.call(Signal.list["USR2"], harmless).to_i).to eq(harmless)
   ensure
     Signal.trap("USR2", before || "DEFAULT")

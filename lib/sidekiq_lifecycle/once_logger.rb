@@ -3,34 +3,36 @@
 require_relative "text"
 
 module SidekiqLifecycle
-  # What goes wrong, in Sidekiq's log: each once, as far as is remembered, and without what may be a secret. Where it
-  # cannot be said, it stays unsaid: nothing is raised.
+  # Logs each problem once, as far as it remembers, and without what may be a secret. It never raises: a problem that
+  # cannot be logged is dropped.
   #
   # @api private
-  class Complaints
-    # How many different ones are remembered.
+  class OnceLogger
+    # How many different problems are remembered.
     REMEMBERED = 100
 
-    # Says it where there is no logger.
+    # Prints a problem where there is no logger.
     #
     # @param problem [String]
     # @param output [IO]
-    def self.say(problem, output = $stderr)
+    # @return [void]
+    def self.print(problem, output = $stderr)
       output.puts("sidekiq_lifecycle: #{Text.one_line(Text.masked(problem))}")
     rescue StandardError
       nil
     end
 
     def initialize
-      @made = {}
+      @logged = {}
     end
 
     # @param logger [Logger]
     # @param problem [String]
-    def make(logger, problem)
-      is_known = @made.delete(problem)
-      @made[problem] = true
-      @made.shift if @made.size > REMEMBERED
+    # @return [void]
+    def warn(logger, problem)
+      is_known = @logged.delete(problem)
+      @logged[problem] = true
+      @logged.shift if @logged.size > REMEMBERED
       logger.warn("sidekiq_lifecycle: #{Text.one_line(Text.masked(problem))}") unless is_known
     rescue StandardError
       nil

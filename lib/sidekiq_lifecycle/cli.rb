@@ -1,10 +1,10 @@
 # frozen_string_literal: true
 
 module SidekiqLifecycle
-  # Finds the native command, which is installed beside the native extension. Loads nothing else: handing over to it
-  # should cost no more than starting Ruby does.
-  module NativeCommand
-    # What it is called.
+  # The gem's command `sidekiq-lifecycle`. Nearly everything is done by the native command, which is installed beside
+  # the native extension. This file loads nothing else, so that replacing the process costs no more than starting Ruby.
+  module CLI
+    # The command's name.
     NAME = "sidekiq-lifecycle"
 
     # @return [String, nil] the path of the native command; nil if the gem's native part was not built
@@ -13,23 +13,23 @@ module SidekiqLifecycle
       directories.map { |directory| File.join(directory, NAME) }.find { |file| File.file?(file) }
     end
 
-    # Becomes the native command; or, for what is Ruby's, has it read the arguments and carries them out.
+    # Runs `fleet` and `generate` in this process, and replaces it by the native command for everything else.
     #
-    # @param arguments [Array<String>] what it is called with
+    # @param arguments [Array<String>] the command line
     def self.run(arguments)
       case arguments.first
       when "fleet"
-        require "sidekiq_lifecycle/fleet/command"
-        Fleet::Command.main(arguments)
+        require "sidekiq_lifecycle/fleet/cli/command"
+        Fleet::CLI::Command.run(arguments)
       when "generate"
         require "sidekiq_lifecycle/generate/command"
-        Generate::Command.main(arguments)
+        Generate::Command.run(arguments)
       end
       exec([built, NAME], *arguments)
     end
 
-    # Has the native command read and check the arguments. Where it has answered itself (misuse, `--help`), this
-    # process ends as it did.
+    # Lets the native command read and check the arguments. If it has answered by itself (misuse, `--help`), this
+    # process exits as it did.
     #
     # @param arguments [Array<String>]
     # @return [Hash{String => Object}] what is asked for, as `src/cli/hand_over.rs` writes it

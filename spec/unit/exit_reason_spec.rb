@@ -3,14 +3,14 @@
 require "open3"
 require "rbconfig"
 
-RSpec.describe SidekiqLifecycle::Ending do
+RSpec.describe SidekiqLifecycle::ExitReason do
   # Ends a real Ruby process, and compares what at_exit read from it with what its parent saw.
   def ending(code)
     script = <<~RUBY
       require "json"
       require "sidekiq_lifecycle"
       %w[HUP INT TERM].each { |signal| trap(signal, "DEFAULT") } # nohup, for one, has had HUP ignored
-      at_exit { puts JSON.generate(SidekiqLifecycle::Ending.of($!)) }
+      at_exit { puts JSON.generate(SidekiqLifecycle::ExitReason.of($!)) }
       #{code}
     RUBY
     load_path = $LOAD_PATH.flat_map { |directory| ["-I", directory] }
