@@ -162,7 +162,7 @@ RSpec.describe SidekiqLifecycle::Generate do
       expect(application(user: "ops").user).to eq("ops")
       { %(server "a", user: ENV["U"]) => /\Athe login user is known only when .* --user NAME/,
         %(server "a", user: DEPLOYER) => /\Athe login user is known only when/,
-        %(server "a", user: "one"\nserver "b", user: "two") => /name several users, one, two; say .*--user NAME/ }
+        %(server "a", user: "one"\nserver "b", user: "two") => /name several users, one, two; set .*--user NAME/ }
         .each do |stage, sentence|
         put("config/deploy/production.rb", "# Größe \xff\n#{stage}")
         expect { application.user }.to raise_error(error, sentence)
