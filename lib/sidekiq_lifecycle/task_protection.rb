@@ -3,67 +3,68 @@
 module SidekiqLifecycle
   # Scale-in protection on ECS: while jobs run, neither autoscaling nor a deploy stops the task, however long they take.
   #
-  # All of it happens on one thread of its own, which sleeps without a timer while the worker is idle. A job does no
-  # more than to say that it begins, and mostly somebody has said so before. Nobody waits for the agent, but for the
-  # end of the process, a moment ({#finish}).
+  # It has a thread of its own, which sleeps without a timer while the worker is idle. A job only sets a flag when it
+  # starts, and usually the flag is already set. Nothing waits for the agent, except the exit of the process, for a
+  # moment ({#finish}).
   #
   # @api private
   class TaskProtection
-    # Seconds for which the protection is asked. Whoever is killed leaves it behind for so long.
+    # Seconds until the protection expires. A process that is killed leaves it behind for that long.
     EXPIRES = 20 * 60
 
-    # Seconds after which it is asked for anew, which starts its time again. Three quarters of that time are left for
-    # an agent that is gone, or an API that throttles.
+    # Seconds after which it is renewed. Three quarters of its time are left then, for an agent that is gone or an API
+    # that throttles.
     RENEW = 5 * 60
 
-    # Seconds without a job after which it is given back, give or take half of them: between the jobs of a busy queue
-    # the agent is left alone. A deploy can wait so long; a worker told to stop gives it back at once.
+    # Seconds without a job after which it is released, plus or minus a half of them. Between the jobs of a busy queue
+    # no request is sent. A deploy can wait that long, and a worker that is told to stop releases it at once.
     LINGER = 30
 
-    # Seconds until the first further attempt.
+    # Seconds until the first retry.
     RETRY = 1
 
-    # The most seconds that it gets to by doubling.
+    # The longest pause between retries, which doubles each time.
     RETRY_AT_MOST = 60
 
-    # Seconds until a further attempt where only people can mend it.
+    # Seconds between retries if only people can fix the problem.
     RETRY_RARELY = 5 * 60
 
-    # Attempts in vain after which a trouble that may pass is told.
-    TOLD_AFTER = 3
+    # Failed attempts after which a temporary failure is reported.
+    REPORTED_AFTER = 3
 
-    # Seconds by which the end of the process may be later.
-    FAREWELL = 2
+    # Seconds by which it may delay the exit of the process.
+    EXIT_DELAY = 2
 
     class << self
-      # Begins, where it is wanted, in `:startup`: the threads that run jobs are not there yet, so no job is missed.
+      # Starts it in `:startup` if the configuration asks for it. Sidekiq's threads do not exist yet, so no job is
+      # missed.
       #
       # @param configuration [Configuration]
-      # @param busy [#call] answers how many jobs are in hand
-      # @yieldparam problem [String, nil] what is wrong, in a whole sentence; nil: nothing any more
+      # @param busy [#call] returns the number of running jobs
+      # @yieldparam problem [String, nil] the problem as a whole sentence; nil: it is solved
       # @return [void]
-      def begin(configuration, busy, &tell)
+      def start(configuration, busy, &report)
         return unless configuration.ecs_task_protection
 
-        # Net::HTTP is no small thing to load.
+        # Net::HTTP takes time to load.
         require_relative "task_protection/agent"
         require_relative "task_protection/claim"
         agent = Agent.at(ENV.fetch("ECS_AGENT_URI", ""))
-        return tell.call(absent) unless agent
+        return report.call(no_agent) unless agent
 
         ::Sidekiq::Processor.prepend(Processor)
-        @current = new(agent, Claim.new(configuration.directory), busy, &tell)
-        @current.listen
+        @current = new(agent, Claim.new(configuration.directory), busy, &report)
+        @current.subscribe
       end
 
-      # On the thread of the job.
-      def job_begins = @current&.job_begins
+      # A job starts. Called on its thread.
+      def record_job = @current&.record_job
 
       private
 
-      def absent
-        "ecs_task_protection is set, but $ECS_AGENT_URI is #{ENV["ECS_AGENT_URI"].inspect}, where the agent of an " \
-          "ECS task would be; jobs are not protected from scale-in"
+      def no_agent
+        "ecs_task_protection is set, but $ECS_AGENT_URI is #{ENV["ECS_AGENT_URI"].inspect}, which is not the address of " \
+          "an ECS agent; jobs are not protected from scale-in"
       end
     end
 
@@ -71,18 +72,19 @@ module SidekiqLifecycle
     module Processor
       private
 
-      # From here until it is acknowledged, the job is in hand (`processor.rb`). In every Sidekiq from 6.4 to 8.1.
+      # From here until it is acknowledged, the processor has the job (`processor.rb`). In every Sidekiq from 6.4 to
+      # 8.1.
       def process(...)
-        TaskProtection.job_begins
+        TaskProtection.record_job
         super
       end
     end
 
-    def initialize(agent, claim, busy, &tell)
+    def initialize(agent, claim, busy, &report)
       @agent = agent
       @claim = claim
       @busy = busy
-      @tell = tell
+      @report = report
       @mutex = Mutex.new
       @wake = ConditionVariable.new
       @retry_at = 0
@@ -91,23 +93,23 @@ module SidekiqLifecycle
       @thread.name = "sidekiq_lifecycle ecs"
     end
 
-    # Hears of the end.
-    def listen
+    # Listens for the end of the process.
+    def subscribe
       SidekiqLifecycle.on(:drained) { release }
       SidekiqLifecycle.on(:stopped) { |status| stopped(status) }
     end
 
-    # A job begins. Wakes our thread if the job is the first one since it has looked.
-    def job_begins
-      return if @worked
+    # A job starts. Wakes the thread if it is the first one since the thread's last check.
+    def record_job
+      return if @has_worked
 
       @mutex.synchronize do
-        @worked = true
+        @has_worked = true
         @wake.signal
       end
     end
 
-    # There will be no more jobs: gives the protection back, without anybody waiting for it.
+    # There will be no more jobs. Releases the protection, without waiting for that.
     def release
       @mutex.synchronize do
         @over = @called = true
@@ -115,15 +117,15 @@ module SidekiqLifecycle
       end
     end
 
-    # The process ends: waits for the agent, but not for long.
+    # The process exits. Waits for the agent, but not for long.
     def finish
       release
-      @thread.join(FAREWELL)
+      @thread.join(EXIT_DELAY)
     end
 
     private
 
-    # A program in which Sidekiq was embedded goes on, and may end at any time.
+    # The host program of an embedded Sidekiq goes on, and may exit at any time.
     def stopped(status)
       return finish unless status.embedded?
 
@@ -134,8 +136,8 @@ module SidekiqLifecycle
     def run
       loop do
         wanted = wanted?
-        turn(wanted) if wanted != @wanted
-        ask if @due && @due <= now
+        switch(wanted) if wanted != @wanted
+        send_request if @due && @due <= now
         return if @over && !@held
 
         rest
@@ -144,73 +146,73 @@ module SidekiqLifecycle
       warn "sidekiq_lifecycle: protection from scale-in has ended: #{Text.error(e)}"
     end
 
-    # Whether there are jobs, or were a moment ago.
+    # Whether jobs are running, or were a moment ago.
     def wanted?
-      worked = @mutex.synchronize { @worked.tap { @worked = false } }
-      @last_work = now if worked || @busy.call.positive?
+      has_worked = @mutex.synchronize { @has_worked.tap { @has_worked = false } }
+      @last_work = now if has_worked || @busy.call.positive?
       !@over && !@last_work.nil? && now - @last_work < LINGER
     end
 
-    # It is wanted from now on, or no longer.
-    def turn(wanted)
+    # The protection is wanted from now on, or no longer.
+    def switch(wanted)
       @wanted = wanted
       @due = wanted ? [now, @retry_at].max : (now if @held)
     end
 
-    def ask
-      trouble = @wanted ? protect : give_back
-      return succeeded unless trouble
+    def send_request
+      failure = @wanted ? protect : unprotect
+      return record_success unless failure
 
       @failures += 1
-      @retry_at = now + pause(trouble)
+      @retry_at = now + pause(failure)
       @due = (@retry_at if @wanted || @held)
-      complain(trouble) if trouble.lasting || @failures >= TOLD_AFTER
+      report(failure) if failure.permanent || @failures >= REPORTED_AFTER
     end
 
-    # Who got no answer may be protected all the same; who was refused, and held nothing before, is not.
+    # Without an answer, the task may be protected all the same. After a refusal it is not, unless it was before.
     def protect
       @claim.take
       held = @held
       @held = true
       @expires_at = now + EXPIRES
-      trouble = @agent.protect(EXPIRES / 60)
-      if trouble&.lasting && !held
+      failure = @agent.protect(EXPIRES / 60)
+      if failure&.permanent && !held
         @held = false
         @claim.leave { nil }
       end
-      trouble
+      failure
     end
 
-    def give_back
-      trouble = @claim.leave { @agent.release }
-      @held = false unless trouble && !trouble.lasting && now < @expires_at
-      trouble
+    def unprotect
+      failure = @claim.leave { @agent.release }
+      @held = false unless failure && !failure.permanent && now < @expires_at
+      failure
     end
 
-    def succeeded
+    def record_success
       @failures = @retry_at = 0
       @due = (now + RENEW if @wanted)
-      @tell.call(nil) if @told
-      @told = false
+      @report.call(nil) if @has_reported
+      @has_reported = false
     end
 
-    # Many tasks may have begun at once; they should not go on in step.
-    def pause(trouble)
-      seconds = trouble.lasting ? RETRY_RARELY : [RETRY * (2**[@failures - 1, 16].min), RETRY_AT_MOST].min
+    # Random, because many tasks may have started at once.
+    def pause(failure)
+      seconds = failure.permanent ? RETRY_RARELY : [RETRY * (2**[@failures - 1, 16].min), RETRY_AT_MOST].min
       seconds * rand(0.75..1.25)
     end
 
-    def complain(trouble)
-      @told = true
-      @tell.call(if @wanted
-                   "this ECS task could not be protected from scale-in: #{trouble.text}"
-                 else
-                   "the scale-in protection of this ECS task could not be ended, and runs out within " \
-                     "#{EXPIRES / 60} min: #{trouble.text}"
-                 end)
+    def report(failure)
+      @has_reported = true
+      @report.call(if @wanted
+                     "this ECS task could not be protected from scale-in: #{failure.message}"
+                   else
+                     "the scale-in protection of this ECS task could not be released, and expires within " \
+                       "#{EXPIRES / 60} min: #{failure.message}"
+                   end)
     end
 
-    # Until it is time to look or to ask again; with nothing wanted and nothing held, until a job begins.
+    # Sleeps until the next check or request. If no protection is wanted or held, until a job starts.
     def rest
       wake_at = @wanted ? [@due, now + (LINGER / 2.0)].min : @due
       @mutex.synchronize do
@@ -221,7 +223,7 @@ module SidekiqLifecycle
     end
 
     def awake?(wake_at)
-      @called || (@worked && !@wanted) || (wake_at && wake_at <= now)
+      @called || (@has_worked && !@wanted) || (wake_at && wake_at <= now)
     end
 
     def now = Process.clock_gettime(Process::CLOCK_MONOTONIC)

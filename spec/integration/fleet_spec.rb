@@ -135,7 +135,7 @@ RSpec.describe "the command fleet" do
 
   it "says so where only ghosts match" do
     haunt
-    only_ghosts = [1, /\Anot reached: only ghosts: processes that were killed, whom Sidekiq/, ""]
+    only_ghosts = [1, /\Anot reached: only ghosts: processes that were killed, and that/, ""]
     expect([fleet("stop"), fleet("stop", "--dry-run"), fleet("wake", "--dry-run")]).to all(match(only_ghosts))
     nobody = "no process matches nix but not x; there are 1, see them with: sidekiq-lifecycle fleet status"
     expect(fleet_json("stop", "--dry-run", "--match", "nix", "--except", "x"))
@@ -208,7 +208,7 @@ RSpec.describe "the command fleet" do
                         "1 process was told to go quiet, and will stay quiet.\n")
       wait_until("it is quiet") { members[worker.pid]["state"] == "quiet" }
       report = fleet_json("wait", "drained", "--timeout", "1s")
-      expect(report).to include("schema" => 1, "action" => "wait", "outcome" => "timed-out")
+      expect(report).to include("schema" => 2, "action" => "wait", "outcome" => "timed-out")
       expect(report["progress"]["jobs"]).to match([a_hash_including("class" => "Evaluate", "process" => listed.first)])
     end
 

@@ -232,8 +232,8 @@ RSpec.describe "protection from scale-in on ECS" do
   [nil, "", "none"].each do |uri|
     it "is told to be impossible where $ECS_AGENT_URI is #{uri.inspect}" do
       worker = protecting(environment: { "ECS_AGENT_URI" => uri })
-      line = "ecs_task_protection is set, but $ECS_AGENT_URI is #{uri.inspect}, where the agent of an ECS task would " \
-             "be; jobs are not protected from scale-in"
+      line = "ecs_task_protection is set, but $ECS_AGENT_URI is #{uri.inspect}, which is not the address " \
+             "of an ECS agent; jobs are not protected from scale-in"
       expect(ask("SidekiqLifecycle.status.problems")).to eq([line].inspect)
       wait_until("it is told") { worker.log.include?(line) }
       worker.signal(:TERM)

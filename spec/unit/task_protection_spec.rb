@@ -66,10 +66,10 @@ RSpec.describe SidekiqLifecycle::TaskProtection do
       blocked: [false, "the agent answered 200, DEPLOYMENT_BLOCKED; the service has more protected tasks than its " \
                        "desired count; wait for some to end, or raise the count"],
       garbled: [false, "the agent answered 200"]
-    }.each do |behaviour, (lasting, text)|
-      it "that answers as it does when #{behaviour} #{lasting ? "is in lasting" : "may soon be out of"} trouble" do
+    }.each do |behaviour, (permanent, text)|
+      it "that answers as it does when #{behaviour} fails #{permanent ? "permanently" : "temporarily"}" do
         ecs.behaviour = behaviour
-        expect(agent.protect(20).to_a).to eq([text, lasting])
+        expect(agent.protect(20).to_a).to eq([text, permanent])
         expect(ecs.requests.size).to eq(1)
       end
     end
@@ -87,7 +87,7 @@ RSpec.describe SidekiqLifecycle::TaskProtection do
 
     it "that is not there may come back" do
       ecs.stop
-      expect(agent.protect(20)).to have_attributes(text: match(/Errno::ECONNREFUSED/), lasting: false)
+      expect(agent.protect(20)).to have_attributes(message: match(/Errno::ECONNREFUSED/), permanent: false)
     end
 
     %i[hang trickle].each do |behaviour|
@@ -95,7 +95,7 @@ RSpec.describe SidekiqLifecycle::TaskProtection do
         stub_const("#{described_class}::Agent::ANSWER", 0.2)
         stub_const("#{described_class}::Agent::TOTAL", 0.5)
         ecs.behaviour = behaviour
-        expect(agent.release).to have_attributes(text: match(/Timeout/), lasting: false)
+        expect(agent.release).to have_attributes(message: match(/Timeout/), permanent: false)
       end
     end
   end
@@ -183,7 +183,7 @@ RSpec.describe SidekiqLifecycle::TaskProtection do
     it "sleeps until a job begins, and asks at once" do
       wait_until("it sleeps") { sleeps_without_a_timer? }
       expect(ecs.requests).to be_empty
-      protection.job_begins
+      protection.record_job
       wait_until("protected") { ecs.protected? }
       wait_until("released, and it sleeps again") { !ecs.protected? && sleeps_without_a_timer? }
     end
@@ -191,7 +191,7 @@ RSpec.describe SidekiqLifecycle::TaskProtection do
     it "asks once for many jobs, and once more when there were none for a while" do
       stub_const("#{described_class}::LINGER", 2)
       200.times do
-        protection.job_begins
+        protection.record_job
         sleep 0.005
       end
       wait_until("released") { ecs.asked.last == false }
@@ -200,7 +200,7 @@ RSpec.describe SidekiqLifecycle::TaskProtection do
 
     it "stays for a job that goes on" do
       @busy = 1
-      protection.job_begins
+      protection.record_job
       wait_until("protected") { ecs.protected? }
       expect { wait_until("released", limit: 1.5) { !ecs.protected? } }.to raise_error(/in vain/)
       @busy = 0
@@ -210,13 +210,13 @@ RSpec.describe SidekiqLifecycle::TaskProtection do
     it "asks anew while a job goes on" do
       stub_const("#{described_class}::RENEW", 0.05)
       @busy = 1
-      protection.job_begins
+      protection.record_job
       wait_until("renewed") { ecs.asked == [true] * 4 }
     end
 
     it "gives back at once what it holds, when there will be no more jobs, and ends" do
       stub_const("#{described_class}::LINGER", 3600)
-      protection.job_begins
+      protection.record_job
       wait_until("protected") { ecs.protected? }
       protection.release
       wait_until("ended") { !thread.alive? }
@@ -232,7 +232,7 @@ RSpec.describe SidekiqLifecycle::TaskProtection do
     it "tries again what failed for a moment, and tells nobody" do
       ecs.behaviour = :throttled
       @busy = 1
-      protection.job_begins
+      protection.record_job
       wait_until("asked") { ecs.asked.any? }
       ecs.behaviour = nil
       wait_until("protected") { ecs.protected? }
@@ -241,9 +241,9 @@ RSpec.describe SidekiqLifecycle::TaskProtection do
     it "tells what goes on failing, once it does, and when it is over" do
       ecs.behaviour = :timed_out
       @busy = 1
-      protection.job_begins
+      protection.record_job
       expect(told.pop).to start_with("this ECS task could not be protected from scale-in: the agent answered 504")
-      expect(ecs.asked.size).to be >= described_class::TOLD_AFTER
+      expect(ecs.asked.size).to be >= described_class::REPORTED_AFTER
       ecs.behaviour = nil
       Thread.pass until told.pop.nil?
       expect(ecs).to be_protected
@@ -252,10 +252,10 @@ RSpec.describe SidekiqLifecycle::TaskProtection do
     it "tells a refusal at once, and asks rarely from then on, also for the next job" do
       stub_const("#{described_class}::RETRY_RARELY", 3600)
       ecs.behaviour = :no_role
-      protection.job_begins
+      protection.record_job
       expect(told.pop).to include("AccessDeniedException")
       wait_until("it sleeps again") { sleeps_without_a_timer? }
-      protection.job_begins
+      protection.record_job
       wait_until("it looks") { protection.instance_variable_get(:@wanted) }
       protection.finish
       expect(ecs.asked).to eq([true])
@@ -265,18 +265,18 @@ RSpec.describe SidekiqLifecycle::TaskProtection do
       stub_const("#{described_class}::RETRY_RARELY", 3600)
       ecs.behaviour = :no_role
       @busy = 1
-      protection.job_begins
+      protection.record_job
       told.pop
       expect(described_class::Claim.new(directory).leave { :alone }).to eq(:alone)
     end
 
     it "goes on trying to give back, and says that it runs out by itself" do
       @busy = 1
-      protection.job_begins
+      protection.record_job
       wait_until("protected") { ecs.protected? }
       ecs.behaviour = :broken
       protection.release
-      expect(told.pop).to start_with("the scale-in protection of this ECS task could not be ended, and runs out " \
+      expect(told.pop).to start_with("the scale-in protection of this ECS task could not be released, and expires " \
                                      "within 20 min: the agent answered 500")
       ecs.behaviour = nil
       wait_until("released") { !ecs.protected? }
@@ -284,7 +284,7 @@ RSpec.describe SidekiqLifecycle::TaskProtection do
     end
 
     it "stops trying when it has run out" do
-      protection.job_begins
+      protection.record_job
       wait_until("protected") { ecs.protected? }
       ecs.behaviour = :timed_out
       protection.instance_variable_set(:@expires_at, 0)
@@ -296,7 +296,7 @@ RSpec.describe SidekiqLifecycle::TaskProtection do
     it "ends with the last of several that share a directory" do
       jobs = [1, 1]
       both = Array.new(2) { |index| join(directory, -> { jobs[index] }) }
-      both.each(&:job_begins)
+      both.each(&:record_job)
       wait_until("both have asked") { ecs.asked == [true, true] }
       jobs[0] = 0
       wait_until("the first has no job any more") { both[0].instance_variable_get(:@wanted) == false }
@@ -308,10 +308,10 @@ RSpec.describe SidekiqLifecycle::TaskProtection do
 
     it "is not noticed by a job, however the agent is, nor by the end for long" do
       ecs.behaviour = :hang
-      stub_const("#{described_class}::FAREWELL", 0.1)
-      protection.job_begins
+      stub_const("#{described_class}::EXIT_DELAY", 0.1)
+      protection.record_job
       wait_until("it hangs") { ecs.asked.any? }
-      protection.job_begins
+      protection.record_job
       expect(protection.finish).to be_nil
       expect(thread).to be_alive
     ensure

@@ -7,26 +7,26 @@ require "uri"
 
 module SidekiqLifecycle
   class TaskProtection
-    # The agent of ECS as a task sees it: `PUT $ECS_AGENT_URI/task-protection/v1/state` (ECS developer guide, "Task
-    # scale-in protection endpoint"; what it answers is in the agent's source,
-    # `ecs-agent/tmds/handlers/taskprotection/v1/handlers/handlers.go`).
+    # The ECS agent's endpoint for a task: `PUT $ECS_AGENT_URI/task-protection/v1/state` (ECS developer guide, "Task
+    # scale-in protection endpoint"). Its responses are in the agent's source,
+    # `ecs-agent/tmds/handlers/taskprotection/v1/handlers/handlers.go`.
     #
     # @api private
     class Agent
-      # Why it was not done. `lasting`: it will be the same the next time, until somebody changes something.
-      Trouble = Struct.new(:text, :lasting)
+      # Why a request failed. `permanent`: it will fail again until somebody changes something.
+      Failure = Struct.new(:message, :permanent)
 
-      # Seconds until there has to be a connection.
+      # Seconds to connect.
       CONNECT = 2
 
-      # Seconds until there has to be an answer. The agent gives up on the API of ECS after 4, and says so; who has
-      # waited longer knows that no late success will follow.
+      # Seconds to wait for a response. The agent gives up on the ECS API after 4 s and reports that, so no late success
+      # can follow.
       ANSWER = 5
 
-      # Seconds for all of it.
+      # Seconds for the whole request.
       TOTAL = 6
 
-      # What people can do, by the agent's own code for it.
+      # What to do, by the agent's error code.
       ADVICE = {
         "AccessDeniedException" => "allow ecs:UpdateTaskProtection and ecs:GetTaskProtection in the task role " \
                                    "(taskRoleArn, not the execution role)",
@@ -36,15 +36,15 @@ module SidekiqLifecycle
           "the service has more protected tasks than its desired count; wait for some to end, or raise the count"
       }.freeze
 
-      # Codes of what passes, though the API answers them with 400 (`ThrottlingException`, `ExpiredTokenException`).
-      PASSING = /throttl|expired/i
+      # Codes of temporary failures that the API answers with 400 (`ThrottlingException`, `ExpiredTokenException`).
+      TEMPORARY = /throttl|expired/i
 
       # @param uri [String] `$ECS_AGENT_URI`
-      # @return [Agent, nil] nil if that is no http address
+      # @return [Agent, nil] nil if that is not an http address
       def self.at(uri)
         endpoint = URI("#{uri.chomp("/")}/task-protection/v1/state")
         new(endpoint) if endpoint.is_a?(URI::HTTP) && endpoint.host
-      rescue StandardError # whatever stands there, it is no address
+      rescue StandardError # it is not an address
         nil
       end
 
@@ -53,22 +53,22 @@ module SidekiqLifecycle
       end
 
       # @param minutes [Integer] 1 to 2880, from now
-      # @return [Trouble, nil]
+      # @return [Failure, nil]
       def protect(minutes) = put(ProtectionEnabled: true, ExpiresInMinutes: minutes)
 
-      # @return [Trouble, nil]
+      # @return [Failure, nil]
       def release = put(ProtectionEnabled: false)
 
       private
 
       def put(state)
         response = Timeout.timeout(TOTAL) { send_request(state) }
-        trouble_of(response.code.to_i, parse(response.body), state)
+        failure_of(response.code.to_i, parse(response.body), state)
       rescue StandardError => e
-        Trouble.new("#{@endpoint}: #{Text.error(e)}", false)
+        Failure.new("#{@endpoint}: #{Text.error(e)}", false)
       end
 
-      # An address in the task is not to be asked through anybody's $http_proxy. Net::HTTP would try again by itself.
+      # Ignores $http_proxy, because the address is inside the task. Net::HTTP must not retry by itself.
       def send_request(state)
         http = Net::HTTP.new(@endpoint.host, @endpoint.port, nil)
         http.use_ssl = @endpoint.scheme == "https"
@@ -91,23 +91,23 @@ module SidekiqLifecycle
         {}
       end
 
-      # A task that cannot be protected is answered with 200 as well.
-      def trouble_of(status, answer, state)
+      # The agent also answers 200 if a task cannot be protected.
+      def failure_of(status, answer, state)
         return if status == 200 && answer.dig("protection", "ProtectionEnabled") == state[:ProtectionEnabled]
 
         code, detail = answer["failure"]&.values_at("Reason", "Detail") || answer["error"]&.values_at("Code", "Message")
-        Trouble.new([said(status, code, detail), ADVICE[code]].compact.join("; "), lasting?(status, code))
+        Failure.new([describe(status, code, detail), ADVICE[code]].compact.join("; "), permanent?(status, code))
       end
 
-      def said(status, code, detail)
+      def describe(status, code, detail)
         reason = [code, detail].map(&:to_s).reject(&:empty?).join(": ")
         reason.empty? ? "the agent answered #{status}" : "the agent answered #{status}, #{reason}"
       end
 
-      def lasting?(status, code)
+      def permanent?(status, code)
         return code == "TASK_NOT_VALID" if status == 200
 
-        status.between?(400, 499) && status != 429 && !PASSING.match?(code.to_s)
+        status.between?(400, 499) && status != 429 && !TEMPORARY.match?(code.to_s)
       end
     end
   end

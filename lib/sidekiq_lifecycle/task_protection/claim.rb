@@ -2,17 +2,19 @@
 
 module SidekiqLifecycle
   class TaskProtection
-    # What a Sidekiq holds while it wants its task protected. The task has one protection, and may have several
-    # Sidekiqs (a swarm's children): only the last to leave may end it.
+    # The claim of one Sidekiq to the protection of its task. A task has one protection, and may have several Sidekiqs
+    # (the children of a swarm). Only the last one to leave may release it.
     #
-    # It is a shared flock(2) on the lifecycle directory, so nothing is written, and the kernel takes it from whoever
-    # dies. (The core locks `processes` in there, never the directory itself.) Sidekiqs that share no directory do not
-    # see each other. The core takes it, without waiting: a thread that a disk holds would keep Ruby from its end.
+    # A claim is a shared flock(2) on the lifecycle directory, so nothing is written, and the kernel releases it when
+    # the process dies. (The core locks `processes` in there, never the directory itself.) Sidekiqs that share no
+    # directory do not see each other. The core takes the lock without waiting, because a thread blocked by a disk would
+    # keep Ruby from exiting.
     #
     # @api private
     class Claim
-      # Seconds for which another one, which found itself alone, is left to end the protection: longer than the agent
-      # may take ({Agent::TOTAL}). Anybody who may read the directory can hold it longer; that keeps nobody unprotected.
+      # Seconds to wait for another process that releases the protection: longer than the agent may take
+      # ({Agent::TOTAL}). Anyone who may read the directory can hold the lock longer; the task is protected all the
+      # same.
       PATIENCE = 8
 
       # Seconds between two attempts.
@@ -22,16 +24,16 @@ module SidekiqLifecycle
         @native = Native::Claim.new(directory)
       end
 
-      # Waits while another one, which found itself alone, ends the protection, but not for ever.
+      # Waits while another process, the last one with a claim, releases the protection, up to {PATIENCE}.
       def take
         deadline = now + PATIENCE
         sleep PAUSE while @native.take == false && now < deadline
       end
 
-      # Leaves, and calls the block if nobody else has a claim; nobody can take one before the block is through.
-      # Where nobody can know (no such directory, a file system without locks) the protection is left to run out.
+      # Leaves, and calls the block if no other process has a claim. None can take one until the block has returned. If
+      # this is unknown (no such directory, a file system without locks), the protection is left to expire.
       #
-      # @return what the block returned, or nil
+      # @return the result of the block, or nil
       def leave
         yield if @native.alone?
       ensure
