@@ -39,7 +39,7 @@ RSpec.describe SidekiqLifecycle::Status do
     expect(status).to have_attributes(state: :quiet, drained?: true)
     native.stopping
     expect(status).to have_attributes(state: :stopping, why: "stop was called", quiet?: true, drained?: true)
-    native.ended(3, "SIGINT")
+    native.ended(3, "SIGINT", 0, [])
     expect(status).to have_attributes(state: :stopped, exit_status: 3, quiet?: false, ready?: false, live?: false)
     expect(status.timings.keys).to contain_exactly(:booting, :running, :quiet, :drained, :stopping, :stopped)
     expect(status.timings.values.sort).to eq(status.timings.values_at(:booting, :running, :quiet, :drained, :stopping,
