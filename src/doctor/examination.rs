@@ -108,7 +108,7 @@ impl Time {
     fn of(pid: i32, need: Need, about: &About, service: Option<Service>, has_gem: bool, is_persons: bool) -> Self {
         let is_heard = service.as_ref().is_some_and(|service| service.is_heard);
         let found = platform::stop_timeout(about.stop_timeout);
-        let wrong = found.as_ref().err().cloned();
+        let wrong = found.as_ref().err().map(ToString::to_string);
         let stop = found.ok().flatten().or_else(|| service.and_then(|service| service.stop_timeout));
         let stop = stop.or_else(|| platform::engine_stop_timeout(pid));
         let is_systemds = matches!(&stop, Some(StopTimeout { source: Source::Systemd(_), .. }));

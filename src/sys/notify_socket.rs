@@ -7,10 +7,33 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::OnceLock;
 
+use thiserror::Error;
+
 const SOCKET: &str = "NOTIFY_SOCKET";
 
 /// A spare socket and its inode, for a process that has run out of descriptors.
 static SPARE: OnceLock<(UnixDatagram, u64)> = OnceLock::new();
+
+/// Why systemd receives no notification.
+#[derive(Debug, Error)]
+pub enum NotifyError {
+    /// The variable holds no address.
+    #[error("${SOCKET} is {name:?}, so systemd receives no notifications: {error}")]
+    Address {
+        /// What it holds.
+        name: OsString,
+        /// What is wrong with it.
+        error: io::Error,
+    },
+    /// A message cannot be sent.
+    #[error("cannot notify systemd through {name:?}: {error}")]
+    Send {
+        /// The socket.
+        name: OsString,
+        /// The system's error.
+        error: io::Error,
+    },
+}
 
 /// The address of the service manager's socket.
 #[derive(Clone, Debug)]
@@ -23,8 +46,8 @@ impl Socket {
     /// The socket in the environment, if a service manager has launched this process and wants notifications.
     ///
     /// # Errors
-    /// What is wrong with its name, in one sentence.
-    pub fn of_environment() -> Result<Option<Self>, String> {
+    /// The variable holds no address.
+    pub fn of_environment() -> Result<Option<Self>, NotifyError> {
         let socket = Self::in_environment();
         if let (Ok(Some(_)), None, Ok(spare)) = (&socket, SPARE.get(), unbound()) {
             let _ = inode(&spare).map(|inode| SPARE.set((spare, inode)));
@@ -32,14 +55,14 @@ impl Socket {
         socket
     }
 
-    fn in_environment() -> Result<Option<Self>, String> {
+    fn in_environment() -> Result<Option<Self>, NotifyError> {
         env::var_os(SOCKET).filter(|name| !name.is_empty()).map(Self::named).transpose()
     }
 
-    fn named(name: OsString) -> Result<Self, String> {
+    fn named(name: OsString) -> Result<Self, NotifyError> {
         match address(&name) {
             Ok(address) => Ok(Self { name, address }),
-            Err(error) => Err(format!("${SOCKET} is {name:?}, so systemd receives no notifications: {error}")),
+            Err(error) => Err(NotifyError::Address { name, error }),
         }
     }
 
@@ -50,8 +73,8 @@ impl Socket {
     /// reached again.
     ///
     /// # Errors
-    /// The system's error, in one sentence.
-    pub fn send(&self, message: &str) -> Result<(), String> {
+    /// The system refuses it.
+    pub fn send(&self, message: &str) -> Result<(), NotifyError> {
         let send = || {
             let message = message.as_bytes();
             // Its number may be another socket by now.
@@ -61,7 +84,7 @@ impl Socket {
             }
             .map(drop)
         };
-        send().map_err(|error: io::Error| format!("cannot notify systemd through {:?}: {error}", self.name))
+        send().map_err(|error| NotifyError::Send { name: self.name.clone(), error })
     }
 }
 
@@ -99,7 +122,7 @@ mod tests {
         let home = tempfile::TempDir::new().unwrap();
         let path = home.path().join("notify");
         let socket = Socket::named(path.clone().into()).unwrap();
-        assert!(socket.send("READY=1").unwrap_err().contains("No such file or directory"));
+        assert!(socket.send("READY=1").unwrap_err().to_string().contains("No such file or directory"));
         for message in ["READY=1\nSTATUS=running", "STOPPING=1"] {
             let listener = UnixDatagram::bind(&path).unwrap();
             socket.send(message).unwrap();
@@ -129,13 +152,13 @@ mod tests {
         let _listener = UnixDatagram::bind(&path).unwrap();
         let socket = Socket::named(path.into()).unwrap();
         let error = (0..100_000).find_map(|_| socket.send("STATUS=running").err()).unwrap();
-        assert!(error.contains("temporarily unavailable"), "{error}");
+        assert!(error.to_string().contains("temporarily unavailable"), "{error}");
     }
 
     #[test]
     fn names_that_are_none() {
         for name in ["@", "run/notify", "vsock:2:1234", &format!("/{}", "x".repeat(200))] {
-            let problem = Socket::named(name.into()).unwrap_err();
+            let problem = Socket::named(name.into()).unwrap_err().to_string();
             assert!(
                 problem.starts_with(&format!("$NOTIFY_SOCKET is {name:?}, so systemd receives no notifications: ")),
                 "{problem}"

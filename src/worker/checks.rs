@@ -57,7 +57,7 @@ impl Lifecycle {
         let is_extended = manager == Some(true);
         let (fit, wrong) = match platform::stop_timeout(record.about.stop_timeout) {
             Ok(stop) => (stop_timeout::fit(need(&record), stop.as_ref()), None),
-            Err(wrong) => (Fit::Unknown(wrong.clone()), Some(wrong)),
+            Err(wrong) => (Fit::Unknown(wrong.to_string()), Some(wrong.to_string())),
         };
         let fit = match fit {
             Fit::Unknown(_) if is_extended => Fit::Fits("requested from the service manager when it stops".to_owned()),

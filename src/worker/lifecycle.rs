@@ -334,11 +334,11 @@ impl Lifecycle {
     ///
     /// # Errors
     /// The record cannot be written as JSON.
-    pub fn report(&self) -> Result<String, String> {
+    pub fn report(&self) -> serde_json::Result<String> {
         self.look_whether_late();
         let record = self.record();
         let facts = record.facts_with(Presence::Here);
-        serde_json::to_string(&Process::new(&Ok(record), &facts)).map_err(|error| error.to_string())
+        serde_json::to_string(&Process::new(&Ok(record), &facts))
     }
 
     /// Removes the record: the application has chosen another directory.

@@ -32,7 +32,7 @@ impl Lifecycle {
         }
         self.known(|inner| inner.limit = stall::limit(None, pause));
         let socket = Socket::of_environment();
-        self.set_problem("systemd", socket.as_ref().err().cloned());
+        self.set_problem("systemd", socket.as_ref().err().map(ToString::to_string));
         let Ok(Some(socket)) = socket else { return Speaks::default() };
         let of_environment = |name| std::env::var(name).ok();
         let (usec, pid) = (of_environment("WATCHDOG_USEC"), of_environment("WATCHDOG_PID"));
@@ -114,6 +114,6 @@ impl Lifecycle {
         if sent.is_ok() {
             *told = told.with(&now);
         }
-        self.set_problem("systemd", sent.err());
+        self.set_problem("systemd", sent.err().map(|error| error.to_string()));
     }
 }
