@@ -307,9 +307,11 @@ impl Record {
         }
     }
 
-    fn ending(&self) -> String {
+    /// How it got to its state: "exit 0, SIGTERM, 2 jobs interrupted"; empty if there is nothing to say.
+    #[must_use]
+    pub fn ending(&self) -> String {
         let status = self.exit_status.map(|status| format!("exit {status}"));
-        let ending: Vec<_> = status.into_iter().chain(self.why.clone()).collect();
+        let ending: Vec<_> = status.into_iter().chain(self.why_in_words()).collect();
         ending.join(", ")
     }
 }

@@ -70,12 +70,7 @@ fn row(process: &ObservedProcess, now: Timestamp) -> [String; 8] {
         None => record.busy.to_string(),
     };
     let ago = |seconds| format!("{} ago", duration::format(seconds));
-    let why = match record.exit_status {
-        Some(status) => {
-            format!("exit {status}{}", record.why_in_words().iter().map(|why| format!(", {why}")).collect::<String>())
-        }
-        None => record.why_in_words().unwrap_or_else(dash),
-    };
+    let why = Some(record.ending()).filter(|why| !why.is_empty()).unwrap_or_else(dash);
     [
         facts.pid.to_string(),
         state,
