@@ -44,7 +44,7 @@ fn modules() -> BTreeMap<String, PathBuf> {
 /// The code of a file: without its tests, comments and strings of documentation.
 fn code(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap();
-    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+    let code = text.split("\nmod tests {").next().unwrap();
     code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 

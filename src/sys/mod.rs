@@ -1,5 +1,6 @@
 //! The operating system, without policy: everything that makes system calls, as plain values.
 
+pub mod ancestry;
 #[cfg(target_os = "linux")]
 pub mod children;
 pub mod claim;
