@@ -18,10 +18,6 @@ RSpec.describe "signals during the boot" do
 
   let(:launcher) { [] }
 
-  def go = FileUtils.touch(file("go"))
-  def wait_for_note(note) = wait_until("the application notes #{note}") { notes.include?(note) }
-  def watch_ready = Watcher.new { File.exist?(ready_file) }
-
   # Whether a process is stopped (state T) is the third field of its stat, after its name in parentheses.
   def watch_stopped(pid)
     Watcher.new { File.read("/proc/#{pid}/stat")[/\) (\S)/, 1] == "T" rescue false } # rubocop:disable Style/RescueModifier
@@ -75,7 +71,7 @@ RSpec.describe "signals during the boot" do
         stopped = watch_stopped(inner(worker))
         push("Sleep", 0)
         Process.kill(:TSTP, inner(worker))
-        go
+        release
         wait_until("quiet") { record(own_pid(worker))["state"] == "quiet" }
         wait_until("drained") { File.exist?(drained_file) }
         expect(record(own_pid(worker))).to include("state" => "quiet", "why" => "SIGTSTP while booting")
@@ -194,7 +190,7 @@ RSpec.describe "signals during the boot" do
       wait_for_note("booting")
       ready = watch_ready
       worker.signal(:TSTP)
-      go
+      release
       wait_until("quiet") { record(worker.pid)["state"] == "quiet" }
       worker.signal(:TERM)
       expect(worker.exit_code).to eq(0)
@@ -212,7 +208,7 @@ RSpec.describe "signals during the boot" do
           wait_for_note("starting")
           ready = watch_ready
           worker.signal(signal)
-          go
+          release
           expect(worker.exit_code).to eq(0)
           expect(ready.changes).to eq([false])
           expect(record(worker.pid)).to include("state" => "stopped", "exit_status" => 0, "why" => "SIG#{signal}")
@@ -227,7 +223,7 @@ RSpec.describe "signals during the boot" do
       ready = watch_ready
       worker.signal(:TERM)
       wait_until("stopping") { record(worker.pid)["state"] == "stopping" }
-      go
+      release
       expect(worker.exit_code).to eq(0)
       expect(ready.changes).to eq([false])
       expect(record(worker.pid)).to include("state" => "stopped", "exit_status" => 0, "why" => "SIGTERM")
@@ -243,7 +239,7 @@ RSpec.describe "signals during the boot" do
         wait_for_note("starting")
         ready = watch_ready
         worker.signal(:TSTP)
-        go
+        release
         wait_until("quiet") { record(worker.pid)["state"] == "quiet" }
         wait_until("drained") { File.exist?(drained_file) }
         worker.signal(:TERM)
@@ -285,7 +281,7 @@ RSpec.describe "signals during the boot" do
       worker = start(before: "#{block} File.write(\"began\", \"\"); #{wait}")
       wait_until("the application begins") { File.exist?(file("began")) }
       expect(masked(worker, "SigBlk")).to eq(%w[TERM TSTP INT])
-      go
+      release
       wait_until("ready") { worker.ready_file? || worker.raise_if_ended }
       expect(masked(worker, "SigBlk")).to eq([])
       %w[TERM TSTP INT].each { |signal| expect(worker.log.scan("SIG#{signal} was blocked").size).to eq(1) }
@@ -299,7 +295,7 @@ RSpec.describe "signals during the boot" do
       worker = start(before: "#{block} File.write(\"began\", \"\"); #{wait}", after: "sleep 600")
       wait_until("the application begins") { File.exist?(file("began")) }
       worker.signal(:TERM)
-      go
+      release
       expect(worker.exit_code).to eq(143)
     end
 
@@ -316,7 +312,7 @@ RSpec.describe "signals during the boot" do
       worker = start(launcher: ignored("TERM", "TSTP"), before: "File.write(\"began\", \"\"); #{wait}")
       wait_until("the application begins") { File.exist?(file("began")) }
       expect(masked(worker, "SigIgn") & %w[TERM TSTP]).to eq(%w[TERM TSTP])
-      go
+      release
       wait_until("ready") { worker.ready_file? || worker.raise_if_ended }
       %w[TERM TSTP].each { |signal| expect(worker.log.scan("SIG#{signal} was ignored").size).to eq(1) }
       worker.signal(:TSTP)
@@ -336,7 +332,7 @@ RSpec.describe "signals during the boot" do
       worker = start(launcher: ignored("TSTP"), after: hold)
       wait_for_note("booting")
       worker.signal(:TSTP)
-      go
+      release
       wait_until("quiet") { record(worker.pid)&.fetch("state") == "quiet" }
     end
 
@@ -345,7 +341,7 @@ RSpec.describe "signals during the boot" do
       worker = start(launcher: ignored("INT"), after: hold)
       wait_for_note("booting")
       worker.signal(:INT)
-      go
+      release
       wait_until("ready") { worker.ready_file? || worker.raise_if_ended }
       expect(worker.log).not_to include("SIGINT was")
       worker.signal(:INT)
@@ -516,7 +512,7 @@ RSpec.describe "signals during the boot" do
       worker = start(install: elsewhere, after: "#{look}; #{hold}", name: "successor")
       wait_for_note("booting")
       expect(notes).to eq(["[\"tmp/sidekiq/processes/#{worker.pid}\"]", "booting"])
-      go
+      release
       wait_until("ready again") { File.exist?(started) || worker.raise_if_ended }
     end
   end

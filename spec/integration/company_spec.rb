@@ -11,9 +11,6 @@ RSpec.describe "a Sidekiq that does not end alone" do
     Process.waitall
   RUBY
 
-  # Not a record that is half written; its name begins with a dot.
-  def sidekiq = File.basename(Dir[file("tmp/sidekiq/processes/*")].first).to_i
-
   it "is stopped after it was said who ends with it, and is quieted without a word" do
     File.write(file("foreman"), foreman)
     File.chmod(0o755, file("foreman"))

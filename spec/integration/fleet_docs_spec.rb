@@ -26,7 +26,7 @@ RSpec.describe "docs/fleet.md" do
   after { [@supervisor].compact.each(&:kill).each(&:join) }
 
   def raise_curtain
-    haunt
+    add_stale("worker-3:1:f00")
     write("shop.rb", gem: true)
     write("mail.rb", gem: false)
     @cast = [["worker-1", "shop.rb", "default"], ["worker-2", "shop.rb", "reports"], ["mailer-1", "mail.rb", "mailers"]]
@@ -59,9 +59,6 @@ RSpec.describe "docs/fleet.md" do
     environment = { "DYNO" => host, "SIDEKIQ_LIFECYCLE_DIR" => "life/#{host}" }
     start_program(*container, *command, name: host, environment:)
   end
-
-  # A process that was killed a while ago.
-  def haunt = redis.call("SADD", "processes", "worker-3:1:f00", database: @database)
 
   # Whoever leaves comes in again.
   def supervise
@@ -118,7 +115,7 @@ RSpec.describe "docs/fleet.md" do
   end
 
   it "knows every field of the JSON" do
-    haunt
+    add_stale("worker-3:1:f00")
     expect(processes.first.keys).to match_array(fields("field of a process"))
     SimulatedFleet.new(redis, 1, database: @database)
     report = fleet_json("wait", "drained", "--timeout", "1s")

@@ -31,9 +31,6 @@ RSpec.describe "the command fleet" do
   def named(worker) = "#{host}:#{worker.pid}"
   def members = fleet_json("status").fetch("processes").to_h { |member| [member["pid"], member] }
 
-  # A process that was killed a while ago: Sidekiq still lists it, and Redis has forgotten all else.
-  def haunt = redis.call("SADD", "processes", "#{host}:1:f00", database: @database)
-
   # Starts a job that runs until {#release}, and waits until a heartbeat has reported it.
   def start_reported_job
     start_job
@@ -57,7 +54,7 @@ RSpec.describe "the command fleet" do
     it "shows what has the gem, what has not, and ghosts" do
       with = start_listed
       without = start_listed(name: "plain", gem: false)
-      haunt
+      add_stale("#{host}:1:f00")
       code, out, = fleet("status")
       expect(code).to eq(0)
       expect(out).to match(/^PROCESS +STATE +BUSY +BEAT +SIDEKIQ +TAG +QUEUES +SIGTERM$/)
@@ -116,7 +113,7 @@ RSpec.describe "the command fleet" do
   it "steers only what is meant, and nobody in a dry run" do
     worker = start_listed(environment: { "DYNO" => "worker-1" }) # which Sidekiq takes for the hostname
     mailer = start_listed(environment: { "DYNO" => "mailer-1" }, name: "mailer")
-    haunt
+    add_stale("#{host}:1:f00")
     expect(fleet("quiet", "--dry-run", "--match", "worker-*"))
       .to eq([0, "worker-1:#{worker.pid}  would be told to be quiet (running, 0 jobs)\n", ""])
     expect(fleet("stop", "--dry-run")[1]).to match(/^#{host}:1 +is a ghost, and would be left out$/)
@@ -134,7 +131,7 @@ RSpec.describe "the command fleet" do
   end
 
   it "says so where only ghosts match" do
-    haunt
+    add_stale("#{host}:1:f00")
     only_ghosts = [1, /\Anot reached: only ghosts: processes that were killed, and that/, ""]
     expect([fleet("stop"), fleet("stop", "--dry-run"), fleet("wake", "--dry-run")]).to all(match(only_ghosts))
     nobody = "no process matches nix but not x; there are 1, see them with: sidekiq-lifecycle fleet status"

@@ -158,8 +158,6 @@ RSpec.describe "jobs and hooks" do
   describe "drained" do
     let(:wait_for_go) { %(note "begins"; sleep 0.01 until File.exist?("go")) }
 
-    def go = FileUtils.touch(file("go"))
-
     # Looks as often as it can, and gives what else was true when the file was first seen.
     def when_drained
       wait_until("drained", every: 0.001) { File.exist?(drained_file) }
@@ -177,7 +175,7 @@ RSpec.describe "jobs and hooks" do
       beat = record(worker.pid)["beat"]
       expect(check("drained")).to eq([1, "not drained: process #{worker.pid} is quiet, 1 job still running\n"])
       expect(File).not_to exist(drained_file)
-      go
+      release
       expect(when_drained { notes }).to eq(%w[begins ends])
       expect(record(worker.pid)["beat"]).to eq(beat)
       expect(File.mtime(file("notes"))).to be <= File.mtime(drained_file)
@@ -193,7 +191,7 @@ RSpec.describe "jobs and hooks" do
       worker.signal(:TSTP)
       wait_until("it is quiet") { record(worker.pid)["state"] == "quiet" }
       redis.call("CLIENT", "PAUSE", 1500, "WRITE")
-      go
+      release
       expect(when_drained { retries }).to eq(1)
     end
 
@@ -245,7 +243,7 @@ RSpec.describe "jobs and hooks" do
         wait_until("the other capsule has finished") { notes.include?("default has finished") }
         expect(check("drained")).to eq([1, "not drained: process #{worker.pid} is quiet, 1 job still running\n"])
         expect(File).not_to exist(drained_file)
-        go
+        release
         wait_until("drained") { File.exist?(drained_file) }
       end
     end

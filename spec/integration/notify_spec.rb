@@ -32,17 +32,10 @@ RSpec.describe "what systemd is told" do
   def wait_for(line) = wait_until("systemd hears #{line}\n#{messages}") { said.include?(line) }
   def environment(**more) = { "NOTIFY_SOCKET" => file("notify"), **more.transform_keys(&:to_s) }
   def extensions(from = 0) = said.drop(from).filter_map { |line| line[/\AEXTEND_TIMEOUT_USEC=(\d+)\z/, 1]&.to_i }
-  def wait_for_note(note) = wait_until("a job notes #{note}") { notes.include?(note) }
-  def go = FileUtils.touch(file("go"))
 
   # Before the gem is installed, which asks how often the heart beats.
   quick_heartbeat = "require \"sidekiq/launcher\"\n#{QUICK_HEARTBEAT}"
   feeding = { WATCHDOG_USEC: "2000000" }.freeze
-
-  def start_job
-    push("Evaluate", 'note "begins"; sleep 0.01 until File.exist?("go"); note "ends"')
-    wait_for_note("begins")
-  end
 
   it "is each state, once, in Sidekiq's place, when every :startup hook has run" do
     listen
@@ -101,7 +94,7 @@ RSpec.describe "what systemd is told" do
     wait_until("further beats") { extensions(heard).size > 3 }
     left = extensions(heard)
     expect(left).to eq(left.sort.reverse).and all(be_between(1, 54_000_000))
-    go
+    release
     expect(worker.exit_code).to eq(0)
     expect(count("STOPPING=1")).to eq(1)
     expect(said).to include("STATUS=stopping, drained")
@@ -112,7 +105,7 @@ RSpec.describe "what systemd is told" do
     worker = start(environment:, after: 'note "booting"; sleep 0.01 until File.exist?("go")')
     wait_for_note("booting")
     worker.signal(:TSTP)
-    go
+    release
     wait_for("READY=1")
     expect(messages.find { |message| message.include?("READY=1") }[1]).to match(/\ASTATUS=quiet, /)
     worker.signal(:TERM)
@@ -174,7 +167,7 @@ RSpec.describe "what systemd is told" do
       wait_for("STOPPING=1")
       before = fed
       wait_until("it is fed") { fed > before + 2 }
-      go
+      release
       expect(worker.exit_code).to eq(0)
     end
 
@@ -327,7 +320,7 @@ RSpec.describe "what systemd is told" do
       RUBY
       host = start_program(RbConfig.ruby, "./host.rb", environment:)
       wait_until("ready") { host.ready_file? || host.raise_if_ended }
-      go
+      release
       expect(host.exit_code).to eq(0)
       expect(said).to be_empty
     end

@@ -7,10 +7,7 @@ RSpec.describe "a Sidekiq that is stopped and whose output fails" do
   pipeline = { install: "lifecycle.signal_relay = :off", launcher: ["bash", "-c", '"$@" 2>&1 | cat', "bash"],
                before: "$stderr = $stdout", timeout: 1 }.freeze
 
-  # Not a record that is half written; its name begins with a dot.
-  def sidekiq = File.basename(Dir[file("tmp/sidekiq/processes/*")].first).to_i
   def output(number) = File.readlink("/proc/#{sidekiq}/fd/#{number}")
-  def wait_for_note(note) = wait_until("a job notes #{note}") { notes.include?(note) }
 
   def expect_stopped(queued:)
     wait_until("it has stopped") { record(sidekiq)["state"] == "stopped" }

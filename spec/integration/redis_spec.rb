@@ -25,8 +25,6 @@ RSpec.describe "with Redis" do
     wait_until("a job begins") { jids.size > before }
   end
 
-  def jids = notes.filter_map { |line| line[/\Ajid (.*)/, 1] }
-
   it "gone before the boot, a Sidekiq ends with 1 and the reason, and never was ready" do
     redis.stop
     worker = start(after: "SidekiqLifecycle.on(:running) { note 'running' }")

@@ -1,9 +1,7 @@
 # frozen_string_literal: true
 
 RSpec.describe "signals to a Sidekiq that has started" do
-  def watch_ready = Watcher.new { File.exist?(ready_file) }
   def state(worker) = record(worker.pid)["state"]
-  def wait_for_note(note) = wait_until("a job notes #{note}") { notes.include?(note) }
 
   def expect_ended(worker, why, ready)
     expect(worker.exit_code).to eq(0)

@@ -32,7 +32,6 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
     wait_until("the jobs begin") { notes.grep(/begins/).size == jobs }
   end
 
-  def release = FileUtils.touch(file("go"))
   def state(worker) = record(worker.pid)&.values_at("state", "drained")
 
   # The command at a terminal of its own: yields it, what was shown so far, and its pid; returns the exit status and all

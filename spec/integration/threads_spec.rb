@@ -7,7 +7,6 @@ RSpec.describe "threads that have died" do
 
   def start_quick(**options) = start_ready(after: QUICK_HEARTBEAT, timeout: 3, **options)
 
-  def jids = notes.filter_map { |line| line[/\Ajid (.*)/, 1] }
   def problems(worker) = problems_of(worker.pid)
 
   def await_beat(worker)

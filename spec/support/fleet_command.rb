@@ -18,6 +18,9 @@ module FleetCommand
   # What it prints for machines.
   def fleet_json(*arguments, **options) = JSON.parse(fleet(*arguments, "--json", **options)[1])
 
+  # Adds a process that was killed a while ago: Sidekiq still lists it, and Redis has forgotten everything else.
+  def add_stale(identity) = redis.call("SADD", "processes", identity, database: @database)
+
   # Sidekiq's own set of its processes.
   def listed = redis.call("SMEMBERS", "processes", database: @database)
 

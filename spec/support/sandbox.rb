@@ -82,11 +82,23 @@ module Sandbox
   # Pushes such a job and waits until it runs.
   def start_job(name = "job", gate: "go")
     push("Evaluate", held_job(name, gate:))
-    wait_until("#{name} begins") { notes.include?("#{name} begins") }
+    wait_for_note("#{name} begins")
   end
 
   # Lets the held jobs end.
   def release(gate = "go") = FileUtils.touch(file(gate))
+
+  # Waits until a job, or the application, has noted this.
+  def wait_for_note(note) = wait_until("the note #{note}") { notes.include?(note) }
+
+  # The ids that jobs have noted.
+  def jids = notes.filter_map { |line| line[/\Ajid (.*)/, 1] }
+
+  # Records every change of the ready file.
+  def watch_ready = Watcher.new { File.exist?(ready_file) }
+
+  # The pid of the only Sidekiq, by its record. (The name of a record that is being written begins with a dot.)
+  def sidekiq = File.basename(Dir[file("tmp/sidekiq/processes/*")].first).to_i
 
   def queued = redis.call("LLEN", "queue:default", database: @database)
   def retries = redis.call("ZCARD", "retry", database: @database)
