@@ -55,7 +55,7 @@ RSpec.describe "an image built from Dockerfile.sidekiq", :containers, skip: Shop
     # Longer than it takes Docker to ask three times, and longer than it waits by itself when it stops.
     shop.push(database, 1, 40)
     shop.wait_until("the job runs") { shop.noted?(database, "began", 1) }
-    expect(shop.docker("exec", name, "sidekiq-lifecycle", "quiet")).to include("quiet")
+    expect(shop.docker("exec", name, "sidekiq-lifecycle", "quiet")).to include("SIGTSTP")
     shop.wait_for_health(name, "unhealthy")
     shop.docker("stop", name)
     expect(shop.inspect_value(name, ".State.ExitCode")).to eq("0")

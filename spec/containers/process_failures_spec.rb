@@ -45,7 +45,8 @@ RSpec.describe "a container that is handled roughly", :containers, full: Sandbox
       launch.await("it is told") { path(launch)["term"] == "lost" }
       expect(path(launch)).to include("tstp" => "lost", "relay" => nil)
       expect(launch.exec("sidekiq-lifecycle", "doctor").first).to eq(1)
-      expect(Sandbox.messages(launch.records.first)).to match([include("is lost", "the relay (pid #{relay}) has ended")])
+      expect(Sandbox.messages(launch.records.first))
+        .to match([include("is lost", "the relay (pid #{relay}) has ended")])
       expect(status(launch, 1)).to include("State" => "S (sleeping)", "TracerPid" => "0")
       kill(launch, :TSTP, sidekiq(launch))
       expect_to_work(launch)

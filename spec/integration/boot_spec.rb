@@ -1,36 +1,36 @@
 # frozen_string_literal: true
 
-# Until Sidekiq has its traps, nobody else answers for TERM and TSTP.
+# Until Sidekiq has installed its traps, nothing but the gem handles TERM and TSTP.
 RSpec.describe "signals during the boot" do
-  # The application stays in its boot until the example says "go".
+  # The application keeps booting until {#release}.
   wait = "sleep 0.01 until File.exist?(\"go\")"
   hold = "note \"booting\"; #{wait}"
 
-  # An application's own hook at :startup that comes before ours, as its initializer comes first.
+  # A :startup hook of the application that runs before ours, because its initializer runs first.
   slow_hook_before = <<~RUBY
     require "sidekiq"
     Sidekiq.configure_server { |config| config.on(:startup) { note "starting"; #{wait} } }
   RUBY
   slow_hook_after = "note \"starting\"; #{wait}"
 
-  # What makes the process PID 1 in a namespace of its own.
+  # Makes the process PID 1 of its own PID namespace.
   in_namespace = %w[unshare --pid --fork --kill-child --mount-proc]
 
   let(:launcher) { [] }
 
-  # Whether a process is stopped (state T) is the third field of its stat, after its name in parentheses.
+  # The third field of a process's stat, after the name in parentheses, is T if it is suspended.
   def watch_stopped(pid)
     Watcher.new { File.read("/proc/#{pid}/stat")[/\) (\S)/, 1] == "T" rescue false } # rubocop:disable Style/RescueModifier
   end
 
-  # The process itself: the worker's own, or the one that is PID 1 in a namespace of its own.
+  # The pid of the Sidekiq process, as seen from here.
   def inner(worker)
     return worker.pid if launcher.empty?
 
     wait_until("unshare has forked") { File.read("/proc/#{worker.pid}/task/#{worker.pid}/children")[/\d+/]&.to_i }
   end
 
-  # The pid the process knows itself by, and its record is named by.
+  # The pid that the process sees, which is also the name of its record.
   def own_pid(worker) = launcher.empty? ? worker.pid : 1
 
   def expect_ended_by_term(worker)
@@ -39,7 +39,7 @@ RSpec.describe "signals during the boot" do
     expect(record(own_pid(worker))["timings"].keys).not_to include("running")
   end
 
-  it "ends a process at once that has not loaded the gem yet" do
+  it "TERM ends a process at once that has not loaded the gem yet" do
     worker = start(before: "File.write(\"began\", \"\"); sleep 600")
     wait_until("the application begins") { File.exist?(file("began")) }
     worker.signal(:TERM)
@@ -60,12 +60,12 @@ RSpec.describe "signals during the boot" do
         expect(record(own_pid(worker))).to include("state" => "booting", "exit_status" => nil)
         Process.kill(:TERM, inner(worker))
         expect_ended_by_term(worker)
-        # An ordinary process dies of the signal, as its parent expects; PID 1 cannot, and says the same by its status.
+        # An ordinary process dies from the signal, as its parent expects. PID 1 cannot; it exits with the same status.
         expect(worker.status.signaled?).to be(launcher.empty?)
         expect(notes).to eq(%w[booting at_exit])
       end
 
-      it "TSTP neither stops the process nor is lost: it is quiet as soon as it has started" do
+      it "TSTP does not suspend the process and is not lost: it is quiet as soon as it has started" do
         worker = start_booting(after: hold)
         ready = watch_ready
         stopped = watch_stopped(inner(worker))
@@ -81,14 +81,14 @@ RSpec.describe "signals during the boot" do
         expect(ready.changes).to eq([false])
       end
 
-      it "TERM ends a boot that TSTP had come to before" do
+      it "TERM ends the boot after a TSTP" do
         worker = start_booting(after: hold)
         Process.kill(:TSTP, inner(worker))
         Process.kill(:TERM, inner(worker))
         expect_ended_by_term(worker)
       end
 
-      it "TSTP does not stop a process whose boot TERM is ending" do
+      it "TSTP does not suspend a process whose boot TERM is ending" do
         worker = start_booting(after: "at_exit { note \"ending\"; sleep 0.5 }; #{hold}")
         Process.kill(:TERM, inner(worker))
         wait_for_note("ending")
@@ -96,7 +96,7 @@ RSpec.describe "signals during the boot" do
         expect_ended_by_term(worker)
       end
 
-      it "TERM is heard by an application that rescues everything around its boot" do
+      it "TERM ends the boot of an application that rescues every exception" do
         worker = start_booting(after: <<~RUBY)
           begin
             note "booting"
@@ -112,8 +112,8 @@ RSpec.describe "signals during the boot" do
         expect(ready.changes).to eq([false])
       end
 
-      # What the Railtie does, long before an initializer installs the gem.
-      it "TERM ends the boot of a Rails application that has not come to its initializers" do
+      # The Railtie does this long before an initializer installs the gem.
+      it "TERM ends the boot of a Rails application that has not reached its initializers" do
         worker = start(launcher:, before: <<~RUBY)
           require "sidekiq_lifecycle"
           SidekiqLifecycle::SidekiqAdapter.guard_boot
@@ -138,8 +138,8 @@ RSpec.describe "signals during the boot" do
     end
   end
 
-  context "with a trap of the application's own" do
-    # Ruby's trap is taken back by a native thread which needs a moment.
+  context "with a trap of the application" do
+    # A native thread takes the signal back from Ruby's trap, which takes a moment.
     settle = "sleep 1"
 
     {
@@ -151,7 +151,7 @@ RSpec.describe "signals during the boot" do
       "that raises" => { after: "trap(\"TERM\") { note \"trapped\"; raise \"no\" }; #{settle}; #{hold}" },
       "that is a lambda" => { after: "trap(\"TERM\", -> (_) { note \"trapped\" }); #{settle}; #{hold}" }
     }.each do |what, code|
-      it "lets a trap #{what} have its say, once, and ends with 143" do
+      it "runs a trap #{what} once, and ends with 143" do
         worker = start(**code)
         wait_for_note("booting")
         worker.signal(:TERM)
@@ -160,7 +160,7 @@ RSpec.describe "signals during the boot" do
       end
     end
 
-    it "ends as a trap wants that ends the process by itself" do
+    it "ends with the status of a trap that exits" do
       worker = start(after: "trap(\"TERM\") { note \"trapped\"; exit 7 }; #{settle}; #{hold}")
       wait_for_note("booting")
       worker.signal(:TERM)
@@ -169,7 +169,7 @@ RSpec.describe "signals during the boot" do
       expect(record(worker.pid)).to include("state" => "stopped", "exit_status" => 7)
     end
 
-    it "ends with what a trap raises to end the process" do
+    it "ends with the exception that a trap raises" do
       worker = start(after: "trap(\"TERM\") { note \"trapped\"; raise Interrupt }; #{settle}; #{hold}")
       wait_for_note("booting")
       worker.signal(:TERM)
@@ -178,14 +178,14 @@ RSpec.describe "signals during the boot" do
       expect(record(worker.pid)).to include("state" => "stopped", "exit_status" => 130)
     end
 
-    it "ends with 143 where the application ignores TERM" do
+    it "ends with 143 if the application ignores TERM" do
       worker = start(after: "trap(\"TERM\", \"IGNORE\"); #{settle}; #{hold}")
       wait_for_note("booting")
       worker.signal(:TERM)
       expect_ended_by_term(worker)
     end
 
-    it "remembers TSTP where the application traps it" do
+    it "remembers a TSTP that the application traps" do
       worker = start(after: "trap(\"TSTP\") { note \"trapped\" }; #{settle}; #{hold}")
       wait_for_note("booting")
       ready = watch_ready
@@ -198,12 +198,11 @@ RSpec.describe "signals during the boot" do
     end
   end
 
-  context "with a slow :startup hook of the application's" do
-    # Both ways in which a signal may come to Sidekiq's traps while nobody of ours stands before them: at once, and
-    # when the guard has taken its place back.
+  context "with a slow :startup hook of the application" do
+    # A signal may reach Sidekiq's traps in two ways: at once, and after the boot guard has taken the signal back.
     { "at once" => "", "later" => "sleep 1;" }.each do |at, settle|
       %w[TERM INT].each do |signal|
-        it "#{signal} before ours, #{at}, ends as ever with Sidekiq, which starts and stops" do
+        it "#{signal} in a hook before ours, #{at}, lets Sidekiq start and stop as usual" do
           worker = start(before: slow_hook_before.sub("note", "#{settle} note"))
           wait_for_note("starting")
           ready = watch_ready
@@ -217,7 +216,7 @@ RSpec.describe "signals during the boot" do
       end
     end
 
-    it "TERM after ours ends as ever with Sidekiq, which starts and stops" do
+    it "TERM in a hook after ours lets Sidekiq start and stop as usual" do
       worker = start(startup: slow_hook_after)
       wait_for_note("starting")
       ready = watch_ready
@@ -234,7 +233,7 @@ RSpec.describe "signals during the boot" do
       "before ours, later," => { before: slow_hook_before.sub("note", "sleep 1; note") },
       "after ours" => { startup: slow_hook_after }
     }.each do |where, code|
-      it "TSTP #{where} is heard as soon as Sidekiq has started" do
+      it "TSTP in a hook #{where} takes effect as soon as Sidekiq has started" do
         worker = start(**code)
         wait_for_note("starting")
         ready = watch_ready
@@ -249,7 +248,7 @@ RSpec.describe "signals during the boot" do
     end
   end
 
-  context "with signals that are blocked or ignored" do
+  context "with blocked or ignored signals" do
     def launched_with(setup)
       ["python3", "-c", "import os, signal, sys; #{setup}; os.execvp(sys.argv[1], sys.argv[1:])"]
     end
@@ -263,7 +262,7 @@ RSpec.describe "signals during the boot" do
       launched_with(names.map { |name| "signal.signal(signal.SIG#{name}, signal.SIG_IGN)" }.join("; "))
     end
 
-    # What a native library does that blocks signals around its work, and forgets to unblock them.
+    # Like a native library that blocks signals around its work and forgets to unblock them.
     block = <<~RUBY
       require "fiddle"
       set = [%w[TERM TSTP INT].sum { |name| 1 << (Signal.list.fetch(name) - 1) }].pack("Qx120")
@@ -271,13 +270,13 @@ RSpec.describe "signals during the boot" do
       Fiddle::Function.new(Fiddle.dlopen(nil)["pthread_sigmask"], arguments, Fiddle::TYPE_INT).call(0, set, nil)
     RUBY
 
-    # Which signals the main thread has blocked (SigBlk) or ignored (SigIgn), as the kernel has it.
+    # The signals that the main thread blocks (SigBlk) or ignores (SigIgn), according to the kernel.
     def masked(worker, mask)
       bits = File.read("/proc/#{worker.pid}/status")[/^#{mask}:\s*(\h+)/, 1].hex
       %w[TERM TSTP INT].select { |signal| bits[Signal.list.fetch(signal) - 1] == 1 }
     end
 
-    it "hears TERM, TSTP and INT where a native library has blocked them, and says so" do
+    it "unblocks TERM, TSTP and INT if a native library has blocked them, and logs that" do
       worker = start(before: "#{block} File.write(\"began\", \"\"); #{wait}")
       wait_until("the application begins") { File.exist?(file("began")) }
       expect(masked(worker, "SigBlk")).to eq(%w[TERM TSTP INT])
@@ -291,7 +290,7 @@ RSpec.describe "signals during the boot" do
       expect(worker.exit_code).to eq(0)
     end
 
-    it "hears a TERM that came while it was blocked" do
+    it "handles a TERM that arrived while it was blocked" do
       worker = start(before: "#{block} File.write(\"began\", \"\"); #{wait}", after: "sleep 600")
       wait_until("the application begins") { File.exist?(file("began")) }
       worker.signal(:TERM)
@@ -299,8 +298,8 @@ RSpec.describe "signals during the boot" do
       expect(worker.exit_code).to eq(143)
     end
 
-    # Ruby unblocks them itself when it starts. Without that, these would be what the examples before are.
-    it "hears TERM, TSTP and INT where they were blocked when it was launched" do
+    # Ruby itself unblocks them when it starts. Otherwise this would be the same case as the examples above.
+    it "handles TERM, TSTP and INT if they were blocked when it was launched" do
       worker = start(launcher: blocked("TERM", "TSTP", "INT"), after: hold)
       wait_for_note("booting")
       worker.signal(:TSTP)
@@ -308,7 +307,7 @@ RSpec.describe "signals during the boot" do
       expect_ended_by_term(worker)
     end
 
-    it "hears TERM and TSTP where they were ignored, and says so" do
+    it "handles TERM and TSTP if they were ignored when it was launched, and logs that" do
       worker = start(launcher: ignored("TERM", "TSTP"), before: "File.write(\"began\", \"\"); #{wait}")
       wait_until("the application begins") { File.exist?(file("began")) }
       expect(masked(worker, "SigIgn") & %w[TERM TSTP]).to eq(%w[TERM TSTP])
@@ -321,7 +320,7 @@ RSpec.describe "signals during the boot" do
       expect(worker.exit_code).to eq(0)
     end
 
-    it "hears an ignored TERM while it boots" do
+    it "handles an ignored TERM while it boots" do
       worker = start(launcher: ignored("TERM"), after: hold)
       wait_for_note("booting")
       worker.signal(:TERM)
@@ -336,8 +335,8 @@ RSpec.describe "signals during the boot" do
       wait_until("quiet") { record(worker.pid)&.fetch("state") == "quiet" }
     end
 
-    # `sidekiq &` in a script: the shell has INT ignored, so that Ctrl-C ends what is in the foreground only.
-    it "leaves an ignored INT as it is while it boots, and hears it once Sidekiq traps it" do
+    # `sidekiq &` in a script: the shell ignores INT for it, so that Ctrl-C ends only the foreground command.
+    it "leaves an ignored INT alone while it boots, and handles it once Sidekiq traps it" do
       worker = start(launcher: ignored("INT"), after: hold)
       wait_for_note("booting")
       worker.signal(:INT)
@@ -348,14 +347,14 @@ RSpec.describe "signals during the boot" do
       expect(worker.exit_code).to eq(0)
     end
 
-    it "says nothing where all is well" do
+    it "logs nothing if no signal is blocked or ignored" do
       worker = start_ready
       expect(worker.log).not_to match(/was (ignored|blocked)/)
     end
   end
 
-  # A web server, a rake task, a parent that preloads: without `Sidekiq::CLI#run` it never is a Sidekiq.
-  context "in a program that has only loaded sidekiq/cli" do
+  # A web server, a rake task, a parent that preloads: without `Sidekiq::CLI#run` it never becomes a Sidekiq.
+  context "in a program that has loaded sidekiq/cli but runs no Sidekiq" do
     def start_server(name, gem: true, after: "", **options)
       File.write(file("#{name}.rb"), <<~RUBY)
         require "sidekiq/cli"
@@ -374,14 +373,14 @@ RSpec.describe "signals during the boot" do
       start_program(*launcher, RbConfig.ruby, "./#{name}.rb", name:, **options).tap { wait_for_note("#{name} serves") }
     end
 
-    # What the kernel knows of the process: its signals, its threads, who traces it.
+    # What the kernel reports about the process: its signals and its threads.
     def known(server)
       status = File.read("/proc/#{server.pid}/status")
       names = Dir["/proc/#{server.pid}/task/*/comm"].map { |comm| File.read(comm).chomp }
       [status[/^SigCgt:\s*(\h+)/, 1], status[/^SigIgn:\s*(\h+)/, 1], names.sort]
     end
 
-    it "leaves it as it is without the gem: signals, threads, its own graceful stop, and no record" do
+    it "changes nothing: signals, threads and its own graceful stop stay, and there is no record" do
       with = start_server("with")
       without = start_server("without", gem: false)
       expect(known(with)).to eq(known(without))
@@ -392,7 +391,7 @@ RSpec.describe "signals during the boot" do
       expect(with.log).not_to include("sidekiq_lifecycle")
     end
 
-    it "lets TSTP stop it, and TERM end it as it ends any program that has no trap" do
+    it "lets TSTP suspend it, and TERM end it, like any program without a trap" do
       server = start_server("server", after: 'trap("TERM", "DEFAULT")')
       server.signal(:TSTP)
       wait_until("it is stopped") { File.read("/proc/#{server.pid}/stat")[/\) (\S)/, 1] == "T" }
@@ -413,7 +412,7 @@ RSpec.describe "signals during the boot" do
       end
     end
 
-    # Each of these calls Sidekiq::CLI#run, which fails before :startup; the program goes on.
+    # Each of these calls Sidekiq::CLI#run, which fails before :startup. The program continues.
     failing = lambda do |before: "", application: ""|
       <<~RUBY
         File.write("application.rb", #{application.inspect})
@@ -425,7 +424,7 @@ RSpec.describe "signals during the boot" do
           note e.message
         end
         trap("TERM") { note "server stops"; sleep 0.5; note "server stopped"; exit 0 }
-        sleep 1 # in which a guard would take this trap's place
+        sleep 1 # long enough for a guard to replace this trap
       RUBY
     end
     {
@@ -435,7 +434,7 @@ RSpec.describe "signals during the boot" do
         application: 'Sidekiq.configure_server { |config| SidekiqLifecycle.install(config) }; raise "no database"'
       )
     }.each do |how, code|
-      it "gives it its signals back where Sidekiq::CLI#run has failed, #{how}" do
+      it "restores its signals after Sidekiq::CLI#run has failed, #{how}" do
         server = start_server("server", after: code)
         server.signal(:TERM)
         expect(server.exit_code).to eq(0)
@@ -444,7 +443,7 @@ RSpec.describe "signals during the boot" do
       end
     end
 
-    it "is a Sidekiq from Sidekiq::CLI#run on: TERM ends its boot with 143, whatever traps are there" do
+    it "becomes a Sidekiq with Sidekiq::CLI#run: TERM ends its boot with 143, whatever traps there are" do
       server = start_server("server", after: <<~RUBY)
         trap("TERM") { note "trapped" }
         File.write("application.rb", 'note "server serves"; sleep')
@@ -458,7 +457,7 @@ RSpec.describe "signals during the boot" do
     end
   end
 
-  it "does not begin in a job that installs the gem: it is too late, and said so" do
+  it "is too late for a job that installs the gem, and the log says so" do
     worker = start(gem: false)
     push("Evaluate", <<~RUBY)
       require "sidekiq_lifecycle"
@@ -472,7 +471,7 @@ RSpec.describe "signals during the boot" do
     expect(File).not_to exist(file("tmp"))
   end
 
-  context "after a predecessor that was killed" do
+  context "after another process was killed" do
     look = 'note Dir.glob("tmp/{sidekiq/{ready,drained,processes/*},pids/*}").sort.inspect'
 
     def kill(worker)
@@ -502,7 +501,7 @@ RSpec.describe "signals during the boot" do
       expect(notes).to eq(["[\"tmp/sidekiq/processes/#{worker.pid}\"]", "booting"])
     end
 
-    it "clears a ready file in a place of its own" do
+    it "clears a ready file outside of the directory" do
       elsewhere = 'lifecycle.ready_file = "tmp/pids/sidekiq_started"'
       predecessor = start(install: elsewhere)
       started = file("tmp/pids/sidekiq_started")

@@ -10,14 +10,14 @@ RSpec.describe "building the gem" do
     Open3.capture2e(environment, *command, chdir: app)
   end
 
-  it "says in one sentence that cargo is missing" do
+  it "reports in one sentence that cargo is missing" do
     output, status = build({ "PATH" => "/nowhere" }, RbConfig.ruby, extconf)
     expect(status).not_to be_success
     expect(output.strip).to eq("sidekiq_lifecycle: Rust's cargo is needed to build this gem and was not found; " \
                                "install Rust 1.85 or later (https://rustup.rs) and try again.")
   end
 
-  it "says in one sentence that Rust is too old" do
+  it "reports in one sentence that Rust is too old" do
     old = file("cargo")
     File.write(old, "#!/bin/sh\necho 'cargo 1.63.0 (fd9c4297c 2022-07-01)'\n")
     File.chmod(0o755, old)
@@ -26,9 +26,9 @@ RSpec.describe "building the gem" do
     expect(output).to include("Rust 1.85 or later is needed to build this gem, and #{old} is 1.63; update it")
   end
 
-  # Building as far as bindgen takes a while and is the same everywhere: once is enough.
+  # Building as far as bindgen takes a while and is the same on every major, so one of them is enough.
   if Sandbox::MAJOR == 8
-    it "says in one sentence that libclang is missing" do
+    it "reports in one sentence that libclang is missing" do
       hide = 'for file in /usr/lib/*/libclang* /usr/lib/llvm-*/lib/libclang*; do mount --bind /dev/null "$file"; done'
       build = "#{hide}; #{RbConfig.ruby} #{extconf} && make"
       output, status = build({ "CARGO_TARGET_DIR" => file("target") }, "unshare", "--mount", "sh", "-c", build)
@@ -38,14 +38,14 @@ RSpec.describe "building the gem" do
     end
   end
 
-  it "says what to do where it was not built" do
+  it "says what to do if it was not built" do
     FileUtils.cp_r(File.expand_path("../../lib", __dir__), file("lib"))
     FileUtils.rm_f(Dir[file("lib/sidekiq_lifecycle/native.*")])
     output, status = build({}, RbConfig.ruby, "--disable-gems", "-I", file("lib"), "-e", "require 'sidekiq_lifecycle'")
     expect([status.success?, output]).to match([false, /native part cannot be loaded .*: rake compile \(LoadError\)/])
   end
 
-  it "installs the native command beside the extension, and a Ruby command that hands over to it" do
+  it "installs the native command beside the extension, and a Ruby command that runs it" do
     native, = Open3.capture2("sidekiq-lifecycle", "path")
     expect(native.chomp).to eq(Sandbox::COMMAND)
     expect(File.binread(native.chomp, 4)).to eq("\x7FELF".b)

@@ -1,6 +1,6 @@
 # frozen_string_literal: true
 
-# What can be seen of Capistrano's tasks and settings without a host. spec/containers/capistrano_spec.rb deploys.
+# What can be tested of Capistrano's tasks and settings without a host. spec/containers/capistrano_spec.rb deploys.
 #
 # Of the three systems, that of Sidekiq 7 has Capistrano.
 capistrano = ENV["IN_ROOT"] ? Sandbox::MAJOR == 7 : system("cap --version", %i[out err] => File::NULL)
@@ -25,14 +25,14 @@ RSpec.describe "Capistrano's tasks", if: capistrano do
     expect(cap("show", "set :sidekiq_drain_timeout, '3m'; #{show}")).to eq([0, %(["sidekiq@1", "sidekiq@2"]\n3m\n)])
   end
 
-  it "take no setting that they do not know, and say where nobody has the role" do
+  it "refuse an unknown setting, and report that no server has the role" do
     code, said = cap("sidekiq:status", "set :sidekiq_when_not_drained, :maybe")
     expect([code, said]).to match([1, /:sidekiq_when_not_drained is :maybe; set it to :fail or :go_on/])
     code, said = cap("sidekiq:status", "set :sidekiq_roles, :nobody")
     expect([code, said]).to match([0, /No server has the role nobody \(:sidekiq_roles\): no worker is looked after/])
   end
 
-  it "load neither Sidekiq nor the native part where somebody deploys" do
+  it "load neither Sidekiq nor the native part on the deploying machine" do
     loaded = %q(at_exit { puts "loaded: #{[defined?(Sidekiq), $LOADED_FEATURES.grep(/sidekiq.*\.so/)]}" })
     expect(cap("-T", loaded).last).to include("cap sidekiq:wait_drained")
     expect(cap("sidekiq:status", loaded).last).to include("loaded: [nil, []]")

@@ -1,7 +1,7 @@
 # frozen_string_literal: true
 
-# Foreman, honcho and the like end all that they have started when one of it has ended. The one here does that, and goes
-# by the same name.
+# Foreman, honcho and similar programs end everything that they have started when one of their processes ends. The
+# script here does the same, under foreman's name.
 RSpec.describe "a Sidekiq that does not end alone" do
   foreman = <<~RUBY
     #!/usr/bin/env ruby
@@ -11,7 +11,7 @@ RSpec.describe "a Sidekiq that does not end alone" do
     Process.waitall
   RUBY
 
-  it "is stopped after it was said who ends with it, and is quieted without a word" do
+  it "is stopped after the command has named what ends with it, but quieted without that" do
     File.write(file("foreman"), foreman)
     File.chmod(0o755, file("foreman"))
     worker = start_ready(launcher: [file("foreman")])
@@ -24,7 +24,7 @@ RSpec.describe "a Sidekiq that does not end alone" do
     expect(worker.exit_code).to eq(0)
   end
 
-  it "is stopped without a word where nobody else ends" do
+  it "is stopped without a notice if no other process ends" do
     worker = start_ready(launcher: ["bash", "-c", 'sleep 1000 & "$@"; true', "bash"])
     expect(command("stop").last).not_to include("end")
     worker.exit_code

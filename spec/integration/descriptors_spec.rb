@@ -1,7 +1,7 @@
 # frozen_string_literal: true
 
 RSpec.describe "a Sidekiq that has used up its descriptors" do
-  # Nothing can be opened any more, not even to note it: what is told goes to standard output.
+  # Nothing can be opened any more, not even a file for notes, so the job prints to standard output.
   leak = lambda do |on_and_on|
     <<~RUBY
       at_the_limit = false
@@ -51,7 +51,7 @@ RSpec.describe "a Sidekiq that has used up its descriptors" do
       ended_well(worker)
     end
 
-    it "is no longer ready after TERM, also with a ready file elsewhere#{where}" do
+    it "is no longer ready after TERM, also with another ready file#{where}" do
       started = file("run/started")
       install = 'lifecycle.ready_file = "run/started"'
       worker = start(launcher: launcher, install:)

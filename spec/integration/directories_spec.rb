@@ -23,21 +23,21 @@ RSpec.describe "the lifecycle directory" do
 
   def make_room(path) = File.unlink(File.join(path, "filling"))
 
-  # What the process says of itself, asked in a job: that it works jobs is shown by that.
+  # The problems that the process reports in a job, which also shows that it runs jobs.
   def problems
     @asked = (@asked || 0) + 1
     push("Evaluate", "note \"problems #{@asked} \#{SidekiqLifecycle.status.problems.inspect}\"")
     wait_until("the job has run") { notes.find { |note| note.start_with?("problems #{@asked} ") } }.split(" ", 3).last
   end
 
-  # Beats several times, so that a line logged at every beat would be seen.
+  # Lets several heartbeats pass, so that a line logged at each of them would be seen.
   def beat_on
     push("Sleep", 1, "meanwhile")
     wait_until("some beats") { notes.include?("meanwhile ends") }
   end
 
-  # As in an image that sets no locale.
-  it "may have letters beyond ASCII in its path, whatever the locale is" do
+  # Like an image that sets no locale.
+  it "may have non-ASCII letters in its path, whatever the locale is" do
     Dir.mkdir(file("ä"))
     %w[LANG LC_ALL].each do |name|
       worker = start_ready_in("ä/é", name, environment: { "LANG" => nil, "LC_ALL" => (name == "LANG" ? nil : "POSIX") },
@@ -50,7 +50,7 @@ RSpec.describe "the lifecycle directory" do
     end
   end
 
-  it "may lie below a root with letters beyond ASCII, and be named by the environment" do
+  it "may be below a root with non-ASCII letters, and be set in the environment" do
     Dir.mkdir(file("ä"))
     worker = start(environment: { "LANG" => nil, "SIDEKIQ_LIFECYCLE_DIR" => file("ä/é") },
                    install: "config[:tag] = 'ü'.b if config.respond_to?(:[])")
@@ -65,14 +65,14 @@ RSpec.describe "the lifecycle directory" do
     end
   end
 
-  # What is wrong in the environment is told, and ends no worker.
+  # A wrong variable is reported, and does not end the worker.
   { "SIDEKIQ_LIFECYCLE_SIGNAL_RELAY" => ["sometimes", /SIGNAL_RELAY is "sometimes" and is ignored/],
     "SIDEKIQ_LIFECYCLE_STOP_TIMEOUT" => ["-1", /SIDEKIQ_LIFECYCLE_STOP_TIMEOUT is "-1"/],
     "ECS_CONTAINER_STOP_TIMEOUT" => ["soon", /ECS_CONTAINER_STOP_TIMEOUT is "soon"/],
     "ECS_AGENT_URI" => ["http://[::1", /ECS_AGENT_URI is "http:..\[::1"/],
     "NOTIFY_SOCKET" => ["nowhere", /NOTIFY_SOCKET is "nowhere", so systemd receives no notifications/] }
     .each do |name, (value, problem)|
-    it "is there all the same with #{name}=#{value}, and the log says what is wrong" do
+    it "works with #{name}=#{value}, and the log says what is wrong" do
       install = "lifecycle.ecs_task_protection = #{name == "ECS_AGENT_URI"}"
       worker = start_ready(environment: { name => value }, install:)
       # The log follows the ready file.
@@ -81,7 +81,7 @@ RSpec.describe "the lifecycle directory" do
     end
   end
 
-  it "is there with every variable empty or wrong that the gem reads" do
+  it "works if every variable that the gem reads is empty or wrong" do
     names = %w[SIDEKIQ_LIFECYCLE_SIGNAL_RELAY SIDEKIQ_LIFECYCLE_STOP_TIMEOUT ECS_CONTAINER_STOP_TIMEOUT
                ECS_AGENT_URI WATCHDOG_PID NO_COLOR]
     ["", "\n", "\xFF"].each_with_index do |value, index|
@@ -93,7 +93,7 @@ RSpec.describe "the lifecycle directory" do
 
   def complaints(worker) = worker.log.lines.grep(/WARN.*sidekiq_lifecycle: /)
 
-  # A trouble: how it is made, what is said of it, how it is ended, and how Sidekiq is launched.
+  # A trouble: how to cause it, what the gem reports, how to end it, and how Sidekiq is launched.
   troubles = {
     "is on a read-only file system" => {
       make: -> { mount(directory, "size=64k,ro") },
@@ -111,7 +111,7 @@ RSpec.describe "the lifecycle directory" do
       untouched: -> { File.read(directory) == "precious" },
       mend: -> { File.unlink(directory) }
     },
-    "lies below a file" => {
+    "is below a file" => {
       make: -> { FileUtils.rmdir(file("tmp")) && File.write(file("tmp"), "precious") },
       path: "tmp",
       said: " is not a directory; remove it or set another directory",
@@ -124,7 +124,7 @@ RSpec.describe "the lifecycle directory" do
       untouched: -> { File.symlink?(directory) && Dir.empty?(file("elsewhere")) },
       mend: -> { File.unlink(directory) }
     },
-    "is another user's" => {
+    "belongs to another user" => {
       make: -> { File.chmod(0o777, app) && FileUtils.mkdir(directory) },
       said: " is not accessible to uid 1000 (Permission denied); give that user the right to write there or set " \
             "another directory",
@@ -135,7 +135,7 @@ RSpec.describe "the lifecycle directory" do
   }
 
   troubles.each do |trouble, how|
-    it "that #{trouble} is one line in the log, and comes right when it is mended" do
+    it "that #{trouble} is one line in the log, and works once that is fixed" do
       instance_exec(&how[:make])
       worker = start(after: QUICK_HEARTBEAT, launcher: how.fetch(:launcher, []))
       said = "#{file(how.fetch(:path, "tmp/sidekiq"))}#{how[:said]}"
@@ -147,7 +147,7 @@ RSpec.describe "the lifecycle directory" do
       expect(instance_exec(&how[:untouched])).to be(true) if how[:untouched]
 
       instance_exec(&how[:mend])
-      wait_until("it has come right") { worker.ready_file? || worker.raise_if_ended }
+      wait_until("it works") { worker.ready_file? || worker.raise_if_ended }
       expect(check).to eq([0, "ready\n"])
       expect(problems).to eq("[]")
       worker.signal(:TERM)
@@ -157,7 +157,7 @@ RSpec.describe "the lifecycle directory" do
     end
   end
 
-  it "that is missing is made, with its parents, for all to read" do
+  it "that is missing is created, with its parents, and everyone may read it" do
     worker = start(install: 'lifecycle.directory = "var/run/sidekiq"')
     wait_until("ready") { File.exist?(file("var/run/sidekiq/ready")) || worker.raise_if_ended }
     modes = %W[var/run/sidekiq var/run/sidekiq/ready var/run/sidekiq/processes/#{worker.pid}].map do |name|
@@ -169,7 +169,7 @@ RSpec.describe "the lifecycle directory" do
   end
 
   %w[TSTP TERM].each do |signal|
-    it "that fills up while Sidekiq runs never says ready after #{signal}" do
+    it "that fills up while Sidekiq runs is never ready after #{signal}" do
       mount(directory)
       worker = start_ready(after: QUICK_HEARTBEAT)
       fill(directory)
@@ -177,7 +177,7 @@ RSpec.describe "the lifecycle directory" do
       wait_until("it is noticed") { complaints(worker).any? }
       expect(problems).to eq([said].inspect)
       beat = record(worker.pid)["beat_monotonic"]
-      wait_until("its heart still beats on disk") { record(worker.pid)["beat_monotonic"] > beat }
+      wait_until("heartbeats are still recorded") { record(worker.pid)["beat_monotonic"] > beat }
       expect(check("live")).to eq([0, "live\n"])
       expect(check).to eq([0, "ready\n"])
 
@@ -195,7 +195,7 @@ RSpec.describe "the lifecycle directory" do
     end
   end
 
-  it "that becomes read-only while Sidekiq runs comes right when it is writable again" do
+  it "that becomes read-only while Sidekiq runs works once it is writable again" do
     mount(directory)
     worker = start_ready(after: QUICK_HEARTBEAT)
     remount(directory, "ro")
@@ -206,10 +206,11 @@ RSpec.describe "the lifecycle directory" do
     wait_until("no longer ready") { !worker.ready_file? }
     wait_until("drained") { File.exist?(drained_file) }
     expect(check).to eq([1, "not ready: process #{worker.pid} is quiet\n"])
-    expect(complaints(worker).size).to be_between(1, 2) # of a record, and of the ready file that cannot be removed
+    # About the record, and about the ready file that cannot be removed.
+    expect(complaints(worker).size).to be_between(1, 2)
   end
 
-  it "that is deleted while Sidekiq runs comes back at the next beat" do
+  it "that is deleted while Sidekiq runs is created again at the next heartbeat" do
     worker = start_ready(after: QUICK_HEARTBEAT)
     FileUtils.rm_rf(file("tmp"))
     wait_until("it is back") { worker.ready_file? }
@@ -256,20 +257,20 @@ RSpec.describe "the lifecycle directory" do
       goes_the_whole_way(start_with_ready_file(file("run/started")), file("run/started"))
     end
 
-    it "lies behind a link, as Capistrano's linked directories do" do
+    it "is behind a link, like Capistrano's linked directories" do
       FileUtils.mkdir_p(file("shared/pids"))
       File.symlink(file("shared/pids"), file("tmp/pids"))
       goes_the_whole_way(start_with_ready_file("tmp/pids/started"), file("shared/pids/started"))
     end
 
-    it "takes over the empty file of a home-made touch" do
+    it "takes over an empty file that a script has touched" do
       File.write(file("tmp/started"), "")
       worker = start_with_ready_file("tmp/started", before: "sleep 1")
       wait_until("registered") { record(worker.pid) || worker.raise_if_ended }
       goes_the_whole_way(worker, file("tmp/started"))
     end
 
-    it "leaves a foreign file alone, says so once, and comes right when it is moved away" do
+    it "leaves a foreign file alone, reports it once, and works once it is moved away" do
       foreign = file("tmp/started")
       File.write(foreign, "precious")
       worker = start_with_ready_file("tmp/started")
@@ -282,14 +283,14 @@ RSpec.describe "the lifecycle directory" do
       expect(complaints(worker)).to contain_exactly(a_string_ending_with("sidekiq_lifecycle: #{said}\n"))
       expect(worker.log).to include("ready (#{directory}), but see the warnings\n")
       File.rename(foreign, file("moved"))
-      wait_until("it is put up") { File.exist?(foreign) }
+      wait_until("the ready file is there") { File.exist?(foreign) }
       File.write(foreign, "precious")
       worker.signal(:TERM)
       expect(worker.exit_code).to eq(0)
       expect([file("moved"), foreign].map { |path| File.read(path) }).to eq(%w[precious precious])
     end
 
-    it "is cleared after a SIGKILL by the next boot, also where that one has none" do
+    it "is cleared by the next boot after a SIGKILL, even if that process has none" do
       killed = start_with_ready_file("tmp/started")
       wait_until("ready") { File.exist?(file("tmp/started")) || killed.raise_if_ended }
       killed.kill
@@ -300,7 +301,7 @@ RSpec.describe "the lifecycle directory" do
       expect(record(killed.pid)).to be_nil
     end
 
-    it "is not cleared where another user's record names it" do
+    it "is not cleared if another user's record names it" do
       killed = start_ready
       killed.kill
       theirs = file("theirs")

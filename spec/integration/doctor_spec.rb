@@ -1,12 +1,12 @@
 # frozen_string_literal: true
 
-# Each example is a small container: a PID namespace of its own, whose PID 1 is a shell.
+# Each example is a small container: its own PID namespace, in which PID 1 is a shell.
 RSpec.describe "the doctor" do
   before { skip "no PID namespaces may be made here" unless system("unshare --pid --fork true", err: File::NULL) }
 
   off = { "SIDEKIQ_LIFECYCLE_SIGNAL_RELAY" => "off" }
 
-  # The command line of Sidekiq stands for "$@" in the script.
+  # In the script, "$@" is the command line of Sidekiq.
   def start_in(script, **options)
     start(launcher: %w[unshare --pid --fork --kill-child --mount-proc dash -c] + [script, "dash"], **options)
   end
@@ -17,7 +17,7 @@ RSpec.describe "the doctor" do
     end
   end
 
-  # Launched by the doctor itself. Its application is written by the harness, as any.
+  # Lets the doctor itself launch the Sidekiq.
   def try(*launcher, **options)
     worker = start(launcher: [Sandbox::COMMAND, "doctor", "--", *launcher], **options)
     [worker.exit_code, worker.log]
@@ -25,7 +25,7 @@ RSpec.describe "the doctor" do
 
   def pid1(worker) = File.read("/proc/#{worker.pid}/task/#{worker.pid}/children")[/\d+/].to_i
 
-  # As `docker exec` would call it.
+  # Calls the command as `docker exec` would.
   def command_inside(worker, *arguments, environment: {})
     enter = ["nsenter", "--target", pid1(worker).to_s, "--pid", "--mount", "--root", "--wd"]
     output, status = Open3.capture2e(environment, *enter, Sandbox::COMMAND, *arguments)
@@ -36,7 +36,7 @@ RSpec.describe "the doctor" do
 
   def record_inside = JSON.parse(File.read(Dir[file("tmp/sidekiq/processes/*")].first))
 
-  it "says of a worker that the relay rescues that it is safe, from inside and from outside" do
+  it "reports a worker with a relay as safe, from inside and from outside" do
     worker = start_ready_in('"$@"; true', install: "lifecycle.stop_timeout = 12")
     pid, relay = record_inside.then { |record| [record["pid"], record["signal_path"]["relay"]] }
     tag = record_inside["tag"].then { |tag| " (#{tag})" unless tag.to_s.empty? }
@@ -63,7 +63,7 @@ RSpec.describe "the doctor" do
     expect(report["sidekiqs"][0]["signal_path"]["links"].map { |link| link["term"] }).to eq(%w[relayed arrives])
   end
 
-  it "says of a worker without the relay that it loses jobs, why, and what to write" do
+  it "reports that a worker without the relay loses jobs, why, and what to write instead" do
     worker = start_ready_in('"$@"; true', environment: off)
     code, output = doctor_inside(worker)
     expect(code).to eq(1)
@@ -77,7 +77,7 @@ RSpec.describe "the doctor" do
     expect([code, output]).to match([1, /dash \(pid #{pid1(worker)}\) +drops TERM: it is PID 1 of its container/])
   end
 
-  it "agrees with strict mode, which withholds ready" do
+  it "agrees with strict mode, in which the worker is not ready" do
     worker = start_in('"$@"; true', install: "lifecycle.require_signal_path = true", environment: off)
     wait_until("it runs") { Dir[file("tmp/sidekiq/processes/*")].any? && record_inside["state"] == "running" }
     expect(doctor_inside(worker)).to match([1, /^loses jobs on stop: a SIGTERM sent to dash \(pid 1\) is lost/])
@@ -88,7 +88,7 @@ RSpec.describe "the doctor" do
 
   it "finds a worker without the gem in /proc" do
     worker = start_in('"$@"; true', gem: false)
-    code, output = wait_until("it stands") do
+    code, output = wait_until("it has started") do
       doctor_inside(worker).then { |answer| answer if answer[1].match?(/Sidekiq #{Sidekiq::VERSION}/) }
     end
     expect(code).to eq(1)
@@ -97,7 +97,7 @@ RSpec.describe "the doctor" do
                                          "no relay: this Sidekiq is without sidekiq_lifecycle")
   end
 
-  it "says that there is no Sidekiq where there is none" do
+  it "reports that there is no Sidekiq" do
     code, output = command("doctor", "--dir", file("none"))
     expect(code).to eq(3).or eq(0).or eq(1) # other Sidekiqs may run on this machine
     expect(output).to match(/^could not tell: no Sidekiq is running here: neither/).or match(/^Sidekiq/)
@@ -109,7 +109,7 @@ RSpec.describe "the doctor" do
       ["", { "SIDEKIQ_LIFECYCLE_STOP_TIMEOUT" => "10", "ECS_CONTAINER_STOP_TIMEOUT" => "60s" }],
     "$ECS_CONTAINER_STOP_TIMEOUT" => ["", { "ECS_CONTAINER_STOP_TIMEOUT" => "10s" }]
   }.each do |source, (install, environment)|
-    it "warns of timeouts that do not fit (#{source}): in the log, in the status, and as a doctor" do
+    it "reports timeouts that do not fit (#{source}), as do the log and the status" do
       sentence = "-t 25 and Sidekiq's own 4 s do not fit into the stop timeout of 10 s (#{source}): " \
                  "set -t to at most 6, or the stop timeout to at least 29"
       worker = start_ready_in('exec "$@"', timeout: 25, install:, environment:)
@@ -120,7 +120,7 @@ RSpec.describe "the doctor" do
     end
   end
 
-  it "cannot tell where the stop timeout is not known, says what is needed, and the log says it once" do
+  it "could not tell if the stop timeout is not known, and says what is needed; the log says it once" do
     worker = start_ready_in('exec "$@"', timeout: 25)
     sentence = "the stop timeout is not known, and has to be at least 29 s (-t 25 and Sidekiq's own 4 s): Docker and " \
                "Compose leave 10 s, Kubernetes and ECS 30 s, systemd 90 s, if nothing else is set; tell it with " \
@@ -132,7 +132,7 @@ RSpec.describe "the doctor" do
     expect(Sandbox.messages(record_inside)).to be_empty
   end
 
-  it "is told the stop timeout of the advice, and is content" do
+  it "reports a worker as safe once the stop timeout is set as advised" do
     worker = start_ready_in('exec "$@"', timeout: 25, install: "lifecycle.stop_timeout = 29")
     expect(doctor_inside(worker)).to match([0, /^safe\n\z/])
     expect(worker.log).not_to include("stop timeout")
@@ -142,7 +142,7 @@ RSpec.describe "the doctor" do
     "is not known" => "",
     "is too short" => "lifecycle.stop_timeout = 11"
   }.each do |what, install|
-    it "agrees with strict mode where the stop timeout #{what}" do
+    it "agrees with strict mode if the stop timeout #{what}" do
       worker = start_in('exec "$@"', install: "lifecycle.require_signal_path = true; #{install}")
       wait_until("it runs") { Dir[file("tmp/sidekiq/processes/*")].any? && record_inside["state"] == "running" }
       expect(command_inside(worker, "check")).to match([1, /\Anot ready: process 1 is running, but .*stop timeout/])
@@ -150,31 +150,31 @@ RSpec.describe "the doctor" do
     end
   end
 
-  it "finds a -t of less than 3 s too short for any platform" do
+  it "reports a -t below 3 s as too short for any platform" do
     worker = start_ready_in('exec "$@"', timeout: 2, install: "lifecycle.stop_timeout = 60")
     expect(doctor_inside(worker)).to match([1, /^loses jobs on stop: -t 2 is too short: .*; set -t to at least 3,/])
   end
 
-  it "says of a worker that boots that it cannot tell yet" do
+  it "could not tell while a worker boots" do
     worker = start_in('exec "$@"', install: "lifecycle.stop_timeout = 12", after: 'note "loads"; sleep 600')
     wait_until("it boots") { notes.include?("loads") || worker.raise_if_ended }
     expect(doctor_inside(worker)).to match([3, /^could not tell: .*it is still booting; ask again when it is ready$/])
   end
 
-  it "warns of a timeout that is set in Ruby, where generate could not see it" do
+  it "reports a timeout that is set in Ruby, where generate cannot see it" do
     set = Sandbox::MAJOR == 6 ? "Sidekiq.options" : "Sidekiq.default_configuration"
     worker = start_ready(after: "#{set}[:timeout] = 60", environment: { "SIDEKIQ_LIFECYCLE_STOP_TIMEOUT" => "30" })
     expect(problems_of(worker.pid))
       .to match([start_with("-t 60 and Sidekiq's own 4 s do not fit into the stop timeout of 30 s ($SIDEKIQ_LIFE")])
   end
 
-  it "says that the variable of ECS is no duration" do
+  it "reports a variable of ECS that is not a duration" do
     worker = start_ready(environment: { "ECS_CONTAINER_STOP_TIMEOUT" => "soon" })
     expect(problems_of(worker.pid)).to eq(["$ECS_CONTAINER_STOP_TIMEOUT is \"soon\", not a duration; set it to a " \
                                                   "time above 0, such as 30s, 2m, or a plain number of seconds"])
   end
 
-  it "looks after the directory" do
+  it "checks the lifecycle directory" do
     worker = start_ready_in('exec "$@"', install: "lifecycle.stop_timeout = 12")
     expect(doctor_inside(worker))
       .to match([0, %r{directory  #{app}/tmp/sidekiq, of uid 0; ready is there, as should be$}])
@@ -186,15 +186,15 @@ RSpec.describe "the doctor" do
       .to match(/; 1 leftover of a dead process, which the next start clears$.*the file ready is not there, but/m)
   end
 
-  describe "that tries a command line" do
-    it "measures that the relay carries a SIGTERM" do
+  describe "in a trial" do
+    it "measures that the relay forwards a SIGTERM" do
       code, output = try("dash", "-c", '"$@"; true', "dash", timeout: 3, install: "lifecycle.stop_timeout = 7")
       expect([code, output]).to match([0, /^  measured   a SIGTSTP to PID 1 made Sidekiq quiet, \d+\.\d s later$/])
       expect(output).to match(/^ +a SIGTERM to PID 1 ended Sidekiq as it should, with a job in hand for as long as it/)
       expect(output.lines.last).to eq("safe\n")
     end
 
-    it "cannot tell what the platform leaves" do
+    it "could not tell how much time the platform leaves" do
       code, output = try("dash", "-c", '"$@"; true', "dash", timeout: 3)
       expect([code, output.lines.last]).to match([3, /^could not tell: the stop timeout is not known, .* at least 7 s/])
     end
@@ -209,18 +209,18 @@ RSpec.describe "the doctor" do
       expect([code, output]).to match([1, /a SIGTERM to PID 1 had Sidekiq killed after .*before it was done/])
     end
 
-    it "measures that it is lost where the relay is off" do
+    it "measures that a SIGTERM is lost if the relay is off" do
       code, output = try("dash", "-c", '"$@"; true', "dash", environment: off)
       expect([code, output]).to match([1, /^ +a SIGTERM to PID 1 did not reach Sidekiq within 10 s$/])
     end
 
-    it "measures that it is cut short, also without the gem" do
+    it "measures that Sidekiq is killed too early, also without the gem" do
       code, output = try("bash", "-c", 'trap "exit 0" TERM; "$@" & wait', "bash", gem: false)
       expect([code, output])
         .to match([1, /^ +a SIGTERM to PID 1 had Sidekiq killed after .*before it was done$/])
     end
 
-    it "measures what could not be told" do
+    it "measures what it could not tell from outside" do
       fits = { timeout: 3, install: "lifecycle.stop_timeout = 7" }
       code, output = try("bash", "-c", 'trap "kill \$!" TERM; "$@" & wait; wait', "bash", **fits)
       expect([code, output]).to match([0, /has a trap for TERM that runs at once; what it does cannot be seen$/])
@@ -228,12 +228,12 @@ RSpec.describe "the doctor" do
         .to include("  note       from outside it looked as if a SIGTERM cannot be followed, but a real one arrives\n")
     end
 
-    it "does not take an idle worker's end for time enough" do
+    it "does not conclude from the end of an idle worker that the time is long enough" do
       code, output = try("bash", "-c", 'trap "kill \$!" TERM; "$@" & wait; wait', "bash", gem: false)
       expect([code, output]).to match([3, /^ +a SIGTERM to PID 1 ended an idle Sidekiq as it should, /])
     end
 
-    it "shows what the command said where no Sidekiq comes of it" do
+    it "shows what the command printed if it starts no Sidekiq" do
       code, output = try("dash", "-c", 'echo before; "$@"', "dash", after: "raise 'no such thing'")
       expect(code).to eq(3)
       expect(output).to include("no such thing")

@@ -2,11 +2,11 @@
 
 RSpec.describe "embedded in another program" do
   if Sandbox::MAJOR == 6
-    it "is nothing that Sidekiq 6 can do" do
+    it "is not possible with Sidekiq 6" do
       expect(Sidekiq).not_to respond_to(:configure_embed)
     end
   else
-    # Does what it reads, and notes that it has.
+    # Starts a program that evaluates what it reads, and notes the result.
     def start_host(*arguments)
       File.write(file("host.rb"), <<~RUBY)
         require "sidekiq"
@@ -28,7 +28,7 @@ RSpec.describe "embedded in another program" do
       start_program(RbConfig.ruby, *arguments, "./host.rb", in: input).tap { input.close }
     end
 
-    # @return [String] what the host got, inspected
+    # @return [String] the result in the host program, inspected
     def ask(host, code)
       answers = notes.grep(/^>/).size
       @input.puts(code)
@@ -36,7 +36,7 @@ RSpec.describe "embedded in another program" do
       notes.grep(/^>/).last.delete_prefix(">")
     end
 
-    it "tells of Sidekiq's life, which begins and ends while the program lives on" do
+    it "reports Sidekiq's lifecycle, which starts and ends while the program keeps running" do
       host = start_host
       expect(ask(host, "[SidekiqLifecycle.status, SidekiqLifecycle.ready?]")).to eq("[nil, false]")
       expect(Dir.exist?(file("tmp"))).to be(false)
@@ -55,7 +55,7 @@ RSpec.describe "embedded in another program" do
       expect(check("drained")).to eq([1, "not drained: process #{host.pid} is quiet, 1 job still running\n"])
       expect(File).not_to exist(drained_file)
 
-      FileUtils.touch(file("go"))
+      release
       wait_until("drained") { File.exist?(drained_file) }
       expect(notes).to include("ends")
 
@@ -88,7 +88,7 @@ RSpec.describe "embedded in another program" do
       end
     end
 
-    it "is told as ended when the program ends without stopping it" do
+    it "is recorded as ended when the program ends without stopping it" do
       host = start_host
       ask(host, "instance.run; nil")
       @input.puts("exit 3")
@@ -98,7 +98,7 @@ RSpec.describe "embedded in another program" do
       expect(notes.grep(/^on /)).to eq(["on running running", "on stopped stopped"])
     end
 
-    it "is told as gone when the program is killed" do
+    it "is gone when the program is killed" do
       host = start_host
       ask(host, "instance.run; nil")
       host.signal(:KILL)

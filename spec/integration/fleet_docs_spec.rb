@@ -2,7 +2,7 @@
 
 require "shellwords"
 
-# The page tells one story from top to bottom; here it is played.
+# Runs the commands of the page from top to bottom.
 RSpec.describe "docs/fleet.md" do
   include FleetCommand
 
@@ -14,9 +14,9 @@ RSpec.describe "docs/fleet.md" do
         .map { |arguments, output, code| [arguments, output, code.to_i] }
   end
 
-  # What has to be so before a command, by its beginning.
+  # What has to happen before a command, by the command's beginning.
   let(:stage) do
-    { "status" => -> { raise_curtain },
+    { "status" => -> { start_fleet },
       "wait drained --match 'worker-*' --timeout 2s" => -> { await_drain("worker-2") },
       "wait drained --match 'worker-*' --timeout 2h" => -> { release },
       "wake" => -> { supervise },
@@ -25,12 +25,12 @@ RSpec.describe "docs/fleet.md" do
 
   after { [@supervisor].compact.each(&:kill).each(&:join) }
 
-  def raise_curtain
+  def start_fleet
     add_stale("worker-3:1:f00")
     write("shop.rb", gem: true)
     write("mail.rb", gem: false)
-    @cast = [["worker-1", "shop.rb", "default"], ["worker-2", "shop.rb", "reports"], ["mailer-1", "mail.rb", "mailers"]]
-            .to_h { |host, *part| [host, [part, enter(host, *part)]] }
+    parts = { "worker-1" => %w[shop.rb default], "worker-2" => %w[shop.rb reports], "mailer-1" => %w[mail.rb mailers] }
+    @members = parts.to_h { |host, part| [host, [part, start_member(host, *part)]] }
     push("Evaluate", held_job)
     wait_until("all are there, and the job is seen") do
       running = processes.select { |process| process["state"] == "running" }
@@ -52,19 +52,21 @@ RSpec.describe "docs/fleet.md" do
     RUBY
   end
 
-  # As in a container of its own; Sidekiq takes $DYNO for the hostname.
-  def enter(host, application, queue)
+  # As if in its own container; Sidekiq uses $DYNO as the hostname.
+  def start_member(host, application, queue)
     command = %W[sidekiq -r ./#{application} -c 2 -q #{queue} -g shop]
     container = %w[unshare --pid --fork --kill-child --mount-proc]
     environment = { "DYNO" => host, "SIDEKIQ_LIFECYCLE_DIR" => "life/#{host}" }
     start_program(*container, *command, name: host, environment:)
   end
 
-  # Whoever leaves comes in again.
+  # Starts each process again when it has ended.
   def supervise
     @supervisor = Thread.new do
       loop do
-        @cast.each { |host, (part, process)| @cast[host] = [part, enter(host, *part)] unless process.running? }
+        @members.each do |host, (part, process)|
+          @members[host] = [part, start_member(host, *part)] unless process.running?
+        end
         sleep 0.05
       end
     end
@@ -76,16 +78,16 @@ RSpec.describe "docs/fleet.md" do
     wait_until("#{host} has drained") { processes.any? { |process| process["hostname"] == host && process["drained"] } }
   end
 
-  # Without what differs each time: times and versions, and with that the width of columns.
+  # Replaces what differs each time: times and versions, and the width of columns.
   def normal(text)
     text.gsub(/\b(\d+ (h|min|s) ?)+(?=\W|$|ago)/, "TIME ").gsub(/\b\d+\.\d+\.\d+\b/, "VERSION")
         .lines.map { |line| line.squeeze(" ").strip }.join("\n")
   end
 
-  # Sidekiq 6 does not tell its version; the gem does.
+  # Sidekiq 6 does not publish its version; the gem does.
   def here(text) = Sandbox::MAJOR > 6 ? text : text.sub(/^(mailer-.* ago) VERSION/, '\1 -')
 
-  # Of JSON the keys, and the kinds of values.
+  # The keys of the JSON, and the classes of its values.
   def shape(value)
     case value
     when Hash then value.transform_values { |inner| shape(inner) }
@@ -114,7 +116,7 @@ RSpec.describe "docs/fleet.md" do
     expect(stage).to be_empty
   end
 
-  it "knows every field of the JSON" do
+  it "lists every field of the JSON" do
     add_stale("worker-3:1:f00")
     expect(processes.first.keys).to match_array(fields("field of a process"))
     SimulatedFleet.new(redis, 1, database: @database)
@@ -124,7 +126,7 @@ RSpec.describe "docs/fleet.md" do
     expect(report["progress"]["pending"].first.keys).to match_array(fields("field of a process"))
   end
 
-  it "knows the schema and the exit codes" do
+  it "names the schema and the exit codes" do
     codes = page[/^## Exit codes.*?(?=^##)/m].scan(/^\| (\d+) \|/).flatten.map(&:to_i)
     require "sidekiq_lifecycle/fleet/cli/command"
     expect(codes).to match_array([*SidekiqLifecycle::Fleet::CLI::Command::OUTCOMES.values, 2])

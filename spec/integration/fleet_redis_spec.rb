@@ -2,14 +2,14 @@
 
 require "delegate"
 
-RSpec.describe "the fleet's Redis" do
+RSpec.describe "the Redis of the command fleet" do
   include FleetCommand
 
   after { @servers&.each(&:stop) }
 
   def server(...) = RedisServer.new(...).tap { |server| (@servers ||= []) << server }
 
-  # Makes one of its own for the example.
+  # Starts a Redis for this example alone.
   def use(...)
     @database = 0
     @redis = server(...)
@@ -17,7 +17,7 @@ RSpec.describe "the fleet's Redis" do
 
   def redis = @redis || super
 
-  # An application that tells workers alone where Redis is, and prints before it does.
+  # An application that sets the Redis of its workers only, and prints before that.
   def application(settings, name: "app.rb", after: "")
     File.write(file(name), <<~RUBY)
       puts "loading"
@@ -39,7 +39,7 @@ RSpec.describe "the fleet's Redis" do
     worker
   end
 
-  # Without the application it cannot be reached; with it all is seen and steered.
+  # Without the application Redis cannot be reached; with it the worker is found and controlled.
   def expect_to_reach(worker, unaided: {})
     expect(fleet("status", environment: unaided).first).to eq(1)
     report = fleet_json("status", "-r", "app.rb", environment: unaided)
@@ -48,7 +48,7 @@ RSpec.describe "the fleet's Redis" do
     expect([code, out]).to match([0, /\A1 of 1 quiet after/]), err
   end
 
-  describe "is the one of the application's workers," do
+  describe "is that of the application's workers," do
     let(:unaided) { { "REDIS_URL" => nil } }
 
     it "with a password" do
@@ -59,7 +59,7 @@ RSpec.describe "the fleet's Redis" do
       expect([code, err]).to match([1, /\Asidekiq-lifecycle: Redis does not answer: NOAUTH /])
     end
 
-    it "over TLS with an authority of one's own" do
+    it "over TLS with a private certificate authority" do
       certificates = Certificates.new(app)
       use(certificates:)
       application("{ url: #{redis.url.inspect}, ssl_params: { ca_file: #{certificates.authority.inspect} } }",
@@ -87,7 +87,7 @@ RSpec.describe "the fleet's Redis" do
     end
   end
 
-  it "has to have an address that can be used, and that is said without a password" do
+  it "needs a usable address; the error shows no password" do
     ["http://x", "redis://:s3cret@a b", "redis://127.0.0.1:1/abc", ""].each do |url|
       code, out, err = fleet("status", environment: { "REDIS_URL" => url })
       expect([code, out, err]).to match([1, "", /\Asidekiq-lifecycle: (.*\n)\z/]), url
@@ -97,8 +97,8 @@ RSpec.describe "the fleet's Redis" do
       .to match([1, "", /\Asidekiq-lifecycle: Redis has no usable address: .*\$REDIS_PROVIDER.* \(RuntimeError\)\n\z/])
   end
 
-  describe "an application that is loaded for it" do
-    # What a Sidekiq with the gem would have: threads, children, traps, a record.
+  describe "an application that it loads" do
+    # Writes down what a Sidekiq with the gem would have: threads, children, traps, a record.
     let(:traces) { <<~RUBY }
       at_exit do
         File.write(#{file("traces").inspect}, [ENV.values_at("RAILS_ENV", "RACK_ENV"), SidekiqLifecycle.status,
@@ -125,7 +125,7 @@ RSpec.describe "the fleet's Redis" do
       expect_bystander("staging")
     end
 
-    it "may be the Rails application that is here, or one elsewhere" do
+    it "may be the Rails application in this directory, or in another one" do
       FileUtils.mkdir_p(file("rails/config/initializers"))
       File.write(file("rails/config.ru"), "") # by which Rails knows its root
       File.write(file("rails/config/application.rb"), <<~RUBY)
@@ -154,13 +154,13 @@ RSpec.describe "the fleet's Redis" do
     end
 
     { "raises" => ['raise ArgumentError, "the\nsun"', /cannot be loaded: ArgumentError: the \(.*app\.rb:1/],
-      "is no Ruby" => ["end", /cannot be loaded: SyntaxError: /],
-      "wants what is not there" => ["require 'nix'", /cannot be loaded: LoadError: cannot load such file -- nix/],
+      "is not Ruby" => ["end", /cannot be loaded: SyntaxError: /],
+      "requires a missing file" => ["require 'nix'", /cannot be loaded: LoadError: cannot load such file -- nix/],
       "ends the process" => ["exit", /cannot be loaded: it ends the process with 0 \(.*app\.rb:1/],
-      "configures what cannot be" => ["require 'sidekiq'; Sidekiq.configure_server { |config| config.nix }",
-                                      /cannot be loaded: NoMethodError: undefined method .?nix/] }
+      "configures something unknown" => ["require 'sidekiq'; Sidekiq.configure_server { |config| config.nix }",
+                                         /cannot be loaded: NoMethodError: undefined method .?nix/] }
       .each do |what, (code, complaint)|
-      it "may be one that #{what}" do
+      it "is reported if it #{what}" do
         File.write(file("app.rb"), code)
         status, out, err = fleet("status", "-r", "app.rb")
         expect([status, out]).to eq([1, ""])
@@ -168,7 +168,7 @@ RSpec.describe "the fleet's Redis" do
       end
     end
 
-    it "has to be one" do
+    it "has to exist" do
       expect(fleet("status", "-r", "nix"))
         .to eq([1, "", "sidekiq-lifecycle: nix does not exist; point -r to a Rails application or a Ruby file\n"])
       expect(fleet("status", "-r", ".")).to eq(
@@ -203,14 +203,14 @@ RSpec.describe "the fleet's Redis" do
       end.new(Sidekiq::RedisConnection.create(url: redis.url), client.new(nil))
     end
 
-    # How often Redis has carried out what for the block.
+    # How often Redis has executed each command during the block.
     def work_of_redis
       redis.call("CONFIG", "RESETSTAT")
       yield
       redis.call("INFO", "commandstats").scan(/^cmdstat_(\w+):calls=(\d+)/).to_h { |name, calls| [name, calls.to_i] }
     end
 
-    it "shows them all, without a search, and without a round trip for each" do
+    it "shows all of them, without a search, and without a round trip for each" do
       redis.call("SADD", "processes", "killed:1:f00")
       members = nil
       commands = work_of_redis { members = SidekiqLifecycle::Fleet.new(config).members }
@@ -226,9 +226,9 @@ RSpec.describe "the fleet's Redis" do
       expect([code, out.lines.last]).to eq([0, "10001 in all: 1 ghost, 10000 running; 0 of 100000 threads busy\n"])
     end
 
-    it "tells them all, and waits until all are quiet" do
+    it "signals all of them, and waits until all are quiet" do
       quieting = fleet_in_background("quiet", "--timeout", "10m")
-      wait_until("all are told") { simulated.told.all?(["TSTP"]) || quieting.raise_if_ended }
+      wait_until("all are signalled") { simulated.told.all?(["TSTP"]) || quieting.raise_if_ended }
       expect(simulated.told_for).to all(be_between(1, 60))
       expect(quieting).to be_running
       simulated.beat(quiet: true)
@@ -236,7 +236,7 @@ RSpec.describe "the fleet's Redis" do
       expect(quieting.log).to match(/^10000 of 10000 quiet after/)
     end
 
-    it "waits until all have drained, those without the gem a beat later" do
+    it "waits until all have drained, those without the gem one heartbeat longer" do
       simulated.beat(quiet: true, busy: 1)
       waiting = fleet_in_background("wait", "drained", "--timeout", "10m")
       wait_until("it waits") do

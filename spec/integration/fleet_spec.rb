@@ -39,7 +39,7 @@ RSpec.describe "the command fleet" do
     end
   end
 
-  # Keeps as many running as there are, as a supervisor would.
+  # Starts each of them again when it has ended, as a supervisor would.
   def supervise(workers)
     Thread.new do
       Thread.current.report_on_exception = true
@@ -51,7 +51,7 @@ RSpec.describe "the command fleet" do
   end
 
   describe "status" do
-    it "shows what has the gem, what has not, and ghosts" do
+    it "shows processes with and without the gem, and stale ones" do
       with = start_listed
       without = start_listed(name: "plain", gem: false)
       add_stale("#{host}:1:f00")
@@ -69,14 +69,14 @@ RSpec.describe "the command fleet" do
       expect(members[1]).to include("state" => "ghost", "ready" => false, "busy" => 0)
     end
 
-    it "is an error where there is nobody" do
+    it "is an error if there is no process" do
       expect(fleet("status")).to eq([1, "", "sidekiq-lifecycle: no Sidekiq is registered in this Redis\n"])
       start_listed
       expect(fleet("status", "--match", "nix")).to eq([1, "", "sidekiq-lifecycle: no process matches\n"])
     end
   end
 
-  it "publishes beside the heartbeat, and for no longer" do
+  it "publishes the state beside the heartbeat, for as long as that lasts" do
     worker = start_listed
     expect(published(worker)).to include("schema" => 1, "state" => "running", "ready" => true, "drained" => false,
                                          "drained_at" => nil, "version" => SidekiqLifecycle::VERSION)
@@ -90,7 +90,7 @@ RSpec.describe "the command fleet" do
     expect(last).to include("state" => "stopping", "drained" => true, "cut_off" => 0)
   end
 
-  it "quiets, waits for and stops what has the gem and what has not" do
+  it "quiets, waits for and stops processes with and without the gem" do
     workers = [start_listed, start_listed(name: "plain", gem: false)]
     start_reported_job
     waiting = fleet_in_background("quiet", "--wait")
@@ -110,7 +110,7 @@ RSpec.describe "the command fleet" do
     expect(queued).to eq(1)
   end
 
-  it "steers only what is meant, and nobody in a dry run" do
+  it "controls only the selected processes, and none in a dry run" do
     worker = start_listed(environment: { "DYNO" => "worker-1" }) # which Sidekiq takes for the hostname
     mailer = start_listed(environment: { "DYNO" => "mailer-1" }, name: "mailer")
     add_stale("#{host}:1:f00")
@@ -130,7 +130,7 @@ RSpec.describe "the command fleet" do
     expect(states.call).to eq(%w[quiet running])
   end
 
-  it "says so where only ghosts match" do
+  it "fails if only stale processes match" do
     add_stale("#{host}:1:f00")
     only_ghosts = [1, /\Anot reached: only ghosts: processes that were killed, and that/, ""]
     expect([fleet("stop"), fleet("stop", "--dry-run"), fleet("wake", "--dry-run")]).to all(match(only_ghosts))
@@ -139,10 +139,10 @@ RSpec.describe "the command fleet" do
       .to include("outcome" => "not-reached", "reason" => nobody, "progress" => nil)
   end
 
-  it "wakes what has drained, and leaves alone what is busy" do
+  it "restarts the drained processes, and leaves the busy ones alone" do
     both = [start_listed, start_listed(name: "other")]
     start_reported_job
-    idle, busy = both.sort_by { |worker| members[worker.pid]["busy"] } # whoever has taken the job
+    idle, busy = both.sort_by { |worker| members[worker.pid]["busy"] } # the one that has the job
     expect(fleet("wake")[0..1]).to eq([1, "not reached: no process is quiet, so there is none to wake\n"])
     expect(fleet("quiet").first).to eq(0)
     workers = [idle]
@@ -163,9 +163,9 @@ RSpec.describe "the command fleet" do
     supervisor&.kill
   end
 
-  it "stops in batches, the next only when as many new ones are ready" do
+  it "stops in batches, the next one only when as many new processes are ready" do
     4.times { |number| start_listed(name: "worker#{number}") }
-    old = @workers.map(&:pid)
+    old = @workers.dup
     running = @workers.dup
     supervisor = supervise(running)
     at_work = Watcher.new { running.count { |worker| record(worker.pid)&.fetch("state") == "running" } }
@@ -173,12 +173,12 @@ RSpec.describe "the command fleet" do
     expect([code, out]).to match([0, /\A4 of 4 ready, batch 4 of 4 after/])
     expect(err).to match(/^1 of 4 stopped, batch 2 of 4$/)
     expect(at_work.changes.min).to eq(3)
-    expect(members.keys & old).to be_empty
+    expect(old.map(&:exit_code)).to all(eq(0))
   ensure
     supervisor&.kill
   end
 
-  it "drains before it stops, if it is told to" do
+  it "drains before it stops, with --drain-first" do
     worker = start_listed
     start_reported_job
     stopping = fleet_in_background("stop", "--drain-first")
@@ -190,12 +190,12 @@ RSpec.describe "the command fleet" do
     expect(record(worker.pid)["timings"]["drained"]).to be < record(worker.pid)["timings"]["stopping"]
   end
 
-  it "waits until new ones are ready" do
+  it "waits until new processes are ready" do
     start_listed
     expect(fleet("wait", "ready")[0..1]).to match([0, /\A1 of 1 ready after/])
   end
 
-  describe "an end that is clear" do
+  describe "ends clearly" do
     it "when the time is over" do
       worker = start_listed
       start_reported_job
@@ -209,7 +209,7 @@ RSpec.describe "the command fleet" do
       expect(report["progress"]["jobs"]).to match([a_hash_including("class" => "Evaluate", "process" => listed.first)])
     end
 
-    it "when a process is killed that was waited for" do
+    it "when a process that it waits for is killed" do
       worker = start_listed
       start_reported_job
       waiting = fleet_in_background("quiet", "--wait")
@@ -220,10 +220,10 @@ RSpec.describe "the command fleet" do
       expect(waiting.log).to include("not reached: 1 of 1 not drained: #{named(worker)} fell silent")
     end
 
-    it "when a process can never drain, and a stop that drains first stops it all the same" do
+    it "when a process can never drain; --drain-first still stops it" do
       worker = start_listed(timeout: 3)
       push("Evaluate", "Thread.exit")
-      wait_until("it says so") { members[worker.pid]["never_drains"] }
+      wait_until("it is reported") { members[worker.pid]["never_drains"] }
       reason = /#{named(worker)} can never drain: a thread of Sidekiq has died in the middle of Evaluate \h+, /
       expect(fleet("quiet", "--wait")).to match([1, /^not reached: 1 of 1 not drained: #{reason}/, String])
       expect(fleet("wait", "drained")).to match([1, /^not reached: 1 of 1 not drained: #{reason}/, String])
@@ -237,24 +237,24 @@ RSpec.describe "the command fleet" do
       start_reported_job
       waiting = fleet_in_background("quiet", "--wait")
       wait_until("it waits") { waiting.log.include?("0 of 1 drained, 1 job running") }
-      # It says so before it has told anybody.
-      wait_until("it has told") { record(worker.pid)["state"] == "quiet" }
+      # It prints that before it has sent anything.
+      wait_until("it has quieted the process") { record(worker.pid)["state"] == "quiet" }
       waiting.signal(:INT)
       expect(waiting.exit_code).to eq(130)
       expect(waiting.log).to end_with("not reached: interrupted: 0 of 1 drained, 1 job running\n" \
                                       "1 process was told to go quiet, and will stay quiet.\n")
     end
 
-    it "when Redis goes, and none when it comes back" do
+    it "when Redis is gone, but goes on when Redis comes back" do
       own_redis
       worker = start_listed
       start_reported_job
       waiting = fleet_in_background("quiet", "--wait")
       wait_until("it waits") { waiting.log.include?("0 of 1 drained, 1 job running") }
       own_redis.stop
-      wait_until("it says so") { waiting.log.include?("Redis does not answer") }
+      wait_until("it is reported") { waiting.log.include?("Redis does not answer") }
       own_redis.start # with nothing in it
-      wait_until("it is listed anew") { lists?(worker) }
+      wait_until("it is listed again") { lists?(worker) }
       release
       expect([waiting.exit_code, waiting.log]).to match([0, /^1 of 1 drained after/])
 
@@ -274,7 +274,7 @@ RSpec.describe "the command fleet" do
 
     def webhook(...) = Webhook.new(...).tap { |webhook| (@webhooks ||= []) << webhook }
 
-    it "are told when it begins, how it ends, and who asked" do
+    it "report when it begins, how it ends, and who called it" do
       start_listed
       slack = webhook
       plain = webhook
@@ -290,14 +290,14 @@ RSpec.describe "the command fleet" do
                                              "progress" => a_hash_including("done" => 1, "total" => 1))
     end
 
-    it "are told of a failure, also of one at once" do
+    it "report a failure, also an immediate one" do
       plain = webhook
       expect(fleet("stop", "--webhook", plain.url).first).to eq(1)
       expect(plain.messages).to match([a_hash_including("event" => "failed", "outcome" => "not-reached",
                                                         "by" => "#{Etc.getpwuid.name}@#{host}")])
     end
 
-    it "are told of an application that cannot be loaded, and of a Redis without an address" do
+    it "report an application that cannot be loaded, and a Redis without an address" do
       plain = webhook
       File.write(file("boom.rb"), "raise 'boom'")
       expect(fleet("stop", "-r", "boom.rb", "--webhook", plain.url)[0..1])
@@ -308,7 +308,7 @@ RSpec.describe "the command fleet" do
         .to match([["failed", /boom/], ["failed", /no usable address/]])
     end
 
-    it "of which one hangs are told all the same, each" do
+    it "are all called, even if one hangs" do
       start_listed
       plain = webhook
       _, _, err = fleet("quiet", "--webhook", plain.url, "--slack-webhook", webhook(status: nil).url)
@@ -317,7 +317,7 @@ RSpec.describe "the command fleet" do
       expect(err).not_to match(/^the webhook|secret/)
     end
 
-    it "are none where their variables are empty, and are a secret where they are wrong" do
+    it "are off if their variables are empty, and stay secret if they are wrong" do
       start_listed
       variables = %w[SIDEKIQ_LIFECYCLE_SLACK_WEBHOOK SIDEKIQ_LIFECYCLE_WEBHOOK]
       code, out, err = fleet("quiet", environment: variables.to_h { |name| [name, ""] })
@@ -328,7 +328,7 @@ RSpec.describe "the command fleet" do
       expect(err).not_to include("secret")
     end
 
-    it "that fail or hang never fail the command" do
+    it "do not make the command fail if they fail or hang" do
       start_listed
       { webhook(status: "500 Oops").url => /^the webhook answered 500$/,
         webhook(status: nil).url => /^the webhook (has not answered for 5 s|could not be called: Net::ReadTimeout)/,
@@ -341,7 +341,7 @@ RSpec.describe "the command fleet" do
     end
   end
 
-  it "draws a bar on a terminal, whatever its size, and names the slowest jobs" do
+  it "draws a progress bar on a terminal of any size, and names the slowest jobs" do
     start_listed
     start_reported_job
     PTY.spawn(surroundings, *line(["quiet", "--wait"]), chdir: app) do |screen, _, pid|
@@ -352,8 +352,8 @@ RSpec.describe "the command fleet" do
       wait_until("the job is drawn") { look.call.match?(/Evaluate \h{24} on #{host}:\d+, running for \d+ s/) }
       screen.winsize = [24, 40]
       shown.clear
-      wait_until("it is drawn anew") { look.call.scan("0 of 1 drained").size > 2 }
-      # Each line begins anew, the first of a drawing where the last one began.
+      wait_until("it is drawn again") { look.call.scan("0 of 1 drained").size > 2 }
+      # Every drawing starts at the line where the last one started.
       lines = shown.dup.force_encoding("UTF-8").scrub.gsub(/\e\[[0-9;?]*[A-Za-z]/, "").split(/[\r\n]+/).last(4)
       expect(lines.map(&:size).max).to be < 40
       release
@@ -364,7 +364,7 @@ RSpec.describe "the command fleet" do
     end
   end
 
-  it "loses nothing when twenty are quieted, waited for and stopped" do
+  it "loses nothing when it quiets, waits for and stops twenty processes" do
     workers = Array.new(20) { |number| start(after: QUICK_HEARTBEAT, name: "app#{number}", timeout: 60) }
     wait_until("all are listed") { listed.size == 20 }
     60.times { |number| push("Sleep", (number % 7) * 0.5, "job #{number}") }
@@ -374,7 +374,7 @@ RSpec.describe "the command fleet" do
     expect(code).to eq(0)
     begun = notes.grep(/begins/).size
     expect(notes.grep(/ends/).size).to eq(begun)
-    # Two beats here are less than a second. Anything near a minute would be Redis's forgetting.
+    # Two heartbeats take less than a second here. Close to a minute would mean that it waited for a key to expire.
     expect(ended - File.mtime(file("notes"))).to be < 30
     expect(fleet("stop").first).to eq(0)
     expect(workers.map(&:exit_code)).to all(eq(0))
@@ -382,7 +382,7 @@ RSpec.describe "the command fleet" do
     expect(notes.uniq.size).to eq(notes.size)
   end
 
-  it "is there for Ruby" do
+  it "has a Ruby API" do
     worker = start_listed
     start_reported_job
     script = <<~RUBY

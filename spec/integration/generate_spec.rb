@@ -16,13 +16,13 @@ RSpec.describe "the command generate" do
     [status.exitstatus, out, err]
   end
 
-  # What lies below a directory: path => contents.
+  # The files below a directory: path => contents.
   def tree(directory)
     names = Dir.glob("**/*", base: directory).select { |name| File.file?(File.join(directory, name)) }
     names.to_h { |name| [name, File.read(File.join(directory, name))] }
   end
 
-  # What an example has besides, which `generate` reads: Capistrano's own files.
+  # The other files of an example, which `generate` reads: Capistrano's own.
   define_method(:by_hand_of) do |target|
     return {} unless target == "capistrano"
 
@@ -47,12 +47,12 @@ RSpec.describe "the command generate" do
     end
   end
 
-  it "knows no other targets" do
+  it "lists its targets in the help" do
     help = command("generate", "--help").last[/^Arguments:.*?^Options:/m]
     expect(help.scan(/^ +- (\w+):/).flatten).to match_array(targets)
   end
 
-  it "tells misuse, what is missing and what differs" do
+  it "reports misuse, missing files and differences" do
     expect(generate("heroku")).to match([2, "", /invalid value 'heroku'/])
     expect(generate("docker", "--root", "nowhere")).to eq(
       [1, "", "sidekiq-lifecycle: nowhere is not a directory; point --root to the application's root\n"]
@@ -88,7 +88,7 @@ RSpec.describe "the command generate" do
 
     def directory = file("shop/tmp/sidekiq")
 
-    # As the image's CMD has it, but for bundler, which has no Gemfile.lock here.
+    # Like the image's CMD, but without bundler, which has no Gemfile.lock here.
     def start_shop
       generate("docker", "--root", "shop")
       words = JSON.parse(File.read(file("shop/Dockerfile.sidekiq"))[/^CMD (.*)$/, 1])
@@ -110,7 +110,7 @@ RSpec.describe "the command generate" do
       wait_until("the parcel is being packed") { worker.log.include?("packing order 7") }
     end
 
-    it "is healthy to ECS when it is ready, and stays so while it is quiet with a job" do
+    it "is healthy for ECS when it is ready, and also while it is quiet with a job" do
       generate("ecs", "--root", "shop")
       kind, line = generated("deploy/ecs/task-definition.yaml").dig("containerDefinitions", 0, "healthCheck", "command")
       expect(kind).to eq("CMD-SHELL")
@@ -145,7 +145,7 @@ RSpec.describe "the command generate" do
       expect(worker.exit_code).to eq(0)
     end
 
-    it "is quieted by Systems Manager's document, which fails where nobody is" do
+    it "is quieted by Systems Manager's document, which fails if there is no Sidekiq" do
       generate("ssm", "--root", "shop")
       script = generated("deploy/ssm/quiet-sidekiq.yaml").dig("mainSteps", 0, "inputs", "runCommand").join("\n")
       parameters = { "command" => Sandbox::COMMAND, "executionTimeout" => "3600", "directory" => directory }

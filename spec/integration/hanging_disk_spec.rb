@@ -1,6 +1,6 @@
 # frozen_string_literal: true
 
-# Whoever looks into the directory while it hangs waits as well, so the examples do not.
+# Reading the directory while it hangs would block the example too, so the examples do not read it then.
 RSpec.describe "a lifecycle directory on a disk that hangs" do
   let(:directory) { file("tmp/sidekiq") }
   let(:late) do
@@ -31,20 +31,20 @@ RSpec.describe "a lifecycle directory on a disk that hangs" do
     wait_until("it is quiet\n#{worker}") { worker.log.match?(/accepting new work|Terminating quiet threads/) }
   end
 
-  # When Sidekiq has last told Redis of itself.
-  def beat
+  # Sidekiq's last heartbeat in Redis.
+  def last_heartbeat
     identity = redis.call("SMEMBERS", "processes", database: @database).first
     identity && redis.call("HGET", identity, "beat", database: @database).to_f
   end
 
-  def beats_on
+  def let_heartbeats_pass
     3.times do
-      before = wait_until("Sidekiq has beaten") { beat }
-      wait_until("Sidekiq beats") { beat > before }
+      before = wait_until("a heartbeat") { last_heartbeat }
+      wait_until("the next heartbeat") { last_heartbeat > before }
     end
   end
 
-  it "keeps nobody from TERM" do
+  it "does not delay TERM" do
     worker = occupied(after: QUICK_HEARTBEAT, timeout: 1)
     @disk.hang
     worker.signal(:TERM)
@@ -56,7 +56,7 @@ RSpec.describe "a lifecycle directory on a disk that hangs" do
     expect(check).to eq([1, "not ready: process #{worker.pid} is gone\n"])
   end
 
-  it "keeps nobody from TSTP, and then TERM, however slow the heart" do
+  it "does not delay TSTP and then TERM, however rare the heartbeat" do
     worker = occupied(timeout: 1)
     @disk.hang
     quieted(worker)
@@ -66,16 +66,16 @@ RSpec.describe "a lifecycle directory on a disk that hangs" do
     expect(complaints(worker)).to include(late)
   end
 
-  it "keeps no heartbeat, and comes right when it goes on" do
+  it "does not delay a heartbeat, and is up to date once it works again" do
     worker = start_ready(after: QUICK_HEARTBEAT)
     @disk.hang
-    beats_on
+    let_heartbeats_pass
     push("Evaluate", "sleep 0.1 until (problems = SidekiqLifecycle.status.problems).any?; note problems.inspect")
     wait_until("a job sees it") { notes.any? }
     expect(notes).to eq([[late].inspect])
     wait_until("it is in the log") { complaints(worker).include?(late) }
     quieted(worker)
-    beats_on
+    let_heartbeats_pass
     @disk.go_on
     wait_until("no longer ready") { !worker.ready_file? }
     wait_until("drained") { File.exist?(drained_file) }
@@ -88,7 +88,7 @@ RSpec.describe "a lifecycle directory on a disk that hangs" do
     expect(complaints(worker)).to eq([late])
   end
 
-  it "keeps no boot" do
+  it "does not delay the boot" do
     @disk.hang
     worker = start(after: QUICK_HEARTBEAT)
     push("Evaluate", 'note "works"')

@@ -3,7 +3,7 @@
 require "socket"
 
 RSpec.describe "the time that an application's hooks take when a Sidekiq stops" do
-  # A hook that goes on until the example says "go".
+  # A hook that runs until {#release}.
   def held(event)
     "Sidekiq.configure_server { |config| config.on(:#{event}) { note 'begins'; sleep 0.01 until File.exist?('go') } }"
   end
@@ -12,7 +12,7 @@ RSpec.describe "the time that an application's hooks take when a Sidekiq stops" 
   def hooks(worker) = record(worker.pid)["hooks"]
   def problems(worker) = problems_of(worker.pid)
 
-  # The ready file of one that was killed is still there.
+  # Waits for the record, because the ready file of a killed process is still there.
   def start_running(**options)
     worker = start(**options)
     wait_until("running") { record(worker.pid)&.fetch("state") == "running" || worker.raise_if_ended }
@@ -24,19 +24,19 @@ RSpec.describe "the time that an application's hooks take when a Sidekiq stops" 
     expect(worker.exit_code).to eq(0)
   end
 
-  it "is told while they run, asked of systemd, and known to the next process, and to the one after a kill" do
+  it "is logged and requested from systemd while they run, and known to the next processes" do
     socket = Socket.new(:UNIX, :DGRAM).tap { |listener| listener.bind(Addrinfo.unix(file("notify"))) }
     worker = start_ready(after: held("quiet"), environment: { "NOTIFY_SOCKET" => file("notify") })
     expect(record(worker.pid)).to include("hooks" => nil)
     worker.signal(:TERM)
-    wait_until("its log says so") { worker.log.include?("sidekiq_lifecycle: the stop waits for :quiet hooks") }
-    wait_until("systemd is asked anew") do
+    wait_until("it is logged") { worker.log.include?("sidekiq_lifecycle: the stop waits for :quiet hooks") }
+    wait_until("systemd is asked for time again") do
       line = socket.recv(4096)[/^EXTEND_TIMEOUT_USEC=(\d+)/, 1]
-      # As much as at the beginning: `-t` and 4 s have not begun.
+      # As much as at first, because `-t` and the 4 s have not started yet.
       (@asked = (@asked || 0) + 1) > 1 && line.to_i > 11_900_000 if line
     end
     wait_until("its record knows") { hooks(worker) && hooks(worker) >= 3 }
-    FileUtils.touch(file("go"))
+    release
     expect(worker.exit_code).to eq(0)
     expect(problems(worker)).to include(match(/\Ahooks took \d+\.\d s of this stop \(:quiet \d+\.\d s/))
     taken = hooks(worker)
@@ -45,7 +45,7 @@ RSpec.describe "the time that an application's hooks take when a Sidekiq stops" 
       expect(hooks(worker)).to eq(taken)
       worker.kill
     end
-    # They have been mended.
+    # This one has no slow hooks.
     stop(worker = start_running(name: "fourth"))
     expect(hooks(worker)).to be < taken
     expect(problems(worker)).to be_empty
@@ -53,7 +53,7 @@ RSpec.describe "the time that an application's hooks take when a Sidekiq stops" 
     socket&.close
   end
 
-  it "is known of a process that is killed meanwhile, as far as it had come" do
+  it "is known up to the kill of a process that is killed meanwhile" do
     worker = start_ready(after: held("quiet"))
     worker.signal(:TSTP)
     wait_until("its record knows") { hooks(worker) && hooks(worker) >= 1 }
@@ -61,13 +61,13 @@ RSpec.describe "the time that an application's hooks take when a Sidekiq stops" 
     expect(hooks(start_running(name: "second"))).to be >= 1
   end
 
-  it "is that of at_exit as well, if it runs before ours" do
+  it "includes at_exit blocks that run before ours" do
     stop(worker = start_ready(after: "at_exit { sleep 1.5 }"))
     expect(hooks(worker)).to be_between(1.5, 60)
     expect(problems(worker)).to include(match(/\Ahooks took .*at_exit \d/))
   end
 
-  it "counts those at :shutdown where the jobs are not stopped meanwhile" do
+  it "includes hooks at :shutdown where Sidekiq does not stop the jobs meanwhile" do
     stop(worker = start_ready(after: slow("shutdown"), timeout: 60))
     expect(hooks(worker)).to(Sandbox::MAJOR == 6 ? be >= 1.5 : be < 1.5)
   end

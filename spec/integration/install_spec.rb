@@ -3,7 +3,7 @@
 RSpec.describe "installing" do
   def install(block) = "Sidekiq.configure_server { |config| SidekiqLifecycle.install(config) #{block} }\n"
 
-  it "twice is once, and the last word counts" do
+  it "twice has the effect of once, and the last setting wins" do
     worker = start(install: "lifecycle.stop_timeout = 30", after: <<~RUBY)
       #{install("{ |lifecycle| lifecycle.directory = 'life/first' }")}
       #{install("{ |lifecycle| lifecycle.directory = 'life/second'; lifecycle.ready_file = 'pids/started' }")}
@@ -15,7 +15,7 @@ RSpec.describe "installing" do
       .to contain_exactly("life/second", "life/second/processes/#{worker.pid}")
     expect(JSON.parse(File.read(file("life/second/processes", worker.pid.to_s)))).to include("stop_timeout" => 30.0)
     worker.signal(:TSTP)
-    # Listeners hear of it when it stands in the file; a TERM just between would be told of by another thread.
+    # Listeners run after the file was written. A TERM in between would be reported by another thread.
     wait_until("drained") { File.exist?(file("life/second/drained")) && notes.last == "drained" }
     worker.signal(:TERM)
     expect(worker.exit_code).to eq(0)
@@ -48,7 +48,7 @@ RSpec.describe "installing" do
     "lifecycle.ready_file = 7" => "ready_file is 7; set it to a path, such as \"tmp/sidekiq\"",
     "lifecycle.stop_timeout = '30'" => "stop_timeout is \"30\"; set it to a number of seconds above 0, such as 30"
   }.each do |setting, sentence|
-    it "ends the boot with a clear sentence where #{setting}" do
+    it "ends the boot with a clear error for #{setting}" do
       worker = start(install: setting)
       expect(worker.exit_code).to eq(1)
       expect(worker.log.lines.grep(/sidekiq_lifecycle|#{Regexp.escape(sentence)}/).first).to include(sentence)

@@ -8,7 +8,7 @@ RSpec.describe "jobs and hooks" do
     wait_until("a job ends: #{code}") { notes.include?(ended) }
   end
 
-  # All that a reader of the directory could notice, but for the heart's beat.
+  # Everything that a reader of the directory could notice, except the heartbeat.
   def traces(worker)
     sentinel = File.stat(ready_file)
     [sentinel.ino, sentinel.ctime, File.exist?(drained_file),
@@ -16,7 +16,7 @@ RSpec.describe "jobs and hooks" do
   end
 
   describe "a job's child" do
-    it "changes nothing, whatever it does" do
+    it "changes no file, whatever it does" do
       worker = start_ready
       before = traces(worker)
       {
@@ -40,16 +40,16 @@ RSpec.describe "jobs and hooks" do
       expect(record(worker.pid)).to include("state" => "stopped", "why" => "SIGTERM")
     end
 
-    it "is no Sidekiq" do
+    it "is not a Sidekiq" do
       start_ready
       perform("Process.wait(fork { note [SidekiqLifecycle.status, SidekiqLifecycle.ready?].inspect; exit! })")
       expect(notes).to include("[nil, false]")
     end
 
-    # Sidekiq's own traps are inherited too, and write to a pipe whose other end is read in the parent. The child
-    # closes it, so that nothing but our handler could tell the parent.
+    # The child inherits Sidekiq's traps, which write to a pipe that the parent reads. It closes that pipe, so that only
+    # our handler could reach the parent.
     %w[TERM INT TSTP].each do |signal|
-      it "gets a #{signal} that its parent does not hear of" do
+      it "gets a #{signal} that does not reach its parent" do
         worker = start_ready
         before = traces(worker)
         perform(<<~RUBY)
@@ -72,8 +72,8 @@ RSpec.describe "jobs and hooks" do
       end
     end
 
-    # Sidekiq's doing, and no matter of ours; but what is told of it is true.
-    it "that hands a TERM on through Sidekiq's own pipe ends its parent, which says so" do
+    # This is Sidekiq's behaviour, not ours, but the record of it has to be right.
+    it "that passes a TERM through Sidekiq's own pipe ends its parent, which records that" do
       worker = start_ready
       push("Evaluate", <<~RUBY)
         child = fork { sleep }
@@ -90,7 +90,7 @@ RSpec.describe "jobs and hooks" do
     end
   end
 
-  it "can ask for the status, which stays what it was" do
+  it "can read the status, which does not change afterwards" do
     start_ready(concurrency: 3)
     perform(<<~RUBY)
       status = SidekiqLifecycle.status
@@ -106,7 +106,7 @@ RSpec.describe "jobs and hooks" do
   end
 
   describe "a hook of the application that raises" do
-    it "at :startup ends the process with 1 as ever, and it never was ready" do
+    it "at :startup ends the process with 1 as usual, and it was never ready" do
       worker = start(startup: "raise IOError, 'no disk'", after: <<~RUBY)
         SidekiqLifecycle.on(:running) { note "running" }
       RUBY
@@ -118,8 +118,8 @@ RSpec.describe "jobs and hooks" do
       expect(check).to eq([1, "not ready: process #{worker.pid} has stopped (exit 1, IOError: no disk)\n"])
     end
 
-    # Ours are registered before the first and after the second, and Sidekiq runs them in reverse.
-    it "at :quiet or :shutdown disturbs nothing" do
+    # Ours are registered between these two, and Sidekiq runs them in reverse.
+    it "at :quiet or :shutdown has no effect on the lifecycle" do
       worker = start_ready(install: <<~RUBY, startup: "nil", after: <<~AFTER)
         %i[quiet shutdown].each { |event| config.on(event) { raise "before: \#{event}" } }
       RUBY
@@ -137,7 +137,7 @@ RSpec.describe "jobs and hooks" do
   end
 
   %w[RuntimeError NotImplementedError].each do |error|
-    it "may listen for transitions and raise a #{error}: it is logged, and the next is called" do
+    it "may listen for transitions and raise a #{error}: it is logged, and the next listener runs" do
       worker = start_ready(after: <<~RUBY)
         SidekiqLifecycle::EVENTS.each do |event|
           SidekiqLifecycle.on(event) { raise #{error}, "from \#{event}" }
@@ -145,7 +145,7 @@ RSpec.describe "jobs and hooks" do
         end
       RUBY
       worker.signal(:TSTP)
-      wait_until("it has told that it has drained") { notes.include?("drained true") }
+      wait_until("the listener for drained runs") { notes.include?("drained true") }
       worker.signal(:TERM)
       expect(worker.exit_code).to eq(0)
       events = %w[running quiet drained stopping stopped]
@@ -158,13 +158,13 @@ RSpec.describe "jobs and hooks" do
   describe "drained" do
     let(:wait_for_go) { %(note "begins"; sleep 0.01 until File.exist?("go")) }
 
-    # Looks as often as it can, and gives what else was true when the file was first seen.
+    # Polls as often as possible, and returns what the block returns when the file first appears.
     def when_drained
       wait_until("drained", every: 0.001) { File.exist?(drained_file) }
       yield
     end
 
-    it "comes when the last of several jobs has ended, and not before; and without waiting for a beat" do
+    it "comes when the last job has ended, not before, and does not wait for a heartbeat" do
       worker = start_ready(concurrency: 1, after: RARE_HEARTBEAT)
       push("Evaluate", "#{wait_for_go}; note 'ends'")
       push("Evaluate", "note 'never begins'")
@@ -182,7 +182,7 @@ RSpec.describe "jobs and hooks" do
       expect(queued).to eq(1)
     end
 
-    # Redis is held up, so that the job has ended long before its retry is pushed.
+    # Redis is paused, so that the job has ended long before its retry is pushed.
     it "comes when a failed job's retry is in Redis" do
       own_redis
       worker = start_ready
@@ -195,8 +195,8 @@ RSpec.describe "jobs and hooks" do
       expect(when_drained { retries }).to eq(1)
     end
 
-    # The same for a job that was waited for when the process was quieted: it is fetched, and goes back. Sidekiq waits
-    # 2 s for one; here as long as the push may take.
+    # The same for a job that is fetched after the process was quieted, and goes back to its queue. Sidekiq waits 2 s
+    # for a job; here it waits for as long as the push may take.
     it "comes when a job that was fetched too late is back in its queue" do
       own_redis
       worker = start_ready(concurrency: 1, after: <<~RUBY)
@@ -213,7 +213,7 @@ RSpec.describe "jobs and hooks" do
       expect(notes).to be_empty
     end
 
-    it "does not come when Sidekiq cuts jobs off at its timeout" do
+    it "does not come when Sidekiq interrupts jobs at its shutdown timeout" do
       worker = start_ready(timeout: 1, concurrency: 1, after: "SidekiqLifecycle.on(:drained) { note 'drained' }")
       push("Evaluate", wait_for_go)
       wait_until("the job begins") { notes.include?("begins") }
@@ -249,7 +249,7 @@ RSpec.describe "jobs and hooks" do
     end
   end
 
-  it "cost no file while the process runs" do
+  it "change no file while the process runs" do
     worker = start_ready(concurrency: 5, after: RARE_HEARTBEAT)
     files = lambda do
       Dir.glob(["tmp/sidekiq", "tmp/sidekiq/**/*"], base: app).to_h do |name|
@@ -263,7 +263,7 @@ RSpec.describe "jobs and hooks" do
       200.times { push("Evaluate", "note 'round #{round}'") }
       wait_until("all have run") { notes.count("round #{round}") == 200 }
       after = files.call
-      # A beat that came in between wrote its record; that round says nothing.
+      # A heartbeat in between has written the record; that round proves nothing.
       record(worker.pid)["beat"] == beat && expect(after).to(eq(before))
     end
     expect(unchanged).to be(true)

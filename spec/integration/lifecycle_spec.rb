@@ -1,7 +1,7 @@
 # frozen_string_literal: true
 
-RSpec.describe "the life of a Sidekiq" do
-  it "is told in files, by the command and in Ruby, from the boot to the end" do
+RSpec.describe "the lifecycle of a Sidekiq" do
+  it "shows in files, in the command and in Ruby, from boot to exit" do
     worker = start(before: 'sleep 0.01 until File.exist?("boot")', after: <<~RUBY)
       SidekiqLifecycle::EVENTS.each { |event| SidekiqLifecycle.on(event) { |status| note "on \#{event} \#{status.state}" } }
     RUBY

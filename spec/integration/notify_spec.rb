@@ -3,8 +3,8 @@
 require "sidekiq_lifecycle/generate/plan"
 require "socket"
 
-RSpec.describe "what systemd is told" do
-  # Listens as systemd does, and keeps what is said: one message after the other, each a list of its lines.
+RSpec.describe "the notification of systemd" do
+  # Listens as systemd does, and keeps the messages, each a list of its lines.
   def listen(path = file("notify"))
     @socket = Socket.new(:UNIX, :DGRAM).tap { |socket| socket.bind(Addrinfo.unix(path)) }
     @messages = []
@@ -19,7 +19,7 @@ RSpec.describe "what systemd is told" do
     @messages
   end
 
-  # Until nobody can send any more.
+  # Sends until the socket is full.
   def fill_up
     Socket.open(:UNIX, :DGRAM) do |socket|
       socket.connect(Addrinfo.unix(file("notify")))
@@ -29,15 +29,15 @@ RSpec.describe "what systemd is told" do
 
   def said = messages.flatten
   def count(line) = said.count(line)
-  def wait_for(line) = wait_until("systemd hears #{line}\n#{messages}") { said.include?(line) }
+  def wait_for(line) = wait_until("systemd receives #{line}\n#{messages}") { said.include?(line) }
   def environment(**more) = { "NOTIFY_SOCKET" => file("notify"), **more.transform_keys(&:to_s) }
   def extensions(from = 0) = said.drop(from).filter_map { |line| line[/\AEXTEND_TIMEOUT_USEC=(\d+)\z/, 1]&.to_i }
 
-  # Before the gem is installed, which asks how often the heart beats.
+  # Set before the gem is installed, because the gem reads it then.
   quick_heartbeat = "require \"sidekiq/launcher\"\n#{QUICK_HEARTBEAT}"
   feeding = { WATCHDOG_USEC: "2000000" }.freeze
 
-  it "is each state, once, in Sidekiq's place, when every :startup hook has run" do
+  it "is each state, once, instead of Sidekiq's own, after every :startup hook has run" do
     listen
     worker = start(environment:, startup: 'note "starting"; sleep 0.01 until File.exist?("start")')
     wait_for_note("starting")
@@ -58,7 +58,7 @@ RSpec.describe "what systemd is told" do
     expect(problems_of(worker.pid)).to be_empty
   end
 
-  it "is STOPPING also where the process has no descriptor left" do
+  it "is STOPPING even if the process has no descriptor left" do
     listen
     launcher = ["sh", "-c", 'ulimit -n 256; exec "$@"', "sh"]
     worker = start_ready(environment:, launcher:)
@@ -78,7 +78,7 @@ RSpec.describe "what systemd is told" do
     expect(said.last).to eq("STATUS=stopped (exit 0, SIGTERM)")
   end
 
-  it "is STOPPING and the time that is needed the moment TERM arrives, and what is left at each beat" do
+  it "is STOPPING and the needed time when TERM arrives, and the time left at each heartbeat" do
     listen
     worker = start_ready(environment:, before: quick_heartbeat, timeout: 50)
     start_job
@@ -88,7 +88,7 @@ RSpec.describe "what systemd is told" do
     first = messages.find { |message| message.include?("STOPPING=1") }
     expect(first[0, 2]).to eq(["STOPPING=1", "STATUS=stopping, 1 of 2 busy"])
     expect(first[2]).to match(/\AEXTEND_TIMEOUT_USEC=5\d{7}\z/)
-    # It begins anew when Sidekiq has heard it as well, and runs down from then on.
+    # It starts again when Sidekiq itself handles the signal, and decreases from then on.
     wait_until("Sidekiq stops") { worker.log.include?("Pausing to allow") }
     heard = said.size
     wait_until("further beats") { extensions(heard).size > 3 }
@@ -100,7 +100,7 @@ RSpec.describe "what systemd is told" do
     expect(said).to include("STATUS=stopping, drained")
   end
 
-  it "is READY also of one that is quiet at once, and not of one that is told to stop before" do
+  it "is READY also from a process that is quiet at once, but not from one stopped before that" do
     listen
     worker = start(environment:, after: 'note "booting"; sleep 0.01 until File.exist?("go")')
     wait_for_note("booting")
@@ -121,7 +121,7 @@ RSpec.describe "what systemd is told" do
     expect([count("READY=1"), count("STOPPING=1")]).to eq([0, 1])
   end
 
-  it "is how a boot that failed has ended" do
+  it "is how a failed boot has ended" do
     listen
     worker = start(environment:, after: 'raise "no database"')
     expect(worker.exit_code).to eq(1)
@@ -132,7 +132,7 @@ RSpec.describe "what systemd is told" do
   context "with a watchdog" do
     def fed = count("WATCHDOG=1")
 
-    it "is each beat of Ruby's heart, and none while a job holds Ruby's lock" do
+    it "comes with each heartbeat, and does not come while a job holds the GVL" do
       listen
       worker = start_ready(environment: environment(**feeding), before: quick_heartbeat)
       wait_until("it is fed") { fed > 3 }
@@ -145,13 +145,13 @@ RSpec.describe "what systemd is told" do
         nil until flock.call(lock.fileno, File::LOCK_EX).zero?
         note "released"
       RUBY
-      wait_until("the job holds Ruby's lock") { File.read("/proc/locks").match?(/-> FLOCK .* #{worker.pid} /) }
+      wait_until("the job holds the GVL") { File.read("/proc/locks").match?(/-> FLOCK .* #{worker.pid} /) }
       stuck = fed
       sleep 1
       # One may have been on its way.
       expect(fed).to be_between(stuck, stuck + 1)
       worker.signal(:TERM)
-      # The signal is told of all the same, and the time asked for.
+      # The signal is still reported, and the time requested.
       wait_for("STOPPING=1")
       expect(extensions).not_to be_empty
       lock.close
@@ -171,10 +171,10 @@ RSpec.describe "what systemd is told" do
       expect(worker.exit_code).to eq(0)
     end
 
-    it "leaves one that is too fast for Ruby's heart to Sidekiq, and says so" do
+    it "leaves a watchdog that is too short for the heartbeat to Sidekiq, and reports it" do
       listen
       worker = start_ready(environment: environment(**feeding))
-      # Sidekiq's own thread speaks, also between two beats.
+      # Sidekiq's own thread notifies systemd, also between two heartbeats.
       wait_until("it is fed") { messages.count(["WATCHDOG=1"]) > 2 }
       pause = Sandbox::MAJOR == 6 ? 5 : 10
       problem = "systemd's watchdog of 2 s is shorter than two of Sidekiq's beats, which come every #{pause} s; so " \
@@ -184,7 +184,7 @@ RSpec.describe "what systemd is told" do
       expect(count("READY=1")).to eq(1)
     end
 
-    it "goes on being fed by a heartbeat that waits for a Redis that hangs, and Redis is asked no further thing" do
+    it "is still fed by a heartbeat that waits for a hanging Redis, and Redis gets no more commands from the gem" do
       own_redis
       listen
       announces = 'SidekiqLifecycle::RedisStatus.prepend(Module.new { def publish(...) = (note("announces"); super) })'
@@ -206,7 +206,7 @@ RSpec.describe "what systemd is told" do
       expect(worker.log).not_to match(/sidekiq_lifecycle: (beaten|beat|last_word)/)
     end
 
-    it "says at the boot that it is shorter than the application's Redis client may wait" do
+    it "is reported at boot if it is shorter than the application's Redis client may wait" do
       listen
       client = "config.redis = { url: #{redis.url(@database).inspect}, network_timeout: 10 }"
       worker = start_ready(environment: environment(WATCHDOG_USEC: "30000000"), install: client)
@@ -215,18 +215,18 @@ RSpec.describe "what systemd is told" do
                 "the timeouts of its Redis client, and systemd's watchdog kills it, with its jobs, after 30 s: set " \
                 "shorter timeouts in config.redis, or WatchdogSec=#{advised}"
       expect(problems_of(worker.pid)).to eq([problem])
-      # The log follows the ready file.
+      # The log line comes after the ready file.
       wait_until("it is in the log") { worker.log.scan(problem).size == 1 }
     end
 
-    it "is long enough for the timeouts that Sidekiq sets by itself, as generate writes it" do
+    it "is long enough for Sidekiq's default timeouts, as generate writes it" do
       listen
       seconds = SidekiqLifecycle::Generate::StopTimes::WATCHDOG
       worker = start_ready(environment: environment(WATCHDOG_USEC: (seconds * 1_000_000).to_s))
       expect(problems_of(worker.pid)).to be_empty
     end
 
-    it "does not feed another process's" do
+    it "is not fed if it is another process's" do
       listen
       start_ready(environment: environment(**feeding, WATCHDOG_PID: "1"), before: quick_heartbeat)
       wait_until("beats") { messages.count(["STATUS=running, 0 of 2 busy"]) > 3 }
@@ -235,14 +235,14 @@ RSpec.describe "what systemd is told" do
   end
 
   context "when the socket fails" do
-    it "goes on when it vanishes, says so once, and speaks again when it is back" do
+    it "continues without it, reports that once, and notifies again when it is back" do
       listen
       worker = start_ready(environment:, before: quick_heartbeat)
       wait_for("READY=1")
       @socket.close
       File.delete(file("notify"))
       problem = /cannot notify systemd through "#{file("notify")}": No such file or directory/
-      wait_until("it is told") { problems_of(worker.pid).grep(problem).any? }
+      wait_until("it is reported") { problems_of(worker.pid).grep(problem).any? }
       wait_until("it is logged") { worker.log.match?(problem) }
       listen
       wait_for("STATUS=running, 0 of 2 busy")
@@ -254,7 +254,7 @@ RSpec.describe "what systemd is told" do
       expect(said).to include("STOPPING=1")
     end
 
-    it "says at the next beat what it could not say at once" do
+    it "sends at the next heartbeat what it could not send at once" do
       worker = start_ready(environment:, before: quick_heartbeat)
       expect(problems_of(worker.pid)).to match([/systemd is not told/])
       listen
@@ -262,7 +262,7 @@ RSpec.describe "what systemd is told" do
       wait_until("all is well") { problems_of(worker.pid).empty? }
     end
 
-    it "does not wait for one that nobody reads" do
+    it "does not wait for a socket that is not read" do
       listen
       worker = start_ready(environment:, before: quick_heartbeat)
       fill_up
@@ -273,14 +273,14 @@ RSpec.describe "what systemd is told" do
     end
   end
 
-  it "is heard in the abstract namespace, too" do
+  it "also reaches a socket in the abstract namespace" do
     name = "sidekiq_lifecycle-#{Process.pid}-#{@database}"
     listen("\0#{name}")
     start_ready(environment: environment(NOTIFY_SOCKET: "@#{name}"))
     wait_for("READY=1")
   end
 
-  it "is each state, once, where another hook at :startup forks before ours" do
+  it "is each state, once, if another :startup hook forks before ours" do
     listen
     fork_first = "Sidekiq.configure_server { |config| config.on(:startup) { Process.wait(fork { exit!(0) }) } }"
     worker = start_ready(environment:, before: "require \"sidekiq\"\n#{fork_first}")
@@ -289,7 +289,7 @@ RSpec.describe "what systemd is told" do
     expect(said.grep(/=1$/)).to eq(["READY=1", "STOPPING=1"])
   end
 
-  it "is nothing from a child that a job has forked" do
+  it "never comes from a child that a job has forked" do
     listen
     worker = start_ready(environment:)
     push("Evaluate", 'Process.wait(fork { exit 0 }); note "child ended"')
@@ -298,14 +298,14 @@ RSpec.describe "what systemd is told" do
     expect(worker).to be_running
   end
 
-  it "is nothing without a socket, where Sidekiq's part is not even loaded" do
+  it "is nothing without a socket, and Sidekiq's own part is not even loaded" do
     start_ready(startup: "note defined?(Sidekiq::SdNotify).inspect")
     wait_until("noted") { notes.any? }
     expect(notes).to eq(["nil"])
   end
 
   if Sandbox::MAJOR > 6
-    it "is nothing from us where Sidekiq is embedded: the program around it knows when it is ready" do
+    it "is left to the host program if Sidekiq is embedded" do
       listen
       File.write(file("host.rb"), <<~RUBY)
         require "sidekiq"

@@ -1,9 +1,9 @@
 # frozen_string_literal: true
 
-# Whoever reads a Sidekiq's output hears of the same signal, and ends first; or its logger raises. Ruby's own Logger
-# does not raise, unless `$stderr` does, where it complains.
+# The reader of a Sidekiq's output gets the same signal and ends first, or the logger raises. Ruby's own Logger does not
+# raise, unless writing its warning to `$stderr` does.
 RSpec.describe "a Sidekiq that is stopped and whose output fails" do
-  # Bash ends by the signal as well; the Sidekiq lives on.
+  # Bash dies from the signal as well; the Sidekiq lives on.
   pipeline = { install: "lifecycle.signal_relay = :off", launcher: ["bash", "-c", '"$@" 2>&1 | cat', "bash"],
                before: "$stderr = $stdout", timeout: 1 }.freeze
 
@@ -23,21 +23,21 @@ RSpec.describe "a Sidekiq that is stopped and whose output fails" do
     worker
   end
 
-  it "pushes its jobs back when the reader of its pipe ends by the same signal" do
+  it "pushes its jobs back if the reader of its pipe ends from the same signal" do
     worker = busy(**pipeline)
     Process.kill(:TERM, -worker.pid)
     expect_stopped(queued: 1)
     expect(problems_of(sidekiq)).to include(start_with("the reader of standard output exited before this process"))
   end
 
-  it "pushes its jobs back when the reader has ended long before" do
+  it "pushes its jobs back if the reader has ended long before" do
     worker = busy(**pipeline)
     system("pkill", "-KILL", "-g", worker.pid.to_s, "-x", "cat", exception: true)
     Process.kill(:TERM, sidekiq)
     expect_stopped(queued: 1)
   end
 
-  it "lets a job print while it drains, when the reader ends in the midst of that" do
+  it "lets a job print while it drains, even if the reader ends meanwhile" do
     worker = start_ready(**pipeline, timeout: 60)
     push("Evaluate", 'note "begins"; sleep 0.01 until File.exist?("go"); puts "done"; note "ends"')
     wait_for_note("begins")
@@ -46,33 +46,33 @@ RSpec.describe "a Sidekiq that is stopped and whose output fails" do
     expect([1, 2].map { |number| output(number) }).to all(start_with("pipe:"))
     system("pkill", "-KILL", "-g", worker.pid.to_s, "-x", "cat", exception: true)
     wait_until("both are replaced") { [1, 2].all? { |number| output(number) == File::NULL } }
-    FileUtils.touch(file("go"))
+    release
     expect_stopped(queued: 0)
     expect(notes).to include("ends")
   end
 
-  it "is heard to its end by a reader that ignores the signal" do
+  it "logs to the end to a reader that ignores the signal" do
     reader = %w[sh -c] + ["\"$@\" 2>&1 | (trap '' TERM INT; exec tee log)", "sh"]
     worker = busy(**pipeline, launcher: reader)
     Process.kill(:TERM, -worker.pid)
     expect_stopped(queued: 1)
-    wait_until("the last word") { File.read(file("log")).include?("Bye!") }
+    wait_until("the last line") { File.read(file("log")).include?("Bye!") }
     expect(problems_of(sidekiq)).not_to include(start_with("the reader of"))
   end
 
-  it "leaves an output alone that is no pipe" do
+  it "does not change an output that is not a pipe" do
     worker = start_ready(timeout: 60)
     push("Evaluate", 'note "begins"; sleep 0.01 until File.exist?("go")')
     wait_for_note("begins")
     worker.signal(:TERM)
     wait_until("Sidekiq stops") { worker.log.include?("Pausing to allow") }
     expect([1, 2].map { |number| output(number) }).to all(eq(worker.log_file))
-    FileUtils.touch(file("go"))
+    release
     expect_stopped(queued: 0)
     expect(problems_of(sidekiq)).to be_empty
   end
 
-  # A socket to a log collector that is gone, a formatter with a bug.
+  # Like a socket to a log collector that is gone, or a formatter with a bug.
   logger = <<~RUBY
     class Fails < Logger
       def add(...) = File.exist?("fails") ? raise("nobody takes this") : super
@@ -81,7 +81,7 @@ RSpec.describe "a Sidekiq that is stopped and whose output fails" do
   RUBY
 
   %w[TERM INT].each do |signal|
-    it "pushes its jobs back at a #{signal} when its logger raises" do
+    it "pushes its jobs back at #{signal} if its logger raises" do
       worker = busy(after: logger, timeout: 1)
       FileUtils.touch(file("fails"))
       worker.signal(signal)
@@ -90,14 +90,14 @@ RSpec.describe "a Sidekiq that is stopped and whose output fails" do
     end
   end
 
-  it "becomes quiet, and goes on, when its logger raises" do
+  it "becomes quiet and drains if its logger raises" do
     worker = start_ready(after: logger, timeout: 60)
     push("Evaluate", 'note "begins"; sleep 0.01 until File.exist?("go"); note "ends"')
     wait_for_note("begins")
     FileUtils.touch(file("fails"))
     worker.signal(:TSTP)
     wait_until("it is quiet") { record(worker.pid)["timings"].key?("quiet") && record(worker.pid)["busy"] == 1 }
-    FileUtils.touch(file("go"))
+    release
     wait_until("drained") { File.exist?(drained_file) }
     expect([notes.last, retries]).to eq(["ends", 0])
     worker.signal(:TERM)

@@ -1,7 +1,7 @@
 # frozen_string_literal: true
 
 RSpec.describe "preloaded, then forked" do
-  # As sidekiqswarm does: the parent loads the application, forks, hands signals on, and replaces a child that died.
+  # Like sidekiqswarm: the parent loads the application, forks, forwards signals, and replaces a child that died.
   def start_swarm(size, launcher: [])
     File.write(file("application.rb"), <<~RUBY)
       require "sidekiq_lifecycle"
@@ -57,7 +57,7 @@ RSpec.describe "preloaded, then forked" do
     []
   end
 
-  it "has a life for each child, and none for the parent, which is no Sidekiq" do
+  it "has a lifecycle for each child, and none for the parent, which is not a Sidekiq" do
     swarm = start_swarm(2)
     expect(notes).to eq(["loaded nil"])
     children = children_of(swarm)
@@ -75,7 +75,7 @@ RSpec.describe "preloaded, then forked" do
     expect(File).not_to exist(drained_file)
     expect(File.read("/proc/#{swarm.pid}/stat").split[2]).not_to eq("T")
 
-    FileUtils.touch(file("go"))
+    release
     wait_until("drained") { File.exist?(drained_file) }
     expect(notes.count("ends")).to eq(2)
 
@@ -88,7 +88,7 @@ RSpec.describe "preloaded, then forked" do
     expect(Dir.children(file("tmp/sidekiq"))).to eq(["processes"])
   end
 
-  it "counts a killed child for nobody, and forgets it when another takes its place" do
+  it "ignores a killed child, and forgets it when another takes its place" do
     swarm = start_swarm(2)
     killed, other = children_of(swarm)
     Process.kill(:KILL, killed)
@@ -106,7 +106,7 @@ RSpec.describe "preloaded, then forked" do
     expect(swarm.exit_code).to eq(7)
   end
 
-  it "has a relay for each child where a shell is PID 1: TERM comes to the parent, and by it to each child" do
+  it "has a relay for each child below a shell that is PID 1: TERM reaches each child through the parent" do
     launcher = %w[unshare --pid --fork --kill-child --mount-proc dash -c] + ['"$@"; exit $?', "dash"]
     swarm = start_swarm(2, launcher:)
     2.times { |number| push("Sleep", 2, number.to_s) }

@@ -1,6 +1,6 @@
 # frozen_string_literal: true
 
-RSpec.describe "what is kept private" do
+RSpec.describe "a secret" do
   secret = "hunter2"
 
   def everything_written
@@ -10,7 +10,7 @@ RSpec.describe "what is kept private" do
     files
   end
 
-  it "is a secret in the command line of a shell that loses signals: it is in no log, record or key in Redis" do
+  it "in the command line of a shell that loses signals is in no log, record or key in Redis" do
     url = redis.url(@database).sub("://", "://:#{secret}@")
     line = "SOME_TOKEN=#{secret} SIDEKIQ_LIFECYCLE_SIGNAL_RELAY=off REDIS_URL=#{url} \"$@\"; true"
     launcher = %w[unshare --pid --fork --kill-child --mount-proc dash -c] + [line, "dash"]
@@ -29,7 +29,7 @@ RSpec.describe "what is kept private" do
       .to include("SOME_TOKEN=[hidden]").and exclude(secret)
   end
 
-  it "is a password in an error by which it ends, or which a hook of the application raises" do
+  it "in an error that ends the process, or that a hook raises, is hidden" do
     worker = start(install: "SidekiqLifecycle.on(:running) { raise 'token=#{secret}' }",
                    after: "SidekiqLifecycle.on(:quiet) { raise \"no redis://:#{secret}@h/0\" }")
     wait_until("ready") { worker.ready_file? || worker.raise_if_ended }

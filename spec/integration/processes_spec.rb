@@ -1,15 +1,16 @@
 # frozen_string_literal: true
 
 RSpec.describe "processes that share a directory" do
-  # What may be done to a process, by its state; nil: there is none. After TSTP and a while it is drained.
+  # What may be done to a process in each state (nil: there is none).
   let(:steps) { { nil => %i[start], running: %i[TSTP TERM KILL], drained: %i[TERM KILL] } }
 
-  # The states it passes through by that, and where it ends.
+  # The states that it passes through; the last one is where it ends.
   let(:passes) do
     { start: %i[booting running], TSTP: %i[quiet drained], TERM: [:stopping, :drained, nil], KILL: [nil] }
   end
 
-  # The rule: a file, and the answer of `check`, are there while somebody lives and all who live are so.
+  # The rule: a file exists, and `check` says yes, while at least one process lives and all living ones are in that
+  # state.
   def truth(states)
     { ready: :running, drained: :drained }.transform_values { |state| states.compact.uniq == [state] }
   end
@@ -32,7 +33,7 @@ RSpec.describe "processes that share a directory" do
     end
   end
 
-  # Does one thing to each of these slots, all at once, and compares what comes of it with the rule.
+  # Does one thing to each of these slots, all at once, and compares the result with the rule.
   def play(doings, states)
     before = files
     watcher = Watcher.new { files }
@@ -42,9 +43,9 @@ RSpec.describe "processes that share a directory" do
     doings.each_key do |slot|
       wait_until("slot #{slot} is #{after[slot].inspect}") { reached?(@slots[slot], after[slot]) }
     end
-    # At once, though nobody may have beaten since.
+    # At once, although no process may have sent a heartbeat since.
     expect(answers).to eq(truth(after))
-    # One that is killed corrects nothing; a survivor does at its next beat. Where there is none its files stay.
+    # A killed process corrects no file. A survivor does so at its next heartbeat; without one the files stay.
     unless after.none? && doings.value?(:KILL)
       wait_until("of #{after}, #{files} becomes #{truth(after)}") { files == truth(after) }
     end
@@ -53,7 +54,7 @@ RSpec.describe "processes that share a directory" do
     after
   end
 
-  # With one thing done it is known what the files go through.
+  # If only one thing was done, it is known which states the files pass through.
   def path(doings, states)
     (slot, step), = doings.to_a
     return [] if step == :KILL && states.compact.one?
@@ -61,7 +62,7 @@ RSpec.describe "processes that share a directory" do
     passes[step].map { |state| truth(states.dup.tap { |now| now[slot] = state }) }
   end
 
-  # Not even for a moment may a file have told anything else. It may have told something too briefly to be seen.
+  # A file must never have been wrong, not even for a moment. It may have been right too briefly to be seen.
   def compare(seen, path)
     %i[ready drained].each do |name|
       seen_of_it, path_of_it = [seen, path].map { |list| changes(list.map { |now| now[name] }) }
@@ -76,12 +77,12 @@ RSpec.describe "processes that share a directory" do
 
   # Repeat a failure with the seed that RSpec prints: bin/spec spec/integration/processes_spec.rb --seed 4711
   [2, 4].each do |size|
-    it "are told truthfully, #{size} of them, started, quieted, stopped and killed in any order" do
+    it "are reported correctly, #{size} of them, started, quieted, stopped and killed in any order" do
       random = Random.new(RSpec.configuration.seed + size)
       @slots = []
       states = [nil] * size
       Integer(ENV.fetch("ROUNDS", 25)).times do |round|
-        # Mostly one at a time, for then all is known of what the files go through; now and then many at once.
+        # Mostly one at a time, because then every state of the files is known; sometimes many at once.
         slots = (0...size).to_a.sample(random.rand(4).zero? ? random.rand(2..size) : 1, random: random)
         doings = slots.to_h { |slot| [slot, steps[states[slot]].sample(random: random)] }
         states = play(doings, states)
@@ -92,14 +93,14 @@ RSpec.describe "processes that share a directory" do
     end
   end
 
-  # A record of this pid as a Sidekiq would have left it.
+  # Writes a record of this pid as a Sidekiq would have left it.
   def plant(like, pid, **changes)
     path = file("tmp/sidekiq/processes", pid.to_s)
     File.write(path, JSON.generate(record(like.pid).merge("pid" => pid, **changes.transform_keys(&:to_s))))
     path
   end
 
-  it "are not confused by the record of one whose pid another has now" do
+  it "are not confused by a record whose pid another process has now" do
     worker = start_ready(after: QUICK_HEARTBEAT)
     recycled = spawn("sleep", "3600", in: File::NULL)
     planted = plant(worker, recycled, state: "quiet", start_time: 1)
@@ -118,7 +119,7 @@ RSpec.describe "processes that share a directory" do
     Process.wait(recycled)
   end
 
-  # The next to boot clears it.
+  # The next Sidekiq that boots clears it.
   def start_ready_beside(planted)
     start(name: "next").tap { |worker| wait_until("registered") { record(worker.pid) || worker.raise_if_ended } }
     expect(File).not_to exist(planted)
@@ -127,23 +128,23 @@ RSpec.describe "processes that share a directory" do
   describe "across containers" do
     let(:container) { %w[unshare --pid --mount-proc --fork --kill-child] }
 
-    # The log line of a problem that both sides are told of.
+    # The problem that both sides log.
     def shared_line(pid)
       "process #{pid} of another container or machine uses #{file("tmp/sidekiq")} as well; " \
         "give each a directory of its own"
     end
 
-    it "answer for their own only, and are told that they share it" do
+    it "answer only for themselves, and log that they share the directory" do
       outside = start_ready(after: QUICK_HEARTBEAT, name: "outside")
       inside = start(after: QUICK_HEARTBEAT, name: "inside", launcher: container)
-      wait_until("the one inside is told") { inside.log.include?(shared_line(outside.pid)) || inside.raise_if_ended }
-      wait_until("the one outside is told") { outside.log.include?(shared_line(1)) }
+      wait_until("the one inside logs it") { inside.log.include?(shared_line(outside.pid)) || inside.raise_if_ended }
+      wait_until("the one outside logs it") { outside.log.include?(shared_line(1)) }
       expect(check).to eq([0, "ready\n"])
 
       outside.signal(:TSTP)
       wait_until("quiet") { record(outside.pid)["state"] == "quiet" }
       expect(check).to eq([1, "not ready: process #{outside.pid} is quiet\n"])
-      # The one that still takes jobs asks inside.
+      # The one that still takes jobs runs the check inside.
       push("Evaluate", "note %x(#{Sandbox::COMMAND} check)")
       wait_until("the answer from inside") { notes.include?("ready") }
       push("Evaluate", "note SidekiqLifecycle.ready?")
@@ -156,37 +157,37 @@ RSpec.describe "processes that share a directory" do
       expect(check.first).to eq(1)
     end
 
-    # A directory on NFS or EFS. What tells machines apart is the kernel's id of its boot.
-    it "are told so where the other one is on another machine" do
+    # A directory on NFS or EFS. Machines differ in the kernel's boot id.
+    it "log that also if the other one is on another machine" do
       File.write(file("boot_id"), "00000000-0000-4000-8000-000000000000\n")
       script = 'mount --bind boot_id /proc/sys/kernel/random/boot_id && exec "$@"'
       both = { "here" => [], "there" => ["unshare", "--mount", "dash", "-c", script, "dash"] }
       both = both.map { |name, launcher| start(after: QUICK_HEARTBEAT, name:, launcher:) }
       both.zip(both.reverse).each do |worker, other|
-        wait_until("it is told") { worker.log.include?(shared_line(other.pid)) || worker.raise_if_ended }
+        wait_until("it is logged") { worker.log.include?(shared_line(other.pid)) || worker.raise_if_ended }
       end
     end
 
-    # A worker with PID 1 in its container, as its pid is here.
+    # The pid here of a worker that is PID 1 in its container.
     def first(worker) = File.read("/proc/#{worker.pid}/task/#{worker.pid}/children").to_i
 
     def signal_inside(worker, name) = Process.kill(name, first(worker))
 
-    # The command, inside of the container of a worker.
+    # The command inside a worker's container.
     def inside(worker, *arguments)
       enter = ["nsenter", "--target", first(worker).to_s, "--pid", "--mount", "--root", "--", Sandbox::COMMAND]
       output, status = Open3.capture2e(*enter, *arguments, "--dir", file("tmp/sidekiq"))
       [status.exitstatus, output]
     end
 
-    it "are told so even where both have the same pid" do
+    it "log that even if both have the same pid" do
       both = %w[one two].map { |name| start(after: QUICK_HEARTBEAT, name: name, launcher: container) }
-      both.each { |worker| wait_until("it is told") { worker.log.include?(shared_line(1)) || worker.raise_if_ended } }
+      both.each { |worker| wait_until("it is logged") { worker.log.include?(shared_line(1)) || worker.raise_if_ended } }
       push("Evaluate", "note SidekiqLifecycle.ready?")
       wait_until("they work") { notes == ["true"] }
     end
 
-    it "answer for themselves all the while even where both have the same pid" do
+    it "always answer for themselves even if both have the same pid" do
       stays = start(after: QUICK_HEARTBEAT, name: "stays", launcher: container)
       wait_until("ready") { inside(stays, "check").first.zero? || stays.raise_if_ended }
       watcher = Watcher.new { %w[live ready].map { |probe| inside(stays, "check", probe) } }

@@ -60,7 +60,7 @@ RSpec.describe "in Rails" do
     expect(File).not_to exist(ready)
   end
 
-  it "clears what a killed predecessor left, before the application's first line" do
+  it "clears the files of a killed process before the application's first line" do
     predecessor = start_rails_ready
     expect(notes).to eq(["found []"])
     predecessor.signal(:KILL)
@@ -71,7 +71,7 @@ RSpec.describe "in Rails" do
     expect(notes).to eq(["found []", "found []"])
   end
 
-  it "ends with 143 when TERM comes in an early initializer, whose own trap does not keep it from that" do
+  it "ends with 143 if TERM arrives in an early initializer, whatever its own trap does" do
     write("rails/config/initializers/early.rb", <<~RUBY)
       trap("TERM") { note "the application's own trap" }
       note "initializing"
@@ -79,7 +79,7 @@ RSpec.describe "in Rails" do
     RUBY
     worker = start_rails
     wait_until("the initializer runs") { notes.include?("initializing") || worker.raise_if_ended }
-    # More than once: for a moment a trap that has just been set is on top.
+    # More than once, because a trap that has just been set comes first for a moment.
     wait_until("it ends", every: 0.1) { worker.status || !worker.signal(:TERM) }
     expect(worker.exit_code).to eq(143)
     expect(notes).to include("the application's own trap")
@@ -87,7 +87,7 @@ RSpec.describe "in Rails" do
   end
 
   ["", "Sidekiq.configure_client { |config| SidekiqLifecycle.install(config) }"].each do |mistake|
-    it "leaves other processes of the application alone#{", though one installs by mistake" unless mistake.empty?}" do
+    it "leaves other processes of the application alone#{", even if one installs by mistake" unless mistake.empty?}" do
       worker = start_rails_ready
       before = File.read(File.join(directory, "processes", worker.pid.to_s))
       write("rails/config/initializers/mistake.rb", mistake)
@@ -102,13 +102,13 @@ RSpec.describe "in Rails" do
       console.signal(:TERM)
       expect(console.exit_code).to eq(143)
       expect(Dir.glob("**/*", base: directory)).to contain_exactly("ready", "processes", "processes/#{worker.pid}")
-      # What only Sidekiq's own beat, and what starts these processes, have changed.
+      # Without what Sidekiq's heartbeat and the start of these processes have changed.
       own = ->(json) { JSON.parse(json).except("beat", "beat_monotonic", "signal_path") }
       expect(own[File.read(File.join(directory, "processes", worker.pid.to_s))]).to eq(own[before])
     end
   end
 
-  it "leaves the application's other processes alone where no Sidekiq has ever been" do
+  it "creates no directory in other processes of the application" do
     start_rails(RbConfig.ruby, "-r", "../rails/config/environment", "-e", "SidekiqLifecycle.status").exit_code
     expect(Dir.exist?(file("rails/tmp"))).to be(false)
   end
@@ -127,7 +127,7 @@ RSpec.describe "in Rails" do
 
     let(:initializer) { file("rails/config/initializers/sidekiq_lifecycle.rb") }
 
-    it "writes an initializer that is all an application needs" do
+    it "writes an initializer that is all that an application needs" do
       write("rails/config/initializers/sidekiq.rb", <<~RUBY)
         Sidekiq.configure_server { |config| config.redis = { url: #{redis.url(@database).inspect} } }
       RUBY
@@ -139,7 +139,7 @@ RSpec.describe "in Rails" do
       expect(install).to match([0, %r{identical.* config/initializers/sidekiq_lifecycle.rb}])
     end
 
-    it "replaces one that differs only when it is told to" do
+    it "replaces a different one only with --force" do
       install
       wanted = File.read(initializer)
       File.write(initializer, "# mine\n")

@@ -3,8 +3,8 @@
 RSpec.describe "with Redis" do
   before { own_redis }
 
-  # What must be so after every end: no promise is left, and the record says how it ended.
-  def expect_end_is_told(worker, directory: file("tmp/sidekiq"))
+  # What must be true after every end: no sentinel is left, and the record says how the process ended.
+  def expect_recorded_end(worker, directory: file("tmp/sidekiq"))
     status = worker.exit_code
     expect(Dir.children(directory)).to eq(["processes"])
     ended = JSON.parse(File.read(File.join(directory, "processes", worker.pid.to_s)))
@@ -13,29 +13,30 @@ RSpec.describe "with Redis" do
     ended
   end
 
-  # The scheduler looks at Redis after some seconds for the first time, and then each second.
+  # The scheduler first polls Redis after some seconds, and then every second.
   def poll_each_second
     Sandbox::MAJOR > 6 ? "config[:poll_interval_average] = 1" : "config.options[:poll_interval_average] = 1"
   end
 
-  # A job that goes on until it is let go.
+  # Starts a job that runs until the file `ends` is there.
   def hold
     before = jids.size
     push("Evaluate", 'note("jid " + jid); sleep 0.01 until File.exist?("ends")')
     wait_until("a job begins") { jids.size > before }
   end
 
-  it "gone before the boot, a Sidekiq ends with 1 and the reason, and never was ready" do
+  it "gone before the boot, a Sidekiq exits with 1 and the reason, and was never ready" do
     redis.stop
     worker = start(after: "SidekiqLifecycle.on(:running) { note 'running' }")
-    expect(expect_end_is_told(worker)["why"]).to match(/Connect.*Error: .*[Cc]onnect/)
+    expect(expect_recorded_end(worker)["why"]).to match(/Connect.*Error: .*[Cc]onnect/)
     expect(worker.exit_code).to eq(1)
     expect(notes).to be_empty
     expect(record(worker.pid)["timings"].keys).to contain_exactly("booting", "stopped")
   end
 
-  # In the first 10 to 15 seconds the scheduler of 6.5 and later looks at Redis as it ends, and nobody rescues that.
-  it "gone right after the start, TERM and TSTP lead to an end that is told as it was" do
+  # In the first 10 to 15 seconds the scheduler of 6.5 and later calls Redis as it ends, and Sidekiq does not rescue the
+  # error.
+  it "gone right after the start, TERM and TSTP lead to a correctly recorded end" do
     stopped, quieted = %w[stopped quieted].map do |name|
       start(name:, environment: { "SIDEKIQ_LIFECYCLE_DIR" => "life/#{name}" })
     end
@@ -48,12 +49,12 @@ RSpec.describe "with Redis" do
     wait_until("it is no longer ready") { !File.exist?(file("life/quieted/ready")) }
     expect(command("check", "ready", "--dir", file("life/quieted")).first).to eq(1)
     quieted.signal(:TERM)
-    ended = [expect_end_is_told(stopped, directory: file("life/stopped")),
-             expect_end_is_told(quieted, directory: file("life/quieted"))]
+    ended = [expect_recorded_end(stopped, directory: file("life/stopped")),
+             expect_recorded_end(quieted, directory: file("life/quieted"))]
     expect(ended).to all(include("exit_status" => 0, "why" => "SIGTERM", "problems" => []))
   end
 
-  it "gone when the scheduler looks for the first time, the scheduler lives, and a later stop loses nothing" do
+  it "gone when the scheduler first polls, the scheduler survives, and a later stop loses nothing" do
     worker = start_ready(install: poll_each_second, after: <<~RUBY)
       require "sidekiq/scheduled"
       Sidekiq::Scheduled::Poller.prepend(Module.new do
@@ -66,8 +67,8 @@ RSpec.describe "with Redis" do
       end)
     RUBY
     redis.stop
-    FileUtils.touch(file("go"))
-    wait_until("the scheduler has looked") { notes.include?("has looked") }
+    release
+    wait_until("the scheduler has polled") { notes.include?("has looked") }
     redis.start
     job = { class: "Sleep", args: [0], jid: SecureRandom.hex(12), queue: "default", retry: true }
     redis.call("ZADD", "schedule", "1", JSON.generate(job), database: @database)
@@ -78,12 +79,12 @@ RSpec.describe "with Redis" do
     FileUtils.touch(file("ends"))
     wait_until("drained") { File.exist?(drained_file) }
     worker.signal(:TERM)
-    expect(expect_end_is_told(worker)).to include("exit_status" => 0, "drained" => true, "problems" => [])
+    expect(expect_recorded_end(worker)).to include("exit_status" => 0, "drained" => true, "problems" => [])
   end
 
   describe "when jobs are pushed back" do
     let(:cut_off) { { "why" => "SIGTERM", "interrupted_jobs" => 1, "lost_jobs" => [] } }
-    # As much time as a slow machine needs.
+    # Enough time for a slow machine.
     let(:patient) { "SidekiqLifecycle::BulkRequeue.tap { |it| it.send(:remove_const, :PATIENCE) }::PATIENCE = 60" }
     let(:ways) do
       { "gone" => [-> { redis.stop }, -> { redis.start }],
@@ -92,7 +93,7 @@ RSpec.describe "with Redis" do
     end
 
     %w[gone full].each do |way|
-      it "#{way} and back in time, they are in their queue" do
+      it "#{way} and back in time, they return to their queue" do
         goes, comes = ways.fetch(way)
         worker = start_ready(timeout: 3, concurrency: 1, after: patient)
         hold
@@ -100,12 +101,12 @@ RSpec.describe "with Redis" do
         worker.signal(:TERM)
         wait_until("it tries again") { worker.log.include?("Redis does not take a job") || worker.raise_if_ended }
         comes.call
-        expect(expect_end_is_told(worker)).to include(cut_off.merge("problems" => []))
+        expect(expect_recorded_end(worker)).to include(cut_off.merge("problems" => []))
         expect([queued, worker.exit_code]).to eq([1, 0])
         expect(worker.log).to include("Pushed 1 jobs back to Redis")
       end
 
-      it "#{way} for good, who stops it hears how many are lost, and which" do
+      it "#{way} for good, stop reports how many are lost, and the status names them" do
         worker = start_ready(timeout: 3, concurrency: 2)
         2.times { hold }
         ways.fetch(way).first.call
@@ -114,7 +115,7 @@ RSpec.describe "with Redis" do
         expect(said.lines.last).to end_with(": 2 jobs interrupted at Sidekiq's shutdown timeout; process #{worker.pid}: 2 jobs " \
                                             "lost, because Redis did not take them back (sidekiq-lifecycle status names " \
                                             "them)\n")
-        ended = expect_end_is_told(worker)
+        ended = expect_recorded_end(worker)
         expect(ended).to include("why" => "SIGTERM", "interrupted_jobs" => 2, "drained" => false)
         expect(ended["lost_jobs"]).to match_array(jids.map { |jid| "Evaluate #{jid}" })
         lost = /\A2 jobs could not be pushed back to Redis and are lost \(.*Error: .*\), .*: (.*)\z/
@@ -126,7 +127,7 @@ RSpec.describe "with Redis" do
       end
     end
 
-    it "gone, another fetch than Sidekiq's own does as it likes" do
+    it "gone, a custom fetch handles them itself" do
       own = "config.options[:fetch] = OwnFetch.new(config.options)"
       own = "config[:fetch_class] = OwnFetch" if Sandbox::MAJOR > 6
       worker = start_ready(timeout: 3, concurrency: 1, install: own, before: <<~RUBY)
@@ -141,20 +142,20 @@ RSpec.describe "with Redis" do
       hold
       redis.stop
       worker.signal(:TERM)
-      expect(expect_end_is_told(worker)).to include(cut_off.merge("problems" => []))
+      expect(expect_recorded_end(worker)).to include(cut_off.merge("problems" => []))
       expect(notes).to include("keeps 1")
       expect(worker.log).not_to include("Redis does not take")
     end
   end
 
-  # Sidekiq beats every 5 s (6.x) or 10 s, and the beats that Redis never hears of count.
-  it "gone for more than a beat and back again, a Sidekiq stays live and ready, and works on" do
+  # Sidekiq's heartbeat comes every 5 s (6.x) or 10 s, and counts even if it does not reach Redis.
+  it "gone for more than a heartbeat and back, a Sidekiq stays live and ready, and keeps working" do
     worker = start_ready
     started = Time.now
     sleep 5
     redis.stop
     beats = [record(worker.pid)["beat"]]
-    wait_until("two beats") do
+    wait_until("two heartbeats") do
       beat = record(worker.pid)["beat"]
       beats << beat if beat != beats.last
       beats.size > 2
@@ -171,20 +172,20 @@ RSpec.describe "with Redis" do
     wait_until("a job is done") { notes.include?("sleep ends") }
     expect(check).to eq([0, "ready\n"])
     worker.signal(:TERM)
-    expect(expect_end_is_told(worker)["why"]).to start_with("SIGTERM")
+    expect(expect_recorded_end(worker)["why"]).to start_with("SIGTERM")
   end
 
-  it "gone when a job is at work, TSTP and TERM lead to an end that is told as it was" do
+  it "gone while a job runs, TERM leads to a correctly recorded end" do
     worker = start_ready(timeout: 2)
     push("Sleep", 60)
     wait_until("the job begins") { notes.include?("sleep begins") }
     redis.stop
     worker.signal(:TERM)
     wait_until("it is no longer ready") { !worker.ready_file? }
-    expect(expect_end_is_told(worker)).to include("drained" => false)
+    expect(expect_recorded_end(worker)).to include("drained" => false)
   end
 
-  it "gone or hanging when it stops, its end asks Redis no further thing, and no hook of ours is in the log" do
+  it "gone or hanging at the stop, the gem sends Redis nothing more, and logs no error of its hooks" do
     announces = 'SidekiqLifecycle::RedisStatus.prepend(Module.new { def publish(...) = (note("announces"); super) })'
     %i[freeze_process stop].each do |goes|
       FileUtils.rm_f(file("notes"))
@@ -194,23 +195,23 @@ RSpec.describe "with Redis" do
       redis.public_send(goes)
       before = notes.count("announces")
       worker.signal(:TERM)
-      expect_end_is_told(worker)
+      expect_recorded_end(worker)
       expect(notes.count("announces")).to eq(before)
       expect(worker.log).not_to match(/sidekiq_lifecycle: (beaten|beat|last_word)/)
       redis.thaw_process if redis.pid
     end
   end
 
-  it "full, a drain that lost a job is not called drained, and why is told" do
+  it "full, a process that lost a job is not drained, and reports why" do
     worker = start_ready(concurrency: 1, after: "SidekiqLifecycle.on(:drained) { note 'drained' }")
     push("Evaluate", %(note "begins"; sleep 0.01 until File.exist?("go"); raise "no"))
     wait_until("the job begins") { notes.include?("begins") }
     redis.call("CONFIG", "SET", "maxmemory", "1")
     worker.signal(:TSTP)
     wait_until("quiet") { record(worker.pid)["state"] == "quiet" }
-    FileUtils.touch(file("go"))
+    release
     lost = /\Aa job could not be pushed back to Redis and is lost \(.*OOM/
-    wait_until("it is told") { problems_of(worker.pid).grep(lost).any? || worker.raise_if_ended }
+    wait_until("it is reported") { problems_of(worker.pid).grep(lost).any? || worker.raise_if_ended }
     wait_until("its thread has ended") { record(worker.pid)["busy"].zero? }
     expect(retries).to eq(0)
     expect(worker.log.scan("sidekiq_lifecycle: a job could not be pushed back").size).to eq(1)
@@ -222,7 +223,7 @@ RSpec.describe "with Redis" do
     expect(record(worker.pid)).to include("drained" => false)
   end
 
-  it "there, Sidekiq's own API quiets and stops from afar" do
+  it "working, Sidekiq's own API quiets and stops a remote process" do
     worker = start_ready
     remote = lambda do |call|
       code = <<~RUBY
@@ -238,6 +239,6 @@ RSpec.describe "with Redis" do
     expect(record(worker.pid)["why"]).to eq("SIGTSTP")
     wait_until("drained") { File.exist?(drained_file) }
     remote.call("stop!")
-    expect(expect_end_is_told(worker)["why"]).to eq("SIGTERM")
+    expect(expect_recorded_end(worker)["why"]).to eq("SIGTERM")
   end
 end

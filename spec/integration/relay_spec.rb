@@ -1,11 +1,11 @@
 # frozen_string_literal: true
 
-# The relay carries signals past the shells between PID 1 and Sidekiq. Each example is a small container: a PID
-# namespace of its own, whose PID 1 is a shell.
+# The relay forwards signals past the shells between PID 1 and Sidekiq. Each example is a small container: its own PID
+# namespace, in which PID 1 is a shell.
 RSpec.describe "the relay" do
   before { skip "no PID namespaces may be made here" unless system("unshare --pid --fork true", err: File::NULL) }
 
-  # The command line of Sidekiq stands for "$@" in the script.
+  # In the script, "$@" is the command line of Sidekiq.
   def start_in(shell, script, **options)
     start(launcher: %w[unshare --pid --fork --kill-child --mount-proc] + [shell, "-c", script, shell], **options)
   end
@@ -24,7 +24,7 @@ RSpec.describe "the relay" do
 
   def the_record = records.fetch(0)
 
-  # The processes below a process, itself included, as we see them: pid => [command line, state].
+  # A process and all below it, with the pids as seen from here: pid => [command line, state].
   def tree(pid)
     below = File.read("/proc/#{pid}/task/#{pid}/children").split.map(&:to_i)
     own = [File.read("/proc/#{pid}/cmdline").tr("\0", " ").strip, File.read("/proc/#{pid}/stat")[/\) (\S)/, 1]]
@@ -56,12 +56,12 @@ RSpec.describe "the relay" do
     "a foreground command" => ['"$@"; echo end', 0],
     "a pipeline" => ['"$@" | cat', 0],
     "a trap and a foreground command" => ['trap "echo trapped" TERM; "$@"; exit 0', 0],
-    # These run at once, and decide.
+    # These traps run at once, and decide what happens.
     "a trap that passes TERM on" => ['trap "kill $P; kill \$!" TERM; "$@" & wait; wait', 0, "unknown"],
     "a trap that ends the shell" => ['trap "exit 7" TERM; "$@" & wait', 7, "unknown"],
     "a trap that says EXIT" => ['trap "echo bye" EXIT; "$@"; exit 0', 143]
   }.each do |what, (script, code, term)|
-    it "carries TERM past a shell with #{what}, once, and all ends well" do
+    it "forwards TERM once past a shell with #{what}, and the job ends" do
       worker = start_ready_in("bash", script)
       expect(the_record["signal_path"]).to include("term" => term || "arrives", "tstp" => "arrives")
       expect(Sandbox.messages(the_record)).to be_empty
@@ -74,7 +74,7 @@ RSpec.describe "the relay" do
     end
   end
 
-  it "leaves a careful trap its say: TSTP first, TERM later" do
+  it "lets a trap send TSTP first and TERM later" do
     careful = "kill -TSTP \\$!; until [ -e end ]; do sleep 0.1; done; kill -TERM \\$!"
     worker = start_ready_in("bash", %(trap "#{careful}" TERM; "$@" & wait; wait; exit 0))
     start_job
@@ -88,7 +88,7 @@ RSpec.describe "the relay" do
   end
 
   %i[TERM INT].each do |signal|
-    it "carries #{signal} while the application boots" do
+    it "forwards #{signal} while the application boots" do
       worker = start_in("dash", '"$@"; exit $?', after: 'note "booting"; sleep 600')
       wait_until("it boots") { notes == ["booting"] && records.any? }
       relay_of(worker)
@@ -98,7 +98,7 @@ RSpec.describe "the relay" do
     end
   end
 
-  it "carries TSTP and stops nobody" do
+  it "forwards TSTP and suspends no process" do
     worker = start_ready_in("dash", '"$@"; exit 0')
     Process.kill(:TSTP, pid1(worker))
     wait_until("it is quiet") { the_record["state"] == "quiet" }
@@ -107,14 +107,14 @@ RSpec.describe "the relay" do
     expect(worker.exit_code).to eq(0)
   end
 
-  it "does not take the TSTP that it has just carried for the answer to a TERM" do
+  it "does not take the TSTP that it has just forwarded for the answer to a TERM" do
     worker = start_ready_in("bash", 'trap "echo trapped" TERM; "$@"; exit 0')
     %i[TSTP TERM].each { |signal| Process.kill(signal, pid1(worker)) }
     expect(worker.exit_code).to eq(0)
     expect(the_record["state"]).to eq("stopped")
   end
 
-  # As one whose disk hangs.
+  # Like a command on a disk that hangs.
   context "when its start hangs" do
     let(:before) do
       FileUtils.mkdir_p(file("hangs/sidekiq_lifecycle"))
@@ -124,7 +124,7 @@ RSpec.describe "the relay" do
       '$LOAD_PATH.unshift(File.expand_path("hangs"))'
     end
 
-    it "lets the boot go on, and says so in the log and in the status" do
+    it "does not hold up the boot, and reports it in the log and in the status" do
       worker = start_ready_in("dash", '"$@"; exit 0', before:)
       expect(the_record["signal_path"]).to include("term" => "lost", "relay" => nil)
       expect(Sandbox.messages(the_record)).to match([include("is lost", "could not be started", "no answer within 2 s")])
@@ -132,7 +132,7 @@ RSpec.describe "the relay" do
       wait_until("what hung is ended") { tree(worker.pid).values.none? { |command, _| command.include?("sleep 600") } }
     end
 
-    it "ends a Sidekiq that is told to meanwhile" do
+    it "does not keep a Sidekiq from ending at TERM meanwhile" do
       worker = start_in("dash", '"$@"; exit $?', before:)
       wait_until("it hangs") { File.exist?(file("hanging")) }
       Process.kill(:TERM, find(worker, %r{\A\S*ruby\S* \S*/sidekiq -r}))
@@ -141,7 +141,7 @@ RSpec.describe "the relay" do
     end
   end
 
-  it "is not there when it is off, and then TERM is lost, as the log and the status say" do
+  it "does not start if it is off; TERM is lost then, as the log and the status report" do
     worker = start_ready_in("dash", '"$@"; exit 0', install: "lifecycle.signal_relay = :off")
     expect(tree(worker.pid).values.map(&:first).grep(/relay/)).to be_empty
     expect(the_record["signal_path"])
@@ -150,26 +150,26 @@ RSpec.describe "the relay" do
     expect(worker.log.scan("a SIGTERM sent to dash").size).to eq(1)
     Process.kill(:TERM, pid1(worker))
     push("Sleep", 0)
-    wait_until("a job is done all the same") { notes.include?("sleep ends") }
+    wait_until("a job still runs") { notes.include?("sleep ends") }
     expect(ready_file?).to be(true)
   end
 
-  it "lets go when it is killed: all runs on, and the next beat tells" do
+  it "leaves everything running when it is killed, and the next heartbeat reports it" do
     strict = "lifecycle.require_signal_path = true; lifecycle.stop_timeout = 30"
     worker = start_ready_in("dash", '"$@"; exit 0', after: QUICK_HEARTBEAT, install: strict)
     Process.kill(:KILL, relay_of(worker))
-    # On a machine that is very busy it may be dying for longer than the first look at it waits.
-    wait_until("it is told") { the_record["signal_path"].values_at("term", "relay") == ["lost", nil] }
+    # On a very busy machine it may take longer to die than the first check waits.
+    wait_until("it is reported") { the_record["signal_path"].values_at("term", "relay") == ["lost", nil] }
     expect(Sandbox.messages(the_record))
       .to contain_exactly(match(/to fix it, put exec .*; the relay \(pid \d+\) has ended\z/))
-    wait_until("strict, it is ready no more") { !ready_file? }
+    wait_until("in strict mode it is no longer ready") { !ready_file? }
     expect(check.last).to match(/not ready: process \d+ (is running, but a SIGTERM|belongs to)/)
     expect(tracer_of(pid1(worker))).to eq(0)
     push("Sleep", 0)
     wait_until("it works on") { notes.include?("sleep ends") }
   end
 
-  it "is never called ready in strict mode while TERM would be lost" do
+  it "keeps a strict Sidekiq from being ready while TERM would be lost" do
     worker = start_in("dash", '"$@"; exit 0', after: QUICK_HEARTBEAT, install: <<~RUBY)
       lifecycle.signal_relay = :off
       lifecycle.require_signal_path = true
@@ -183,7 +183,7 @@ RSpec.describe "the relay" do
     expect(worker.log).to include("sidekiq_lifecycle #{SidekiqLifecycle::VERSION}: running")
   end
 
-  it "follows when a shell between is killed" do
+  it "still forwards TERM after a shell in between was killed" do
     worker = start_ready_in("dash", 'sh -c "\"\$@\"; true" inner "$@"; wait; while sleep 1; do :; done')
     Process.kill(:KILL, find(worker, /\Ash -c/))
     start_job
@@ -193,7 +193,7 @@ RSpec.describe "the relay" do
     wait_until("the job is done") { notes.include?("job ends") && the_record["state"] == "stopped" }
   end
 
-  it "leaves a stopped shell stopped, and a continued one running" do
+  it "leaves a suspended shell suspended, and a continued one running" do
     worker = start_ready_in("dash", 'sh -c "\"\$@\"; true" inner "$@"; exit 0')
     inner = find(worker, /\Ash -c/)
     state = -> { tree(inner).values.first&.last }
@@ -207,7 +207,7 @@ RSpec.describe "the relay" do
     expect_shutdown(worker)
   end
 
-  it "goes on with a shell that has become another program without a handler" do
+  it "keeps tracing a shell that has become another program without a handler" do
     worker = start_ready_in("bash", '"$@" & until [ -e tmp/sidekiq/ready ]; do sleep 0.1; done; exec sleep 600')
     wait_until("it is sleep") { tree(worker.pid).values.any? { |command, _| command == "sleep 600" } }
     start_job
@@ -217,13 +217,13 @@ RSpec.describe "the relay" do
     wait_until("the job is done") { notes.include?("job ends") && the_record["state"] == "stopped" }
   end
 
-  it "lets go of a shell that has become a program with ways of its own" do
+  it "stops tracing a shell that has become a program which handles signals itself" do
     worker = start_ready_in("bash", '"$@" & until [ -e tmp/sidekiq/ready ]; do sleep 0.1; done; exec ruby -e "sleep"')
     wait_until("it is Ruby") { tree(worker.pid)[pid1(worker)]&.first == "ruby -e sleep" }
     wait_until("it is let go") { tracer_of(pid1(worker)).zero? }
   end
 
-  it "signals every Sidekiq below one shell, and waits for all" do
+  it "signals every Sidekiq below one shell, and waits for all of them" do
     worker = start_ready_in("bash", 'trap "exit 3" TERM; "$@" & "$@" & wait', workers: 2)
     2.times { |number| push("Evaluate", held_job(number)) }
     wait_until("the jobs begin") { notes.sort == ["0 begins", "1 begins"] }
@@ -236,7 +236,7 @@ RSpec.describe "the relay" do
     expect(records.map { |record| record["exit_status"] }).to eq([0, 0])
   end
 
-  it "is taken over by the next Sidekiq's relay when the first one's is killed" do
+  it "is replaced by the next Sidekiq's relay when the first one's is killed" do
     worker = start_ready_in("bash", '"$@" & "$@" & wait; wait; exit 0', workers: 2)
     Process.kill(:KILL, first = tracer_of(pid1(worker)))
     wait_until("another traces") { ![0, first].include?(tracer_of(pid1(worker))) }
@@ -244,7 +244,7 @@ RSpec.describe "the relay" do
     wait_until("one has stopped") { records.any? { |record| record["state"] == "stopped" } }
   end
 
-  it "is no child of Sidekiq's, keeps no pipe open, and wakes once a second while nothing happens" do
+  it "is not a child of Sidekiq, keeps no pipe open, and wakes once a second while idle" do
     worker = start_ready_in("bash", '"$@" | cat; exit 0')
     push("Evaluate", 'Process.waitall; note "waited for nobody"')
     wait_until("the job is done") { notes == ["waited for nobody"] }
@@ -260,7 +260,7 @@ RSpec.describe "the relay" do
     expect(woken).to be_between(1, Process.clock_gettime(Process::CLOCK_MONOTONIC) - before.last + 2)
   end
 
-  it "is gone with the worker, without a trace, whatever PID 1 goes on to do" do
+  it "ends with the worker and leaves nothing behind, whatever PID 1 does next" do
     worker = start_ready_in("dash", '"$@"; sleep 600')
     relay_of(worker)
     Process.kill(:TERM, find(worker, /busy\]/))
@@ -270,19 +270,19 @@ RSpec.describe "the relay" do
     end
   end
 
-  it "goes too when the worker is killed" do
+  it "ends when the worker is killed" do
     worker = start_ready_in("dash", '"$@"; exit 5')
     Process.kill(:KILL, find(worker, /busy\]/))
     expect(worker.exit_code).to eq(5)
   end
 
-  it "is not started where no shell stands between" do
+  it "is not started if there is no shell in between" do
     worker = start_ready_in("dash", 'exec "$@"')
     expect(the_record["signal_path"]).to include("term" => "arrives", "tstp" => "arrives", "relay" => nil)
     expect(tree(worker.pid).values.map(&:first).grep(/relay/)).to be_empty
   end
 
-  it "says why it is of no help where the shell belongs to another user" do
+  it "reports why it cannot help if the shell belongs to another user" do
     FileUtils.chmod(0o777, app)
     worker = start_ready_in("dash", 'setpriv --reuid 4711 --regid 4711 --clear-groups "$@"; exit 0')
     expect(Sandbox.messages(the_record)).to contain_exactly(
@@ -291,7 +291,7 @@ RSpec.describe "the relay" do
     expect(worker.log.lines.grep(/belongs to another user/)).to contain_exactly(a_kind_of(String))
   end
 
-  # As dash does, on a machine that is too busy to let it unblock them before its child has come this far.
+  # Like a dash on a busy machine, which unblocks its signals only after its child has come this far.
   let(:slow_to_fork) { <<~PYTHON }
     import os, signal, sys
     signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
@@ -304,7 +304,7 @@ RSpec.describe "the relay" do
     os.waitpid(child, 0)
   PYTHON
 
-  it "knows a shell that has blocked signals only to fork" do
+  it "recognizes a shell that has blocked signals only to fork" do
     FileUtils.chmod(0o777, app)
     File.write(file("fork.py"), slow_to_fork)
     worker = start_ready_in("bash", 'exec -a dash python3 fork.py setpriv --reuid 1 --regid 1 --clear-groups "$@"')

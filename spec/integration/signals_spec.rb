@@ -24,7 +24,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
       end
     end
 
-    it "TSTP quiets it, twice no more than once, and TERM stops it then" do
+    it "TSTP quiets it, a second TSTP changes nothing, and TERM stops it" do
       worker = start_ready
       ready = watch_ready
       worker.signal(:TSTP)
@@ -32,7 +32,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
       expect(record(worker.pid)).to include("state" => "quiet", "why" => "SIGTSTP", "drained" => true)
       quiet_since = record(worker.pid)["since"]
       worker.signal(:TSTP)
-      wait_until("Sidekiq hears the second") { worker.log.scan("Received TSTP").size == 2 }
+      wait_until("Sidekiq handles the second") { worker.log.scan("Received TSTP").size == 2 }
       expect(record(worker.pid)).to include("state" => "quiet", "since" => quiet_since)
       expect(check("drained")).to eq([0, "drained\n"])
       expect(check("live")).to eq([0, "live\n"])
@@ -41,7 +41,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
       expect(queued).to eq(0)
     end
 
-    it "INT stops one that is quiet" do
+    it "INT stops a quiet process" do
       worker = start_ready
       ready = watch_ready
       worker.signal(:TSTP)
@@ -51,9 +51,9 @@ RSpec.describe "signals to a Sidekiq that has started" do
     end
   end
 
-  context "with a job in hand" do
+  context "with a running job" do
     %w[TERM INT].each do |signal|
-      it "#{signal} stops it once the job is done, whatever else comes while it drains" do
+      it "#{signal} stops it once the job has ended, whatever signals arrive meanwhile" do
         worker = start_ready(timeout: 60)
         ready = watch_ready
         start_job
@@ -76,12 +76,12 @@ RSpec.describe "signals to a Sidekiq that has started" do
       end
     end
 
-    it "TSTP lets the job end, and TERM while it runs stops it then" do
+    it "TSTP lets the job end, and TERM meanwhile stops the process after that" do
       worker = start_ready(timeout: 60)
       ready = watch_ready
       start_job
       worker.signal(:TSTP)
-      # The observer says quiet; that a job still runs is known when Sidekiq has heard it as well.
+      # The observer sets the state to quiet. The running job is known once Sidekiq itself has handled the signal.
       one_left = [1, "not drained: process #{worker.pid} is quiet, 1 job still running\n"]
       wait_until("quiet, with one job") { check("drained") == one_left }
       push("Sleep", 0)
@@ -95,7 +95,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
     end
 
     # One thread: an idle one that still waits for a job would take the one that was pushed back.
-    it "pushes a job back that outlives the timeout, and is never called drained" do
+    it "is not drained if Sidekiq interrupts a job at its shutdown timeout and pushes it back" do
       worker = start_ready(timeout: 1, concurrency: 1)
       ready = watch_ready
       drained = Watcher.new { File.exist?(drained_file) }
@@ -110,17 +110,17 @@ RSpec.describe "signals to a Sidekiq that has started" do
     end
   end
 
-  context "with a job that holds Ruby's lock in native code" do
-    # The job waits for a lock on this file; the kernel lists who waits.
+  context "with a job that holds the GVL in native code" do
+    # The job waits for a lock on this file. /proc/locks lists the waiting processes.
     def hold_ruby(worker, code)
       lock = File.new(file("lock"), File::CREAT | File::RDWR).tap { |file| file.flock(File::LOCK_EX) }
       push("Evaluate", code)
-      wait_until("the job holds Ruby's lock") { File.read("/proc/locks").match?(/-> FLOCK .* #{worker.pid} /) }
+      wait_until("the job holds the GVL") { File.read("/proc/locks").match?(/-> FLOCK .* #{worker.pid} /) }
       lock
     end
 
     { "TERM" => "stopping", "INT" => "stopping", "TSTP" => "quiet" }.each do |signal, its_state|
-      it "is no longer ready once #{signal} has arrived, and goes on as ever when Ruby can run again" do
+      it "is no longer ready once #{signal} has arrived, and handles it when Ruby runs again" do
         worker = start_ready
         ready = watch_ready
         lock = hold_ruby(worker, HOLD_GVL)
@@ -131,7 +131,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
         expect(notes).to eq(["lock wanted"])
         expect(worker.log).not_to match(/Shutting down|Received TSTP/)
         lock.close
-        wait_until("Sidekiq hears it") { worker.log.match?(/Shutting down|Received TSTP/) }
+        wait_until("Sidekiq handles it") { worker.log.match?(/Shutting down|Received TSTP/) }
         worker.signal(:TERM) if signal == "TSTP"
         expect_ended(worker, signal == "TSTP" ? "SIGTERM" : "SIG#{signal}", ready)
         expect(notes).to eq(["lock wanted", "lock released"])
@@ -139,8 +139,8 @@ RSpec.describe "signals to a Sidekiq that has started" do
       end
     end
 
-    # On its own, Sidekiq 6.4 ends with a NoMethodError if it reads the second together with the first.
-    it "TSTP and TTIN quiet it when it finds both at once" do
+    # Without the gem, Sidekiq 6.4 ends with a NoMethodError if it reads the second together with the first.
+    it "TSTP and TTIN quiet it if it finds both at once" do
       worker = start_ready
       ready = watch_ready
       lock = hold_ruby(worker, HOLD_GVL)
@@ -148,13 +148,13 @@ RSpec.describe "signals to a Sidekiq that has started" do
       worker.signal(:TTIN)
       lock.close
       wait_until("drained") { File.exist?(drained_file) }
-      wait_until("Sidekiq hears the second") { worker.log.match?(/WARN.*TID-/) }
+      wait_until("Sidekiq handles the second") { worker.log.match?(/WARN.*TID-/) }
       worker.signal(:TERM)
       expect_ended(worker, "SIGTERM", ready)
     end
 
     [%w[TSTP TERM], %w[INT TERM], %w[TSTP INT]].each do |signals|
-      it "#{signals.join(" and ")} stop it when it finds both at once" do
+      it "#{signals.join(" and ")} stop it if it finds both at once" do
         worker = start_ready
         ready = watch_ready
         lock = hold_ruby(worker, HOLD_GVL)
@@ -168,7 +168,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
       end
     end
 
-    it "hears TERM as quickly after a repair" do
+    it "handles TERM as quickly after a repair" do
       worker = start_ready(after: QUICK_HEARTBEAT)
       push("Evaluate", "trap(\"TERM\") { }")
       wait_until("repaired") { record(worker.pid)["rearmed"] == { "SIGTERM" => 1 } }
@@ -182,14 +182,14 @@ RSpec.describe "signals to a Sidekiq that has started" do
     end
   end
 
-  context "with a job that traps what Sidekiq traps" do
+  context "with a job that replaces Sidekiq's traps" do
     def wait_for_repairs(worker, repairs)
       wait_until("repaired: #{repairs}") { record(worker.pid)["rearmed"] == repairs }
     end
 
     def repairs_in(log) = log.scan(/sidekiq_lifecycle: SIG\w+ had been taken from Sidekiq by .*$/)
 
-    it "hears it again at Sidekiq's own next beat" do
+    it "repairs the trap at Sidekiq's next heartbeat" do
       worker = start_ready
       push("Evaluate", "trap(\"TERM\") { note \"taken\" }")
       wait_for_repairs(worker, "SIGTERM" => 1)
@@ -208,7 +208,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
       "a block that raises" => ['{ note "taken"; raise "no" }', /repaired$/, ["taken"]],
       "a block that exits" => ['{ note "taken"; exit 7 }', /repaired$/, ["taken"]]
     }.each do |what, (trap, message, said)|
-      it "TERM trapped with #{what} stops Sidekiq all the same" do
+      it "TERM trapped with #{what} still stops Sidekiq" do
         worker = start_ready(after: QUICK_HEARTBEAT, timeout: 60)
         ready = watch_ready
         push("Evaluate", trap.start_with?("{") ? "trap(\"TERM\") #{trap}" : "trap(\"TERM\"#{trap})")
@@ -226,7 +226,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
       end
     end
 
-    it "TSTP and INT are repaired as well" do
+    it "repairs TSTP and INT as well" do
       worker = start_ready(after: QUICK_HEARTBEAT)
       ready = watch_ready
       push("Evaluate", "trap(\"TSTP\", \"IGNORE\"); trap(\"INT\") { note \"taken\" }")
@@ -238,7 +238,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
       expect(notes).to eq(["taken"])
     end
 
-    it "two repairs do not stack up: each handler is called once, and Sidekiq's too" do
+    it "calls each handler once, and Sidekiq's too, after two repairs" do
       worker = start_ready(after: QUICK_HEARTBEAT)
       ready = watch_ready
       %w[first second].each.with_index(1) do |name, count|
@@ -253,7 +253,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
       expect(worker.log.scan("Received TSTP").size).to eq(1)
     end
 
-    it "stays whole where a job puts back what it had found" do
+    it "keeps Sidekiq's trap if a job restores the one that it had found" do
       worker = start_ready(after: QUICK_HEARTBEAT)
       ready = watch_ready
       push("Evaluate", <<~RUBY)
@@ -275,7 +275,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
       expect(worker.log.scan("Received TSTP").size).to eq(1)
     end
 
-    it "is told in the status" do
+    it "counts the repairs in the status" do
       worker = start_ready(after: QUICK_HEARTBEAT)
       push("Evaluate", "trap(\"TERM\", \"IGNORE\")")
       wait_for_repairs(worker, "SIGTERM" => 1)
@@ -290,7 +290,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
       expect(worker.exit_code).to eq(137)
     end
 
-    it "is gone for the very next check, were it booting" do
+    it "is gone for the next check if it was booting" do
       worker = start(after: "note \"booting\"; sleep")
       wait_for_note("booting")
       expect(check).to eq([1, "not ready: process #{worker.pid} is booting\n"])
@@ -298,7 +298,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
       expect(check).to eq([1, "not ready: process #{worker.pid} is gone\n"])
     end
 
-    it "is gone for the very next check, were it running" do
+    it "is gone for the next check if it was running" do
       worker = start_ready
       expect(check).to eq([0, "ready\n"])
       kill(worker)
@@ -306,7 +306,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
       expect(check("live")).to eq([1, "not live: process #{worker.pid} is gone\n"])
     end
 
-    it "is gone for the very next check, were it quiet" do
+    it "is gone for the next check if it was quiet" do
       worker = start_ready
       worker.signal(:TSTP)
       wait_until("drained") { File.exist?(drained_file) }
@@ -315,15 +315,15 @@ RSpec.describe "signals to a Sidekiq that has started" do
       expect(check("drained")).to eq([1, "not drained: process #{worker.pid} is gone\n"])
     end
 
-    it "is gone also while its parent has not noticed" do
+    it "is gone even before its parent has reaped it" do
       worker = start_ready
       worker.signal(:KILL)
       wait_until("a zombie") { File.read("/proc/#{worker.pid}/stat")[/\) (\S)/, 1] == "Z" }
       expect(check).to eq([1, "not ready: process #{worker.pid} is gone\n"])
     end
 
-    context "and another process has its pid" do
-      # The record, as it would be if this process had had the pid.
+    context "and another process has got its pid" do
+      # Writes the record as if this pid had been the worker's.
       def record_for(pid, **changes)
         old = record(@worker.pid)
         File.delete(file("tmp/sidekiq/processes", @worker.pid.to_s))
@@ -341,7 +341,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
         Process.wait(@other)
       end
 
-      it "deceives nobody" do
+      it "is gone, and its record is cleared by the next boot" do
         record_for(@other)
         expect(check).to eq([1, "not ready: process #{@other} is gone\n"])
         worker = start(name: "successor")
@@ -349,8 +349,8 @@ RSpec.describe "signals to a Sidekiq that has started" do
         expect(Dir.children(file("tmp/sidekiq/processes"))).to eq([worker.pid.to_s])
       end
 
-      # What the example before would be if start times were not compared.
-      it "is told by its start time from the process that had it" do
+      # The same as above, but with the start time of the other process in the record.
+      it "is told apart by its start time" do
         fields = File.read("/proc/#{@other}/stat").split(") ").last.split
         record_for(@other, "start_time" => fields[19].to_i)
         expect(check).to eq([0, "ready\n"])

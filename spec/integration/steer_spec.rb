@@ -6,13 +6,13 @@ require "pty"
 RSpec.describe "quiet, stop, wait and status, on this machine" do
   def names(worker) = "process #{worker.pid}"
 
-  # What the command says to machines: [exit status, the JSON].
+  # What the command prints with --json: [exit status, the JSON].
   def ask(*arguments)
     json, _, status = Open3.capture3(Sandbox::COMMAND, *arguments.map(&:to_s), "--json", chdir: app)
     [status.exitstatus, JSON.parse(json)]
   end
 
-  # The command, going on in the background once it has said its first line.
+  # The command, in the background; returns when it has printed its first line.
   def begin_command(*arguments)
     first = Queue.new
     thread = Thread.new do
@@ -26,7 +26,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
     thread.tap { first.pop }
   end
 
-  # Starts a job that goes on until {#release}.
+  # Starts jobs that run until {#release}.
   def occupy(jobs: 1)
     jobs.times { |n| push("Evaluate", %(note "#{n} begins"; sleep 0.02 until File.exist?("go"); note "#{n} ends")) }
     wait_until("the jobs begin") { notes.grep(/begins/).size == jobs }
@@ -34,8 +34,8 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
 
   def state(worker) = record(worker.pid)&.values_at("state", "drained")
 
-  # The command at a terminal of its own: yields it, what was shown so far, and its pid; returns the exit status and all
-  # that was shown.
+  # The command at its own terminal: yields the terminal and what was shown so far; returns the exit status and
+  # everything that was shown.
   def at_terminal(*arguments)
     shown = +""
     PTY.spawn({ "TERM" => "xterm" }, Sandbox::COMMAND, *arguments, chdir: app) do |terminal, keys, pid|
@@ -54,7 +54,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
   end
 
   describe "quiet" do
-    it "tells, and returns" do
+    it "sends the signal and returns" do
       worker = start_ready
       occupy
       expect(command("quiet")).to eq([0, "sent SIGTSTP to #{names(worker)}\n"])
@@ -63,7 +63,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       expect(check("ready").first).to eq(1)
     end
 
-    it "waits until it has drained, says how far it is, and leaves one that is quiet alone" do
+    it "waits for the drain, prints its progress, and skips a process that is quiet already" do
       worker = start_ready
       occupy(jobs: 2)
       waiting = begin_command("quiet", "--wait", "--timeout", "10m")
@@ -78,7 +78,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       expect(command("quiet", "--wait")).to match([0, /\Adrained after \d+ s: #{names(worker)}\n\z/])
     end
 
-    it "ends with 124 when the time is over, and says what stays and what to do" do
+    it "exits with 124 after --timeout, and says what stays in effect and what to do" do
       worker = start_ready
       occupy
       code, said = command("quiet", "--wait", "--timeout", "1s")
@@ -91,7 +91,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
   end
 
   describe "stop" do
-    it "stops, and waits until all have ended; a second time it has nothing to do" do
+    it "waits until every process has ended; a second time there is nothing to do" do
       workers = %w[one two].map { |name| start(name:) }
       workers.each { |worker| wait_until("ready") { record(worker.pid)&.fetch("state") == "running" } }
       code, said = command("stop")
@@ -115,7 +115,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       expect([worker.exit_code, notes.last, queued]).to eq([0, "0 ends", 0])
     end
 
-    it "does not go on to TERM when the drain takes too long" do
+    it "sends no TERM if the drain takes too long" do
       worker = start_ready
       occupy
       code, said = command("stop", "--drain-first", "--timeout", "1s")
@@ -123,7 +123,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       expect(state(worker)).to eq(["quiet", false])
     end
 
-    it "says whose jobs Sidekiq has cut off" do
+    it "reports whose jobs Sidekiq has interrupted" do
       worker = start_ready(timeout: 1)
       occupy
       code, said = command("stop")
@@ -131,7 +131,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       expect([code, said.lines.last]).to match([0, /\Astopped after \d+ s: #{names(worker)}; #{cut_off}\n\z/])
     end
 
-    it "kills what does not end, and says that its jobs are lost" do
+    it "kills a process that does not end, and reports its jobs as lost" do
       worker = start_ready(timeout: 60)
       occupy
       code, said = command("stop", "--kill-after", "1s")
@@ -141,7 +141,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       expect(worker.exit_code).to eq(137)
     end
 
-    it "says of a frozen process that it is, and what to do" do
+    it "reports a suspended process, and what to do" do
       worker = start_ready
       worker.signal(:STOP)
       code, said = command("stop", "--timeout", "1s")
@@ -165,7 +165,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       expect(waiting.value).to match([0, /^ready after \d+ s: #{names(worker)}\n\z/])
     end
 
-    it "does not wait for ready of one process that has ended, or will never be" do
+    it "does not wait for a process that has ended or will never be ready" do
       worker = start(startup: "sleep")
       wait_until("booting") { record(worker.pid) || worker.raise_if_ended }
       waiting = begin_command("wait", "ready", "--pid", worker.pid)
@@ -178,7 +178,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
         .to eq([1, "not ready: #{names(quiet)} is quiet, and will not be ready again\n"])
     end
 
-    it "says so when a process ends without having drained" do
+    it "fails if a process ends without having drained" do
       worker = start_ready(timeout: 1)
       occupy
       command("quiet")
@@ -188,7 +188,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       expect(waiting.value).to match([1, ending])
     end
 
-    it "knows that nobody is nothing to wait for" do
+    it "fails if there is no process to wait for" do
       missing = "#{file("tmp/sidekiq")} does not exist: no Sidekiq has registered there\n"
       expect(command("wait", "drained")).to eq([1, missing])
       FileUtils.mkdir_p(file("tmp/sidekiq/processes"))
@@ -197,7 +197,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
         .to match([124, /^timed out after 1 s: no Sidekiq has registered here\n\z/])
     end
 
-    it "prints JSON for machines" do
+    it "prints JSON" do
       worker = start_ready
       expect(ask("wait", "ready")).to match(
         [0, { "schema" => 2, "outcome" => "reached", "reason" => /\Aready after/,
@@ -212,7 +212,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
   end
 
   describe "identity" do
-    it "signals nobody who has another's pid by now" do
+    it "never signals a process that has got a worker's old pid" do
       worker = start_ready
       innocent = spawn("sleep", "3600", in: File::NULL)
       path = file("tmp/sidekiq/processes", innocent.to_s)
@@ -232,7 +232,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       Process.wait(innocent)
     end
 
-    # The command as another user calls it: what it prints.
+    # What the command prints to another user.
     def as_nobody(*arguments, chdir: app)
       File.chmod(0o755, app)
       native = file("sidekiq-lifecycle")
@@ -243,7 +243,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       said
     end
 
-    it "tells nobody anything where one process is another user's" do
+    it "sends nothing if one process belongs to another user" do
       skip "needs root" unless Process.uid.zero?
       worker = start_ready
       expect(as_nobody("stop")).to eq("process #{worker.pid} belongs to uid 0; run this as that user or as root " \
@@ -251,7 +251,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       expect(state(worker)).to eq(["running", false])
     end
 
-    it "does not take what it may not look at for a Sidekiq without the gem" do
+    it "does not take a process that it may not inspect for a Sidekiq without the gem" do
       skip "needs root" unless Process.uid.zero?
       worker = start_ready
       hidden = "it belongs to uid 0 and may not be looked at; run this as that user or as root"
@@ -265,7 +265,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
   end
 
   describe "one process, or all" do
-    it "finds a directory wherever it is, by the descriptor that its process keeps" do
+    it "finds a directory anywhere, by the descriptor that its process keeps open" do
       Dir.mktmpdir do |elsewhere|
         worker = start(install: "lifecycle.directory = #{elsewhere.inspect}")
         expect(command("wait", "ready", "--dir", elsewhere).first).to eq(0)
@@ -281,10 +281,10 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       end
     end
 
-    it "finds it again where it was made anew" do
+    it "finds a directory that was deleted and created again" do
       worker = start_ready(after: QUICK_HEARTBEAT)
       FileUtils.rm_rf(file("tmp"))
-      wait_until("it is made anew") { record(worker.pid) }
+      wait_until("it is created again") { record(worker.pid) }
       wait_until("found") { check("ready", "--pid", worker.pid) == [0, "ready\n"] }
     end
 
@@ -299,11 +299,11 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       expect(inside["record"]["pid"]).to eq(1)
       expect(pid).not_to eq(1)
       expect(command("quiet", "--wait", "--pid", pid).last).to match(/^drained after \d+ s: process #{pid}\n\z/)
-      # A directory that is seen from outside will do as well.
+      # A directory that is visible from outside works as well.
       expect(command("stop")).to match([0, /^stopped after \d+ s: process #{pid}\n\z/])
     end
 
-    it "does without the gem what can be done without it, and refuses the rest before it tells anybody anything" do
+    it "does what works without the gem, and refuses the rest before it sends any signal" do
       worker = start(gem: false)
       wait_until("started") { File.read("/proc/#{worker.pid}/cmdline").start_with?("sidekiq #{Sidekiq::VERSION}") }
       refused = "needs the record of process #{worker.pid}: none was found, and only a Sidekiq with " \
@@ -314,13 +314,13 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       end
       expect(worker.log).not_to match(/TSTP|quiet/i)
       expect(command("quiet", "--pid", worker.pid)).to eq([0, "sent SIGTSTP to #{names(worker)}\n"])
-      wait_until("it hears") { worker.log.match?(/TSTP|no longer accepting/i) }
+      wait_until("it handles the signal") { worker.log.match?(/TSTP|no longer accepting/i) }
       expect(command("stop", "--pid", worker.pid)).to match([0, /^stopped after/])
       expect(command("stop", "--pid", worker.pid)).to match([1, /\Athere is no process #{worker.pid}\n|is not a Sidekiq/])
       expect(worker.exit_code).to eq(0)
     end
 
-    it "leaves a Ruby alone that has Sidekiq's name among its arguments" do
+    it "ignores another Ruby program with the word sidekiq among its arguments" do
       skip "would stop the Sidekiqs of this machine" unless ENV["IN_ROOT"]
       File.write(file("gem.rb"), %(puts "here"; $stdout.flush; sleep))
       worker = start_ready
@@ -335,7 +335,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       end
     end
 
-    it "stops every one" do
+    it "stops every Sidekiq" do
       skip "would stop the Sidekiqs of this machine" unless ENV["IN_ROOT"]
       with = start_ready(name: "with")
       without = start(gem: false, name: "without")
@@ -347,7 +347,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
   end
 
   describe "at a terminal" do
-    it "draws how far it is, through a change of the terminal's size" do
+    it "draws a progress bar, also after the terminal has changed its size" do
       worker = start_ready
       occupy
       code, shown = at_terminal("quiet", "--wait", "--timeout", "10m") do |terminal, _, drawn|
@@ -366,7 +366,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       expect([code, shown.lines.last]).to match([0, /drained after \d+ s: #{names(worker)}\r\n\z/])
     end
 
-    it "takes a Ctrl-C for an end of the waiting, and says what stays" do
+    it "stops waiting at Ctrl-C, and says what stays in effect" do
       worker = start_ready
       occupy
       code, shown = at_terminal("quiet", "--wait") do |_, keys, drawn|
@@ -378,7 +378,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       wait_until("quiet") { state(worker) == ["quiet", false] }
     end
 
-    it "shows the status on a screen of its own until Ctrl-C, in any size" do
+    it "shows the status on the alternate screen until Ctrl-C, in any size" do
       worker = start_ready(after: QUICK_HEARTBEAT)
       code, shown = at_terminal("status", "--watch") do |terminal, keys, drawn|
         wait_until("a table") { drawn.match?(/#{worker.pid} +running/) }
@@ -386,14 +386,14 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
         wait_until("it is drawn narrower") { drawn.include?("…") }
         terminal.winsize = [24, 100]
         worker.signal(:TSTP)
-        wait_until("it is drawn anew") { drawn.match?(/#{worker.pid} +quiet/) }
+        wait_until("it is drawn again") { drawn.match?(/#{worker.pid} +quiet/) }
         keys.write("\x03")
       end
       expect([code, shown]).to match([0, /\A\e\[\?1049h.*\e\[\?1049l\z/m])
     end
   end
 
-  it "prints the status anew whenever it changes, and only then" do
+  it "prints the status again whenever it changes, and only then" do
     worker = start_ready(after: QUICK_HEARTBEAT)
     lines = []
     Open3.popen2(Sandbox::COMMAND, "status", "--watch", "--json", chdir: app) do |_, out, watching|
@@ -410,7 +410,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       Process.kill(:KILL, watching.pid) if watching.alive?
     end
     expect(lines.map { |line| line.dig("processes", 0, "record", "state") }.uniq).to eq(%w[running quiet])
-    # Beats are no news.
+    # A heartbeat alone is not a change.
     news = lines.map { |line| without_beat(line["processes"].first) }
     expect(news.each_cons(2).select { |before, after| before == after }).to be_empty
   end
@@ -419,10 +419,10 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
     process.except("beat_age").merge("record" => process["record"].except("beat", "beat_monotonic"))
   end
 
-  describe "what the documentation says" do
+  describe "the documentation" do
     let(:docs) { File.expand_path("../../docs", __dir__) }
 
-    # The tables of docs/json.md: the types by the fields, by the headings.
+    # The tables of docs/json.md: heading => field => type.
     def tables
       File.read(File.join(docs, "json.md")).split(/^## /).drop(1).to_h do |chapter|
         [chapter.lines.first.chomp, chapter.scan(/^\| `(\w+)` \| ([^|]+) \|/).to_h]
@@ -450,7 +450,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       expect(wrong).to be_empty
     end
 
-    it "is what machines are told" do
+    it "lists every field of the JSON with its type" do
       worker = start_ready
       report, one, kept, path, ending = tables.values_at("The report", "A process", "The record", "The signal path",
                                                          "The end of quiet, stop and wait")
@@ -468,32 +468,32 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       compare(ask("status").last["processes"].find { |process| process["unreadable"] }, one, but: ["directory"])
     end
 
-    # What is done before a command of docs/commands.md.
+    # Prepares for a command of docs/commands.md.
     def prepare(command, worker)
       case command
       when /status/
         push("Evaluate", %(note "begins"; sleep 0.02 until File.exist?("go")))
-        wait_until("the job is told") { record(worker.pid)["busy"] == 1 }
+        wait_until("the job is recorded") { record(worker.pid)["busy"] == 1 }
       when /kill-after/
         FileUtils.rm(file("go"))
         @worker = start_ready(after: QUICK_HEARTBEAT, name: "next", timeout: 60)
         push("Evaluate", %(note "begins"; sleep))
-        wait_until("the job is told") { record(@worker.pid)["busy"] == 1 }
+        wait_until("the job is recorded") { record(@worker.pid)["busy"] == 1 }
       end
     end
 
-    # Without what differs from one time to the next.
+    # Replaces what differs from one run to the next.
     def timeless(said)
       said = said.gsub(/\b#{@worker.pid}\b/, "4711").gsub(/ {2,}/, "  ")
       # What has passed, and not the limits of --timeout and --kill-after.
       said = said.gsub(/\b\d+ s ago\b/, "3 s ago").gsub(/^(ready|drained|stopped) after \d+ s\b/, '\1 after 3 s')
-      # The tag is the name of the directory, which Sidekiq 7 does not tell at once.
+      # The tag is the name of the directory, which Sidekiq 7 does not report at once.
       said = said.gsub(/  #{Regexp.escape(Sidekiq::VERSION)}  \S+/, "  8.1.7  shop")
-      # How often it comes to say how far it is depends on the machine.
+      # How often it prints its progress depends on the machine.
       said.lines.chunk_while { |*lines| lines.all?(/\A\d+ of \d+/) }.map(&:first).join
     end
 
-    it "is what people are told" do
+    it "shows what the commands print" do
       @worker = start_ready(after: QUICK_HEARTBEAT)
       told = File.read(File.join(docs, "commands.md")).scan(/^```console\n(.*?)^```/m).join
       commands = told.split(/^(?=\$ )/).map { |block| block.split("\n", 2) }
@@ -509,8 +509,8 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
     end
   end
 
-  # With one heartbeat an hour: the end of the drain must not wait for one.
-  it "quiets and stops twenty, whose jobs are done once each, and waits no longer than that takes" do
+  # With one heartbeat an hour, because the end of the drain must not wait for one.
+  it "quiets and stops twenty processes, runs each job once, and does not wait for a heartbeat" do
     workers = Array.new(20) { |n| start(name: "worker#{n}", concurrency: 2, after: RARE_HEARTBEAT) }
     running = ->(worker) { record(worker.pid)&.fetch("state") == "running" || worker.raise_if_ended }
     workers.each { |worker| wait_until("ready") { running.call(worker) } }

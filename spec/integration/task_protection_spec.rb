@@ -5,8 +5,8 @@ RSpec.describe "protection from scale-in on ECS" do
 
   after { ecs.stop }
 
-  # Ruby for an application: the protection's own times, but others, so that an example need not wait for minutes, or
-  # can tell one of them from another.
+  # Ruby for an application: other times for the protection, so that an example need not wait for minutes, or can tell
+  # the times apart.
   def times(**seconds)
     <<~RUBY
       require "sidekiq_lifecycle/task_protection/agent"
@@ -24,7 +24,7 @@ RSpec.describe "protection from scale-in on ECS" do
                 after: QUICK_HEARTBEAT + times(LINGER: 3600) + after, **options)
   end
 
-  # A job that goes on until {#let_end}.
+  # Pushes a job that runs until {#let_end}.
   def push_long(name = "long") = push("Evaluate", <<~RUBY)
     note "#{name} begins"
     sleep 0.01 until File.exist?("#{name} may end")
@@ -42,17 +42,17 @@ RSpec.describe "protection from scale-in on ECS" do
     wait_until("protected") { ecs.protected? }
   end
 
-  # Runs code in a job, for what it is.
+  # Runs code in a job, and returns its inspected value.
   def ask(code)
     answer = "answer #{SecureRandom.hex(4)}: "
     push("Evaluate", "note #{answer.inspect} + (#{code}).inspect")
     wait_until("an answer to #{code}") { notes.find { |note| note.start_with?(answer) } }.delete_prefix(answer)
   end
 
-  it "is there while a job runs, not before, and not for long afterwards" do
+  it "lasts while a job runs, starts not before that, and ends soon afterwards" do
     worker = protecting(after: times(LINGER: 0.5))
     beat = record(worker.pid)["beat_monotonic"]
-    wait_until("a few beats") { record(worker.pid)["beat_monotonic"] > beat + 0.5 }
+    wait_until("a few heartbeats") { record(worker.pid)["beat_monotonic"] > beat + 0.5 }
     expect(ecs.requests).to be_empty
     begin_long
     expect(ecs.requests).to eq([{ "ProtectionEnabled" => true, "ExpiresInMinutes" => 20 }])
@@ -64,7 +64,7 @@ RSpec.describe "protection from scale-in on ECS" do
     expect(ecs.asked).to eq([true, false, true])
   end
 
-  it "is renewed while a job goes on" do
+  it "is renewed while a job runs" do
     protecting(after: times(RENEW: 0.1))
     begin_long
     wait_until("renewed") { ecs.requests.size >= 4 }
@@ -84,7 +84,7 @@ RSpec.describe "protection from scale-in on ECS" do
     expect(ecs.asked).to eq([true, false])
   end
 
-  it "stays while a worker drains, and ends when it has drained, not only when the process ends" do
+  it "stays while a worker drains, and ends when it has drained, before the process ends" do
     worker = protecting
     begin_long
     worker.signal(:TSTP)
@@ -99,7 +99,7 @@ RSpec.describe "protection from scale-in on ECS" do
     expect(ecs.asked).to eq([true, false])
   end
 
-  it "ends with a worker that has no job any more" do
+  it "ends with an idle worker" do
     worker = protecting
     begin_long
     let_end
@@ -109,7 +109,7 @@ RSpec.describe "protection from scale-in on ECS" do
     expect(ecs.asked).to eq([true, false])
   end
 
-  it "ends with a worker whose job is cut off" do
+  it "ends with a worker whose job is interrupted" do
     worker = protecting(timeout: 1)
     begin_long
     worker.signal(:TERM)
@@ -118,14 +118,14 @@ RSpec.describe "protection from scale-in on ECS" do
     expect(ecs.asked).to eq([true, false])
   end
 
-  it "is asked for by no worker that has not been told to" do
+  it "is not requested by a worker without the setting" do
     start_ready(environment: ecs.environment)
     expect(ask("Thread.list.map(&:name).grep(/ecs/)")).to eq("[]")
     expect(ask("Sidekiq::Processor.ancestors.include?(SidekiqLifecycle::TaskProtection::Processor)")).to eq("false")
     expect(ecs.requests).to be_empty
   end
 
-  it "is ended by no child of a job" do
+  it "is not ended by a child of a job" do
     worker = protecting
     begin_long
     push("Evaluate", "2.times { Process.wait(fork { exit }) }; Process.wait(fork { exit! }); note 'waited'")
@@ -136,7 +136,7 @@ RSpec.describe "protection from scale-in on ECS" do
     expect(ecs.asked).to eq([true, false])
   end
 
-  it "is ended by the last of several workers of a task, not by the first" do
+  it "ends with the last of several workers of a task, not with the first" do
     first = protecting(name: "first", concurrency: 1)
     begin_long
     second = start(name: "second", install: "lifecycle.ecs_task_protection = true", environment: ecs.environment,
@@ -156,7 +156,7 @@ RSpec.describe "protection from scale-in on ECS" do
   end
 
   if Sandbox::MAJOR > 6
-    it "ends with a Sidekiq that is embedded, while the program goes on" do
+    it "ends with an embedded Sidekiq, while the host program continues" do
       File.write(file("host.rb"), <<~RUBY)
         require "sidekiq"
         require "sidekiq_lifecycle"
@@ -188,13 +188,13 @@ RSpec.describe "protection from scale-in on ECS" do
 
   { no_role: "the agent answered 403, AccessDeniedException", standalone: "the agent answered 200, TASK_NOT_VALID",
     unknown: "the agent answered 404, ResourceNotFoundException" }.each do |behaviour, said|
-    it "that is refused (#{behaviour}) is told once, and nothing else changes" do
+    it "that is refused (#{behaviour}) is reported once, and nothing else changes" do
       ecs.behaviour = behaviour
       worker = protecting(after: times(RETRY_RARELY: 0.05))
       push_long
       line = "this ECS task could not be protected from scale-in: #{said}"
-      wait_until("it is told") { worker.log.include?(line) }
-      wait_until("it is asked for again") { ecs.asked.size >= 3 }
+      wait_until("it is reported") { worker.log.include?(line) }
+      wait_until("it is requested again") { ecs.asked.size >= 3 }
       expect(ask("SidekiqLifecycle.status.problems")).to start_with("[\"#{line}")
       let_end
       worker.signal(:TERM)
@@ -204,20 +204,20 @@ RSpec.describe "protection from scale-in on ECS" do
     end
   end
 
-  it "that could be had at last is no problem any more" do
+  it "that succeeds later is no longer a problem" do
     ecs.behaviour = :throttled
     worker = protecting(after: times(RETRY: 0.05))
     push_long
-    wait_until("it is told") { worker.log.include?("ThrottlingException: Rate exceeded") }
+    wait_until("it is reported") { worker.log.include?("ThrottlingException: Rate exceeded") }
     ecs.behaviour = nil
     wait_until("protected") { ecs.protected? }
     wait_until("no problem any more") { ask("SidekiqLifecycle.status.problems") == "[]" }
   end
 
   { "never answers" => ->(ecs) { ecs.behaviour = :hang }, "is not there" => :stop.to_proc }.each do |what, make|
-    it "from an agent that #{what} delays neither jobs nor the end" do
+    it "delays neither jobs nor the shutdown if the agent #{what}" do
       make.call(ecs)
-      # Whoever waited for the agent would wait until the example is given up.
+      # Anything that waited for the agent would wait until the example fails.
       worker = protecting(after: times(ANSWER: 3600, TOTAL: 3600))
       push_long
       30.times { |number| push("Evaluate", "note #{number}") }
@@ -230,12 +230,12 @@ RSpec.describe "protection from scale-in on ECS" do
   end
 
   [nil, "", "none"].each do |uri|
-    it "is told to be impossible where $ECS_AGENT_URI is #{uri.inspect}" do
+    it "is reported as impossible if $ECS_AGENT_URI is #{uri.inspect}" do
       worker = protecting(environment: { "ECS_AGENT_URI" => uri })
       line = "ecs_task_protection is set, but $ECS_AGENT_URI is #{uri.inspect}, which is not the address " \
              "of an ECS agent; jobs are not protected from scale-in"
       expect(ask("SidekiqLifecycle.status.problems")).to eq([line].inspect)
-      wait_until("it is told") { worker.log.include?(line) }
+      wait_until("it is reported") { worker.log.include?(line) }
       worker.signal(:TERM)
       expect(worker.exit_code).to eq(0)
       expect(worker.log.scan(line).size).to eq(1)

@@ -9,14 +9,14 @@ RSpec.describe "threads that have died" do
 
   def problems(worker) = problems_of(worker.pid)
 
-  def await_beat(worker)
+  def wait_for_heartbeat(worker)
     before = record(worker.pid)["beat"]
-    wait_until("a beat") { record(worker.pid)["beat"] != before }
+    wait_until("a heartbeat") { record(worker.pid)["beat"] != before }
   end
 
-  # Waits until the look at a beat has found it.
-  def told(worker, problem)
-    wait_until("it is told: #{problem}") { problems(worker).grep(problem).any? || worker.raise_if_ended }
+  # Waits until a heartbeat has reported it.
+  def wait_for_problem(worker, problem)
+    wait_until("the problem #{problem}") { problems(worker).grep(problem).any? || worker.raise_if_ended }
   end
 
   describe "in the middle of a job" do
@@ -29,20 +29,21 @@ RSpec.describe "threads that have died" do
     before do
       worker
       push("Evaluate", dies)
-      told(worker, /\A1 of 2 threads of Sidekiq has died, in the middle of Evaluate \h+: restart this process\z/)
+      wait_for_problem(worker,
+                       /\A1 of 2 threads of Sidekiq has died, in the middle of Evaluate \h+: restart this process\z/)
     end
 
-    it "are told with the job, once, and the others work on" do
+    it "are reported once, with the job, and the others keep working" do
       expect(problems(worker).first).to include(jids.first)
       expect(command("status").last).to include("#{worker.pid}: #{problems(worker).first}\n")
       push("Sleep", 0)
       wait_until("a job is done") { notes.include?("sleep ends") }
       expect([check, check("live")]).to eq([[0, "ready\n"], [0, "live\n"]])
-      2.times { await_beat(worker) }
+      2.times { wait_for_heartbeat(worker) }
       expect(worker.log.scan("threads of Sidekiq has died").size).to eq(1)
     end
 
-    it "let nobody wait for a drain that can never be" do
+    it "end every wait for a drain that can never come" do
       expect(command("quiet", "--wait").first).to eq(1)
       wait_until("it is quiet") { record(worker.pid)["state"] == "quiet" }
       expect([command("wait", "drained"), check("drained")]).to eq([[1, "not drained: #{never}\n"]] * 2)
@@ -50,7 +51,7 @@ RSpec.describe "threads that have died" do
       expect(File).not_to exist(drained_file)
     end
 
-    it "keep nobody from a stop, which puts the job back" do
+    it "do not prevent a stop, which puts the job back" do
       code, said = command("stop", "--drain-first")
       expect([code, said.lines.last]).to match([1, /\Anot drained: .* can never drain: .*; stopped after .*back to Redis\n\z/])
       expect([worker.exit_code, queued]).to eq([0, 1])
@@ -58,25 +59,25 @@ RSpec.describe "threads that have died" do
     end
   end
 
-  it "in the middle of a job while it is waited for end the wait" do
+  it "in the middle of a job that a command waits for end the wait" do
     worker = start_quick
     push("Evaluate", "note 'begins'; sleep 0.01 until File.exist?('go'); #{dies}")
     wait_until("the job begins") { notes.include?("begins") }
     waiting = Thread.new { command("quiet", "--wait") }
     wait_until("it is quiet") { record(worker.pid)["state"] == "quiet" }
     expect(waiting).to be_alive
-    FileUtils.touch(file("go"))
+    release
     expect(waiting.value).to match([1, /^not drained: .* can never drain: .* in the middle of Evaluate #{jids.first},/])
   end
 
-  it "all of them, take ready away, and leave live" do
+  it "all of them, leave the process live but not ready" do
     worker = start_quick
     2.times { push("Evaluate", dies) }
     wait_until("it is no longer ready") { !worker.ready_file? || worker.raise_if_ended }
     reason = "all 2 threads of Sidekiq have died"
     expect(check).to eq([1, "not ready: process #{worker.pid} is running, but #{reason}\n"])
     expect(check("live")).to eq([0, "live\n"])
-    told(worker, /\A2 of 2 threads of Sidekiq have died, in the middle of Evaluate \h+, Evaluate \h+: restart this/)
+    wait_for_problem(worker, /\A2 of 2 threads of Sidekiq have died, in the middle of Evaluate \h+, Evaluate \h+: /)
     expect(problems(worker).first).to include(*jids)
     worker.signal(:TERM)
     expect([worker.exit_code, queued]).to eq([0, 2])
@@ -90,13 +91,13 @@ RSpec.describe "threads that have died" do
       RUBY
     end
 
-    it "keep no drain away, whether they died before or after it was quiet" do
+    it "do not prevent a drain, whether they died before or after the process was quiet" do
       ["", "Process.kill(:TSTP, Process.pid); sleep 0.01 until SidekiqLifecycle.quiet?; "].each do |quiet|
         worker = start_quick(concurrency: 3)
         push("Evaluate", "note 'begins'; #{quiet}#{kill_the_others}; sleep 0.01 until File.exist?('go'); note 'ends'")
         wait_until("the job begins") { notes.include?("begins") }
-        told(worker, /\A2 of 3 threads of Sidekiq have died: restart this process\z/) if quiet.empty?
-        FileUtils.touch(file("go"))
+        wait_for_problem(worker, /\A2 of 3 threads of Sidekiq have died: restart this process\z/) if quiet.empty?
+        release
         expect(command("quiet", "--wait")).to match([0, /^drained after/])
         expect(notes).to include("ends")
         worker.signal(:TERM)
@@ -108,7 +109,7 @@ RSpec.describe "threads that have died" do
   end
 
   describe "the scheduler's" do
-    it "are told, and keep no job from its end" do
+    it "are reported, and let every job end" do
       worker = start_quick(timeout: 8)
       push("Evaluate", <<~RUBY)
         scheduler = Sidekiq::CLI.instance.launcher.poller.instance_variable_get(:@thread)
@@ -118,11 +119,11 @@ RSpec.describe "threads that have died" do
         sleep 0.01 until File.exist?("go")
         note "ends"
       RUBY
-      told(worker, /\ASidekiq's scheduler has died \(NotImplementedError: no such call\): /)
+      wait_for_problem(worker, /\ASidekiq's scheduler has died \(NotImplementedError: no such call\): /)
       expect(check).to eq([0, "ready\n"])
       worker.signal(:TERM)
       wait_until("it stops") { record(worker.pid)["state"] == "stopping" }
-      FileUtils.touch(file("go"))
+      release
       expect([worker.exit_code, notes]).to eq([0, %w[begins ends]])
       expect(record(worker.pid)).to include("drained" => true, "why" => "SIGTERM")
       expect(worker.log.scan("Sidekiq's scheduler has died").size).to eq(1)
