@@ -84,8 +84,8 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       code, said = command("quiet", "--wait", "--timeout", "1s")
       expect(code).to eq(124)
       expect(said.lines.last).to start_with("timed out after 1 s, not drained: #{names(worker)} is quiet, ")
-      expect(said).to end_with("; #{names(worker)} stays quiet: wait on with sidekiq-lifecycle wait drained, or end it with " \
-                               "sidekiq-lifecycle stop\n")
+      expect(said).to end_with("; #{names(worker)} stays quiet: wait on with sidekiq-lifecycle wait drained, or end it " \
+                               "with sidekiq-lifecycle stop\n")
       expect(state(worker)).to eq(["quiet", false])
     end
   end
@@ -147,7 +147,8 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       code, said = command("stop", "--timeout", "1s")
       expect(code).to eq(124)
       frozen = "it is suspended (SIGSTOP or Ctrl-Z) and handles no signal, resume it with kill -CONT #{worker.pid};"
-      expect(said.lines.last).to include(frozen, "SIGTERM was sent to #{names(worker)}: wait on with sidekiq-lifecycle wait stopped")
+      sent = "SIGTERM was sent to #{names(worker)}: wait on with sidekiq-lifecycle wait stopped"
+      expect(said.lines.last).to include(frozen, sent)
       worker.signal(:CONT)
       expect(command("wait", "stopped", "--pid", worker.pid).first).to eq(0)
       expect(worker.exit_code).to eq(0)
@@ -316,7 +317,8 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       expect(command("quiet", "--pid", worker.pid)).to eq([0, "sent SIGTSTP to #{names(worker)}\n"])
       wait_until("it handles the signal") { worker.log.match?(/TSTP|no longer accepting/i) }
       expect(command("stop", "--pid", worker.pid)).to match([0, /^stopped after/])
-      expect(command("stop", "--pid", worker.pid)).to match([1, /\Athere is no process #{worker.pid}\n|is not a Sidekiq/])
+      expect(command("stop", "--pid", worker.pid))
+        .to match([1, /\Athere is no process #{worker.pid}\n|is not a Sidekiq/])
       expect(worker.exit_code).to eq(0)
     end
 
