@@ -171,7 +171,7 @@ RSpec.describe "the doctor" do
   it "reports a variable of ECS that is not a duration" do
     worker = start_ready(environment: { "ECS_CONTAINER_STOP_TIMEOUT" => "soon" })
     expect(problems_of(worker.pid)).to eq(["$ECS_CONTAINER_STOP_TIMEOUT is \"soon\", not a duration; set it to a " \
-                                                  "time above 0, such as 30s, 2m, or a plain number of seconds"])
+                                           "time above 0, such as 30s, 2m, or a plain number of seconds"])
   end
 
   it "checks the lifecycle directory" do

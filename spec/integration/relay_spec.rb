@@ -127,7 +127,8 @@ RSpec.describe "the relay" do
     it "does not hold up the boot, and reports it in the log and in the status" do
       worker = start_ready_in("dash", '"$@"; exit 0', before:)
       expect(the_record["signal_path"]).to include("term" => "lost", "relay" => nil)
-      expect(Sandbox.messages(the_record)).to match([include("is lost", "could not be started", "no answer within 2 s")])
+      expect(Sandbox.messages(the_record))
+        .to match([include("is lost", "could not be started", "no answer within 2 s")])
       expect(worker.log).to include("no answer within 2 s")
       wait_until("what hung is ended") { tree(worker.pid).values.none? { |command, _| command.include?("sleep 600") } }
     end
@@ -146,7 +147,8 @@ RSpec.describe "the relay" do
     expect(tree(worker.pid).values.map(&:first).grep(/relay/)).to be_empty
     expect(the_record["signal_path"])
       .to eq("term" => "lost", "tstp" => "lost", "relay" => nil, "doubt" => nil, "no_relay" => "signal_relay is off")
-    expect(Sandbox.messages(the_record)).to contain_exactly(match(/\Aa SIGTERM sent to dash \(pid 1\) is lost.*put exec/))
+    expect(Sandbox.messages(the_record))
+      .to contain_exactly(match(/\Aa SIGTERM sent to dash \(pid 1\) is lost.*put exec/))
     expect(worker.log.scan("a SIGTERM sent to dash").size).to eq(1)
     Process.kill(:TERM, pid1(worker))
     push("Sleep", 0)

@@ -84,8 +84,9 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       code, said = command("quiet", "--wait", "--timeout", "1s")
       expect(code).to eq(124)
       expect(said.lines.last).to start_with("timed out after 1 s, not drained: #{names(worker)} is quiet, ")
-      expect(said).to end_with("; #{names(worker)} stays quiet: wait on with sidekiq-lifecycle wait drained, or end it " \
-                               "with sidekiq-lifecycle stop\n")
+      stays = "; #{names(worker)} stays quiet: wait on with sidekiq-lifecycle wait drained, or end it with " \
+              "sidekiq-lifecycle stop\n"
+      expect(said).to end_with(stays)
       expect(state(worker)).to eq(["quiet", false])
     end
   end
