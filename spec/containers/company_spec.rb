@@ -10,12 +10,12 @@ RSpec.describe "a container that ends with its Sidekiq", :containers, full: Sand
     end
   end
 
-  it "says so when Sidekiq is stopped, and names who ends as well" do
+  it "names the processes that end as well, when Sidekiq is stopped" do
     expect(told("sleep 1000 & sidekiq; true"))
       .to match(/^dash \(pid 1\) may end when process \d+ ends, and then so does sleep \(pid \d+\); quiet ends nobody$/)
   end
 
-  it "says nothing where that only reads Sidekiq's output, or is waited for" do
+  it "names none that only reads Sidekiq's output, or that PID 1 waits for" do
     expect([told("sidekiq | cat; true"), told("sidekiq & sleep 1000; true")]).to all(match(/stopped/))
       .and(all(satisfy { |said| !said.include?("may end") }))
   end

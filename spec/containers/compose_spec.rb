@@ -6,7 +6,7 @@ require "time"
 RSpec.describe "a project with compose.sidekiq.yml", :containers, skip: ShopImage.missing do
   def time(shop, container, format) = Time.parse(shop.inspect_value(container, format))
 
-  it "is up when the worker is healthy, starts after it what waits for it, and stops without losing a job" do
+  it "is up when the worker is healthy, then starts what depends on it, and stops without losing a job" do
     shop = ShopImage.shared
     ComposeProject.open(shop) do |project|
       code, said = project.compose("up", "-d", "--build", "--wait")
@@ -16,7 +16,7 @@ RSpec.describe "a project with compose.sidekiq.yml", :containers, skip: ShopImag
       ready = Time.parse(shop.record(worker)["timings"]["running"])
       expect(time(shop, web, ".State.StartedAt")).to be > ready
 
-      # Longer than Compose would wait by itself.
+      # Longer than Compose's default timeout.
       payload = { class: "Parcel", args: [7, 30], jid: SecureRandom.hex(12), queue: "critical", retry: true,
                   created_at: Time.now.to_f, enqueued_at: Time.now.to_f }
       project.redis("LPUSH", "queue:critical", JSON.generate(payload))

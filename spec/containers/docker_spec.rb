@@ -2,9 +2,9 @@
 
 require "rexml/document"
 
-# Dockerfile.sidekiq, as generate writes it, really built, and its containers as Docker itself sees them.
+# Builds Dockerfile.sidekiq as generate writes it, and runs its containers with Docker's own commands.
 RSpec.describe "an image built from Dockerfile.sidekiq", :containers, skip: ShopImage.missing do
-  # The page's own lines; and what is done without a health check: the container runs, so the old one may go.
+  # The script of the page; and what people do without a health check, which is to wait only until the container runs.
   careful = File.read(File.expand_path("../../docs/deploy/docker.md", __dir__))[/^```sh\n(#!.*?)^```/m, 1]
   careless = <<~SH
     old=$1 new=$2
@@ -16,7 +16,7 @@ RSpec.describe "an image built from Dockerfile.sidekiq", :containers, skip: Shop
   scripts = { careless: ["The old worker is stopped as soon as the new container runs", careless],
               careful: ["The old worker is stopped when the new one is healthy", careful] }
 
-  # The deploys take their time; the other examples go on meanwhile.
+  # The deploys take a while; the other examples run meanwhile.
   before(:context) do
     next if ShopImage.missing
 
@@ -34,7 +34,7 @@ RSpec.describe "an image built from Dockerfile.sidekiq", :containers, skip: Shop
 
   def processes(name) = shop.docker("top", name, "-eo", "pid,args").lines.drop(1).map { |line| line.split(" ", 2).last }
 
-  it "launches Sidekiq itself as PID 1, and is told to stop by TERM, whatever the application's image says" do
+  it "runs Sidekiq itself as PID 1, and is stopped with TERM, whatever the application's image sets" do
     expect(shop.inspect_value(shop.image, ".Config.StopSignal")).to eq("SIGQUIT")
     expect(shop.inspect_value(shop.worker_image, ".Config.StopSignal")).to eq("SIGTERM")
     command = JSON.parse(shop.inspect_value(shop.worker_image, "json .Config.Cmd"))
@@ -46,13 +46,13 @@ RSpec.describe "an image built from Dockerfile.sidekiq", :containers, skip: Shop
     expect(shop.record(name)).to include("pid" => 1, "signal_path" => include("term" => "arrives", "relay" => nil))
   end
 
-  it "is starting, then healthy, unhealthy once it is quiet, and stops with 0 and its job done" do
+  it "is starting, healthy, unhealthy once it is quiet, and exits with 0 after its job" do
     name = shop.run("life", database, "--stop-timeout", "60", BOOT_UNTIL: "/tmp/go")
-    shop.wait_until("Docker has asked") { shop.inspect_value(name, "len .State.Health.Log").to_i.positive? }
+    shop.wait_until("the first health check") { shop.inspect_value(name, "len .State.Health.Log").to_i.positive? }
     expect(shop.health(name)).to eq("starting")
     shop.docker("exec", name, "touch", "/tmp/go")
     shop.wait_for_health(name, "healthy")
-    # Longer than it takes Docker to ask three times, and longer than it waits by itself when it stops.
+    # Longer than three health checks, and longer than Docker's default stop timeout.
     shop.push(database, 1, 40)
     shop.wait_until("the job runs") { shop.noted?(database, "began", 1) }
     expect(shop.docker("exec", name, "sidekiq-lifecycle", "quiet")).to include("SIGTSTP")
@@ -62,7 +62,7 @@ RSpec.describe "an image built from Dockerfile.sidekiq", :containers, skip: Shop
     expect(shop.noted?(database, "ended", 1)).to be(true)
   end
 
-  it "is killed, and its job lost, where nobody tells Docker how long it needs" do
+  it "is killed, and its job lost, if Docker's stop timeout is not set" do
     name = shop.run("hasty", database)
     shop.push(database, 1, 40)
     shop.wait_until("the job runs") { shop.noted?(database, "began", 1) }
@@ -72,7 +72,7 @@ RSpec.describe "an image built from Dockerfile.sidekiq", :containers, skip: Shop
     expect(shop.queued(database)).to be_empty
   end
 
-  it "is left as it is by the script of docs/deploy/docker.md if the new one does not get ready" do
+  it "stays as it is if the new container of the script of docs/deploy/docker.md does not get ready" do
     old = shop.run("good", database)
     code, said = shop.try("sh", "-c", careful, "replace-worker", old, shop.name("bad"), "--network", "host",
                           "-e", "REDIS_URL=redis://127.0.0.1:1/0", shop.worker_image)
@@ -82,8 +82,8 @@ RSpec.describe "an image built from Dockerfile.sidekiq", :containers, skip: Shop
     expect(shop.try("docker", "inspect", shop.name("bad")).first).to eq(1)
   end
 
-  # Each has Docker carry out a health check of its own, instead of the image's.
-  it "is healthy by the checks that generate writes for ECS and for Kamal, and stops in the time that they give" do
+  # Each container has its own health check instead of the image's.
+  it "is healthy by the checks that generate writes for ECS and Kamal, and stops within their timeouts" do
     ecs = shop.generated("ecs", "deploy/ecs/task-definition.yaml").fetch("containerDefinitions").first
     kind, line = ecs["healthCheck"]["command"]
     expect(kind).to eq("CMD-SHELL")
@@ -106,7 +106,7 @@ RSpec.describe "an image built from Dockerfile.sidekiq", :containers, skip: Shop
     end
   end
 
-  it "is stopped with its jobs done by that script if it works but does not get ready in time" do
+  it "is stopped by that script after its jobs if it works but does not get ready in time" do
     old = shop.run("spare", Sandbox.next_database)
     shop.push(database, 1, 25)
     # The first health check waits until the job runs.
@@ -118,7 +118,7 @@ RSpec.describe "an image built from Dockerfile.sidekiq", :containers, skip: Shop
     expect(shop.noted?(database, "ended", 1)).to be(true)
   end
 
-  it "stays, and nothing is left over, where that script cannot begin" do
+  it "stays, and nothing is left behind, if that script cannot start a container" do
     old = shop.run("old", Sandbox.next_database)
     { "misspelt" => [shop.name("misspelt"), shop.name("new")], "there already" => [old, old],
       "nonesuch" => [old, shop.name("new"), "--entrypoint", "nonesuch"] }.each do |what, words|
@@ -141,7 +141,7 @@ RSpec.describe "an image built from Dockerfile.sidekiq", :containers, skip: Shop
     def replacement(name) = @replacements.fetch(name).value
     def timeline(name) = replacement(name).timeline
 
-    it "leaves no moment without a ready worker, by the script of docs/deploy/docker.md" do
+    it "always has a ready worker with the script of docs/deploy/docker.md" do
       expect(replacement(:careful).lost_or_doubled).to be_empty
       timeline = timeline(:careful)
       expect(timeline.gaps).to be_empty
@@ -152,11 +152,11 @@ RSpec.describe "an image built from Dockerfile.sidekiq", :containers, skip: Shop
       expect(restart).to eq(%w[no unless-stopped])
     end
 
-    it "leaves a gap without the health check, through which jobs wait" do
+    it "has a gap without the health check, during which jobs wait" do
       expect(replacement(:careless).lost_or_doubled).to be_empty
       timeline = timeline(:careless)
       expect(timeline.gaps.size).to eq(1)
-      # Sidekiq has stopped fetching a moment after the signal has come.
+      # Sidekiq stops fetching a moment after the signal has arrived.
       waited = timeline.stranded.drop_while { |job| job.worker == "old" }
       expect(waited.map(&:worker).uniq).to eq(["new"])
       booted = timeline.workers.last.started + Replacement::BOOT_SECONDS

@@ -1,6 +1,6 @@
 # frozen_string_literal: true
 
-# On a host the doctor asks Docker for the time that it leaves a container.
+# On a host the doctor reads a container's stop timeout from Docker.
 RSpec.describe "the stop timeout of a container, seen from its host", :containers do
   before(:context) { LaunchedContainer.prepare }
 
@@ -16,18 +16,18 @@ RSpec.describe "the stop timeout of a container, seen from its host", :container
       .to match([0, /fit into the stop timeout of 60 s \(StopTimeout of container \h{12}; docker stop -t may say/])
   end
 
-  it "is Docker's own where nobody has set one" do
+  it "is Docker's default if none is set" do
     expect(time_of({}))
       .to match([1, /do not fit into the stop timeout of 10 s \(the engine's own, for container \h{12} /])
   end
 
-  it "is what generate has written into its environment" do
+  it "is what generate writes into the environment" do
     variable = [*Container.environment, "SIDEKIQ_LIFECYCLE_STOP_TIMEOUT=30"]
     expect(time_of({ StopTimeout: 60, Env: variable }))
       .to match([0, /fit into the stop timeout of 30 s \(\$SIDEKIQ_LIFECYCLE_STOP_TIMEOUT\)/])
   end
 
-  it "is not known where an orchestrator decides" do
+  it "is unknown if an orchestrator decides it" do
     expect(time_of({ Labels: { "com.amazonaws.ecs.cluster": "shop" } }).last).to include("is not known")
   end
 end

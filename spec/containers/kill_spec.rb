@@ -1,15 +1,15 @@
 # frozen_string_literal: true
 
-# Whatever a container's worker and relay are at, the platform's kill ends it at once. No time is asserted: a container
-# that waited for its worker would be there two minutes later, or for good. The seconds are in docs/kill-matrix.md.
+# The platform's kill ends a container at once, in every state of its worker and its relay. No time is asserted: a
+# container that waited for its worker would stay for two minutes, or forever. The seconds are in docs/kill-matrix.md.
 RSpec.describe "a container that is killed", :containers do
-  # Coreutils' timeout is no PID 1 there (Debian 14: it ends with 125 at once).
+  # Coreutils' timeout does not work as PID 1 there (Debian 14: it exits with 125 at once).
   forms = LaunchForm.traced.reject { |form| form.name.start_with?("timeout") && Sandbox::MAJOR == 8 }
   kills = KilledContainer.covering(forms)
   kills = kills.sample(12, random: Random.new(RSpec.configuration.seed)) unless ENV["FULL"] || Sandbox::MAJOR == 7
   if ENV["FULL"]
     kills = KilledContainer.all(forms) if Sandbox::MAJOR == 7
-    # For the table: how long each takes without the relay.
+    # For the table: how long each one takes without the relay.
     kills = kills.flat_map { |kill| [kill.without_relay, kill] }.uniq
   end
 

@@ -1,9 +1,9 @@
 # frozen_string_literal: true
 
-# What becomes of a Sidekiq and its jobs when its container gets a signal, in every form in which it may have been
-# launched. The forms are measured a few at a time; each example waits for its own.
+# What happens to a Sidekiq and its jobs when its container gets a signal, in every launch form. The forms are measured
+# a few at a time; each example waits for its own.
 RSpec.describe "a signal to a container", :containers do
-  # Measures the forms of this group's examples.
+  # Measures the forms of the group's examples.
   def self.measure(&block)
     before(:context) do
       LaunchedContainer.prepare
@@ -17,7 +17,7 @@ RSpec.describe "a signal to a container", :containers do
 
   def outcome_of(form) = @outcomes[form]
 
-  it "is tried in a fixed set of 27 forms, of which 5 save the jobs by themselves" do
+  it "is tested in a fixed set of 27 forms, of which 5 save the jobs without the relay" do
     expect(LaunchForm.matrix.size).to eq(27)
     expect(LaunchForm.matrix.count(&:safe?)).to eq(5)
   end
@@ -33,7 +33,7 @@ RSpec.describe "a signal to a container", :containers do
     end
   end
 
-  context "told to quiet, without the relay:", full: true do
+  context "quieted, without the relay:", full: true do
     measure { |form| SignalOutcome.new(form, :off, expected: form.tstp == "quiet").quiet }
 
     LaunchForm.all.each do |form|
@@ -57,13 +57,13 @@ RSpec.describe "a signal to a container", :containers do
     end
   end
 
-  context "told to quiet, with the relay:", full: Sandbox::MAJOR != 7 do
+  context "quieted, with the relay:", full: Sandbox::MAJOR != 7 do
     measure { |form| SignalOutcome.new(form, :auto, expected: form.tstp_rescued == "quiet").quiet }
 
     not_rescued, rescued = LaunchForm.all.partition { |form| form.tstp_rescued == "lost" }
 
     rescued.each do |form|
-      it "#{form} is quiet, and ends well when stopped", form: do
+      it "#{form} becomes quiet, and loses no job when stopped", form: do
         outcome = outcome_of(form)
         expect(outcome.result).to eq("quiet"), -> { outcome.story }
         expect(outcome).to be_saved.and(be_untouched), -> { outcome.story }
@@ -72,7 +72,7 @@ RSpec.describe "a signal to a container", :containers do
     end
 
     not_rescued.each do |form|
-      it "#{form} loses the signal, and says so", form: do
+      it "#{form} loses the signal, and reports it", form: do
         outcome = outcome_of(form)
         expect(outcome.result).to eq("lost"), -> { outcome.story }
         expect(outcome.story).to include('"tstp":"lost"')
@@ -94,7 +94,7 @@ RSpec.describe "a signal to a container", :containers do
     end
   end
 
-  context "told to quiet, with run in front:", full: Sandbox::MAJOR != 6 do
+  context "quieted, with run in front:", full: Sandbox::MAJOR != 6 do
     measure { |form| SignalOutcome.new(form, :off, expected: true).quiet }
 
     LaunchForm.with_run.each do |form|

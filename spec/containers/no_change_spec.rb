@@ -1,9 +1,9 @@
 # frozen_string_literal: true
 
-# What ends well without the relay ends the same with it: the same signals come to each Sidekiq in the same order, the
-# same becomes of the jobs, and the exit code is the same.
+# A container that stops properly without the relay stops the same way with it: each Sidekiq gets the same signals in
+# the same order, the same happens to the jobs, and the exit code is the same.
 RSpec.describe "a container that needs no relay", :containers do
-  # Every kind once, in an ordinary run on one major; with --full all of them on all.
+  # An ordinary run has each kind once, on one major; --full has all of them on all majors.
   kinds = LaunchForm.orderly.select do |form|
     form.name.match?(/\Adash|supervisor/) || (form.name.include?("quiets, waits") && !form.name.include?("dash"))
   end
@@ -20,7 +20,7 @@ RSpec.describe "a container that needs no relay", :containers do
   after(:context) { @stops&.stop }
 
   forms.each do |form|
-    it "ends with the relay as it does without: #{form}", form:, full: Sandbox::MAJOR != 7 do
+    it "ends with the relay as without it: #{form}", form:, full: Sandbox::MAJOR != 7 do
       without, with = %i[off auto].map { |relay| @stops[[form, relay]] }
       expect(without).to be_orderly, -> { "without the relay: #{without.seen}\n#{without.story}" }
       expect(with.seen).to eq(without.seen), -> { "#{without.seen}, with the relay: #{with.seen}\n#{with.story}" }

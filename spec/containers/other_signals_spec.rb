@@ -1,7 +1,6 @@
 # frozen_string_literal: true
 
-# Signals other than TERM and TSTP, and signals to others than PID 1: with the relay they come to what they come to
-# without it.
+# Signals other than TERM and TSTP, and signals to processes other than PID 1: the relay does not change what they do.
 RSpec.describe "with a relay,", :containers, full: Sandbox::MAJOR != 7 do
   before(:context) { LaunchedContainer.prepare }
 
@@ -13,8 +12,8 @@ RSpec.describe "with a relay,", :containers, full: Sandbox::MAJOR != 7 do
   def worker(launch) = launch.records.fetch(0)["pid"]
   def state(launch) = launch.records.fetch(0)["state"]
 
-  # A signal that came to the worker after all would have come before this one, and its job would be lost.
-  def expect_to_be_stopped_as_ever(launch, code: 0)
+  # A signal that had reached the worker would have come before this one, and its job would be lost.
+  def expect_usual_stop(launch, code: 0)
     expect(launch).to be_running
     expect(launch.noted("short ends")).to be_empty
     launch.stop(SignalOutcome::GENEROUS)
@@ -25,12 +24,12 @@ RSpec.describe "with a relay,", :containers, full: Sandbox::MAJOR != 7 do
 
   %i[off auto].each do |relay|
     %w[USR1 USR2 HUP].each do |signal|
-      it "a worker lives on that nobody has taught #{signal}, and its jobs (relay #{relay})" do
+      it "#{signal} does not end a worker without a handler for it, nor its jobs (relay #{relay})" do
         launch(install: "lifecycle.signal_relay = #{relay.inspect}") do |launch|
           launch.signal(signal)
-          next expect_to_be_stopped_as_ever(launch) unless relay == :off
+          next expect_usual_stop(launch) unless relay == :off
 
-          # Without it the TERM is for the worker.
+          # Without the relay, TERM has to be sent to the worker.
           launch.send_inside("TERM", worker(launch))
           expect(launch.exit_code).to eq(0)
           expect(launch).to be_nothing_lost
@@ -39,7 +38,7 @@ RSpec.describe "with a relay,", :containers, full: Sandbox::MAJOR != 7 do
     end
   end
 
-  it "QUIT stops a worker as TERM does" do
+  it "QUIT stops a worker like TERM" do
     launch do |launch|
       launch.signal("QUIT")
       expect(launch.exit_code).to eq(0)
@@ -49,17 +48,17 @@ RSpec.describe "with a relay,", :containers, full: Sandbox::MAJOR != 7 do
   end
 
   %w[USR1 USR2].each do |signal|
-    it "#{signal} comes to an application that traps it" do
+    it "#{signal} reaches an application that traps it" do
       launch(after: "#{QUICK_HEARTBEAT}\ntrap(#{signal.inspect}) { note \"has #{signal}\" }") do |launch|
         launch.signal(signal)
-        launch.await("it comes") { launch.noted("has #{signal}").any? }
-        expect_to_be_stopped_as_ever(launch)
+        launch.await("it arrives") { launch.noted("has #{signal}").any? }
+        expect_usual_stop(launch)
         expect(launch.noted("has #{signal}").size).to eq(1)
       end
     end
   end
 
-  # It counts what it gets, and hands TERM on.
+  # Notes each USR2, and forwards TERM.
   let(:supervisor) do
     <<~RUBY
       workers = Array.new(2) { spawn("#{LaunchForm::TARGET}") }
@@ -69,22 +68,22 @@ RSpec.describe "with a relay,", :containers, full: Sandbox::MAJOR != 7 do
     RUBY
   end
 
-  it "USR2 comes to a supervisor that traps it, and to none of its workers" do
+  it "USR2 reaches a supervisor that traps it, and none of its workers" do
     form = LaunchForm.new(name: "tini -- dash -c 'ruby script; true'", script: supervisor, sidekiqs: 2, timeout: 5,
                           command: ["tini", "--", "dash", "-c", "ruby script; true"], before: "", init: false)
     launch(form) do |launch|
       launch.signal("USR2")
       launch.await("the supervisor has it") { launch.noted("supervisor has USR2").any? }
-      expect_to_be_stopped_as_ever(launch)
+      expect_usual_stop(launch)
       expect(launch.noted("supervisor has USR2").size).to eq(1)
       expect(launch.signals).to eq([["TERM"], ["TERM"]])
     end
   end
 
-  # What people write into their scripts; the pattern doesn't find the shell that it stands in.
+  # As people write in their scripts; the pattern does not match the shell that runs it.
   { "pgrep" => "pgrep -nf '[s]idekiq'", "ps" => "ps -eo pid,args | grep '[s]idekiq' | tail -n 1 | awk '{ print $1 }'" }
     .each do |tool, newest|
-      it "the newest process that #{tool} calls sidekiq is the worker, for TSTP and for TERM" do
+      it "the newest process that #{tool} finds as sidekiq is the worker, for TSTP and for TERM" do
         launch do |launch|
           expect(launch.exec("dash", "-c", "kill -TSTP $(#{newest})")).to eq([0, ""])
           launch.await("it is quiet") { state(launch) == "quiet" }
@@ -95,7 +94,7 @@ RSpec.describe "with a relay,", :containers, full: Sandbox::MAJOR != 7 do
       end
     end
 
-  it "there are as many processes called sidekiq as without" do
+  it "there are as many processes named sidekiq as without it" do
     counts = %i[off auto].map do |relay|
       launch(install: "lifecycle.signal_relay = #{relay.inspect}") do |launch|
         expect(launch.relays.size).to eq(relay == :auto ? 1 : 0)
@@ -105,11 +104,11 @@ RSpec.describe "with a relay,", :containers, full: Sandbox::MAJOR != 7 do
     expect(counts.last).to eq(counts.first)
   end
 
-  it "TSTP, TTIN and TERM that are sent to the relay alone come to the worker" do
+  it "TSTP, TTIN and TERM that are sent only to the relay reach the worker" do
     launch do |launch|
       relay = launch.relays.fetch(0)
       launch.send_inside("TTIN", relay)
-      launch.await("TTIN comes") { launch.signals == [["TTIN"]] }
+      launch.await("TTIN arrives") { launch.signals == [["TTIN"]] }
       launch.send_inside("TSTP", relay)
       launch.await("it is quiet") { state(launch) == "quiet" }
       launch.send_inside("TERM", relay)
@@ -120,7 +119,7 @@ RSpec.describe "with a relay,", :containers, full: Sandbox::MAJOR != 7 do
   end
 
   %w[INT QUIT].each do |signal|
-    it "#{signal} that is sent to the relay alone stops the worker" do
+    it "#{signal} that is sent only to the relay stops the worker" do
       launch do |launch|
         launch.send_inside(signal, launch.relays.fetch(0))
         expect(launch.exit_code).to eq(0)

@@ -1,7 +1,7 @@
 # frozen_string_literal: true
 
-# A pipeline whose reader hears of the same signal as Sidekiq, and ends at once. With `$stderr = $stdout`, which people
-# set to have one order of lines, what Sidekiq logs then is an exception in its main thread.
+# A pipeline whose reader gets the same signal as Sidekiq, and ends at once. With `$stderr = $stdout`, which people set
+# to keep the lines in order, the next line that Sidekiq logs raises in its main thread.
 RSpec.describe "a container whose log has lost its reader", :containers do
   before(:context) { LaunchedContainer.prepare }
 

@@ -1,10 +1,9 @@
 # frozen_string_literal: true
 
-# Each system call that the relay and `run` make is refused by a seccomp profile in turn. Either docker stop saves the
-# jobs all the same; or nothing is traced, and the log and the status say which call is refused; and `run` starts
-# nothing and says so.
+# A seccomp profile refuses each system call of the relay and of `run` in turn. Either docker stop still saves the jobs,
+# or nothing is traced, and the log and the status name the refused call. `run` reports the error and starts nothing.
 RSpec.describe "where a seccomp profile refuses", :containers do
-  # In an ordinary run what is most likely: profiles that are older than a call, or stricter than Docker's.
+  # An ordinary run has the most likely cases: profiles that are older than a call, or stricter than Docker's.
   likely = %w[ptrace pidfd_open pidfd_send_signal signalfd4 timer_create]
   is_likely = ->(refused) { likely.include?(refused.call) && refused.errno != "EACCES" }
   refused = { "the relay" => RefusedSystemCall.relay, "`run`" => RefusedSystemCall.run }
@@ -20,7 +19,7 @@ RSpec.describe "where a seccomp profile refuses", :containers do
   refused.each do |subject, all|
     context subject do
       all.each do |one|
-        it "a call: #{one}; it works, or says so", refused: one, full: !is_likely.call(one) || Sandbox::MAJOR != 7 do
+        it "a call: #{one}; it works, or reports it", refused: one, full: !is_likely.call(one) || Sandbox::MAJOR != 7 do
           outcome = @outcomes[one]
           expect(outcome.result).to eq("works").or(eq("says so")), -> { "#{outcome.result}\n#{outcome.story}" }
         end

@@ -1,8 +1,8 @@
 # frozen_string_literal: true
 
-# A shell that starts Sidekiq again whenever it ends goes on with that during a stop. What it starts then takes no job:
-# it would be killed with it.
-RSpec.describe "a restart loop that is told to stop", :containers, full: Sandbox::MAJOR != 7 do
+# A shell that starts Sidekiq again whenever it ends does so during a stop, too. A Sidekiq that starts then takes no
+# job, because the job would be killed with it.
+RSpec.describe "a restart loop that is stopped", :containers, full: Sandbox::MAJOR != 7 do
   before(:context) { LaunchedContainer.prepare }
 
   loops = { "dash -c" => %w[dash -c], "bash -c" => %w[bash -c], "tini -- dash -c" => %w[tini -- dash -c],
@@ -11,7 +11,7 @@ RSpec.describe "a restart loop that is told to stop", :containers, full: Sandbox
   def boots(launch) = launch.noted("boots").size
 
   loops.each do |name, command|
-    it "saves the jobs and begins no other: #{name}" do
+    it "saves the jobs and starts no other: #{name}" do
       text = "while true; do #{LaunchForm::TARGET}; sleep 0.1; done"
       form = LaunchForm.new(name: "#{name} '#{text}'", command: [*command, text], sidekiqs: 1, timeout: 5, init: false,
                             before: 'note "boots"')
@@ -19,8 +19,8 @@ RSpec.describe "a restart loop that is told to stop", :containers, full: Sandbox
         launch.signal("TERM")
         launch.await("the short job ends") { launch.short_ended? }
         launch.push("Late")
-        # Two more boots: the first of them could have taken the job. Or the loop has come to its end.
-        wait_until("the loop goes on, or ends") do
+        # Two more boots, of which the first could have taken the job; or the loop has ended.
+        wait_until("the loop continues, or ends") do
           boots(launch) >= 3 || launch.noted("late begins").any? || !launch.running?
         end
         launch.kill if launch.running?

@@ -1,12 +1,12 @@
 # frozen_string_literal: true
 
-# The units that `generate systemd` writes, as they are, under a real systemd.
+# The units that `generate systemd` writes, unchanged, with a real systemd.
 RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing do
   before(:context) { Container.prepare }
 
   def with_machine(...) = SystemdMachine.open(...)
 
-  # A job that ends when the example says so.
+  # A job that runs until the file `go` is there.
   waiting_job = 'note "begins"; sleep 0.05 until File.exist?("go"); note "ends"'
   quick_heartbeat = "require \"sidekiq/launcher\"\n#{QUICK_HEARTBEAT}"
 
@@ -17,19 +17,19 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
 
   def go(machine) = FileUtils.touch(machine.file("go"))
 
-  it "is active when it is ready, shows how it stands, is quieted, and stops with its job done" do
+  it "is active when it is ready, shows its state, goes quiet, and stops after its job" do
     startup = 'note "starting"; sleep 0.05 until File.exist?("start")'
     with_machine(before: quick_heartbeat, startup:) do |machine|
       machine.start("sidekiq", "--no-block")
       machine.wait_for_note("starting")
       expect(machine.show).to include("ActiveState" => "activating", "StatusText" => "booting")
-      # What the unit's numbers are to systemd.
+      # How systemd reads the unit's numbers.
       expect(machine.show).to include("TimeoutStartUSec" => "2min", "TimeoutStopUSec" => "30s",
                                       "WatchdogUSec" => "1min", "KillMode" => "mixed", "NotifyAccess" => "main")
       FileUtils.touch(machine.file("start"))
       machine.wait_until("active") { machine.show["ActiveState"] == "active" }
       expect(File).to exist(machine.ready_file)
-      # Nothing stays in front of it: neither env, nor bundler, nor a shell.
+      # There is no env, bundler or shell in front of it.
       expect(machine.show["MainPID"]).to eq(machine.lifecycle("status").last[/^\d+/])
       machine.wait_for_status("running, 0 of 2 busy")
       start_job(machine, waiting_job)
@@ -49,7 +49,7 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
     end
   end
 
-  it "loses no job by a restart: one that ends in time ends, one that does not is back in the queue" do
+  it "loses no job at a restart: a short job ends, a long one is back in the queue" do
     with_machine(timeout: 6) do |machine|
       expect(machine.start).to eq([0, ""])
       machine.push(<<~RUBY)
@@ -72,7 +72,7 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
     end
   end
 
-  it "is given the time that its -t takes, though TimeoutStopSec is shorter" do
+  it "gets the time that -t needs, although TimeoutStopSec is shorter" do
     with_machine(service: "TimeoutStopSec=2", timeout: 60) do |machine|
       machine.start
       expect(machine.doctor).to match([0, /-t 60 and Sidekiq's own 4 s are asked of systemd when it stops/])
@@ -83,7 +83,7 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
     end
   end
 
-  it "is not given it where systemd does not listen, which the doctor says" do
+  it "does not get that time if systemd does not listen, and the doctor reports it" do
     simple = "Type=simple\nNotifyAccess=none\nWatchdogSec=0\nTimeoutStopSec=10"
     with_machine(service: simple, timeout: 60) do |machine|
       machine.start
@@ -94,22 +94,22 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
   end
 
   describe "whose main process is a shell" do
-    # As generate writes it, but for the shell.
+    # As generate writes it, but below a shell.
     def below_shell(more = "")
       "ExecStart=\nExecStart=/bin/bash -c '/usr/bin/env bundle exec sidekiq -e production; true'\n#{more}"
     end
 
-    it "is not heard, which it says with what to change" do
+    it "cannot notify systemd, and reports what to change" do
       with_machine(service: below_shell, before: quick_heartbeat) do |machine|
         machine.start("sidekiq", "--no-block")
-        machine.wait_until("it is told") { machine.doctor.last.include?("systemd accepts notifications only") }
+        machine.wait_until("it is reported") { machine.doctor.last.include?("systemd accepts notifications only") }
         expect(machine.doctor.last).to match(/pid \d+ \(bash\), not from this one unless .* or set NotifyAccess=all$/)
         expect(machine.show).to include("ActiveState" => "activating")
       end
     end
 
-    it "is heard with NotifyAccess=all" do
-      # Without D-Bus, as here, systemd answers root alone.
+    it "can notify systemd with NotifyAccess=all" do
+      # Without D-Bus, as here, systemd answers only root.
       heard = below_shell("NotifyAccess=all\nUser=root\nGroup=root")
       with_machine(service: heard, before: quick_heartbeat) do |machine|
         expect(machine.start).to eq([0, ""])
@@ -119,8 +119,8 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
     end
   end
 
-  it "is killed by the watchdog when Ruby is stuck, and started anew" do
-    # It waits, with Ruby's lock, for a lock that it has itself.
+  it "is killed by the watchdog when Ruby is stuck, and started again" do
+    # It holds the GVL and waits for a file lock that it has itself.
     stuck = <<~RUBY
       require "fiddle"
       int = Fiddle::TYPE_INT
@@ -133,18 +133,18 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
     with_machine(service: "WatchdogSec=5", before: quick_heartbeat) do |machine|
       machine.start
       pid = machine.show["MainPID"]
-      # It is fed for as long as Ruby runs, jobs or none.
+      # The watchdog is fed while Ruby runs, with or without jobs.
       machine.push('sleep 8; note "slept"')
       machine.wait_for_note("slept")
       expect(machine.show).to include("MainPID" => pid, "NRestarts" => "0")
       machine.push(stuck)
       machine.wait_for_note("stuck")
-      machine.wait_until("started anew") { machine.show.values_at("NRestarts", "ActiveState") == %w[1 active] }
+      machine.wait_until("started again") { machine.show.values_at("NRestarts", "ActiveState") == %w[1 active] }
       expect(machine.show["MainPID"]).not_to eq(pid)
     end
   end
 
-  it "may be several, of a template" do
+  it "may have several instances of a template" do
     with_machine do |machine|
       expect(machine.systemctl("start", "sidekiq@1", "sidekiq@2")).to eq([0, ""])
       %w[1 2].each { |name| machine.wait_for_status("running, 0 of 2 busy", "sidekiq@#{name}") }
@@ -154,7 +154,7 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
     end
   end
 
-  it "is steered by its user, by the commands of sudoers and no others" do
+  it "is controlled by its user with the commands of sudoers, and no others" do
     with_machine do |machine|
       expect(machine.exec("visudo", "-c").first).to eq(0)
       expect(machine.sudo_systemctl("start", "sidekiq")).to eq([0, ""])
@@ -169,17 +169,17 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
     end
   end
 
-  it "is started again and again until what it needs is there" do
+  it "is started again and again until it can start" do
     with_machine(service: "RestartSec=100ms\nExecStartPre=/usr/bin/test -e needed") do |machine|
       expect(machine.start.first).to eq(1)
-      # One more than systemd would try by default.
+      # More often than systemd would try by default.
       machine.wait_until("started often") { machine.show["NRestarts"].to_i > 5 }
       FileUtils.touch(machine.file("needed"))
       machine.wait_until("active") { machine.show["ActiveState"] == "active" }
     end
   end
 
-  it "has not failed when it is stopped while it boots" do
+  it "has not failed when it is stopped during its boot" do
     guarded = 'require "sidekiq_lifecycle"; Sidekiq.configure_server { |config| SidekiqLifecycle.install(config) }'
     with_machine(before: "#{guarded}; note \"boots\"; sleep") do |machine|
       machine.start("sidekiq", "--no-block")

@@ -1,16 +1,16 @@
 # frozen_string_literal: true
 
-# Containers in which the relay is refused what it needs. A SIGTERM would be lost there, and that is told in time.
-RSpec.describe "a signal path that cannot be mended", :containers, full: Sandbox::MAJOR != 7 do
+# Containers in which the relay cannot work. A SIGTERM would be lost there, and the gem reports that in time.
+RSpec.describe "a signal path that the relay cannot fix", :containers, full: Sandbox::MAJOR != 7 do
   before(:context) { LaunchedContainer.prepare }
 
-  # The shell stays root. To change the user takes two capabilities.
+  # The shell stays root. Changing the user takes two capabilities.
   def self.other_user(*more, capabilities: [])
     setpriv = ["setpriv --reuid 1000 --regid 1000 --clear-groups", *more].join(" ")
     [LaunchForm.line("#{setpriv} sidekiq; echo x"), { user: 0, capabilities: %w[SETUID SETGID] + capabilities }]
   end
 
-  # The shell is an ordinary user's, and its Sidekiq is root.
+  # The shell belongs to an ordinary user, and its Sidekiq to root.
   def self.root_below_another_user(capabilities: [])
     capabilities += %w[SETUID SETGID DAC_OVERRIDE]
     kept = capabilities.map { |name| "+#{name.downcase}" }.join(",")
@@ -28,10 +28,10 @@ RSpec.describe "a signal path that cannot be mended", :containers, full: Sandbox
       [*other_user, "the relay may not trace dash (pid 1) because it belongs to another user (uid 0): start both",
        "put sidekiq-lifecycle run -- in front"]
   }.each do |what, (form, container, *words)|
-    it "is told once in the log, and in the status, with what to change: #{what}" do
+    it "is reported once in the log, and in the status, with what to change: #{what}" do
       LaunchedContainer.open(form, after: QUICK_HEARTBEAT, **container) do |launch|
         beats = launch.records.first["beat"]
-        launch.await("the next beat") { launch.records.first["beat"] != beats }
+        launch.await("the next heartbeat") { launch.records.first["beat"] != beats }
         expect(launch.records).to match([include("signal_path" => include("term" => "lost", "relay" => nil))])
         expect(Sandbox.messages(launch.records.first))
           .to match([include("a SIGTERM sent to dash (pid 1) is lost", *words)])
@@ -41,7 +41,7 @@ RSpec.describe "a signal path that cannot be mended", :containers, full: Sandbox
       end
     end
 
-    it "keeps a strict Sidekiq from being called ready, while it works: #{what}" do
+    it "keeps a strict Sidekiq from being ready, while it works: #{what}" do
       LaunchedContainer.prepared(form, install: "lifecycle.require_signal_path = true", **container) do |launch|
         ready = Watcher.new { launch.ready? }
         launch.boot
@@ -55,8 +55,8 @@ RSpec.describe "a signal path that cannot be mended", :containers, full: Sandbox
     end
   end
 
-  # Whose advice was followed: nothing is wrong any more, and a stop loses nothing.
-  def expect_mended(form, **container)
+  # After the advice was followed nothing is wrong any more, and a stop loses nothing.
+  def expect_fixed(form, **container)
     install = "lifecycle.stop_timeout = #{SignalOutcome::GENEROUS}"
     LaunchedContainer.open(form, install:, **container) do |launch|
       expect(launch.records).to match([include("problems" => [], "signal_path" => include("term" => "arrives"))])
@@ -72,7 +72,7 @@ RSpec.describe "a signal path that cannot be mended", :containers, full: Sandbox
 
   # Each piece of advice is followed where it is given. (bin/yama does so for Yama, process_failures_spec.rb for a
   # tracer.)
-  describe "is mended by the advice" do
+  describe "is fixed by the advice" do
     shell = LaunchForm.line("sidekiq; echo x")
 
     %w[ptrace pidfd_open pidfd_send_signal signalfd4 timer_create].each do |call|
@@ -80,37 +80,37 @@ RSpec.describe "a signal path that cannot be mended", :containers, full: Sandbox
         LaunchedContainer.open(shell, denied: [call]) do |launch|
           expect(launch.log).to match(/for #{call}\b.* is refused.*: allow #{call}\b.* in the seccomp profile, as the/)
         end
-        expect_mended(shell)
+        expect_fixed(shell)
       end
     end
 
-    it "to put run in front, where ptrace is denied" do
-      expect_mended(behind_run(shell), denied: ["ptrace"])
+    it "to put run in front, if ptrace is denied" do
+      expect_fixed(behind_run(shell), denied: ["ptrace"])
     end
 
-    it "to put run in front, where the shell is another user's" do
+    it "to put run in front, if the shell belongs to another user" do
       form, container = self.class.other_user(capabilities: ["KILL"])
-      expect_mended(behind_run(form), **container)
+      expect_fixed(behind_run(form), **container)
     end
 
     it "to start both as one user" do
       _, container = self.class.other_user
-      expect_mended(behind("setpriv --reuid 1000 --regid 1000 --clear-groups", shell), **container)
+      expect_fixed(behind("setpriv --reuid 1000 --regid 1000 --clear-groups", shell), **container)
     end
 
-    it "to add SYS_PTRACE, which only a worker that is root is told" do
+    it "to add SYS_PTRACE, which only a worker of root reports" do
       form, container = self.class.root_below_another_user
       LaunchedContainer.open(form, **container) do |launch|
         expect(launch.log).to include("it belongs to another user (uid 1000): start both as one user, or if its " \
                                       "command is to stay, add the capability SYS_PTRACE")
       end
       form, container = self.class.root_below_another_user(capabilities: ["SYS_PTRACE"])
-      expect_mended(form, **container)
+      expect_fixed(form, **container)
     end
   end
 
-  # A root without SYS_PTRACE may not look at another user's process.
-  describe "is looked at by a doctor that says as whom it would see all" do
+  # A root without SYS_PTRACE may not inspect another user's process.
+  describe "is inspected by a doctor that says which user would see everything" do
     def expect_not_seen(user, words)
       LaunchedContainer.open(LaunchForm.line("sidekiq; echo x"), install: "lifecycle.stop_timeout = 30") do |launch|
         doctor = ->(**settings) { launch.exec("sidekiq-lifecycle", "doctor", **settings).last }
@@ -120,19 +120,19 @@ RSpec.describe "a signal path that cannot be mended", :containers, full: Sandbox
       end
     end
 
-    it "and sees it then, as that user" do
+    it "and does, as that user" do
       expect_not_seen("0", "uid 0; run it as uid 1000 or with docker exec --privileged") do |doctor|
         doctor.call(User: "1000:1000")
       end
     end
 
-    it "and sees it then, as that group" do
+    it "and does, as that group" do
       expect_not_seen("1000:0", "uid 1000 and gid 0; run it as uid 1000 and gid 1000 or as root") do |doctor|
         doctor.call(User: "1000:1000")
       end
     end
 
-    it "and sees it then, with docker exec --privileged" do
+    it "and does, with docker exec --privileged" do
       expect_not_seen("0", "uid 0; .* or with docker exec --privileged") do |doctor|
         doctor.call(User: "0", Privileged: true).tap do |said|
           skip "Docker may not give every capability here" if said.include?("unable to apply caps")

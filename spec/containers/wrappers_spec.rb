@@ -1,7 +1,7 @@
 # frozen_string_literal: true
 
-# Nothing is called safe that loses jobs, whatever stands around a Sidekiq.
-RSpec.describe "what stands in front of a Sidekiq", :containers, full: Sandbox::MAJOR != 7 do
+# No launch form that loses jobs is reported as safe, whatever program is around Sidekiq.
+RSpec.describe "a program in front of a Sidekiq", :containers, full: Sandbox::MAJOR != 7 do
   modes = ENV["FULL"] ? Wrapper::MODES.keys : %w[auto]
   wrappers = modes.flat_map { |mode| LaunchForm.wrapped.map { |form| Wrapper.new(form, mode) } }
 
@@ -14,14 +14,14 @@ RSpec.describe "what stands in front of a Sidekiq", :containers, full: Sandbox::
   after(:context) { @measured&.stop }
 
   wrappers.each do |wrapper|
-    it "is called safe only if no job is lost: #{wrapper}", wrapper: do
+    it "is reported as safe only if no job is lost: #{wrapper}", wrapper: do
       measured = @measured[wrapper]
       expect(measured).to be_saved.or(satisfy { !measured.safe? }),
                           -> { "#{measured.inside}, from the host #{measured.host}\n#{measured.story}" }
     end
   end
 
-  it "is PID 1 alone, of which a Sidekiq that was started beside it hears nothing" do
+  it "gets the signals alone if Sidekiq was started beside it" do
     beside = LaunchForm.line("sleep 600").with_timeout(5)
     LaunchedContainer.prepared(beside, install: "lifecycle.stop_timeout = #{Wrapper::STOP_TIMEOUT}") do |launch|
       launch.boot

@@ -112,8 +112,8 @@ RSpec.describe "with Redis" do
         ways.fetch(way).first.call
         code, said = command("stop")
         expect(code).to eq(1)
-        lost = ": 2 jobs interrupted at Sidekiq's shutdown timeout; process #{worker.pid}: 2 jobs lost, because Redis " \
-               "did not take them back (sidekiq-lifecycle status names them)\n"
+        lost = ": 2 jobs interrupted at Sidekiq's shutdown timeout; process #{worker.pid}: 2 jobs lost, because " \
+               "Redis did not take them back (sidekiq-lifecycle status names them)\n"
         expect(said.lines.last).to end_with(lost)
         ended = expect_recorded_end(worker)
         expect(ended).to include("why" => "SIGTERM", "interrupted_jobs" => 2, "drained" => false)
