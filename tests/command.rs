@@ -103,7 +103,7 @@ fn check_answers_with_the_exit_code_and_one_line() {
     assert_eq!(app.call(&["check"]), yes("ready"));
     assert_eq!(app.call(&["check", "ready"]), yes("ready"));
     assert_eq!(app.call(&["check", "live"]), yes("live"));
-    let not_told = format!("not drained: process {pid} is running, it was not told to be quiet");
+    let not_told = format!("not drained: process {pid} is running and has not been quieted");
     assert_eq!(app.call(&["check", "drained"]), no(&not_told));
 
     let mut quiet = living(State::Quiet);

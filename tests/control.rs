@@ -191,7 +191,7 @@ fn one_that_is_quiet_is_waited_for_in_vain_and_that_is_said() {
     let mut app = App::new();
     let pid = app.start(WORKER, State::Quiet).identity.pid;
     let output = app.command("wait ready --timeout 0.3s").output().unwrap();
-    let why = format!("process {pid} is quiet, and will not be ready again: stop it");
+    let why = format!("process {pid} is quiet and will not be ready again: stop it");
     assert_eq!(String::from_utf8_lossy(&output.stderr), format!("0 of 1 ready, {why}\n"));
     assert_eq!(ended(output), (124, format!("timed out after 0 s: {why}")));
 }

@@ -86,12 +86,12 @@ Sidekiq 7.3.2, pid 3, uid 0, without sidekiq_lifecycle
   dash (pid 1)     drops TERM: it is PID 1 and has no handler for it (bit 15 of SigCgt is not set)
   └─ bash (pid 3)  is Sidekiq
 
-  relay      none: this Sidekiq is without sidekiq_lifecycle
+  relay      none: this Sidekiq does not use sidekiq_lifecycle
   signals    blocked: none; ignored: INT QUIT
   time       neither -t nor the stop timeout is known
   directory  none
 
-loses jobs on stop: a SIGTERM sent to dash (pid 1) is lost, and there is no relay: this Sidekiq is without \
+loses jobs on stop: a SIGTERM sent to dash (pid 1) is lost, and there is no relay: this Sidekiq does not use \
 sidekiq_lifecycle; to fix it, put exec before the command that starts Sidekiq";
     assert_eq!(out.split(" in `").next(), Some(expected), "{out}");
     assert_eq!(code, 1);
@@ -133,7 +133,7 @@ fn nobody_is_there() {
     let (code, out, _) = surgery.container("dash", "$DOCTOR doctor --dir none; exit $?");
     let place = surgery.home.path().canonicalize().unwrap().join("none");
     let expected = format!(
-        "could not tell: no Sidekiq is running here: neither is one registered in {}, nor is one in /proc\n",
+        "could not tell: no Sidekiq is running here: none is registered in {}, and none is in /proc\n",
         place.display()
     );
     assert_eq!((code, out), (3, expected));
@@ -149,8 +149,8 @@ fn another_user_sees_less_and_says_so() {
     let (code, out, _) = surgery.container("dash", &script);
     assert_eq!(code, 1, "{out}");
     assert!(out.contains(
-        "  not seen   whether sidekiq_lifecycle is in it and which programs these really are (their names were believed), \
-         for the doctor is uid 65534; run it as uid 0 or as root\n"
+        "  not seen   whether sidekiq_lifecycle is in it and which programs these really are (their names were trusted): \
+         the doctor runs as uid 65534; run it as uid 0 or as root\n"
     ), "{out}");
 }
 
@@ -162,7 +162,7 @@ fn what_proc_hides_is_not_taken_for_nothing() {
     let script = script.replacen("bash", &format!("{nobody} bash"), 1);
     let (code, out, error) = surgery.container("dash", &script);
     assert_eq!(code, 3, "{out}{error}");
-    assert!(out.contains("a hidden process (pid 1)  handles TERM in a way that cannot be seen\n"), "{out}");
+    assert!(out.contains("a hidden process (pid 1)  handles TERM in a way that is not visible\n"), "{out}");
     assert!(out.lines().last().unwrap().starts_with("could not tell: a hidden process (pid 1) handles TERM"), "{out}");
 }
 
@@ -182,17 +182,17 @@ fn a_trial_judges_and_measures() {
 fn a_trial_in_vain_says_why_and_shows_what_was_said() {
     let Some(surgery) = Surgery::open() else { return };
     let ended = surgery.doctor(&["--", "dash", "-c", "echo \"I am $$\"; exit 7"]);
-    let line = "could not tell: the command ended before a Sidekiq stood (exit status: 7)\n";
+    let line = "could not tell: the command ended before a Sidekiq had started (exit status: 7)\n";
     assert_eq!(ended, (3, line.to_owned(), "I am 1\n".to_owned()));
     let slow = surgery.doctor(&["--timeout", "3", "--json", "--", "dash", "-c", "echo slow; sleep 61"]);
     assert_eq!((slow.0, slow.2.as_str()), (3, "slow\n"));
     let report: Value = serde_json::from_str(&slow.1).unwrap();
-    assert_eq!(report["summary"], "could not tell: no Sidekiq stood within 3 s; --timeout SECONDS waits longer");
-    let missing = surgery.doctor(&["--", "/nonexistent"]);
-    assert!(
-        missing.0 == 3 && missing.1.starts_with("could not tell: /nonexistent could not be started"),
-        "{missing:?}"
+    assert_eq!(
+        report["summary"],
+        "could not tell: no Sidekiq started within 3 s; use --timeout SECONDS to wait longer"
     );
+    let missing = surgery.doctor(&["--", "/nonexistent"]);
+    assert!(missing.0 == 3 && missing.1.starts_with("could not tell: cannot start /nonexistent in a"), "{missing:?}");
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn a_trial_works_where_chld_is_ignored_at_launch() {
     let (code, out, _) = surgery.said(undisturbed("bash").args(["-c", script]));
     assert_eq!(
         (code, out.as_str()),
-        (3, "could not tell: the command ended before a Sidekiq stood (exit status: 7)\n")
+        (3, "could not tell: the command ended before a Sidekiq had started (exit status: 7)\n")
     );
 }
 
@@ -213,7 +213,7 @@ fn a_trial_that_is_not_allowed_says_so() {
     let mut command = undisturbed("unshare");
     let (code, out, error) = surgery.said(command.args(["--user", "--map-root-user", "dash", "-c", script]));
     assert_eq!(code, 3, "{out}{error}");
-    assert!(out.starts_with("could not tell: a PID namespace of its own is not allowed here ("), "{out}");
+    assert!(out.starts_with("could not tell: creating a PID namespace is not allowed here ("), "{out}");
 }
 
 #[test]

@@ -507,7 +507,7 @@ fn commands_that_cannot_be_run_and_misuse() {
         (&[], 2, "<COMMAND>"),
         (&["--no-such-option", "--", "true"], 2, "--no-such-option"),
         (&["-r", "TERM:NOPE", "--", "true"], 2, "there is no signal 'NOPE'"),
-        (&["-r", "KILL:TERM", "--", "true"], 2, "SIGKILL is never handed on"),
+        (&["-r", "KILL:TERM", "--", "true"], 2, "SIGKILL is never forwarded"),
         (&["-e", "300", "--", "true"], 2, "0 to 255"),
         (&["--grace", "soon", "--", "true"], 2, "write a time, such as"),
         (&["--stop-grace=-1", "--", "true"], 2, "write a time, such as"),

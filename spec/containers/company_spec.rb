@@ -12,7 +12,7 @@ RSpec.describe "a container that ends with its Sidekiq", :containers, full: Sand
 
   it "names the processes that end as well, when Sidekiq is stopped" do
     expect(told("sleep 1000 & sidekiq; true"))
-      .to match(/^dash \(pid 1\) may end when process \d+ ends, and then so does sleep \(pid \d+\); quiet ends nobody$/)
+      .to match(/^dash \(pid 1\) may end when process \d+ ends, and sleep \(pid \d+\) with it; quiet ends no process$/)
   end
 
   it "names none that only reads Sidekiq's output, or that PID 1 waits for" do

@@ -13,7 +13,7 @@ RSpec.describe "the stop timeout of a container, seen from its host", :container
 
   it "is what docker run --stop-timeout has set" do
     expect(time_of({ StopTimeout: 60 }))
-      .to match([0, /fit into the stop timeout of 60 s \(StopTimeout of container \h{12}; docker stop -t may say/])
+      .to match([0, /fit into the stop timeout of 60 s \(StopTimeout of container \h{12}; docker stop -t overrides/])
   end
 
   it "is Docker's default if none is set" do

@@ -75,7 +75,7 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
   it "gets the time that -t needs, although TimeoutStopSec is shorter" do
     with_machine(service: "TimeoutStopSec=2", timeout: 60) do |machine|
       machine.start
-      expect(machine.doctor).to match([0, /-t 60 and Sidekiq's own 4 s are asked of systemd when it stops/])
+      expect(machine.doctor).to match([0, /so systemd is asked for more when it stops: -t 60 and Sidekiq's own 4 s/])
       start_job(machine, 'note "begins"; sleep 0.05 while ready?; sleep 6; note "ends"')
       expect(machine.systemctl("stop", "sidekiq")).to eq([0, ""])
       expect(machine.show).to include("ActiveState" => "inactive", "Result" => "success")

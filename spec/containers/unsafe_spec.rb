@@ -25,7 +25,7 @@ RSpec.describe "a signal path that the relay cannot fix", :containers, full: San
        "the relay cannot work here because ptrace is refused (EPERM), most likely by a seccomp profile: allow",
        "put sidekiq-lifecycle run -- in front"],
     "a shell of another user" =>
-      [*other_user, "the relay may not trace dash (pid 1) because it belongs to another user (uid 0): start both",
+      [*other_user, "the relay may not trace dash (pid 1) because it belongs to another user (uid 0): run both",
        "put sidekiq-lifecycle run -- in front"]
   }.each do |what, (form, container, *words)|
     it "is reported once in the log, and in the status, with what to change: #{what}" do
@@ -101,7 +101,7 @@ RSpec.describe "a signal path that the relay cannot fix", :containers, full: San
     it "to add SYS_PTRACE, which only a worker of root reports" do
       form, container = self.class.root_below_another_user
       LaunchedContainer.open(form, **container) do |launch|
-        expect(launch.log).to include("it belongs to another user (uid 1000): start both as one user, or if its " \
+        expect(launch.log).to include("it belongs to another user (uid 1000): run both as one user, or to keep its " \
                                       "command is to stay, add the capability SYS_PTRACE")
       end
       form, container = self.class.root_below_another_user(capabilities: ["SYS_PTRACE"])

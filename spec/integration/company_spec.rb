@@ -20,7 +20,7 @@ RSpec.describe "a Sidekiq that does not end alone" do
     said = command("stop")
     expect(said.first).to eq(0)
     expect(said.last).to start_with("foreman (pid #{worker.pid}) ends all of its processes when process #{sidekiq} " \
-                                    "ends; quiet ends nobody\n")
+                                    "ends; quiet ends no process\n")
     expect(worker.exit_code).to eq(0)
   end
 

@@ -44,13 +44,13 @@ RSpec.describe "the doctor" do
     expect([code, output]).to eq([0, <<~TEXT])
       Sidekiq #{Sidekiq::VERSION}#{tag}, pid #{pid}, uid 0, running, with sidekiq_lifecycle #{SidekiqLifecycle::VERSION}
 
-        dash (pid 1)        has TERM carried past it by the relay
+        dash (pid 1)        is bypassed by the relay, which forwards TERM
         └─ sidekiq (pid #{pid})  is Sidekiq
 
-        relay      pid #{relay} carries signals past dash (pid 1)
+        relay      pid #{relay} forwards signals past dash (pid 1)
         signals    blocked: none; ignored: none
         time       -t 8 and Sidekiq's own 4 s fit into the stop timeout of 12 s (lifecycle.stop_timeout)
-        directory  #{app}/tmp/sidekiq, of uid 0; ready is there, as should be
+        directory  #{app}/tmp/sidekiq, owned by uid 0; ready exists, which is correct
 
       safe
     TEXT
@@ -81,7 +81,7 @@ RSpec.describe "the doctor" do
     worker = start_in('"$@"; true', install: "lifecycle.require_signal_path = true", environment: off)
     wait_until("it runs") { Dir[file("tmp/sidekiq/processes/*")].any? && record_inside["state"] == "running" }
     expect(doctor_inside(worker)).to match([1, /^loses jobs on stop: a SIGTERM sent to dash \(pid 1\) is lost/])
-    expect(doctor_inside(worker)[1]).to match(/directory .*neither ready nor drained is there, as should be$/)
+    expect(doctor_inside(worker)[1]).to match(/directory .*neither ready nor drained exists, which is correct$/)
     expect(command_inside(worker, "check"))
       .to match([1, /\Anot ready: process \d+ is running, but a SIGTERM sent to dash \(pid 1\) is lost/])
   end
@@ -94,7 +94,7 @@ RSpec.describe "the doctor" do
     expect(code).to eq(1)
     expect(output).to include("without sidekiq_lifecycle", "neither -t nor the stop timeout is known")
     expect(output.lines.last).to include("loses jobs on stop: a SIGTERM sent to dash (pid 1) is lost, and there is " \
-                                         "no relay: this Sidekiq is without sidekiq_lifecycle")
+                                         "no relay: this Sidekiq does not use sidekiq_lifecycle")
   end
 
   it "reports that there is no Sidekiq" do
@@ -122,9 +122,9 @@ RSpec.describe "the doctor" do
 
   it "could not tell if the stop timeout is not known, and says what is needed; the log says it once" do
     worker = start_ready_in('exec "$@"', timeout: 25)
-    sentence = "the stop timeout is not known, and has to be at least 29 s (-t 25 and Sidekiq's own 4 s): Docker and " \
-               "Compose leave 10 s, Kubernetes and ECS 30 s, systemd 90 s, if nothing else is set; tell it with " \
-               "lifecycle.stop_timeout"
+    sentence = "the stop timeout is not known and must be at least 29 s (-t 25 and Sidekiq's own 4 s): by default " \
+               "Docker and Compose leave 10 s, Kubernetes and ECS 30 s, systemd 90 s; set lifecycle.stop_timeout to " \
+               "the platform's value"
     expect(doctor_inside(worker)).to match([3, /^could not tell: #{Regexp.escape(sentence)}\n\z/])
     report = JSON.parse(doctor_inside(worker, "--json")[1])
     expect(report["sidekiqs"][0]["time"]).to include("fit" => "unknown", "words" => sentence, "needed" => 29.0)
@@ -158,7 +158,7 @@ RSpec.describe "the doctor" do
   it "could not tell while a worker boots" do
     worker = start_in('exec "$@"', install: "lifecycle.stop_timeout = 12", after: 'note "loads"; sleep 600')
     wait_until("it boots") { notes.include?("loads") || worker.raise_if_ended }
-    expect(doctor_inside(worker)).to match([3, /^could not tell: .*it is still booting; ask again when it is ready$/])
+    expect(doctor_inside(worker)).to match([3, /^could not tell: .*it is still booting; run the doctor again when/])
   end
 
   it "reports a timeout that is set in Ruby, where generate cannot see it" do
@@ -177,20 +177,20 @@ RSpec.describe "the doctor" do
   it "checks the lifecycle directory" do
     worker = start_ready_in('exec "$@"', install: "lifecycle.stop_timeout = 12")
     expect(doctor_inside(worker))
-      .to match([0, %r{directory  #{app}/tmp/sidekiq, of uid 0; ready is there, as should be$}])
+      .to match([0, %r{directory  #{app}/tmp/sidekiq, owned by uid 0; ready exists, which is correct$}])
     FileUtils.mv(ready_file, file("mine"))
-    expect(doctor_inside(worker)).to match([0, /the file ready is not there, but every Sidekiq is ready$/])
+    expect(doctor_inside(worker)).to match([0, /the file ready does not exist, but every Sidekiq is ready$/])
     File.symlink(file("mine"), ready_file)
     File.write(file("tmp/sidekiq/.99.x.half-written"), "")
     expect(doctor_inside(worker)[1])
-      .to match(/; 1 leftover of a dead process, which the next start clears$.*the file ready is not there, but/m)
+      .to match(/; 1 leftover of a dead process, which the next start removes$.*the file ready does not exist, but/m)
   end
 
   describe "in a trial" do
     it "measures that the relay forwards a SIGTERM" do
       code, output = try("dash", "-c", '"$@"; true', "dash", timeout: 3, install: "lifecycle.stop_timeout = 7")
-      expect([code, output]).to match([0, /^  measured   a SIGTSTP to PID 1 made Sidekiq quiet, \d+\.\d s later$/])
-      expect(output).to match(/^ +a SIGTERM to PID 1 ended Sidekiq as it should, with a job in hand for as long as it/)
+      expect([code, output]).to match([0, /^  measured   a SIGTSTP to PID 1 quieted Sidekiq after \d+\.\d s$/])
+      expect(output).to match(/^ +a SIGTERM to PID 1 stopped Sidekiq as it should after .*, with a job that ran/)
       expect(output.lines.last).to eq("safe\n")
     end
 
@@ -206,7 +206,7 @@ RSpec.describe "the doctor" do
         Process.wait(worker)
       RUBY
       code, output = try("ruby", "-e", killer, timeout: 3, install: "lifecycle.stop_timeout = 7")
-      expect([code, output]).to match([1, /a SIGTERM to PID 1 had Sidekiq killed after .*before it was done/])
+      expect([code, output]).to match([1, /a SIGTERM to PID 1 got Sidekiq killed after .*before it had finished/])
     end
 
     it "measures that a SIGTERM is lost if the relay is off" do
@@ -217,27 +217,27 @@ RSpec.describe "the doctor" do
     it "measures that Sidekiq is killed too early, also without the gem" do
       code, output = try("bash", "-c", 'trap "exit 0" TERM; "$@" & wait', "bash", gem: false)
       expect([code, output])
-        .to match([1, /^ +a SIGTERM to PID 1 had Sidekiq killed after .*before it was done$/])
+        .to match([1, /^ +a SIGTERM to PID 1 got Sidekiq killed after .*before it had finished$/])
     end
 
     it "measures what it could not tell from outside" do
       fits = { timeout: 3, install: "lifecycle.stop_timeout = 7" }
       code, output = try("bash", "-c", 'trap "kill \$!" TERM; "$@" & wait; wait', "bash", **fits)
-      expect([code, output]).to match([0, /has a trap for TERM that runs at once; what it does cannot be seen$/])
+      expect([code, output]).to match([0, /has a trap for TERM that runs at once; what it does is not visible$/])
       expect(output)
-        .to include("  note       from outside it looked as if a SIGTERM cannot be followed, but a real one arrives\n")
+        .to include("  note       judged from outside, a SIGTERM may not arrive; a real one arrives\n")
     end
 
     it "does not conclude from the end of an idle worker that the time is long enough" do
       code, output = try("bash", "-c", 'trap "kill \$!" TERM; "$@" & wait; wait', "bash", gem: false)
-      expect([code, output]).to match([3, /^ +a SIGTERM to PID 1 ended an idle Sidekiq as it should, /])
+      expect([code, output]).to match([3, /^ +a SIGTERM to PID 1 stopped an idle Sidekiq as it should after /])
     end
 
     it "shows what the command printed if it starts no Sidekiq" do
       code, output = try("dash", "-c", 'echo before; "$@"', "dash", after: "raise 'no such thing'")
       expect(code).to eq(3)
       expect(output).to include("no such thing")
-      expect(output.lines.last).to eq("could not tell: the command ended before a Sidekiq stood (exit status: 1)\n")
+      expect(output.lines.last).to eq("could not tell: the command ended before a Sidekiq had started (exit status: 1)\n")
     end
 
     it "leaves nothing behind when it is interrupted" do

@@ -29,7 +29,7 @@ RSpec.describe "the time that an application's hooks take when a Sidekiq stops" 
     worker = start_ready(after: held("quiet"), environment: { "NOTIFY_SOCKET" => file("notify") })
     expect(record(worker.pid)).to include("hooks" => nil)
     worker.signal(:TERM)
-    wait_until("it is logged") { worker.log.include?("sidekiq_lifecycle: the stop waits for :quiet hooks") }
+    wait_until("it is logged") { worker.log.include?("sidekiq_lifecycle: :quiet hooks have been delaying the stop") }
     wait_until("systemd is asked for time again") do
       line = socket.recv(4096)[/^EXTEND_TIMEOUT_USEC=(\d+)/, 1]
       # As much as at first, because `-t` and the 4 s have not started yet.

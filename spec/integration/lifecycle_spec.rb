@@ -11,7 +11,7 @@ RSpec.describe "the lifecycle of a Sidekiq" do
     wait_until("it is ready") { worker.ready_file? || worker.raise_if_ended }
     expect(check).to eq([0, "ready\n"])
     expect(check("live")).to eq([0, "live\n"])
-    expect(check("drained")).to eq([1, "not drained: process #{worker.pid} is running, it was not told to be quiet\n"])
+    expect(check("drained")).to eq([1, "not drained: process #{worker.pid} is running and has not been quieted\n"])
 
     start_job
     worker.signal(:TSTP)

@@ -177,8 +177,8 @@ RSpec.describe "the notification of systemd" do
       # Sidekiq's own thread notifies systemd, also between two heartbeats.
       wait_until("it is fed") { messages.count(["WATCHDOG=1"]) > 2 }
       pause = Sandbox::MAJOR == 6 ? 5 : 10
-      problem = "systemd's watchdog of 2 s is shorter than two of Sidekiq's beats, which come every #{pause} s; so " \
-                "it is left to Sidekiq's own thread, which tells less: set WatchdogSec=60"
+      problem = "systemd's watchdog of 2 s is shorter than two heartbeats, one every #{pause} s, so Sidekiq's own " \
+                "thread feeds it, which detects less: set WatchdogSec=60"
       expect(problems_of(worker.pid)).to eq([problem])
       expect(worker.log.scan(problem).size).to eq(1)
       expect(count("READY=1")).to eq(1)

@@ -197,7 +197,7 @@ RSpec.describe "processes that share a directory" do
         wait_until("the file is there") { File.exist?(ready_file) }
         signal_inside(goes, :TSTP)
         wait_until("the file is gone") { !File.exist?(ready_file) }
-        expect(inside(stays, "doctor").last).to match(/^  directory .*; neither ready nor drained is there, as should/)
+        expect(inside(stays, "doctor").last).to match(/^  directory .*; neither ready nor drained exists, which is/)
         wait_until("the other has drained") { inside(goes, "check", "drained").first.zero? }
         round.zero? ? signal_inside(goes, :TERM) : goes.kill
         wait_until("the other has ended") { !goes.running? }

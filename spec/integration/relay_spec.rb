@@ -288,7 +288,7 @@ RSpec.describe "the relay" do
     FileUtils.chmod(0o777, app)
     worker = start_ready_in("dash", 'setpriv --reuid 4711 --regid 4711 --clear-groups "$@"; exit 0')
     expect(Sandbox.messages(the_record)).to contain_exactly(
-      match(/is lost.*; the relay may not trace dash \(pid 1\) because it belongs to another user \(uid 0\): start/)
+      match(/is lost.*; the relay may not trace dash \(pid 1\) because it belongs to another user \(uid 0\): run/)
     )
     expect(worker.log.lines.grep(/belongs to another user/)).to contain_exactly(a_kind_of(String))
   end

@@ -177,7 +177,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       command("quiet", "--pid", quiet.pid)
       wait_until("quiet") { record(quiet.pid)["state"] == "quiet" }
       expect(command("wait", "ready", "--pid", quiet.pid))
-        .to eq([1, "not ready: #{names(quiet)} is quiet, and will not be ready again\n"])
+        .to eq([1, "not ready: #{names(quiet)} is quiet and will not be ready again\n"])
     end
 
     it "fails if a process ends without having drained" do

@@ -19,7 +19,7 @@ RSpec.describe "a Sidekiq whose Ruby does not run" do
     @socket.close
   end
 
-  def silent?(worker) = problems_of(worker.pid).any? { |problem| problem.start_with?("Ruby has switched no") }
+  def silent?(worker) = problems_of(worker.pid).any? { |problem| problem.start_with?("Ruby has had no") }
   def lines(worker, words) = worker.log.lines.grep(/#{words}/)
 
   it "names the running jobs while one holds the GVL, and logs afterwards for how long" do
@@ -29,13 +29,13 @@ RSpec.describe "a Sidekiq whose Ruby does not run" do
       push("Evaluate", "sleep 0.01 until File.exist?('go')")
       push("Evaluate", HOLD_GVL)
       wait_until("its record reports it") { silent?(worker) }
-      said = lines(worker, "Ruby has switched no threads")
-      expect(said).to match([/\Asidekiq_lifecycle: .*native code\. Jobs in hand: Evaluate \h{24}, Evaluate \h{24};/])
-      expect(command("status").last).to include("Ruby has switched no threads, and its heart has not beaten for")
+      said = lines(worker, "Ruby has had no heartbeat")
+      expect(said).to match([/\Asidekiq_lifecycle: .*the GVL\. Running jobs: Evaluate \h{24}, Evaluate \h{24};/])
+      expect(command("status").last).to include("Ruby has had no heartbeat for")
       lock.flock(File::LOCK_UN)
-      wait_until("it logs the end") { lines(worker, "run again; its heart was silent for \\d+ s").any? }
+      wait_until("it logs the end") { lines(worker, "run again after \\d+ s without a heartbeat").any? }
       wait_until("its record no longer reports it") { !silent?(worker) }
-      expect(lines(worker, "Ruby has switched no threads").size).to eq(1)
+      expect(lines(worker, "Ruby has had no heartbeat").size).to eq(1)
       release
       worker.signal(:TERM)
       expect(worker.exit_code).to eq(0)
@@ -52,7 +52,7 @@ RSpec.describe "a Sidekiq whose Ruby does not run" do
     beat = nil
     wait_until("the heartbeat is missing") { beat == (beat = record(worker.pid)["beat"]).tap { sleep 3 } }
     expect(silent?(worker)).to be false
-    expect(lines(worker, "switched no threads")).to be_empty
+    expect(lines(worker, "switches no threads")).to be_empty
   end
 
   it "reports nothing when it was suspended and is continued" do
@@ -64,6 +64,6 @@ RSpec.describe "a Sidekiq whose Ruby does not run" do
     wait_until("the next heartbeat") { record(worker.pid)["beat"] != beat }
     sleep 1.5
     expect(silent?(worker)).to be false
-    expect(lines(worker, "switched no threads")).to be_empty
+    expect(lines(worker, "switches no threads")).to be_empty
   end
 end

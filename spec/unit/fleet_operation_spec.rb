@@ -95,7 +95,7 @@ RSpec.describe SidekiqLifecycle::Fleet::Operation do
   end
 
   it "says before it tells anybody who else ends" do
-    company = "foreman (pid 1) ends all of its processes when process 7 ends; quiet ends nobody"
+    company = "foreman (pid 1) ends all of its processes when process 7 ends; quiet ends no process"
     alone = member("a:1:x", published: JSON.generate(state: "running", ready: true, drained: false, company:))
     told_at_first = nil
     operation([alone], [gone("a:1:x")]) { told_at_first ||= told.dup }.stop(drain_first: false, batch: nil)

@@ -1,4 +1,4 @@
-//! What is found out of one Sidekiq.
+//! The examination of one Sidekiq.
 
 use std::fs;
 use std::path::PathBuf;
@@ -22,11 +22,11 @@ use crate::store::record::{About, Problem, Record};
 use crate::sys::platform::{self, Service};
 use crate::sys::procfs::{Mask, Snapshot};
 
-/// One Sidekiq.
+/// One Sidekiq, as examined.
 #[derive(Debug, Serialize)]
 pub struct Examination {
     pub pid: i32,
-    /// The pid that it has for itself, where that is another one.
+    /// Its pid in its own PID namespace, if that is another one.
     pub own_pid: Option<i32>,
     pub uid: u32,
     pub sidekiq: Option<String>,
@@ -34,23 +34,23 @@ pub struct Examination {
     pub state: Option<State>,
     /// The gem's version, if it has a record.
     pub gem: Option<String>,
-    /// Whether the gem is in it; `None` where that cannot be seen.
+    /// Whether the gem is loaded in it; `None` if that is not visible.
     pub has_gem: Option<bool>,
     pub signal_path: SignalPath,
     pub relay: Relay,
-    /// Signals that its main thread has blocked.
+    /// Signals that its main thread blocks.
     pub blocked: Vec<String>,
     pub ignored: Vec<String>,
     pub time: Time,
     pub directory: PathBuf,
     pub health: Option<Health>,
-    /// Problems that it tells of itself, but for those that are found here as well.
+    /// Problems that it has recorded itself, without those that the doctor determines as well.
     pub problems: Vec<Problem>,
     pub not_seen: Vec<String>,
     pub measured: Option<Measured>,
     #[serde(flatten)]
     pub diagnosis: Diagnosis,
-    /// To judge once more when something was measured.
+    /// Kept to make the diagnosis again after a measurement.
     #[serde(skip)]
     path: Path,
     #[serde(skip)]
@@ -76,7 +76,7 @@ pub struct Link {
     pub tstp: Effect,
     /// In words.
     pub verdict: String,
-    /// In words, where TSTP fails here and TERM does not.
+    /// In words, if TSTP fails here and TERM does not.
     pub tstp_verdict: Option<String>,
     /// TERM fails here.
     pub is_culprit: bool,
@@ -85,9 +85,9 @@ pub struct Link {
 #[derive(Debug, Serialize)]
 pub struct Relay {
     pub pid: Option<i32>,
-    /// The links that it carries signals past.
+    /// The links that it forwards signals past.
     pub carries: Vec<String>,
-    /// Why it is not there or cannot do all; `None` where all is well.
+    /// Why there is none or it cannot do everything; `None` if nothing is wrong.
     pub problem: Option<String>,
 }
 
@@ -96,9 +96,9 @@ pub struct Time {
     /// Sidekiq's `-t`.
     pub timeout: Option<f64>,
     pub stop_timeout: Option<StopTimeout>,
-    /// It asks systemd for the time that it needs when it is told to stop.
+    /// It asks systemd for the time that it needs when it stops.
     pub is_extended: bool,
-    /// Seconds that it takes to stop.
+    /// Seconds that it needs to stop.
     pub needed: Option<f64>,
     #[serde(flatten)]
     pub fit: Fit,
@@ -112,16 +112,18 @@ impl Time {
         let stop = found.ok().flatten().or_else(|| service.and_then(|service| service.stop_timeout));
         let stop = stop.or_else(|| platform::engine_stop_timeout(pid));
         let is_systemds = matches!(&stop, Some(StopTimeout { source: Source::Systemd(_), .. }));
-        // One without the gem says when it stops, but asks for nothing.
+        // Without the gem, Sidekiq notifies systemd of its stop, but asks for no time.
         let is_extended = is_systemds && is_heard && has_gem && !about.embedded;
         let fit = match (wrong, stop_timeout::fit(need, stop.as_ref())) {
             (Some(wrong), _) => Fit::Unknown(wrong),
             (None, Fit::TooShort(_)) if is_extended => Fit::Fits(format!(
-                "{} are asked of systemd when it stops, as the {} is too short",
-                need.words(),
-                stop.as_ref().map(ToString::to_string).unwrap_or_default()
+                "the {} is too short, so systemd is asked for more when it stops: {}",
+                stop.as_ref().map(ToString::to_string).unwrap_or_default(),
+                need.words()
             )),
-            (None, Fit::Unknown(_)) if is_persons => Fit::Fits("whoever sits at the shell decides how long".to_owned()),
+            (None, Fit::Unknown(_)) if is_persons => {
+                Fit::Fits("the person at the shell decides how long to wait".to_owned())
+            }
             (None, fit) => fit,
         };
         Self { timeout: about.timeout, stop_timeout: stop, is_extended, needed: need.seconds(), fit }
@@ -131,15 +133,15 @@ impl Time {
 /// What became of a real SIGTERM.
 #[derive(Clone, Debug, Serialize)]
 pub struct Measured {
-    /// `None` where even that could not be seen.
+    /// `None` if the result is unclear.
     pub fate: Option<Fate>,
     pub words: String,
-    /// What became of a real SIGTSTP before, in words.
+    /// What became of a real SIGTSTP before it, in words.
     pub tstp: String,
 }
 
 impl Examination {
-    /// `service` is the one of systemd that it belongs to.
+    /// `service`: the systemd service that it belongs to.
     pub(super) fn of(
         snapshot: &Snapshot,
         process: &ObservedProcess,
@@ -150,7 +152,7 @@ impl Examination {
         let chain = Snapshot::chain(snapshot.pid);
         let relay = relay(&chain, all);
         let seen = Snapshot::path(snapshot.pid).with_kill_mode(service.as_ref().and_then(|service| service.kill_mode));
-        // Another Sidekiq's relay carries nothing to this one.
+        // The relay of another Sidekiq forwards nothing to this one.
         let path = if relay.is_some() { seen } else { seen.without_relay() };
         let has_gem = has_gem(snapshot, record.is_some());
         let said = record.and_then(|record| record.signal_path.as_ref()?.no_relay.clone());
@@ -217,13 +219,13 @@ impl Examination {
         self.diagnosis.verdict
     }
 
-    /// Why, and what to change, in one line; `None` if all is well.
+    /// Why, and what to change, in one line; `None` if nothing is wrong.
     pub fn reasons(&self) -> Option<String> {
         let all: Vec<String> = self.diagnosis.reasons.iter().chain(&self.diagnosis.fix).cloned().collect();
         (!all.is_empty()).then(|| all.join("; "))
     }
 
-    /// The same once more, with what became of a real SIGTERM.
+    /// The examination with the result of a real SIGTERM.
     pub fn with(mut self, measured: Measured) -> Self {
         self.diagnosis = judge(&Findings {
             path: &self.path,
@@ -245,7 +247,8 @@ fn is_booting(snapshot: &Snapshot, record: Option<&Record>) -> bool {
     }
 }
 
-/// The relay of a Sidekiq, or of the process that has preloaded its application. It is called `signal-relay PID START_TIME …`.
+/// The relay of a Sidekiq, or of the process that has preloaded its application. Its command line is `signal-relay
+/// PID START_TIME …`.
 fn relay<'a>(chain: &[Snapshot], all: &'a [Snapshot]) -> Option<&'a Snapshot> {
     all.iter().filter(|process| process.program() == Program::Relay).find(|relay| {
         let number = |index: usize| relay.arguments.get(index).and_then(|word| word.parse::<u64>().ok());
@@ -264,7 +267,7 @@ fn no_relay(path: &Path, has_relay: bool, said: Option<String>, has_gem: Option<
     match (said, has_gem) {
         (Some(said), _) => Some(said),
         _ if !is_needed || has_relay => None,
-        (None, Some(false)) => Some("this Sidekiq is without sidekiq_lifecycle".to_owned()),
+        (None, Some(false)) => Some("this Sidekiq does not use sidekiq_lifecycle".to_owned()),
         (None, _) => Some("none was started".to_owned()),
     }
 }
@@ -279,7 +282,7 @@ fn signal_path(path: &Path) -> SignalPath {
                 KillMode::ControlGroup => "signals every process of the service (KillMode=control-group)".to_owned(),
                 mode => format!("signals the service's main process (KillMode={mode})"),
             },
-            _ if link.is_persons() => "is a shell at which a person sits".to_owned(),
+            _ if link.is_persons() => "is a person's interactive shell".to_owned(),
             _ => link.verdict(Asked::Stop),
         };
         Link {
@@ -306,12 +309,12 @@ fn names(mask: Mask) -> Vec<String> {
     Signal::iterator().filter(|signal| mask.has(*signal)).map(|signal| signal.as_str().replacen("SIG", "", 1)).collect()
 }
 
-/// What is mapped tells, where the doctor may see it.
+/// Looks for the gem in the process's memory map, if the doctor may read it.
 fn has_gem(snapshot: &Snapshot, has_record: bool) -> Option<bool> {
     if has_record {
         return Some(true);
     }
-    // It is loaded with the application.
+    // It is loaded together with the application.
     if is_booting(snapshot, None) {
         return None;
     }
@@ -340,14 +343,14 @@ fn health(snapshot: &Snapshot, process: &ObservedProcess, all: &[Snapshot], read
     if first.problems.is_empty() {
         return first;
     }
-    // A file and the records are not read in one moment.
+    // The files and the records are not read in one moment.
     std::thread::sleep(std::time::Duration::from_millis(300));
     look(directory)
 }
 
 fn not_seen(snapshot: &Snapshot, has_gem: Option<bool>) -> Vec<String> {
     let (own, theirs) = (geteuid().as_raw(), snapshot.uid);
-    // Only whoever has both of a process's may look at it (ptrace(2)).
+    // Only a process with the same uid and gid may inspect it (ptrace(2)).
     let both =
         |uid: u32, gid: u32| if own == theirs { format!("uid {uid} and gid {gid}") } else { format!("uid {uid}") };
     let own_group = getegid().as_raw();
@@ -357,11 +360,11 @@ fn not_seen(snapshot: &Snapshot, has_gem: Option<bool>) -> Vec<String> {
         things.push("whether sidekiq_lifecycle is in it");
     }
     if snapshot.executable.is_none() {
-        things.push("which programs these really are (their names were believed)");
+        things.push("which programs these really are (their names were trusted)");
     }
     if things.is_empty() {
         return Vec::new();
     }
     let as_root = as_root(own == 0);
-    vec![format!("{}, for the doctor is {doctor}; run it as {them} or {as_root}", things.join(" and "))]
+    vec![format!("{}: the doctor runs as {doctor}; run it as {them} or {as_root}", things.join(" and "))]
 }

@@ -1,7 +1,7 @@
-//! The doctor: tells of every Sidekiq whether it loses jobs when it is told to stop, and why, from outside.
+//! The doctor: checks from outside whether a Sidekiq loses jobs when it is stopped, and why.
 //!
-//! It reads /proc and the lifecycle directory, asks systemd where there is one, and changes nothing. [`trial`] does the
-//! same of a command line that it launches itself.
+//! It reads /proc and the lifecycle directory, queries systemd if it is running, and changes nothing. [`trial`] does
+//! the same with a command line that it launches itself.
 
 mod examination;
 mod report;
@@ -17,10 +17,10 @@ use text::print;
 use crate::model::diagnosis::Verdict;
 use crate::store::directory::Directory;
 
-/// Examines the Sidekiqs of a lifecycle directory, or of /proc, and prints what was found. Gives back the exit code.
+/// Examines the Sidekiqs of a lifecycle directory, or of /proc, and prints the result. Returns the exit code.
 ///
 /// # Errors
-/// Whoever reads it has gone.
+/// The output cannot be written: its reader has exited.
 pub fn main(out: &mut impl Write, directory: &Directory, json: bool) -> io::Result<u8> {
     if !Path::new("/proc/self/status").exists() {
         writeln!(out, "{}: there is no /proc here", Verdict::Unknown)?;

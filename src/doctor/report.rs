@@ -1,4 +1,4 @@
-//! All that the doctor reports.
+//! The doctor's report.
 
 use serde::Serialize;
 
@@ -10,10 +10,10 @@ use crate::store::lookup::{self, ObservedProcess};
 use crate::sys::platform::{self, Service};
 use crate::sys::procfs::Snapshot;
 
-/// The version of the JSON; it grows when a field changes its meaning or goes.
+/// The version of the JSON; it increases when a field changes its meaning or is removed.
 pub(super) const SCHEMA: u32 = 3;
 
-/// All that the doctor says.
+/// The whole report.
 #[derive(Debug, Serialize)]
 pub struct Report {
     pub(super) schema: u32,
@@ -24,12 +24,12 @@ pub struct Report {
 }
 
 impl Report {
-    /// Looks at the living Sidekiqs of a lifecycle directory, or, where there are none, at those of /proc.
+    /// Examines the live Sidekiqs of a lifecycle directory or, if it has none, those of /proc.
     #[must_use]
     pub fn of(directory: &Directory) -> Self {
         let all = Snapshot::living();
         let found = find(&all, directory);
-        let whence = format!("neither is one registered in {}, nor is one in /proc", directory.path().display());
+        let whence = format!("none is registered in {}, and none is in /proc", directory.path().display());
         Self::new(examine(&found, &all, platform::service), &whence)
     }
 
@@ -45,7 +45,7 @@ impl Report {
         Self { schema: SCHEMA, verdict, summary: format!("{verdict}{colon}{}", reasons.join("; ")), sidekiqs }
     }
 
-    /// The exit code that says the same.
+    /// The exit code for the verdict.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self.verdict {
@@ -56,7 +56,7 @@ impl Report {
     }
 }
 
-/// Examines each; `service` finds out which service of systemd a process belongs to.
+/// Examines each process; `service` determines the systemd service of a process.
 pub(super) fn examine(
     found: &[ObservedProcess],
     all: &[Snapshot],
@@ -69,7 +69,7 @@ pub(super) fn examine(
     found.iter().filter_map(examine).collect()
 }
 
-/// The living Sidekiqs of a lifecycle directory, or, where there are none, those of /proc.
+/// The live Sidekiqs of a lifecycle directory or, if it has none, those of /proc.
 pub(super) fn find(all: &[Snapshot], directory: &Directory) -> Vec<ObservedProcess> {
     let registered = lookup::registered(directory).unwrap_or_default().living;
     if registered.is_empty() { lookup::among(all) } else { registered }

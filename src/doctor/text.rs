@@ -1,4 +1,4 @@
-//! What the doctor says, for people.
+//! The doctor's report, for people.
 
 use std::io::{self, Write};
 
@@ -101,8 +101,8 @@ fn rows(sidekiq: &Examination) -> Vec<Row> {
 fn relay(sidekiq: &Examination) -> Row {
     let relay = &sidekiq.relay;
     let does = match relay.carries.as_slice() {
-        [] => "carries no signals, and has who ends wait for Sidekiq".to_owned(),
-        links => format!("carries signals past {}", links.join(", ")),
+        [] => "forwards no signals, and delays the exit of programs until Sidekiq has ended".to_owned(),
+        links => format!("forwards signals past {}", links.join(", ")),
     };
     let text = match (relay.pid, &relay.problem) {
         (None, None) => "none, and none is needed".to_owned(),
@@ -132,25 +132,25 @@ fn directory(sidekiq: &Examination) -> Row {
     match &sidekiq.health {
         Some(health) => ("directory", format!("{path}{}", describe(health)), !health.problems.is_empty()),
         None if sidekiq.has_gem == Some(true) => {
-            ("directory", format!("it is not registered in {path}; name its directory with --dir"), true)
+            ("directory", format!("not registered in {path}; name its directory with --dir"), true)
         }
         None => ("directory", "none".to_owned(), false),
     }
 }
 
 fn describe(health: &Health) -> String {
-    let owner = health.owner.map(|uid| format!(", of uid {uid}")).unwrap_or_default();
+    let owner = health.owner.map(|uid| format!(", owned by uid {uid}")).unwrap_or_default();
     let files = match (health.ready, health.drained) {
-        (true, true) => "; ready and drained are there",
-        (true, false) => "; ready is there",
-        (false, true) => "; drained is there",
-        (false, false) => "; neither ready nor drained is there",
+        (true, true) => "; ready and drained exist",
+        (true, false) => "; ready exists",
+        (false, true) => "; drained exists",
+        (false, false) => "; neither ready nor drained exists",
     };
     let leftovers = match health.leftovers {
         0 => String::new(),
-        1 => "; 1 leftover of a dead process, which the next start clears".to_owned(),
-        count => format!("; {count} leftovers of dead processes, which the next start clears"),
+        1 => "; 1 leftover of a dead process, which the next start removes".to_owned(),
+        count => format!("; {count} leftovers of dead processes, which the next start removes"),
     };
-    let fine = if health.problems.is_empty() { ", as should be" } else { "" };
+    let fine = if health.problems.is_empty() { ", which is correct" } else { "" };
     format!("{owner}{files}{fine}{leftovers}")
 }

@@ -1,10 +1,10 @@
-//! `doctor -- COMMAND`: launches a command line as PID 1 of a PID namespace of its own, waits until a Sidekiq stands there,
-//! examines it, and sends PID 1 a real SIGTSTP and a real SIGTERM.
+//! `doctor -- COMMAND`: launches a command line as PID 1 of a new PID namespace, waits until a Sidekiq has started in
+//! it, examines it, and sends PID 1 a real SIGTSTP and a real SIGTERM.
 //!
-//! A Sidekiq with the gem takes as long to stop as it may: an idle one ends at once, and would not show who kills it a few
-//! seconds later.
+//! A Sidekiq with the gem takes as long to stop as it may: an idle one would exit at once, and would not show which
+//! program kills it a few seconds later.
 //!
-//! What the command says is held back, and shown if no Sidekiq comes of it.
+//! The command's output is captured, and shown if no Sidekiq starts.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Permissions};
@@ -34,20 +34,20 @@ use crate::store::record::Record;
 use crate::sys::namespace;
 use crate::sys::procfs::Snapshot;
 
-/// Sidekiq hears a signal long before, and an idle one ends within 3 s: it waits for its fetch to come back.
+/// Sidekiq receives a signal long before that, and an idle one ends within 3 s: it waits for its fetch to return.
 const IDLE: Duration = Duration::from_secs(10);
-/// Where it is not known: Sidekiq's default `-t`.
+/// Sidekiq's default `-t`, used if it is not known.
 const DEFAULT_TIMEOUT: f64 = 25.0;
-/// Several Sidekiqs of one command do not stand at one moment.
+/// The Sidekiqs of one command do not all start at the same moment.
 const SETTLED: Duration = Duration::from_secs(1);
 const LINES_SHOWN: usize = 20;
 
-/// Tries a command line and prints what was found; gives back the exit code.
+/// Runs the trial of a command line and prints the result; returns the exit code.
 ///
 /// # Errors
-/// Whoever reads it has gone, or there is no place for temporary files.
+/// The output cannot be written because its reader has exited, or there is no place for temporary files.
 pub fn main(out: &mut impl Write, command: &[OsString], timeout: Duration, json: bool) -> io::Result<u8> {
-    // One that any user of the trial's may write to: the command may change the user.
+    // Any user may write to it, because the command may change the user.
     let home = tempfile::Builder::new()
         .prefix("sidekiq-lifecycle-doctor")
         .permissions(Permissions::from_mode(0o755))
@@ -64,7 +64,7 @@ pub fn main(out: &mut impl Write, command: &[OsString], timeout: Duration, json:
         Ok(mut trial) => trial.run(timeout),
         Err(reason) => Err(reason),
     };
-    // 128 + n, as a shell would show it.
+    // 128 + n, as a shell would report it.
     if let Ok(signal @ 1..) = u8::try_from(interrupted.load(SeqCst)) {
         return Ok(128 + signal);
     }
@@ -93,7 +93,7 @@ impl Trial {
         let output = tempfile::tempfile().map_err(|error| error.to_string())?;
         namespace::enter().map_err(|error| {
             format!(
-                "a PID namespace of its own is not allowed here ({error}); run the doctor as root outside of a container, or \
+                "creating a PID namespace is not allowed here ({error}); run the doctor as root outside of a container, or \
                  in one started with docker run --privileged"
             )
         })?;
@@ -101,7 +101,7 @@ impl Trial {
             [("SIDEKIQ_LIFECYCLE_DIR", directory.path().as_os_str()), ("SIDEKIQ_LIFECYCLE_TRIAL", OsStr::new("1"))];
         let first = namespace::start(command, &environment, &output).map_err(|error| {
             let program = command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
-            format!("{program} could not be started in a PID namespace of its own ({error})")
+            format!("cannot start {program} in a new PID namespace ({error})")
         })?;
         Ok(Self { first, ended: None, output, directory, interrupted })
     }
@@ -112,10 +112,11 @@ impl Trial {
         let examined = examine(&found, &all, |_| None);
         let measured = self.measure(&found);
         let sidekiqs = examined.into_iter().zip(measured).map(|(one, measured)| one.with(measured)).collect();
-        Ok(Report::new(sidekiqs, "none stood in the trial"))
+        Ok(Report::new(sidekiqs, "none started in the trial"))
     }
 
-    /// Until all that are there stand: with the gem they say so, without it their title does.
+    /// Waits until every Sidekiq that exists has started: with the gem its record shows that, without it its title
+    /// does.
     fn wait_for_sidekiqs(&mut self, timeout: Duration) -> Result<Vec<ObservedProcess>, String> {
         let began = Instant::now();
         let (mut progress, waiting) = (Progress::default(), "waiting for a Sidekiq to start");
@@ -127,7 +128,7 @@ impl Trial {
             if let Some(status) = self.has_ended() {
                 drop(progress);
                 self.show_output();
-                return Err(format!("the command ended before a Sidekiq stood ({status})"));
+                return Err(format!("the command ended before a Sidekiq had started ({status})"));
             }
             let found = find(&Snapshot::living(), &self.directory);
             let standing: Vec<i32> = found.iter().filter(|found| stands(found)).map(|found| found.pid).collect();
@@ -141,7 +142,7 @@ impl Trial {
                 drop(progress);
                 self.show_output();
                 return Err(format!(
-                    "no Sidekiq stood within {} s; --timeout SECONDS waits longer",
+                    "no Sidekiq started within {} s; use --timeout SECONDS to wait longer",
                     timeout.as_secs_f64()
                 ));
             }
@@ -150,13 +151,13 @@ impl Trial {
         }
     }
 
-    /// Sends the signals, and looks what becomes of every Sidekiq.
+    /// Sends the signals, and measures what becomes of every Sidekiq.
     fn measure(&mut self, found: &[ObservedProcess]) -> Vec<Measured> {
         let quiet = self.measure_quiet(found);
         let stop = match self.has_ended() {
             None => self.measure_stop(found),
             Some(_) => {
-                let words = "the command has ended by the SIGTSTP, so a SIGTERM was not tried".to_owned();
+                let words = "the SIGTSTP ended the command, so no SIGTERM was sent".to_owned();
                 vec![Measured { fate: None, words, tstp: String::new() }; found.len()]
             }
         };
@@ -167,7 +168,7 @@ impl Trial {
         let _ = i32::try_from(self.first.id()).map(|pid| kill(Pid::from_raw(pid), signal));
     }
 
-    /// A TSTP, and what each Sidekiq made of it, in words. What stands still goes on afterwards.
+    /// Sends a TSTP; returns what each Sidekiq did, in words. Continues what it has suspended.
     fn measure_quiet(&mut self, found: &[ObservedProcess]) -> Vec<String> {
         let sent = Instant::now();
         self.send(Signal::SIGTSTP);
@@ -195,7 +196,7 @@ impl Trial {
             None => self.said().contains("Received TSTP"),
         };
         if is_quiet {
-            return Some(format!("a SIGTSTP to PID 1 made Sidekiq quiet, {seconds:.1} s later"));
+            return Some(format!("a SIGTSTP to PID 1 quieted Sidekiq after {seconds:.1} s"));
         }
         if elapsed <= IDLE {
             return None;
@@ -205,7 +206,7 @@ impl Trial {
         Some(format!("a SIGTSTP to PID 1 {what} within {} s", IDLE.as_secs()))
     }
 
-    /// A TERM, and what became of each Sidekiq.
+    /// Sends a TERM; returns what became of each Sidekiq.
     fn measure_stop(&mut self, found: &[ObservedProcess]) -> Vec<Measured> {
         let sent = Instant::now();
         self.send(Signal::SIGTERM);
@@ -242,8 +243,7 @@ impl Trial {
             .map(|(found, ended)| {
                 let Measured { fate, mut words, tstp } = self.measured(found, ended);
                 if !is_over {
-                    words +=
-                        "; PID 1 goes on without it, so a container would be killed at the end of its stop timeout";
+                    words += "; PID 1 keeps running, so a container would be killed at the end of its stop timeout";
                 }
                 Measured { fate, words, tstp }
             })
@@ -253,7 +253,7 @@ impl Trial {
     fn measured(&self, found: &ObservedProcess, ended: Option<Duration>) -> Measured {
         let seconds = ended.map(|ended| format!("{:.1} s", ended.as_secs_f64())).unwrap_or_default();
         let said = self.said();
-        // Sidekiq's own log, where it comes here (cli.rb).
+        // Sidekiq's own log, if it is in the captured output (cli.rb).
         let is_logged = said.contains("Running in ruby");
         let is_whole = match record(found) {
             Some(record) => Some(record.state == State::Stopped),
@@ -261,27 +261,27 @@ impl Trial {
             None => is_logged.then_some(false),
         };
         let timeout = timeout_of(found);
-        // An end before -t has passed was an idle Sidekiq's.
+        // A Sidekiq that ended before -t had passed was idle.
         let was_busy = ended.zip(timeout).is_some_and(|(ended, timeout)| ended.as_secs_f64() >= timeout);
         let (fate, words) = match (ended, is_whole) {
             (Some(_), Some(true)) if was_busy => {
-                let words =
-                    "a SIGTERM to PID 1 ended Sidekiq as it should, with a job in hand for as long as it may be";
-                (Some(Fate::Arrives), format!("{words}, {seconds} later"))
+                let words = "a SIGTERM to PID 1 stopped Sidekiq as it should";
+                (Some(Fate::Arrives), format!("{words} after {seconds}, with a job that ran for as long as -t allows"))
             }
             (Some(_), Some(true)) => {
-                let words = "a SIGTERM to PID 1 ended an idle Sidekiq as it should";
-                (None, format!("{words}, {seconds} later; whether one with a job would be left the time was not seen"))
+                let words = "a SIGTERM to PID 1 stopped an idle Sidekiq as it should";
+                (None, format!("{words} after {seconds}; whether a running job would get enough time was not measured"))
             }
             (Some(_), Some(false)) => (
                 Some(Fate::CutShort),
-                format!("a SIGTERM to PID 1 had Sidekiq killed after {seconds}, before it was done"),
+                format!("a SIGTERM to PID 1 got Sidekiq killed after {seconds}, before it had finished"),
             ),
-            (Some(_), None) => {
-                (None, format!("a SIGTERM to PID 1 ended Sidekiq in {seconds}; whether it was done cannot be seen"))
-            }
+            (Some(_), None) => (
+                None,
+                format!("a SIGTERM to PID 1 ended Sidekiq after {seconds}; whether it had finished is not visible"),
+            ),
             (None, _) if self.has_heard(found) => {
-                (None, "a SIGTERM to PID 1 arrived, and Sidekiq has not ended in the time that it has".to_owned())
+                (None, "a SIGTERM to PID 1 arrived, but Sidekiq did not end within the time that it has".to_owned())
             }
             (None, _) if found.record.is_ok() || is_logged => {
                 (Some(Fate::Lost), format!("a SIGTERM to PID 1 did not reach Sidekiq within {} s", IDLE.as_secs()))
@@ -298,7 +298,7 @@ impl Trial {
         }
     }
 
-    /// Read without moving: the command writes through descriptors of the same open file.
+    /// Read without moving the offset: the command writes through descriptors of the same open file.
     fn said(&self) -> String {
         let mut bytes = Vec::new();
         let mut buffer = [0; 65536];
@@ -338,7 +338,7 @@ impl Trial {
 }
 
 impl Drop for Trial {
-    /// With PID 1 all in its namespace ends.
+    /// Everything in the namespace ends with its PID 1.
     fn drop(&mut self) {
         let _ = self.first.kill();
         let _ = self.first.wait();
@@ -366,7 +366,7 @@ fn started(found: &ObservedProcess) -> Option<u64> {
     found.snapshot.as_ref().map(|snapshot| snapshot.start_time)
 }
 
-/// Only on a terminal: a log has what the command itself prints.
+/// Only on a terminal: a log has the command's own output.
 fn show(progress: &mut Progress, message: &str, elapsed: Duration) {
     if io::stderr().is_terminal() {
         progress.show(&Step { message: message.to_owned(), begun: elapsed.as_secs_f64(), ..Step::default() });

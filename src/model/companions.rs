@@ -1,5 +1,5 @@
-//! Who ends together with a Sidekiq that is stopped: what foreman and its kind start together ends together, and so does a
-//! container when its PID 1 has nothing left to wait for.
+//! Which processes end together with a Sidekiq that is stopped: foreman and similar programs end all of their
+//! processes together, and a container ends when its PID 1 has nothing left to wait for.
 
 use crate::model::program::Program;
 use crate::model::signal_path::Link;
@@ -7,13 +7,13 @@ use crate::model::signal_path::Link;
 /// These end all of their processes when one has ended.
 const TOGETHER: [&str; 5] = ["foreman", "forego", "hivemind", "honcho", "overmind"];
 
-/// What stopping a process does to others, in one sentence; `None` where nothing is known of that. `chain` begins with the
-/// process itself; `others` are the processes beside it that its ancestors have started.
+/// What stopping a process does to others, in one sentence; `None` if nothing is known to end. `chain` starts with
+/// the process itself; `others` are the processes beside it that its ancestors have started.
 #[must_use]
 pub fn warning(chain: &[Link], others: &[String]) -> Option<String> {
     let sidekiq = chain.first()?.pid;
     let above = chain.get(1..).unwrap_or_default();
-    let keeps = "quiet ends nobody";
+    let keeps = "quiet ends no process";
     if let Some((name, pid)) = above.iter().find_map(|link| Some((together(link)?, link.pid))) {
         return Some(format!("{name} (pid {pid}) ends all of its processes when process {sidekiq} ends; {keeps}"));
     }
@@ -24,11 +24,11 @@ pub fn warning(chain: &[Link], others: &[String]) -> Option<String> {
         program => program.ends_with_first_child() && !link.is_machines,
     });
     let (name, pid, others) = (&first.name, first.pid, others.join(", "));
-    ends.then(|| format!("{name} (pid {pid}) may end when process {sidekiq} ends, and then so does {others}; {keeps}"))
+    ends.then(|| format!("{name} (pid {pid}) may end when process {sidekiq} ends, and {others} with it; {keeps}"))
 }
 
-/// The program of that kind: by its own name, as the script of an interpreter, or by its title (`foreman: master`). Overmind's processes are children of the
-/// tmux that it starts, whose socket it names after itself.
+/// The program of that kind: by its own name, as the script of an interpreter, or by its title (`foreman: master`).
+/// Overmind's processes are children of the tmux that it starts, whose socket is named after Overmind.
 fn together(link: &Link) -> Option<&'static str> {
     let base =
         |word: &str| word.split(':').next().and_then(|word| word.rsplit('/').next()).unwrap_or_default().to_owned();
@@ -83,7 +83,8 @@ mod tests {
             ("forego", &["forego", "start"]),
         ] {
             let known = TOGETHER.into_iter().find(|known| format!("{name}{arguments:?}").contains(known)).unwrap();
-            let expected = format!("{known} (pid 1) ends all of its processes when process 7 ends; quiet ends nobody");
+            let expected =
+                format!("{known} (pid 1) ends all of its processes when process 7 ends; quiet ends no process");
             assert_eq!(warned(vec![shell(), link(1, name, arguments)], &[]).as_ref(), Some(&expected), "{arguments:?}");
             // Below something else, and with others that are seen.
             let above = vec![link(4, name, arguments), link(1, "tini", &["tini", "--"])];
@@ -102,16 +103,16 @@ mod tests {
         let person = |pid| Link { is_interactive: true, has_terminal: true, ..shell(pid) };
         let tini = || link(1, "tini", &["tini", "--"]);
         let others = &["puma (pid 9)", "cron (pid 10)"][..];
-        let said = "may end when process 7 ends, and then so does puma (pid 9), cron (pid 10); quiet ends nobody";
+        let said = "may end when process 7 ends, and puma (pid 9), cron (pid 10) with it; quiet ends no process";
         let table: &[(Vec<Link>, &[&str], Option<&str>)] = &[
             (vec![shell(1)], others, Some("dash (pid 1)")),
             (vec![shell(5), tini()], others, Some("tini (pid 1)")),
             (vec![shell(1)], &[], None),
-            // It waits for somebody else.
+            // It waits for another process.
             (vec![free(1)], others, None),
             (vec![person(5), tini()], others, None),
             (vec![shell(5), link(1, "systemd", &["/sbin/init"])], others, None),
-            // Whatever starts Sidekiq may start it anew.
+            // The program that starts Sidekiq may restart it.
             (vec![link(1, "ruby", &["ruby", "swarm.rb"])], others, None),
             // Not a container's.
             (vec![shell(5)], others, None),

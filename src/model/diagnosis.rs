@@ -1,4 +1,4 @@
-//! What a doctor says of a Sidekiq: whether it loses jobs when it is told to stop.
+//! The doctor's verdict on a Sidekiq: whether it loses jobs when it is stopped.
 
 use std::fmt;
 
@@ -7,13 +7,13 @@ use serde::Serialize;
 use crate::model::signal_path::{Asked, Fate, Handling, Path};
 use crate::model::stop_timeout::Fit;
 
-/// The one answer.
+/// The verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// A SIGTERM arrives, and leaves the time it takes.
+    /// A SIGTERM reaches Sidekiq, and leaves it enough time.
     Safe,
-    /// Something decisive cannot be seen.
+    /// Something decisive is not visible.
     Unknown,
     /// Jobs are lost.
     LosesJobs,
@@ -36,30 +36,30 @@ pub struct Findings<'a> {
     pub path: &'a Path,
     /// Why the relay does not help, where it does not.
     pub no_relay: Option<&'a str>,
-    /// Whether it is left the time that it takes.
+    /// Whether Sidekiq has enough time to stop.
     pub time: &'a Fit,
-    /// The application is being loaded: nothing of it is final.
+    /// The application is still loading, so nothing is final.
     pub is_booting: bool,
-    /// Sidekiq is a part of another program, which tells it to stop.
+    /// Sidekiq is part of another program, which must stop it.
     pub is_embedded: bool,
     /// What became of a real SIGTERM, if one was sent.
     pub measured: Option<Fate>,
 }
 
-/// An answer and its reasons.
+/// A verdict and its reasons.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Diagnosis {
     /// The answer.
     pub verdict: Verdict,
-    /// Why, in half sentences.
+    /// Why, in clauses that can be joined.
     pub reasons: Vec<String>,
-    /// What to change, in words to paste.
+    /// What to change, in a form that can be pasted.
     pub fix: Option<String>,
-    /// What is worth knowing although no job is lost by it.
+    /// Other findings, which lose no job.
     pub remarks: Vec<String>,
 }
 
-/// Judges. What was measured counts for more than what was judged.
+/// Makes the diagnosis. A measurement overrides the judgement of the path.
 #[must_use]
 pub fn judge(findings: &Findings<'_>) -> Diagnosis {
     let Findings { path, no_relay, time, is_booting, is_embedded, measured } = *findings;
@@ -71,22 +71,22 @@ pub fn judge(findings: &Findings<'_>) -> Diagnosis {
     let culprit = culprit.unwrap_or_default();
 
     match (path.links().first(), fate) {
-        (None, _) => diagnosis.add(Verdict::Unknown, "the process cannot be seen in /proc".to_owned()),
+        (None, _) => diagnosis.add(Verdict::Unknown, "the process is not visible in /proc".to_owned()),
         (Some(worker), _) if worker.term != Handling::Handled && measured.is_none() => {
             let how = match worker.term {
                 Handling::Blocked => "blocks",
                 Handling::Ignored => "ignores",
-                // Ruby has one from its start on.
+                // Ruby has a handler from its start.
                 Handling::Default | Handling::Handled => "has no handler for",
             };
             diagnosis.add(Verdict::LosesJobs, format!("Sidekiq {how} TERM"));
-            diagnosis.fix = Some("find what in the application does so, or starts Sidekiq like that".to_owned());
+            diagnosis.fix = Some("find what does that: the application, or the program that starts Sidekiq".to_owned());
         }
         (_, Fate::Lost) if path.beside().is_some() && measured.is_none() => {
             diagnosis.add(Verdict::LosesJobs, path.beside().unwrap_or_default().to_owned());
         }
         (_, Fate::Arrives) if is_embedded => {
-            let reason = "Sidekiq is embedded in another program, which has to stop it when it gets a SIGTERM";
+            let reason = "Sidekiq is embedded in another program, which must stop it on SIGTERM";
             diagnosis.add(Verdict::Unknown, reason.to_owned());
         }
         (_, Fate::Arrives) => {}
@@ -97,7 +97,7 @@ pub fn judge(findings: &Findings<'_>) -> Diagnosis {
         }
     }
     if let (Some(measured), true) = (measured, measured.is_some_and(|fate| fate != judged)) {
-        let remark = format!("from outside it looked as if a SIGTERM {judged}, but a real one {measured}");
+        let remark = format!("judged from outside, a SIGTERM {judged}; a real one {measured}");
         diagnosis.remarks.push(remark);
     }
     if fate != Fate::Arrives && diagnosis.fix.is_none() {
@@ -110,14 +110,14 @@ pub fn judge(findings: &Findings<'_>) -> Diagnosis {
         Fit::Unknown(_) => {}
     }
     if is_booting && diagnosis.verdict == Verdict::Safe {
-        diagnosis.add(Verdict::Unknown, "it is still booting; ask again when it is ready".to_owned());
+        diagnosis.add(Verdict::Unknown, "it is still booting; run the doctor again when it is ready".to_owned());
     }
     diagnosis.remarks.extend(tstp(path));
     diagnosis
 }
 
 impl Diagnosis {
-    /// What is known counts for more than what is not.
+    /// What is known takes precedence over what is not.
     fn add(&mut self, verdict: Verdict, reason: String) {
         if verdict > self.verdict {
             self.verdict = verdict;
@@ -128,12 +128,12 @@ impl Diagnosis {
     }
 }
 
-/// TSTP loses no job by itself. It is worth a word where it fares worse than TERM.
+/// TSTP loses no job by itself. It is mentioned only if it does worse than TERM.
 fn tstp(path: &Path) -> Option<String> {
     let (fate, index) = path.fate(Asked::Quiet);
     let link = path.links().get(index).filter(|_| fate.is_bad() && !path.fate(Asked::Stop).0.is_bad())?;
     let top = path.links().last()?;
-    Some(format!("a SIGTSTP sent to {} {fate}, for {} {}", top.title(), link.title(), link.verdict(Asked::Quiet)))
+    Some(format!("a SIGTSTP sent to {} {fate}: {} {}", top.title(), link.title(), link.verdict(Asked::Quiet)))
 }
 
 #[cfg(test)]
@@ -182,7 +182,7 @@ mod tests {
                 fits(),
                 None,
                 Unknown,
-                "handles TERM in a way that cannot be seen",
+                "handles TERM in a way that is not visible",
             ),
             ("a trap, tried", below(Other, Handled), false, fits(), Some(Fate::Arrives), Safe, ""),
             (
@@ -192,7 +192,7 @@ mod tests {
                 fits(),
                 Some(Fate::CutShort),
                 LosesJobs,
-                "cut short",
+                "is killed before",
             ),
             ("tini, lies", below(Tini, Blocked), false, fits(), Some(Fate::Lost), LosesJobs, "is lost"),
             ("sh, lies", below(Shell, Default), false, fits(), Some(Fate::Arrives), Safe, ""),
@@ -200,7 +200,7 @@ mod tests {
             ("blocked", Path::new(vec![worker(Blocked)]), false, fits(), None, LosesJobs, "Sidekiq blocks TERM"),
             ("ignored", Path::new(vec![worker(Ignored)]), false, fits(), None, LosesJobs, "Sidekiq ignores TERM"),
             (
-                "deaf",
+                "no handler",
                 Path::new(vec![worker(Default)]),
                 false,
                 fits(),
@@ -214,7 +214,7 @@ mod tests {
             ("tried, who knows the time", lone(), false, unknown(), Some(Fate::Arrives), Unknown, "is not known"),
             ("a trap, who knows the time", below(Other, Handled), false, unknown(), None, Unknown, "is not known"),
             ("sh, who knows the time", below(Shell, Default), false, unknown(), None, LosesJobs, "is lost"),
-            ("nothing seen", Path::new(vec![]), false, fits(), None, Unknown, "cannot be seen"),
+            ("nothing seen", Path::new(vec![]), false, fits(), None, Unknown, "is not visible"),
         ];
         for (name, path, is_embedded, time, measured, verdict, reason) in table {
             let is_embedded = *is_embedded;
@@ -245,7 +245,7 @@ mod tests {
             "{remarks:?}"
         );
         let remarks = judge(&Findings { measured: Some(Fate::Lost), ..findings }).remarks;
-        assert_eq!(remarks[0], "from outside it looked as if a SIGTERM arrives, but a real one is lost");
+        assert_eq!(remarks[0], "judged from outside, a SIGTERM arrives; a real one is lost");
 
         let path = Path::new(vec![worker(), link(1, Program::Shell, Handling::Default)]);
         let diagnosis = judge(&Findings { path: &path, no_relay: Some("it is off"), ..findings });

@@ -1,14 +1,15 @@
-//! Durations: as people and platforms write them, and as people read them.
+//! Durations: as people and platforms write them, and formatted for people.
 
 use std::time::Duration;
 
-/// Reads `$SIDEKIQ_LIFECYCLE_STOP_TIMEOUT` or `$ECS_CONTAINER_STOP_TIMEOUT`: a duration as Go writes it ("30s", "1m30s"), or plain seconds.
+/// Parses `$SIDEKIQ_LIFECYCLE_STOP_TIMEOUT` or `$ECS_CONTAINER_STOP_TIMEOUT`: a duration as Go writes it ("30s",
+/// "1m30s"), or plain seconds.
 #[must_use]
 pub fn parse_positive(text: &str) -> Option<f64> {
     parse(text).filter(|seconds| *seconds > 0.0)
 }
 
-/// Reads a time as people write it: as in Go, or plain seconds.
+/// Parses a time as people write it: as in Go, or plain seconds.
 #[must_use]
 pub fn parse(text: &str) -> Option<f64> {
     let units = [("h", 3600.0), ("m", 60.0), ("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("µs", 1e-6), ("ns", 1e-9)];
@@ -16,7 +17,7 @@ pub fn parse(text: &str) -> Option<f64> {
     if is_plain { text.parse().ok() } else { parse_units(text, &units) }
 }
 
-/// Reads a time span as systemctl(1) shows it: "1min 30s", "infinity" (systemd.time(7)).
+/// Parses a time span as systemctl(1) shows it: "1min 30s", "infinity" (systemd.time(7)).
 #[must_use]
 pub fn parse_systemd(text: &str) -> Option<f64> {
     let day = 86400.0;
@@ -34,7 +35,7 @@ pub fn parse_systemd(text: &str) -> Option<f64> {
     if text == "infinity" { Some(f64::INFINITY) } else { parse_units(text, &units) }
 }
 
-/// Numbers with a unit each, with or without spaces between.
+/// Numbers with a unit each, with or without spaces in between.
 fn parse_units(text: &str, units: &[(&str, f64)]) -> Option<f64> {
     let mut rest = text.trim();
     let mut seconds = 0.0;
@@ -53,7 +54,7 @@ fn parse_units(text: &str, units: &[(&str, f64)]) -> Option<f64> {
     Some(seconds)
 }
 
-/// Reads an option's value. 0 is refused.
+/// Parses an option's value. 0 is an error.
 ///
 /// # Errors
 /// What to write instead.
@@ -64,14 +65,14 @@ pub fn parse_argument(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Reads an option's value, of which 0 means something.
+/// Parses an option's value where 0 has a meaning.
 ///
 /// # Errors
 /// What to write instead.
 pub fn parse_argument_or_zero(text: &str) -> Result<Duration, String> {
     let seconds = parse(text).ok_or("write a time, such as 90s, 10m, 1h30m, or plain seconds")?;
     Duration::try_from_secs_f64(seconds)
-        .map_err(|_| "that is more time than there is; leave it out to wait for as long as it takes".to_owned())
+        .map_err(|_| "the time is too long; omit the option to wait without a limit".to_owned())
 }
 
 /// A duration for people, in its two largest units, rounded down: `45 s`, `1 min 3 s`, `2 h`, `1 d 1 h`.
@@ -161,8 +162,8 @@ mod tests {
             ("10 minutes", "write a time, such as"),
             ("0", "above 0"),
             ("0.0s", "above 0"),
-            ("99999999999999999999999", "more time than there is"),
-            ("99999999999999999999999h", "more time than there is"),
+            ("99999999999999999999999", "the time is too long"),
+            ("99999999999999999999999h", "the time is too long"),
         ] {
             assert!(parse_argument(wrong).unwrap_err().contains(why), "{wrong}");
         }

@@ -1,29 +1,29 @@
-//! What the relay makes of a signal that it keeps from a shell: which signal the worker gets in its place, if any.
+//! Which signal the relay sends the worker in place of one that it withholds from a shell, if any.
 //!
-//! A worker is sent only what it handles. The default action of every other signal here would end or stop it, while
-//! without the gem such a signal had no effect: a shell that is PID 1 never gets it.
+//! A worker is sent only signals that it handles. The default action of any other signal here would end or stop it,
+//! while without the gem such a signal had no effect: a shell that is PID 1 never gets it.
 
 use nix::libc;
 
-/// The signals that are kept from a shell without a handler for them.
+/// The signals that are withheld from a shell without a handler for them.
 pub const FORWARDED: [i32; 7] =
     [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGTSTP, libc::SIGTTIN, libc::SIGUSR1, libc::SIGUSR2];
 
-/// The signals for which Ruby has a handler of its own that raises an exception; whether the application has a trap for them
-/// the kernel cannot tell (`signal.c` of Ruby, `install_sighandler`).
+/// The signals for which Ruby itself has a handler that raises an exception; the kernel does not show whether the
+/// application has a trap for them (`signal.c` of Ruby, `install_sighandler`).
 pub const RUBYS_OWN: [i32; 3] = [libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2];
 
-/// What is known of a worker's handlers. Bit n - 1 is signal n.
+/// What is known about a worker's handlers. Bit n - 1 is signal n.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Handlers {
-    /// What the kernel knows (`SigCgt` in /proc/PID/status); `None` if it cannot be read.
+    /// Signals with a handler, according to the kernel (`SigCgt` in /proc/PID/status); `None` if it cannot be read.
     pub caught: Option<u64>,
-    /// What the application has set traps for, of [`RUBYS_OWN`].
+    /// Of [`RUBYS_OWN`], those for which the application has set traps.
     pub trapped: u64,
 }
 
-/// The signal to send to the worker in place of one that has come to a shell; `None` if it handles none such.
-/// QUIT counts as TERM: it is what images derived from nginx's and php-fpm's are stopped by, and Sidekiq does not know it.
+/// The signal to send to the worker in place of one that was sent to a shell; `None` if the worker does not handle
+/// it. QUIT becomes TERM: it stops images derived from nginx's and php-fpm's, and Sidekiq does not handle it.
 #[must_use]
 pub fn forwarded(signal: i32, handlers: Handlers) -> Option<i32> {
     let is_trapped = has(handlers.trapped, signal);
@@ -35,7 +35,7 @@ pub fn forwarded(signal: i32, handlers: Handlers) -> Option<i32> {
     }
 }
 
-/// Whether the signal tells a worker to stop.
+/// Whether the signal stops a worker.
 #[must_use]
 pub fn stops(signal: i32) -> bool {
     matches!(signal, libc::SIGTERM | libc::SIGINT | libc::SIGQUIT)
@@ -63,7 +63,7 @@ mod tests {
     fn what_a_worker_gets() {
         use libc::{SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGUSR1, SIGUSR2};
         let mask = |signals: &[i32]| signals.iter().fold(0, |mask, signal| with(mask, *signal));
-        // As a Sidekiq has them: its own traps, and what Ruby catches for itself.
+        // The handlers of a Sidekiq: its own traps, and what Ruby itself catches.
         let sidekiq = Handlers {
             caught: Some(mask(&[SIGTERM, SIGINT, SIGTSTP, SIGTTIN, SIGQUIT, SIGUSR1, SIGUSR2])),
             trapped: 0,
@@ -82,7 +82,7 @@ mod tests {
             (with_traps, SIGQUIT, Some(SIGQUIT)),
             (with_traps, SIGUSR1, None),
             (with_traps, SIGUSR2, Some(SIGUSR2)),
-            // It would stop.
+            // The signal would suspend it.
             (booting, SIGTSTP, None),
             (booting, SIGTTIN, None),
             (booting, SIGTERM, Some(SIGTERM)),

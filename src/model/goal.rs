@@ -1,20 +1,20 @@
-//! What can be waited for, and whether a process has come to it.
+//! What a command can wait for, and whether a process has reached it.
 
 use std::fmt;
 
 use crate::model::probe::{Facts, MAX_BEAT_AGE, Presence, Probe};
 use crate::model::state::State;
 
-/// Where a process is to come.
+/// The state to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Goal {
     /// It takes jobs.
     Ready,
     /// It takes no more jobs.
     Quiet,
-    /// It takes no more jobs, and has finished with every one.
+    /// It takes no more jobs, and has finished every job that it had.
     Drained,
-    /// It has ended, however it did.
+    /// It has ended, in whatever way.
     Stopped,
 }
 
@@ -29,24 +29,24 @@ impl fmt::Display for Goal {
     }
 }
 
-/// How a process stands to a [`Goal`]; the reasons are one line each.
+/// Whether a process has reached a [`Goal`]; the reasons are one line each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// It is there.
+    /// Reached.
     Reached,
     /// Not yet.
     Waiting(String),
-    /// It will never be.
+    /// It never will be.
     Failed(String),
 }
 
 impl Goal {
-    /// How one process stands to it.
+    /// Whether one process has reached the goal.
     #[must_use]
     pub fn standing(self, process: &Facts) -> Standing {
         let pid = process.pid;
         if process.presence == Presence::Gone {
-            // Of one that has ended, only that it had drained before counts for the goals on the way.
+            // A process that has ended has reached the goals on the way only if it had drained before.
             let is_there = match self {
                 Self::Stopped => true,
                 Self::Quiet | Self::Drained => process.drained,
@@ -58,7 +58,7 @@ impl Goal {
         if self == Self::Stopped {
             let jobs = jobs(process.busy).map(|jobs| format!(", {jobs} still running")).unwrap_or_default();
             return Standing::Waiting(match process.unreadable {
-                Some(_) => format!("process {pid} is there"),
+                Some(_) => format!("process {pid} exists"),
                 None => format!("process {pid} is {}{jobs}", process.state),
             });
         }
@@ -71,16 +71,16 @@ impl Goal {
         };
         match (answer, self) {
             (Ok(()), _) => Standing::Reached,
-            // States only move on.
+            // States never go back.
             (Err(reason), Self::Ready) if process.state >= State::Quiet => {
-                Standing::Failed(format!("{reason}, and will not be ready again"))
+                Standing::Failed(format!("{reason} and will not be ready again"))
             }
             (Err(reason), Self::Drained) if process.never_drains.is_some() => Standing::Failed(reason),
             (Err(reason), _) => Standing::Waiting(reason),
         }
     }
 
-    /// How far all of them are, in one line.
+    /// The progress of all processes, in one line.
     #[must_use]
     pub fn progress(self, processes: &[Facts]) -> String {
         let done = processes.iter().filter(|process| self.standing(process) == Standing::Reached).count();
@@ -91,7 +91,8 @@ impl Goal {
         format!("{done} of {} {self}{}{}", processes.len(), jobs.unwrap_or_default(), never.unwrap_or_default())
     }
 
-    /// Of those that are to be ready, why one will never be, and what to do; whoever starts another waits in vain else.
+    /// If the goal is `ready`, why one process will never be, and what to do; starting another process would not
+    /// help.
     #[must_use]
     pub fn never_ready(self, processes: &[Facts]) -> Option<String> {
         processes.iter().filter(|_| self == Self::Ready).find_map(|process| match self.standing(process) {
@@ -138,7 +139,7 @@ mod tests {
             (Ready, process(State::Booting), "not yet: process 7 is booting"),
             (Ready, process(State::Running), "reached"),
             (Ready, withheld, "not yet: process 7 is running, but a SIGTERM is lost"),
-            (Ready, process(State::Quiet), "never: process 7 is quiet, and will not be ready again"),
+            (Ready, process(State::Quiet), "never: process 7 is quiet and will not be ready again"),
             (Ready, ended("exit 1", false), "never: process 7 has stopped (exit 1)"),
             (Ready, killed(State::Running), "never: process 7 is gone"),
             (Ready, ended("exit 0", true), "never: process 7 has stopped (exit 0)"),
@@ -148,7 +149,7 @@ mod tests {
             (Quiet, busy(State::Stopping, 2), "reached"),
             (Quiet, killed(State::Running), "never: process 7 is gone"),
             (Quiet, ended("exit 0, SIGTERM", true), "reached"),
-            (Drained, process(State::Running), "not yet: process 7 is running, it was not told to be quiet"),
+            (Drained, process(State::Running), "not yet: process 7 is running and has not been quieted"),
             (Drained, busy(State::Quiet, 1), "not yet: process 7 is quiet, 1 job still running"),
             (Drained, stuck(State::Running), "never: process 7 is running, and can never drain: a thread has died"),
             (Drained, stuck(State::Quiet), "never: process 7 is quiet, and can never drain: a thread has died"),
@@ -160,7 +161,7 @@ mod tests {
             (Drained, cut_off.clone(), "never: process 7 has stopped (exit 0, SIGTERM, 2 cut off)"),
             (Drained, killed(State::Quiet), "never: process 7 is gone"),
             (Drained, unknown.clone(), "not yet: the record of process 7 cannot be read: there is none"),
-            // It has said that it ends, and is still there.
+            // It has recorded its end, and still exists.
             (
                 Drained,
                 Facts { presence: Presence::Here, ..cut_off.clone() },
@@ -168,7 +169,7 @@ mod tests {
             ),
             (Stopped, busy(State::Stopping, 2), "not yet: process 7 is stopping, 2 jobs still running"),
             (Stopped, process(State::Stopped), "not yet: process 7 is stopped"),
-            (Stopped, unknown, "not yet: process 7 is there"),
+            (Stopped, unknown, "not yet: process 7 exists"),
             (Stopped, cut_off, "reached"),
             (Stopped, killed(State::Booting), "reached"),
         ];
@@ -196,7 +197,7 @@ mod tests {
             ),
             (Stopped, vec![one.clone(), gone], "1 of 2 stopped, 1 job running"),
             (Stopped, vec![drained], "0 of 1 stopped"),
-            (Ready, vec![one, quiet], "1 of 2 ready, process 7 is quiet, and will not be ready again: stop it"),
+            (Ready, vec![one, quiet], "1 of 2 ready, process 7 is quiet and will not be ready again: stop it"),
         ] {
             assert_eq!(goal.progress(&processes), expected);
         }

@@ -1,41 +1,41 @@
-//! The time that the application's own hooks take when a Sidekiq stops: `:quiet`, `:shutdown`, `:exit`, `at_exit`. The
-//! platform has to leave it beside `-t` and what Sidekiq takes for itself.
+//! The time that the application's own hooks take when a Sidekiq stops: `:quiet`, `:shutdown`, `:exit`, `at_exit`.
+//! The platform must leave that time on top of `-t` and the time that Sidekiq itself needs.
 
 use std::time::{Duration, Instant};
 
-/// Hooks that take longer are worth a word.
+/// Hooks that take longer are reported.
 const LONG: f64 = 1.0;
 
-/// Nobody's hooks take longer: what says so was written by somebody else.
+/// No hooks take longer; a record with more was not written by this gem.
 const LONGEST: f64 = 86400.0;
 
-/// What the hooks of one process have taken.
+/// How long the hooks of one process have taken.
 #[derive(Clone, Debug, Default)]
 pub struct Hooks {
-    /// What they took at the last stop before this process.
+    /// How long they took at the last stop before this process.
     before: Option<f64>,
     running: Option<Running>,
-    /// Those that have ended: their names and seconds.
+    /// The hooks that have ended: their names and seconds.
     taken: Vec<(String, f64)>,
 }
 
 #[derive(Clone, Debug)]
 struct Running {
     name: String,
-    /// When they begin to cost.
+    /// From when on they count.
     since: Instant,
-    /// When to look at them again.
+    /// When to check them again.
     due: Instant,
 }
 
 impl Hooks {
-    /// What is known of an earlier stop; of several the longest counts, for processes share a directory.
+    /// Remembers an earlier stop; of several the longest one, because processes share a directory.
     pub fn remember(&mut self, seconds: f64) {
         let is_sound = seconds.is_finite() && (0.0..=LONGEST).contains(&seconds);
         self.before = self.before.into_iter().chain(is_sound.then_some(seconds)).reduce(f64::max);
     }
 
-    /// Hooks begin that are called so. The first `free` seconds cost nothing: they run beside the jobs.
+    /// Hooks with this name start. Their first `free` seconds do not count: jobs run meanwhile.
     pub fn begin(&mut self, name: String, free: f64, now: Instant) {
         self.end(now);
         let since = Duration::try_from_secs_f64(free).ok().and_then(|free| now.checked_add(free)).unwrap_or(now);
@@ -43,28 +43,28 @@ impl Hooks {
             Some(Running { name, since, due: since.checked_add(Duration::from_secs_f64(LONG)).unwrap_or(since) });
     }
 
-    /// They have ended.
+    /// The hooks have ended.
     pub fn end(&mut self, now: Instant) {
         if let Some(Running { name, since, .. }) = self.running.take() {
             self.taken.push((name, now.saturating_duration_since(since).as_secs_f64()));
         }
     }
 
-    /// Seconds that this stop's have taken so far.
+    /// Seconds that the hooks of this stop have taken so far.
     #[must_use]
     pub fn so_far(&self, now: Instant) -> f64 {
         let running = self.running.as_ref().map(|running| now.saturating_duration_since(running.since).as_secs_f64());
         self.taken.iter().map(|(_, seconds)| *seconds).chain(running).sum()
     }
 
-    /// Seconds that earlier ones have taken, and these have not yet.
+    /// Seconds that earlier hooks have taken, and these have not yet.
     #[must_use]
     pub fn to_come(&self, now: Instant) -> f64 {
         (self.before.unwrap_or_default() - self.so_far(now)).max(0.0)
     }
 
-    /// What is to be known of them afterwards. A stop that has come to its end counts as it was, for a hook may have been
-    /// mended; one that may be killed at any moment does not make less of what is known.
+    /// What to record for later. A completed stop replaces what was known, because a hook may have been fixed; one
+    /// that may be killed at any moment does not reduce it.
     #[must_use]
     pub fn known(&self, now: Instant, is_over: bool) -> Option<f64> {
         if self.taken.is_empty() && self.running.is_none() {
@@ -74,13 +74,13 @@ impl Hooks {
         Some(if is_over { seconds } else { seconds.max(self.before.unwrap_or_default()) })
     }
 
-    /// When to [look](Self::look) at those that run: after a second, and whenever they have taken twice as long.
+    /// When to [check](Self::look) the running hooks: after a second, and whenever they have taken twice as long.
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
         self.running.as_ref().map(|running| running.due)
     }
 
-    /// Tells whether they run for so long that it is to be said, and noted again.
+    /// Whether they have been running for so long that it is to be reported, and recorded again.
     pub fn look(&mut self, now: Instant) -> bool {
         let Some(running) = self.running.as_mut().filter(|running| now >= running.due) else { return false };
         let taken = now - running.since;
@@ -88,14 +88,14 @@ impl Hooks {
         true
     }
 
-    /// What is wrong with them, in one sentence: while they run, or when they have ended.
+    /// What is wrong with them, in one sentence: while they run, or after they have ended.
     #[must_use]
     pub fn problem(&self, now: Instant) -> Option<String> {
-        const ADVICE: &str = "the platform has to leave them that beside -t and Sidekiq's own 4 s";
+        const ADVICE: &str = "the platform must leave them that time on top of -t and Sidekiq's own 4 s";
         let is_long = |running: &&Running| now.saturating_duration_since(running.since).as_secs_f64() >= LONG;
         if let Some(running) = self.running.as_ref().filter(is_long) {
             let name = &running.name;
-            return Some(format!("the stop waits for {name} hooks, which run for more than {LONG} s: {ADVICE}"));
+            return Some(format!("{name} hooks have been delaying the stop for more than {LONG} s: {ADVICE}"));
         }
         let seconds: f64 = self.taken.iter().map(|(_, seconds)| *seconds).sum();
         let taken = self.taken.iter().filter(|(_, seconds)| *seconds >= LONG / 10.0);
@@ -142,11 +142,11 @@ mod tests {
         assert_eq!((hooks.known(at(start, 8.0), false), hooks.to_come(at(start, 8.0))), (Some(8.0), 0.0));
         assert_eq!(
             hooks.problem(at(start, 2.0)).unwrap(),
-            "the stop waits for :quiet hooks, which run for more than 1 s: the platform has to leave them that beside -t and \
-             Sidekiq's own 4 s"
+            ":quiet hooks have been delaying the stop for more than 1 s: the platform must leave them that time on top of \
+             -t and Sidekiq's own 4 s"
         );
         hooks.end(at(start, 2.0));
-        // Beside the jobs.
+        // While jobs run.
         hooks.begin(":shutdown".to_owned(), 8.0, at(start, 2.0));
         assert_eq!((hooks.due(), hooks.problem(at(start, 9.0)).is_some()), (Some(at(start, 11.0)), true));
         hooks.begin("at_exit".to_owned(), 0.0, at(start, 9.0));
@@ -155,8 +155,8 @@ mod tests {
         assert_eq!((hooks.known(at(start, 20.0), false), hooks.known(at(start, 20.0), true)), (Some(5.0), Some(3.5)));
         assert_eq!(
             hooks.problem(at(start, 20.0)).unwrap(),
-            "hooks took 3.5 s of this stop (:quiet 2.0 s, at_exit 1.5 s): the platform has to leave them that beside -t and \
-             Sidekiq's own 4 s"
+            "hooks took 3.5 s of this stop (:quiet 2.0 s, at_exit 1.5 s): the platform must leave them that time on top \
+             of -t and Sidekiq's own 4 s"
         );
     }
 

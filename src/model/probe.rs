@@ -1,15 +1,15 @@
-//! The three probes, and what each asks of a process and of a directory of processes.
+//! The three probes, and what each checks in a process and in a directory of processes.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::model::state::State;
 
-/// Sidekiq drops a process from its own registry when its last beat is older than this
-/// (`launcher.rb`: `expire(key, 60)`), so a heart that has been silent for longer counts as stopped here too.
+/// Sidekiq drops a process from its own registry when its last heartbeat is older than this (`launcher.rb`:
+/// `expire(key, 60)`), so a process without a heartbeat for longer counts as stopped here too.
 pub const MAX_BEAT_AGE: Duration = Duration::from_secs(60);
 
-/// A question about a Sidekiq process. The words are Kubernetes'.
+/// A check of a Sidekiq process, with Kubernetes' terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probe {
     /// The process exists and Ruby's heartbeat is fresh. Stays true while it drains.
@@ -30,39 +30,40 @@ impl fmt::Display for Probe {
     }
 }
 
-/// Whether the process a record speaks of is there.
+/// Whether the process of a record exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
-    /// The same process: same pid, same start time.
+    /// It exists: same pid, same start time.
     Here,
-    /// It ended: nobody has that pid, or somebody else has.
+    /// It has ended: no process has that pid, or another one has.
     Gone,
-    /// It was seen from another PID namespace (another container) or machine, where its pid means another process.
+    /// It is in another PID namespace (another container) or on another machine, so its pid means another process
+    /// here.
     Elsewhere,
 }
 
-/// All the probes need to know of a process.
+/// Everything that the probes need to know about a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
-    /// The process id, for the reason given to people.
+    /// The process id, for messages.
     pub pid: i32,
-    /// Whether it is there.
+    /// Whether the process exists.
     pub presence: Presence,
-    /// Its state, as it last said itself.
+    /// Its state, as last recorded.
     pub state: State,
     /// Sidekiq has finished with every job it had fetched.
     pub drained: bool,
-    /// Jobs it had in hand when it last said so.
+    /// Its running jobs, as last recorded.
     pub busy: u32,
-    /// How long ago Ruby's heart last beat; `None` before the first beat.
+    /// How long ago the last heartbeat was; `None` before the first one.
     pub beat_age: Option<Duration>,
-    /// How it ended, if it said so.
+    /// How it ended, if it recorded that.
     pub ended: Option<String>,
-    /// Why it is not called ready although it is running.
+    /// Why it is not ready although it is running.
     pub withheld: Option<String>,
-    /// Why it can never have drained, however long it is waited for.
+    /// Why it can never drain.
     pub never_drains: Option<String>,
-    /// Why its record cannot be read; all else but the pid and the presence is unknown then.
+    /// Why its record cannot be read; if so, only the pid and the presence are known.
     pub unreadable: Option<String>,
 }
 
@@ -70,7 +71,7 @@ pub struct Facts {
 pub type Answer = Result<(), String>;
 
 impl Facts {
-    /// Of a process of which no more is known than whether it is there, and why.
+    /// A process of which only its presence is known, and why no more is.
     #[must_use]
     pub fn unknown(pid: i32, presence: Presence, reason: String) -> Self {
         Self {
@@ -87,7 +88,7 @@ impl Facts {
         }
     }
 
-    /// A process that is there and well.
+    /// A healthy process.
     #[cfg(test)]
     pub(super) fn example(pid: i32, state: State) -> Self {
         Self {
@@ -104,22 +105,22 @@ impl Facts {
         }
     }
 
-    /// Whether the process counts when a directory is asked: it is there and has not said that it ended.
+    /// Whether the process counts in a check of a directory: it exists and has not recorded its end.
     #[must_use]
     pub fn counts(&self) -> bool {
         self.presence == Presence::Here && self.state != State::Stopped
     }
 
-    /// Whether it has stopped; the program around an embedded Sidekiq may live on.
+    /// Whether Sidekiq has stopped; the program around an embedded one may go on.
     #[must_use]
     pub fn has_stopped(&self) -> bool {
         self.state == State::Stopped
     }
 
-    /// Asks one process.
+    /// Checks one process.
     ///
     /// # Errors
-    /// The reason why the answer is no.
+    /// The reason if the check fails.
     pub fn answer(&self, probe: Probe, max_beat_age: Duration) -> Answer {
         let pid = self.pid;
         self.is_there()?;
@@ -142,9 +143,9 @@ impl Facts {
                     Err(format!("process {pid} is {state}, {} {jobs} still running", self.busy))
                 }
                 (state @ (State::Quiet | State::Stopping), None) => {
-                    Err(format!("process {pid} is {state}, its threads have not all let go yet"))
+                    Err(format!("process {pid} is {state}, and its processor threads have not all finished"))
                 }
-                (state, None) => Err(format!("process {pid} is {state}, it was not told to be quiet")),
+                (state, None) => Err(format!("process {pid} is {state} and has not been quieted")),
             },
         }
     }
@@ -153,7 +154,7 @@ impl Facts {
         let pid = self.pid;
         match (self.presence, &self.ended, &self.unreadable) {
             (Presence::Elsewhere, ..) => {
-                Err(format!("process {pid} belongs to another container (PID namespace) or machine; ask there"))
+                Err(format!("process {pid} belongs to another container (PID namespace) or machine; query it there"))
             }
             (_, Some(ended), _) => Err(format!("process {pid} has stopped ({ended})")),
             (Presence::Gone, ..) => Err(format!("process {pid} is gone")),
@@ -175,11 +176,11 @@ impl Facts {
     }
 }
 
-/// Asks a directory: yes if at least one process counts and every one that counts says yes.
-/// `processes` come with the one heard of last at the end; it gives the reason when none counts.
+/// Checks a directory: passes if at least one process counts and every one that counts passes. The last one of
+/// `processes` is the one with the latest news; it gives the reason if none counts.
 ///
 /// # Errors
-/// The reason why the answer is no, given by the first process that says no.
+/// The reason if the check fails, from the first process that fails it.
 pub fn ask(processes: &[Facts], probe: Probe, max_beat_age: Duration) -> Answer {
     if !processes.iter().any(Facts::counts) {
         return match processes.last() {
@@ -190,8 +191,8 @@ pub fn ask(processes: &[Facts], probe: Probe, max_beat_age: Duration) -> Answer 
     processes.iter().filter(|process| process.counts()).try_for_each(|process| process.answer(probe, max_beat_age))
 }
 
-/// Whether a sentinel file should exist: by state alone, without the heart's age, because no timer of ours
-/// may wake an idle worker only to look at it. `check` looks at the heart as well.
+/// Whether a sentinel file should exist: by state alone, without the heartbeat's age, because no timer of this gem
+/// may wake an idle worker only to check it. `check` includes the heartbeat.
 #[must_use]
 pub fn sentinel(processes: &[Facts], probe: Probe) -> bool {
     ask(processes, probe, Duration::MAX).is_ok()
@@ -233,17 +234,17 @@ mod tests {
         let table: &[(Facts, Probe, &str)] = &[
             (unborn.clone(), Live, "yes"),
             (unborn.clone(), Ready, "process 7 is booting"),
-            (unborn, Drained, "process 7 is booting, it was not told to be quiet"),
+            (unborn, Drained, "process 7 is booting and has not been quieted"),
             (process(7, State::Running), Live, "yes"),
             (process(7, State::Running), Ready, "yes"),
             (withheld(State::Running), Live, "yes"),
             (withheld(State::Running), Ready, "process 7 is running, but a SIGTERM is lost"),
             (withheld(State::Quiet), Ready, "process 7 is quiet"),
-            (process(7, State::Running), Drained, "process 7 is running, it was not told to be quiet"),
-            (drained(State::Running), Drained, "process 7 is running, it was not told to be quiet"),
+            (process(7, State::Running), Drained, "process 7 is running and has not been quieted"),
+            (drained(State::Running), Drained, "process 7 is running and has not been quieted"),
             (process(7, State::Quiet), Live, "yes"),
             (process(7, State::Quiet), Ready, "process 7 is quiet"),
-            (process(7, State::Quiet), Drained, "process 7 is quiet, its threads have not all let go yet"),
+            (process(7, State::Quiet), Drained, "process 7 is quiet, and its processor threads have not all finished"),
             (busy(State::Quiet, 1), Drained, "process 7 is quiet, 1 job still running"),
             (busy(State::Stopping, 2), Drained, "process 7 is stopping, 2 jobs still running"),
             (stuck(State::Running, 0), Ready, "yes"),
@@ -261,7 +262,7 @@ mod tests {
             (Facts { presence: Presence::Gone, ..ended }, Drained, "process 7 has stopped (exit 0 after SIGTERM)"),
             (unreadable.clone(), Live, "the record of process 7 cannot be read: EOF"),
             (Facts { presence: Presence::Gone, ..unreadable }, Live, "process 7 is gone"),
-            (elsewhere, Ready, "process 7 belongs to another container (PID namespace) or machine; ask there"),
+            (elsewhere, Ready, "process 7 belongs to another container (PID namespace) or machine; query it there"),
         ];
         for (facts, probe, expected) in table {
             assert_eq!(reason(std::slice::from_ref(facts), *probe), *expected, "{facts:?} {probe:?}");
@@ -277,20 +278,16 @@ mod tests {
             (&[process(1, Running), process(2, Running)], Probe::Ready, "yes"),
             (&[process(1, Running), process(2, Booting)], Probe::Ready, "process 2 is booting"),
             (&[process(1, Quiet), process(2, Running)], Probe::Ready, "process 1 is quiet"),
-            // A dead one's leftover neither hides another's readiness nor stands in for it.
+            // What a dead process left neither hides another's readiness nor replaces it.
             (&[gone(1, Quiet), process(2, Running)], Probe::Ready, "yes"),
             (&[gone(1, Running), process(2, Booting)], Probe::Ready, "process 2 is booting"),
             (&[gone(1, Running), gone(2, Running)], Probe::Ready, "process 2 is gone"),
             (
                 &[drained.clone(), process(2, Stopping)],
                 Probe::Drained,
-                "process 2 is stopping, its threads have not all let go yet",
+                "process 2 is stopping, and its processor threads have not all finished",
             ),
-            (
-                &[drained.clone(), process(2, Running)],
-                Probe::Drained,
-                "process 2 is running, it was not told to be quiet",
-            ),
+            (&[drained.clone(), process(2, Running)], Probe::Drained, "process 2 is running and has not been quieted"),
             (&[drained, gone(2, Running)], Probe::Drained, "yes"),
         ];
         for (processes, probe, expected) in table {

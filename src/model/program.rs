@@ -1,4 +1,4 @@
-//! What kind of program a link of the signal path is, told by its name.
+//! Which kind of program a link of the signal path is, by its name.
 
 use std::fmt;
 use std::path::Path;
@@ -7,13 +7,13 @@ use serde::Serialize;
 
 use crate::model::ruby_script;
 
-/// The programs that stand between a platform and a worker, as far as they are known.
+/// The programs that may be between a platform and a worker, as far as they are known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Program {
-    /// sh, dash, bash, busybox ash, zsh, ksh, mksh: waits for its foreground command and passes nothing on by itself.
+    /// sh, dash, bash, busybox ash, zsh, ksh, mksh: waits for its foreground command and forwards nothing by itself.
     Shell,
-    /// timeout(1) of coreutils or busybox: passes TERM on to its command, and ends with it.
+    /// timeout(1) of coreutils or busybox: forwards TERM to its command, and ends with it.
     Timeout,
     /// tini, or docker-init, which is tini.
     Tini,
@@ -25,11 +25,11 @@ pub enum Program {
     Run,
     /// This project's own relay.
     Relay,
-    /// systemd or launchd, of the machine or of a user: whoever stops a service asks it.
+    /// systemd or launchd, of the machine or of a user: services are stopped through it.
     Manager,
     /// sysvinit, or busybox init.
     Init,
-    /// What starts a container, and signals its first process: containerd-shim, conmon.
+    /// Starts a container and signals its first process: containerd-shim, conmon.
     Runtime,
     /// su(1), runuser(1), doas(1).
     Su,
@@ -47,30 +47,30 @@ pub enum Program {
     Supervisord,
     /// foreman.
     Foreman,
-    /// Anything else.
+    /// Any other program.
     #[default]
     Other,
 }
 
-/// The name that the relay is called by, and goes by in `ps`. The word sidekiq is not in it: scripts look for that word to find
-/// a worker.
+/// The name of the relay's process, also in `ps`. It does not contain the word sidekiq, because scripts search for
+/// that word to find a worker.
 pub const RELAY: &str = "signal-relay";
 
 const SHELLS: [&str; 9] = ["sh", "dash", "bash", "ash", "zsh", "ksh", "ksh93", "mksh", "yash"];
 
 impl Program {
-    /// Tells by the executable's name, or, where that is hidden (another user's), by the name it was called with and
-    /// the command name.
+    /// Determines the program by the executable's name or, if that is hidden (another user's), by the name it was
+    /// called with and the command name.
     #[must_use]
     pub fn of(name: &str, executable: Option<&Path>, arguments: &[String]) -> Self {
         let called = arguments.first().map(String::as_str).unwrap_or_default();
-        // A login shell is called with a dash in front.
+        // A login shell's name starts with a dash.
         let called = called.rsplit('/').next().unwrap_or_default().trim_start_matches('-');
         let executable = executable.and_then(Path::file_name).and_then(|file| file.to_str());
-        // An executable that was replaced by an update has this added to its name (proc_pid_exe(5)).
+        // The kernel adds this to the name of an executable that was replaced by an update (proc_pid_exe(5)).
         let executable = executable.map(|file| file.trim_end_matches(" (deleted)"));
         match executable {
-            // One program of many names; which one it is now says the name it was called with.
+            // A multi-call binary: `argv[0]` names the applet.
             Some("busybox" | "busybox.nosuid" | "toybox") => Self::in_busybox(called, arguments),
             Some("sidekiq-lifecycle") => Self::ours(arguments),
             Some(executable) => Self::named(executable).or_script(arguments),
@@ -142,44 +142,44 @@ impl Program {
         }
     }
 
-    /// Whether it may have several programs below it, and decides for all of them what a signal means.
+    /// Whether it may have several programs below it, and decides for all of them what to do on a signal.
     #[must_use]
     pub fn decides(self) -> bool {
         use Program::{Foreman, Init, Other, Runsv, Runsvdir, S6Supervise, S6Svscan, Supervisord};
         matches!(self, Foreman | Init | Other | Runsv | Runsvdir | S6Supervise | S6Svscan | Supervisord)
     }
 
-    /// Whether it keeps services running: it stops them itself, and would start anew what somebody else has stopped.
+    /// Whether it supervises services: it stops them itself, and restarts those that end otherwise.
     #[must_use]
     pub fn keeps_services(self) -> bool {
         use Program::{Init, Manager, Runsv, Runsvdir, S6Supervise, S6Svscan, Supervisord};
         matches!(self, Init | Manager | Runsv | Runsvdir | S6Supervise | S6Svscan | Supervisord)
     }
 
-    /// Whether it is an init that ends as soon as its first child has: what still runs then is killed by the kernel.
+    /// Whether it is an init that exits as soon as its first child has; the kernel then kills what is still running.
     #[must_use]
     pub fn ends_with_first_child(self) -> bool {
         matches!(self, Self::Tini | Self::DumbInit | Self::Catatonit)
     }
 }
 
-/// How far a Sidekiq has come, as its command line shows it.
+/// Whether a Sidekiq has started, according to its command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sidekiq {
     /// Ruby loads the application.
     Booting,
-    /// It shows its version and how busy it is (`launcher.rb`, `heartbeat`).
+    /// It has started and shows its version and how busy it is (`launcher.rb`, `heartbeat`).
     Started {
         /// Sidekiq's version.
         version: String,
     },
-    /// Sidekiq Enterprise's sidekiqswarm: the parent of several, to which it passes on what it is told.
+    /// Sidekiq Enterprise's sidekiqswarm: the parent of several Sidekiqs, to which it forwards signals.
     Swarm,
 }
 
 impl Sidekiq {
-    /// Tells a Sidekiq by its title, `sidekiq 7.3.2 app [0 of 5 busy]`, or by the [script] that a Ruby runs. A word in
-    /// any other place (`gem install sidekiq`, `rake sidekiq`) makes none.
+    /// Recognizes a Sidekiq by its title, `sidekiq 7.3.2 app [0 of 5 busy]`, or by the [script] that a Ruby runs. The
+    /// word in any other place (`gem install sidekiq`, `rake sidekiq`) does not count.
     #[must_use]
     pub fn of(name: &str, executable: Option<&Path>, arguments: &[String]) -> Option<Self> {
         let first = arguments.first()?;
@@ -191,7 +191,7 @@ impl Sidekiq {
         let is_title = arguments.len() == 1;
         let is_ruby = match executable {
             Some(executable) => executable.file_name().and_then(|file| file.to_str()).is_some_and(ruby_script::is_ruby),
-            // Another user's. A script that has given itself a title still has its own name.
+            // Another user's. A script that has set a title still has its own name.
             None => {
                 let called = first.rsplit('/').next().unwrap_or_default();
                 ruby_script::is_ruby(called) || ruby_script::is_ruby(name) || is_title && ruby_script::is_known(name)
@@ -266,7 +266,7 @@ mod tests {
             ("sh", Some("/usr/bin/dash"), &["sh", "/app/bin/sidekiq"], None),
             ("vi", Some("/usr/bin/vi"), &["vi", "sidekiq"], None),
             ("ruby", Some("/usr/bin/ruby"), &["ruby", "/x/sidekiq-lifecycle", "check"], None),
-            ("x", None, &["sidekiq is no number"], None),
+            ("x", None, &["sidekiq is not a number"], None),
             ("x", None, &[], None),
         ];
         for (name, executable, arguments, expected) in table {
@@ -321,7 +321,7 @@ mod tests {
             ("signal-relay", None, &["signal-relay", "7"], Relay),
             ("ruby", Some("/usr/bin/ruby3.1"), &["sidekiq 6.4.1 app [0 of 5 busy]"], Other),
             ("node", Some("/usr/bin/node"), &["node", "sh"], Other),
-            // Another user's, whose executable is hidden.
+            // Another user's, with a hidden executable.
             ("sh", None, &["/bin/sh", "-c", "x"], Shell),
             ("systemd", None, &["/sbin/init"], Manager),
             ("init", None, &["/sbin/init"], Init),

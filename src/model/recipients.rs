@@ -1,18 +1,22 @@
-//! Who is given a signal that arrives at the init: the worker, wherever it stands below shells and other programs.
+//! Which processes an init signals: the worker, wherever it is below shells and other programs.
 //!
-//! From the first child down, shells, timeout and inits only stand between, and so does a program that leads to a Sidekiq: su,
-//! sudo, a secret injector, foreman, Puma. What stands directly below those could be the worker. Of several, the Sidekiqs are;
-//! without one, those that handle the signal; without one, all.
+//! From the first child down, shells, timeout and inits are only wrappers, and so is a program that leads to a
+//! Sidekiq: su, sudo, a secret injector, foreman, Puma. Any process directly below wrappers could be the worker. If
+//! there are several, the Sidekiqs are workers; without a Sidekiq, those that handle the signal; without one of
+//! those, all of them.
 //!
-//! A program between is given no signal that Sidekiq knows by itself, for it may swallow it, or kill Sidekiq some seconds later (su 2,
-//! foreman 5). If it handles the signal, it [follows](Recipients::followers): it is given the signal once the workers have ended, and so is
-//! a web server beside them. Two are an exception. A program with several Sidekiqs below it that handles the signal is given
-//! it in their place, for the end of the first one would set it going. And who reads a pipe, as tee and svlogd do, ends with its writer.
+//! A wrapper program does not receive a signal that Sidekiq itself handles, because it may swallow the signal, or
+//! kill Sidekiq some seconds later (su 2, foreman 5). If it handles the signal, it [follows](Recipients::followers):
+//! it receives the signal once the workers have ended, and so does a web server beside them. There are two
+//! exceptions. A program with several Sidekiqs below it that handles the signal receives it in their place, because
+//! the end of the first one would make it act. And a program that reads a pipe, such as tee and svlogd, ends with its
+//! writer.
 //!
-//! A shell without a trap for the signal would die of it, or stop: it is given nothing, waits for the worker as always and
-//! ends with it. A shell with a trap keeps its say, and is given the signal. The worker is given it as well, unless it runs
-//! in the background of that shell, whose trap [runs at once](crate::model::shell_traps) then and decides. Should the shell end instead, its
-//! worker is told to stop by the rule of the init's own end.
+//! A shell without a trap for the signal would die of it, or stop: it does not receive it, waits for the worker as
+//! always, and ends with it. A shell with a trap does receive it. Whether the worker also receives it depends on
+//! where it runs: not if it runs in the background of that shell, whose trap [runs at
+//! once](crate::model::shell_traps) and decides. If the shell ends without signalling it, the rule for the end of the
+//! init's command stops the worker.
 
 use nix::sys::signal::Signal;
 
@@ -20,39 +24,39 @@ use crate::model::program::Program;
 use crate::model::shell_traps;
 use crate::model::signal_map::Number;
 
-/// What the rule wants to know of a process.
+/// What the rule needs to know about a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Process {
     /// The process id.
     pub pid: i32,
-    /// Its parent's.
+    /// Its parent's pid.
     pub parent: i32,
-    /// What kind of program it is.
+    /// Which kind of program it is.
     pub program: Program,
     /// Whether it is a Sidekiq.
     pub is_sidekiq: bool,
-    /// Whether its standard input is a pipe, and another one than the init's own.
+    /// Whether its standard input is a pipe other than the init's own.
     pub is_reader: bool,
-    /// The signals it handles, or has blocked to wait for them; bit n - 1 for signal n.
+    /// The signals it handles, or blocks in order to wait for them; bit n - 1 for signal n.
     pub handled: u64,
     /// The signals it ignores.
     pub ignored: u64,
 }
 
-/// Who is given a signal.
+/// The processes that are signalled.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recipients {
-    /// Processes between that are given it beside the worker.
+    /// Wrappers that receive it as well as the worker.
     pub between: Vec<i32>,
     /// The workers.
     pub workers: Vec<Worker>,
-    /// Processes that are given it once the workers have ended, unless they have ended as well; only of [`STOPS`].
+    /// Processes that receive it once the workers have ended, unless they have ended as well; only for [`STOPS`].
     pub followers: Vec<i32>,
 }
 
 impl Recipients {
-    /// Leaves out whatever a signal of [`STOPPING`] would suspend, such as a web server once its Sidekiq has exited: nothing
-    /// continues it, and the container would never end.
+    /// Removes every process that a signal of [`STOPPING`] would suspend, such as a web server once its Sidekiq has
+    /// exited: nothing would continue it, and the container would never end.
     pub fn spare_from_suspension(&mut self, processes: &[Process], signal: Number) {
         if signal.is_in(&STOPPING) {
             let suspends = |pid| processes.iter().any(|process| process.pid == pid && !process.handles(signal));
@@ -61,42 +65,43 @@ impl Recipients {
     }
 }
 
-/// A worker, and whether it is given the signal, or a shell that has it in the background decides.
+/// A worker, and whether it receives the signal, or a shell with the worker in its background decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Worker {
     /// The process id.
     pub pid: i32,
-    /// The shell whose trap decides; `None` if the worker is given the signal.
+    /// The shell whose trap decides; `None` if the worker receives the signal.
     pub decider: Option<i32>,
 }
 
-/// How a signal that arrives at the init comes to one Sidekiq.
+/// How a signal sent to the init reaches a Sidekiq.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// The init gives it the signal. What stands between is given nothing before it has ended, so nothing there swallows the
-    /// signal or kills.
+    /// The init sends it. Wrappers receive nothing before Sidekiq has ended, so none of them swallows the signal or
+    /// kills.
     Direct,
     /// The trap of this shell decides.
     Trap(i32),
-    /// This program is given the signal in its place, and has its own ways.
+    /// This program receives the signal in its place, and acts in its own way.
     Through(i32),
-    /// It does not.
+    /// It does not reach it.
     None,
 }
 
 /// Signals whose default action stops a process.
 pub const STOPPING: [Signal; 3] = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
 
-/// Signals that tell a worker to stop.
+/// Signals that stop a worker.
 pub const STOPS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
 
-/// Signals that every Sidekiq knows (`cli.rb`). What others mean to a program around it is that program's own affair.
+/// Signals that every Sidekiq handles (`cli.rb`). What other signals mean to a program around it is up to that
+/// program.
 const SIDEKIQS: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGTSTP, Signal::SIGTTIN];
 
-/// No chain of processes is longer: /proc is not read in one moment, and a pid may be used again meanwhile.
+/// No chain of processes is longer: reading /proc takes time, and a pid may be reused meanwhile.
 const DEPTH: usize = 64;
 
-/// Whether a program only stands between: it waits for its command, and ends with it.
+/// Whether a program is only a wrapper: it waits for its command, and ends with it.
 #[must_use]
 pub fn stands_between(program: Program) -> bool {
     matches!(program, Program::Shell | Program::Timeout | Program::Run) || program.ends_with_first_child()
@@ -118,7 +123,7 @@ fn has(mask: u64, signal: Number) -> bool {
     mask >> (signal.raw() - 1) & 1 == 1
 }
 
-/// Who is given the signal, of those at and below `roots`.
+/// Which processes receive the signal, among those at and below `roots`.
 #[must_use]
 pub fn recipients(processes: &[Process], roots: &[i32], signal: Number) -> Recipients {
     let mut search = Search { processes, signal, between: Vec::new(), passed: Vec::new(), found: Vec::new() };
@@ -133,7 +138,7 @@ pub fn recipients(processes: &[Process], roots: &[i32], signal: Number) -> Recip
         .partition(|found| if has_sidekiq { found.has_sidekiq } else { !is_handled || found.process.handles(signal) });
     let worker = |found: &Found<'_>| Worker { pid: found.process.pid, decider: found.above.decider };
     let mut workers: Vec<Worker> = chosen.iter().map(worker).collect();
-    // Nothing but shells, or no /proc: the roots themselves, unless they would only be stopped, and never go on.
+    // Only shells, or no /proc: the roots themselves, unless the signal would only suspend them for ever.
     if workers.is_empty() && between.is_empty() {
         let would_stop = |pid: i32| signal.is_in(&STOPPING) && processes.iter().any(|process| process.pid == pid);
         workers =
@@ -148,7 +153,7 @@ pub fn recipients(processes: &[Process], roots: &[i32], signal: Number) -> Recip
     Recipients { between, workers, followers }
 }
 
-/// How the signal comes to the Sidekiq `worker` from an init whose first child is `root`.
+/// How the signal reaches the Sidekiq `worker` from an init whose first child is `root`.
 #[must_use]
 pub fn reach(processes: &[Process], root: i32, worker: i32, signal: Number) -> Reach {
     let found = recipients(processes, &[root], signal);
@@ -171,9 +176,9 @@ struct Search<'a> {
     processes: &'a [Process],
     signal: Number,
     between: Vec<i32>,
-    /// Programs that handle the signal, and have a Sidekiq below that is given it in their place.
+    /// Programs that handle the signal, and have a Sidekiq below that receives it in their place.
     passed: Vec<i32>,
-    /// What stands directly below those between.
+    /// The processes directly below wrappers.
     found: Vec<Found<'a>>,
 }
 
@@ -184,12 +189,12 @@ struct Found<'a> {
     above: Above,
 }
 
-/// What stands above a process.
+/// What is above a process.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Above {
     /// A shell whose trap decides.
     decider: Option<i32>,
-    /// A program that follows. It knows best what else to stop of what is below it.
+    /// A program that follows. It knows best what else below it to stop.
     has_follower: bool,
 }
 
@@ -204,7 +209,7 @@ impl<'a> Search<'a> {
             return;
         }
         let has_trap = process.program == Program::Shell && handles;
-        // CONT harms nobody, and a shell that somebody has stopped would not see its worker end.
+        // CONT harms no process, and a shell that somebody has stopped would not see its worker end.
         if has_trap || self.signal.is_in(&[Signal::SIGCONT]) {
             self.between.push(process.pid);
         }
@@ -219,8 +224,8 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Whether those Sidekiqs below a program are given the signal in its place. One that does nothing with it would die of it,
-    /// or stop; one that keeps services running stops them itself, and would start them anew.
+    /// Whether those Sidekiqs below a program receive the signal in its place. A program that does not handle it
+    /// would die of it, or stop; one that supervises services stops them itself, and would restart them.
     fn leads_on(&self, process: &Process, sidekiqs: &[&Process]) -> bool {
         match sidekiqs {
             [] => false,
@@ -238,7 +243,7 @@ impl<'a> Search<'a> {
     }
 }
 
-/// The Sidekiqs below a process, and none below those: a swarm's parent tells its children itself.
+/// The Sidekiqs below a process, but none below those: a swarm's parent signals its children itself.
 fn sidekiqs_below<'a>(processes: &'a [Process], pid: i32, depth: usize, found: &mut Vec<&'a Process>) {
     for child in children(processes, pid).filter(|_| depth > 0) {
         if child.is_sidekiq {
@@ -330,7 +335,7 @@ mod tests {
         assert_eq!(found.workers.len(), 1, "it handles the signal");
     }
 
-    /// Those between, the workers that are told, and those that are not.
+    /// Wrappers, workers that are signalled, and workers that are not.
     type Expected<'a> = (&'a [i32], &'a [i32], &'a [i32]);
 
     #[track_caller]

@@ -1,27 +1,27 @@
-//! What relays and their workers say to each other: a signal, or a process, in one number.
+//! Messages between relays and their workers: a signal, or a process, in one number.
 
-/// What a relay is told, by its worker or by another relay: a queued signal with a number.
+/// A message to a relay, from its worker or another relay: a queued signal with a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// The worker has heard this signal.
+    /// The worker has received this signal.
     Arrived(i32),
-    /// Another relay has a worker below this process, which the relay told so traces.
+    /// Another relay has a worker below this process, which the receiving relay traces.
     Join(i32),
-    /// This signal has come to a process (its pid) that the other relay traces, and goes no further.
+    /// This signal was sent to a process (its pid) that the other relay traces, and goes no further.
     Forward(i32, i32),
-    /// This signal has come to such a process, which has a handler for it.
+    /// This signal was sent to such a process, which has a handler for it.
     Watch(i32),
     /// That handler does something of its own, and decides.
     HandledBy(i32),
-    /// Such a process wants to end, and waits for the worker.
+    /// Such a process is about to exit, and waits for the worker.
     Exiting,
-    /// The relay is not wanted.
+    /// The relay is dismissed.
     Leave,
-    /// The worker has ended at the latest this many seconds after it was told to stop.
+    /// The worker ends within this many seconds after a stop signal.
     StopLimit(i32),
     /// The worker's application has a trap of its own for this signal.
     Trapped(i32),
-    /// This signal was sent to a program (its pid) between the shell that it came to and some of the workers.
+    /// This signal was sent to a program (its pid) between the shell that received it and some of the workers.
     SentTo(i32, i32),
 }
 
@@ -45,7 +45,7 @@ impl Message {
         kind << 40 | (part(signal) & 0xFF) << 32 | part(value)
     }
 
-    /// Reads what was sent; `None` if it was none of ours.
+    /// Parses a number; `None` if it is not a message.
     #[must_use]
     pub fn from_number(number: u64) -> Option<Self> {
         let signal = i32::try_from(number >> 32 & 0xFF).ok()?;

@@ -1,21 +1,21 @@
-//! Which program a Ruby runs, told by its command line.
+//! Which program a Ruby runs, according to its command line.
 
-/// The name of the Ruby program behind a command line: the script, or what `bundle exec` runs. Its directory and a version
-/// at its end (`bundle3.3`) are no part of it. `None` where there is no script (`ruby -e …`).
+/// The name of the Ruby program behind a command line: the script, or what `bundle exec` runs. Without its directory
+/// and a version at its end (`bundle3.3`). `None` without a script (`ruby -e …`).
 #[must_use]
 pub fn of_ruby(arguments: &[String]) -> Option<&str> {
     let words: Vec<&str> = arguments.iter().skip(1).map(String::as_str).collect();
     run_by_ruby(&words)
 }
 
-/// The same where the program has put a title in the place of its command line, as `bundle exec` does: the whole line, which
-/// begins with the script.
+/// The same for a program that has replaced its command line with a title, as `bundle exec` does: the whole line,
+/// which starts with the script.
 #[must_use]
 pub fn of_title(title: &str) -> Option<&str> {
     title.split([' ', ',']).next().map(name)
 }
 
-/// `ruby(1)`: the first word that is no option and belongs to none.
+/// `ruby(1)`: the first word that is not an option or an option's value.
 fn run_by_ruby<'a>(mut words: &[&'a str]) -> Option<&'a str> {
     while let [word, rest @ ..] = words {
         words = match ruby_option(word) {
@@ -44,11 +44,11 @@ fn run_by_bundler<'a>(words: &[&'a str]) -> Option<&'a str> {
     }
     let (command, rest) = after_options(rest)?;
     let command = name(command);
-    // It becomes that Ruby in a moment.
+    // It is about to become that Ruby.
     if is_ruby(command) { run_by_ruby(rest) } else { Some(command) }
 }
 
-/// The first word that is no option of Bundler's and belongs to none, and what comes after it.
+/// The first word that is not an option of Bundler's or an option's value, and what follows it.
 fn after_options<'a, 'b>(mut words: &'b [&'a str]) -> Option<(&'a str, &'b [&'a str])> {
     loop {
         let (word, rest) = words.split_first()?;
@@ -73,17 +73,17 @@ pub fn is_known(name: &str) -> bool {
     matches!(self::name(name), "bundle" | "bundler" | "sidekiq" | "sidekiqswarm")
 }
 
-/// How a word in front of the script counts.
+/// What a word before the script is.
 enum Taken {
-    /// It is no option.
+    /// Not an option.
     No,
-    /// `--`: the next word is none either.
+    /// `--`: the next word is not an option either.
     End,
-    /// An option, whole.
+    /// A whole option.
     Alone,
     /// An option whose value is the next word.
     WithValue,
-    /// Code of its own, or standard input, in the place of a script.
+    /// Code on the command line or standard input, instead of a script.
     InPlaceOfScript,
 }
 

@@ -1,34 +1,34 @@
-//! What a service manager is told of a Sidekiq, and when: the assignments of sd_notify(3).
+//! The messages to a service manager, and when they are due: the assignments of sd_notify(3).
 
 use std::fmt::Write as _;
 
 use crate::model::state::State;
 use crate::model::text::one_line;
 
-/// A Sidekiq as the service manager is to see it.
+/// The state of a Sidekiq, for the service manager.
 #[derive(Clone, Copy, Debug)]
 pub struct Situation<'a> {
     /// Its state.
     pub state: State,
-    /// It has finished with every job.
+    /// It has finished every job.
     pub drained: bool,
-    /// Why it is not called ready although it is running.
+    /// Why it is not ready although it is running.
     pub withheld: Option<&'a str>,
-    /// Jobs in hand, as far as is known.
+    /// Running jobs, as far as is known.
     pub busy: u32,
-    /// Jobs that it can run at once.
+    /// How many jobs it can run at once.
     pub concurrency: Option<u32>,
-    /// Seconds until it has ended, at the latest, once it was told to stop; 0 if they are over or not known.
+    /// Seconds until it will have ended, at most, after a stop signal; 0 if they are over or not known.
     pub left: f64,
     /// The exit status, once it has stopped.
     pub exit_status: Option<i32>,
     /// What led to its state.
     pub why: Option<&'a str>,
-    /// What is wrong, where its record cannot be written for now.
+    /// What is wrong, while its record cannot be written.
     pub late: Option<&'a str>,
 }
 
-/// What the service manager has been told, and need not be told again.
+/// What the service manager has been sent, and need not be sent again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Told {
     /// `READY=1`: the service is active.
@@ -38,7 +38,7 @@ pub struct Told {
 }
 
 impl Told {
-    /// What it has been told once it knows of this situation.
+    /// What it has been sent after the message for this situation.
     #[must_use]
     pub fn with(self, now: &Situation<'_>) -> Self {
         let is_up = matches!(now.state, State::Running | State::Quiet) && now.withheld.is_none();
@@ -46,10 +46,10 @@ impl Told {
     }
 }
 
-/// The message to send. `feeds` if Ruby's heart has just beaten and a watchdog waits for that.
+/// The message to send. `feeds`: there was a heartbeat, and a watchdog waits for it.
 ///
-/// A Sidekiq that was told to be quiet while it booted has started all the same, so it is ready for the service
-/// manager, which would otherwise take it for one that has failed to start.
+/// A Sidekiq that was quieted while it booted has started all the same, so it is ready for the service manager, which
+/// would otherwise conclude that the start failed.
 #[must_use]
 pub fn notice(told: Told, now: &Situation<'_>, feeds: bool) -> String {
     let then = told.with(now);
@@ -82,7 +82,7 @@ fn status(now: &Situation<'_>) -> String {
                 (false, None) => write!(text, ", {} busy", now.busy),
             };
             if let Some(why) = now.withheld.filter(|_| now.state == State::Running) {
-                let _ = write!(text, ", not called ready: {why}");
+                let _ = write!(text, ", not ready: {why}");
             }
         }
         State::Stopped => {
@@ -96,7 +96,7 @@ fn status(now: &Situation<'_>) -> String {
     if let Some(late) = now.late {
         let _ = write!(text, "; {late}");
     }
-    // An assignment is a line; whatever an exception says, it is no further one.
+    // An assignment is one line; the text of an exception must not become another one.
     one_line(&text)
 }
 
@@ -105,23 +105,23 @@ fn microseconds(seconds: f64) -> u64 {
     (seconds * 1e6).ceil() as u64
 }
 
-/// The `WatchdogSec` that is advised: longer than the timeouts of a Redis client, as Sidekiq sets them, can silence its
-/// heartbeat. `generate` writes the same (`plan.rb`).
+/// The recommended `WatchdogSec`: longer than the timeouts of a Redis client, as Sidekiq sets them, can delay the
+/// heartbeat. `generate` writes the same value (`plan.rb`).
 const ADVISED: u32 = 60;
 
-/// Who feeds the service manager's watchdog.
+/// What feeds the service manager's watchdog.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Watchdog {
-    /// There is none, or it waits for another process.
+    /// There is none, or it is for another process.
     None,
-    /// Ruby's heart, within so many seconds.
+    /// The heartbeat, within this many seconds.
     Heart(f64),
-    /// Sidekiq's own thread goes on feeding it, for Ruby's heart is too slow; why, and what to do.
+    /// Sidekiq's own thread still feeds it, because the heartbeat is too slow; why, and what to do.
     Sidekiqs(String),
 }
 
-/// Who feeds the watchdog of `$WATCHDOG_USEC` and `$WATCHDOG_PID` in the process `own`, whose heart beats every `pause`
-/// seconds. Two beats have to fit, so that one that comes late kills nobody.
+/// What feeds the watchdog of `$WATCHDOG_USEC` and `$WATCHDOG_PID` in the process `own`, with a heartbeat every
+/// `pause` seconds. Two heartbeats must fit, so that a late one kills no process.
 #[must_use]
 pub fn watchdog(usec: Option<&str>, pid: Option<&str>, own: i32, pause: f64) -> Watchdog {
     let limit = usec.and_then(|usec| usec.parse::<f64>().ok()).filter(|usec| *usec > 0.0).map(|usec| usec / 1e6);
@@ -130,8 +130,8 @@ pub fn watchdog(usec: Option<&str>, pid: Option<&str>, own: i32, pause: f64) -> 
         None => Watchdog::None,
         Some(limit) if limit >= 2.0 * pause => Watchdog::Heart(limit),
         Some(limit) => Watchdog::Sidekiqs(format!(
-            "systemd's watchdog of {limit} s is shorter than two of Sidekiq's beats, which come every {pause} s; so it is left to \
-             Sidekiq's own thread, which tells less: set WatchdogSec={ADVISED}"
+            "systemd's watchdog of {limit} s is shorter than two heartbeats, one every {pause} s, so Sidekiq's own thread \
+             feeds it, which detects less: set WatchdogSec={ADVISED}"
         )),
     }
 }
@@ -165,7 +165,7 @@ mod tests {
             (new, BOOTING, false, "STATUS=booting"),
             (new, RUNNING, false, "READY=1\nSTATUS=running, 3 of 10 busy"),
             (new, Situation { concurrency: None, ..RUNNING }, false, "READY=1\nSTATUS=running, 3 busy"),
-            // What could not be said at the start is said at the next beat.
+            // What could not be sent at the start is sent at the next heartbeat.
             (new, RUNNING, true, "READY=1\nSTATUS=running, 3 of 10 busy\nWATCHDOG=1"),
             (up, RUNNING, true, "STATUS=running, 3 of 10 busy\nWATCHDOG=1"),
             (up, RUNNING, false, "STATUS=running, 3 of 10 busy"),
@@ -173,7 +173,7 @@ mod tests {
                 new,
                 Situation { withheld: Some("a SIGTERM is lost"), ..RUNNING },
                 true,
-                "STATUS=running, 3 of 10 busy, not called ready: a SIGTERM is lost\nWATCHDOG=1",
+                "STATUS=running, 3 of 10 busy, not ready: a SIGTERM is lost\nWATCHDOG=1",
             ),
             // Quiet before it could be running.
             (new, QUIET, false, "READY=1\nSTATUS=quiet, 3 of 10 busy"),
@@ -192,7 +192,7 @@ mod tests {
             (down, Situation { left: -1.0, ..STOPPING }, false, "STATUS=stopping, 3 of 10 busy"),
             (down, drained(STOPPING), false, "STATUS=stopping, drained"),
             (up, drained(STOPPING), false, "STOPPING=1\nSTATUS=stopping, drained"),
-            // Told to stop while it booted: never ready.
+            // Stopped while it booted: never ready.
             (new, STOPPING, false, "STOPPING=1\nSTATUS=stopping, 3 of 10 busy\nEXTEND_TIMEOUT_USEC=29000000"),
             (new, STOPPED, false, "STATUS=stopped"),
             (
@@ -245,8 +245,8 @@ mod tests {
         let Watchdog::Sidekiqs(problem) = watchdog(Some("10000000"), None, 7, 10.0) else { panic!("it is fed") };
         assert_eq!(
             problem,
-            "systemd's watchdog of 10 s is shorter than two of Sidekiq's beats, which come every 10 s; so it is left to \
-             Sidekiq's own thread, which tells less: set WatchdogSec=60"
+            "systemd's watchdog of 10 s is shorter than two heartbeats, one every 10 s, so Sidekiq's own thread \
+             feeds it, which detects less: set WatchdogSec=60"
         );
     }
 }

@@ -1,12 +1,12 @@
-//! When a shell runs a trap: at once if it waits in `wait` for what runs in its background, and otherwise only when its
+//! When a shell runs a trap: at once if it waits in `wait` for a background command, otherwise only after its
 //! foreground command has ended (POSIX, sh, 2.11).
 //!
-//! A trap that runs at once may be a careful shutdown in several steps, so the shell decides alone: the relay and `run`
-//! pass nothing on past it, and the doctor cannot tell what it does.
+//! A trap that runs at once may be a careful shutdown in several steps, so the shell decides alone: the relay and
+//! `run` forward nothing past it, and the doctor cannot know what it does.
 //!
-//! What tells: a command that a shell without job control has started with `&` ignores INT and QUIT (POSIX, sh, 2.9.3.1 and
-//! 2.11), and what it starts inherits that. A program may set a handler for INT since, as Sidekiq does; and bash always ignores
-//! QUIT, so of a shell only both together tell.
+//! How to tell: a command that a shell without job control has started with `&` ignores INT and QUIT (POSIX, sh,
+//! 2.9.3.1 and 2.11), and what it starts inherits that. A program may have set a handler for INT since, as Sidekiq
+//! does, and bash always ignores QUIT, so for a shell only both together are conclusive.
 
 #[cfg(target_os = "linux")]
 use nix::libc;
@@ -14,10 +14,10 @@ use nix::libc::{SIGINT, SIGQUIT, SIGTSTP, SIGTTOU};
 
 use crate::model::program::Program;
 
-/// What the rule wants to know of a process.
+/// What the rule needs to know about a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Process {
-    /// What kind of program it is.
+    /// Which kind of program it is.
     pub program: Program,
     /// The signals it ignores: bit n - 1 for signal n.
     pub ignored: u64,
@@ -29,8 +29,8 @@ pub fn run_at_once(shell: Process, child: Process) -> bool {
     has_job_control(shell) || (is_in_background(child) && !is_in_background(shell))
 }
 
-/// Whether a shell that makes this system call only waits, as it does while a trap is put off until its foreground
-/// command has ended: it returns from the handler, and waits again.
+/// Whether a shell that makes this system call is only waiting, as it is while a trap is deferred until its
+/// foreground command has ended: it returns from the handler, and waits again.
 #[cfg(target_os = "linux")]
 #[must_use]
 pub fn only_waits(call: i64) -> bool {
@@ -49,12 +49,12 @@ pub fn only_waits(call: i64) -> bool {
     )
 }
 
-/// With `set -m` nothing tells the background from the foreground, and the shell has its say rather than none.
+/// With `set -m` background and foreground look the same, and the shell is assumed to decide.
 fn has_job_control(shell: Process) -> bool {
     ignores(shell, SIGTSTP) && ignores(shell, SIGTTOU)
 }
 
-/// It was started with `&`, or is below what was.
+/// It was started with `&`, or is below such a process.
 fn is_in_background(process: Process) -> bool {
     ignores(process, SIGQUIT) && (ignores(process, SIGINT) || process.program != Program::Shell)
 }
@@ -67,7 +67,7 @@ fn ignores(process: Process, signal: i32) -> bool {
 mod tests {
     use super::*;
 
-    /// As strace shows them of dash, bash, busybox, zsh and ksh.
+    /// As strace shows them for dash, bash, busybox, zsh and ksh.
     #[cfg(target_os = "linux")]
     #[test]
     fn what_a_shell_does_while_a_trap_is_put_off_and_when_it_runs() {
@@ -91,7 +91,7 @@ mod tests {
             ("dash -c '…' &", shell(&[]), shell(&[SIGQUIT, SIGINT]), true),
             ("bash in the foreground", shell(&[SIGQUIT]), shell(&[SIGQUIT]), false),
             ("bash, sidekiq &", shell(&[SIGQUIT]), sidekiq(&[SIGQUIT]), true),
-            // Born into the background, it has Sidekiq in its foreground, as far as can be told.
+            // Started in the background, it has Sidekiq in its own foreground, as far as is visible.
             ("(trap …; sidekiq) &", shell(&[SIGQUIT, SIGINT]), sidekiq(&[SIGQUIT]), false),
             ("set -m", shell(&[SIGTSTP, SIGTTOU]), sidekiq(&[]), true),
         ];

@@ -1,14 +1,14 @@
-//! Signals by name and number, and what an init makes of signals and exit codes that its user wants changed.
+//! Signals by name and number, and how an init changes signals and exit codes at its user's request.
 
 use std::fmt;
 use std::str::FromStr;
 
 use nix::sys::signal::Signal;
 
-/// The first and the last real-time signal, as `kill(1)` counts them on Linux.
+/// The first and the last real-time signal, as `kill(1)` numbers them on Linux.
 const REAL_TIME: (i32, i32) = (34, 64);
 
-/// A signal by its number: an init hands on the real-time signals too, which [`Signal`] does not know.
+/// A signal by its number: an init also forwards the real-time signals, which [`Signal`] does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Number(i32);
 
@@ -19,7 +19,7 @@ impl Number {
         (1..=REAL_TIME.1).contains(&number).then_some(Self(number))
     }
 
-    /// As the system counts it.
+    /// The system's number.
     #[must_use]
     pub fn raw(self) -> i32 {
         self.0
@@ -69,14 +69,14 @@ impl FromStr for Number {
     }
 }
 
-/// One signal handed on as another, or not at all.
+/// One signal that is forwarded as another, or not at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SignalRewrite {
     from: Number,
     to: Option<Number>,
 }
 
-/// `TERM:TSTP`; `TERM:` and `TERM:0` hand on nothing.
+/// `TERM:TSTP`; `TERM:` and `TERM:0` drop the signal.
 impl FromStr for SignalRewrite {
     type Err = String;
 
@@ -84,20 +84,20 @@ impl FromStr for SignalRewrite {
         let (from, to) = text.split_once(':').ok_or("write FROM:TO, such as TERM:TSTP, or TERM: to drop it")?;
         let from: Number = from.parse()?;
         if from.is_in(&[Signal::SIGKILL, Signal::SIGSTOP, Signal::SIGCHLD]) {
-            return Err(format!("{from} is never handed on, so it cannot become another signal"));
+            return Err(format!("{from} is never forwarded, so it cannot be mapped"));
         }
         let to = if matches!(to, "" | "0") { None } else { Some(to.parse()?) };
         Ok(Self { from, to })
     }
 }
 
-/// What a signal is handed on as; the last rewrite that names it counts.
+/// The signal to forward; the last mapping for the signal is used.
 #[must_use]
 pub fn signal(rewrites: &[SignalRewrite], arrived: Number) -> Option<Number> {
     rewrites.iter().rev().find(|rewrite| rewrite.from == arrived).map_or(Some(arrived), |rewrite| rewrite.to)
 }
 
-/// One exit code handed on as another.
+/// One exit code that is replaced by another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CodeRewrite {
     from: u8,
@@ -115,7 +115,7 @@ impl FromStr for CodeRewrite {
     }
 }
 
-/// The exit code to end with; the last rewrite that names it counts.
+/// The exit code to end with; the last mapping for the code is used.
 #[must_use]
 pub fn code(rewrites: &[CodeRewrite], code: u8) -> u8 {
     rewrites.iter().rev().find(|rewrite| rewrite.from == code).map_or(code, |rewrite| rewrite.to)
@@ -157,7 +157,7 @@ mod tests {
             (&["TERM:"], None),
             (&["SIGTERM:0"], None),
             (&["TERM:", "TERM:INT"], Some(Signal::SIGINT)),
-            // One step: what it becomes is not looked up again.
+            // One step: the result is not mapped again.
             (&["TERM:INT", "INT:QUIT"], Some(Signal::SIGINT)),
         ];
         for (texts, expected) in table {

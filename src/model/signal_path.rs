@@ -1,8 +1,8 @@
-//! The signal path: the chain of processes that a signal to the container, or to a service's main process, has to pass
-//! on its way to Sidekiq, and what each link does with it.
+//! The signal path: the chain of processes between the process that the platform signals (the container's or the
+//! service's main process) and Sidekiq, and what each link does with a signal.
 //!
-//! Why a signal is lost: PID 1 of a namespace gets no signal that it has no handler for (`pid_namespaces(7)`); another
-//! shell dies of it, and with it often the container; and a shell with a trap runs it only when its foreground
+//! Why a signal is lost: PID 1 of a namespace gets no signal that it has no handler for (`pid_namespaces(7)`); any
+//! other shell dies of it, and often the container with it; and a shell with a trap runs it only after its foreground
 //! command has ended (`sh(1)`, POSIX 2.11).
 
 use std::fmt;
@@ -16,18 +16,18 @@ mod fix;
 mod tests;
 mod walk;
 
-/// What a process does with one signal, as its masks in /proc say.
+/// What a process does with one signal, according to its masks in /proc.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Handling {
-    /// The signal's default action.
+    /// The default action.
     #[default]
     Default,
     /// Ignored.
     Ignored,
-    /// A handler of its own.
+    /// It has a handler.
     Handled,
-    /// Blocked: an init takes it with sigwait(3) or signalfd(2); anybody else never.
+    /// It is blocked: an init receives it with sigwait(3) or signalfd(2); any other program never does.
     Blocked,
 }
 
@@ -36,43 +36,43 @@ pub enum Handling {
 pub struct Link {
     /// Its process id.
     pub pid: i32,
-    /// What kind of program it is.
+    /// Which kind of program it is.
     pub program: Program,
     /// Its name, for people.
     pub name: String,
     /// Its command line.
     pub arguments: Vec<String>,
-    /// It has no parent in its PID namespace: the container ends with it.
+    /// Its parent is outside of its PID namespace, or it has none: the container ends with it.
     pub is_first: bool,
-    /// It is PID 1 of its PID namespace, whatever its pid is for whoever looks from outside.
+    /// It is PID 1 of its PID namespace, whatever its pid looks like from outside.
     pub is_pid1: bool,
     /// What it does with TERM.
     pub term: Handling,
     /// What it does with TSTP.
     pub tstp: Handling,
-    /// A shell that ignores what a terminal sends to stop it, and TERM.
+    /// A shell that ignores the terminal's stop signals and TERM, as interactive shells do.
     pub is_interactive: bool,
     /// It has a controlling terminal.
     pub has_terminal: bool,
     /// Its process group.
     pub group: i32,
-    /// The variables of its environment that an init goes by: `TINI_…`, `DUMB_INIT_…`.
+    /// The variables of its environment that configure an init: `TINI_…`, `DUMB_INIT_…`.
     pub variables: Vec<String>,
-    /// Seconds between the TERM that it passes on and its SIGKILL (see [`wrappers`](crate::model::wrappers)).
+    /// Seconds between the TERM that it forwards and its SIGKILL (see [`wrappers`](crate::model::wrappers)).
     pub kills_after: Option<f64>,
     /// It is the init of the machine: PID 1 of the first PID namespace.
     pub is_machines: bool,
-    /// The signals that `run`, above it, gives to it (see [`reach`](crate::model::recipients::reach)).
+    /// The signals that `run`, above it, sends it (see [`reach`](crate::model::recipients::reach)).
     pub told_by_run: Vec<Asked>,
-    /// Its traps [run at once](crate::model::shell_traps), for the next link runs in its background.
+    /// Its traps [run at once](crate::model::shell_traps), because the next link runs in its background.
     pub is_free: bool,
     /// How many threads it has.
     pub threads: u32,
-    /// The relay carries signals past it.
+    /// The relay forwards signals past it.
     pub is_relayed: bool,
 }
 
-/// The two signals that the path is judged by.
+/// The two signals that the path is examined for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Asked {
     /// TERM.
@@ -87,29 +87,29 @@ pub enum Asked {
 pub enum Effect {
     /// This is Sidekiq.
     Arrives,
-    /// It passes the signal on, and waits for whom it has passed it on to.
+    /// It forwards the signal, and waits for the process it has sent it to.
     Forwards,
-    /// It passes the signal on to its whole process group or session.
+    /// It forwards the signal to its whole process group or session.
     ForwardsToGroup,
-    /// The relay carries the signal past it.
+    /// The relay forwards the signal past it.
     Relayed,
-    /// The signal has no effect on it, and none on anybody else.
+    /// The signal has no effect at all.
     Drops,
-    /// It dies of the signal, and passes nothing on.
+    /// It dies of the signal, and forwards nothing.
     Dies,
-    /// It is stopped by the signal, and passes nothing on.
+    /// The signal suspends it, and it forwards nothing.
     Stops,
-    /// It stops itself and all below it, with SIGSTOP.
+    /// It suspends itself and everything below it, with SIGSTOP.
     Freezes,
-    /// A trap, which runs only when the foreground command has ended.
+    /// A trap, which runs only after the foreground command has ended.
     Defers,
-    /// A trap, which runs at once; what it does cannot be seen.
+    /// A trap, which runs at once; what it does is not visible.
     Traps,
-    /// It passes the signal on, and kills what has not ended some seconds later.
+    /// It forwards the signal, and kills what has not ended some seconds later.
     Kills,
-    /// It ends at once, and passes nothing on.
+    /// It exits at once, and forwards nothing.
     Leaves,
-    /// A handler, or a supervisor's own way; what it does cannot be seen.
+    /// A handler, or a supervisor's own procedure; what it does is not visible.
     Unknown,
 }
 
@@ -117,15 +117,15 @@ pub enum Effect {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fate {
-    /// It arrives, and Sidekiq is left the time it takes.
+    /// It reaches Sidekiq, which has enough time.
     Arrives,
-    /// It arrives, but a link ends at once, and all that still runs is killed.
+    /// It reaches Sidekiq, but a link exits or kills before Sidekiq has finished.
     CutShort,
-    /// It never arrives.
+    /// It never reaches Sidekiq.
     Lost,
-    /// It arrives as SIGSTOP: Sidekiq stands still.
+    /// It arrives as SIGSTOP: Sidekiq is suspended.
     Freezes,
-    /// It cannot be told from outside.
+    /// It is not visible from outside.
     Unknown,
 }
 
@@ -141,28 +141,28 @@ impl fmt::Display for Fate {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.pad(match self {
             Self::Arrives => "arrives",
-            Self::CutShort => "arrives but is cut short",
+            Self::CutShort => "arrives, but Sidekiq is killed before it has finished",
             Self::Lost => "is lost",
             Self::Freezes => "freezes Sidekiq",
-            Self::Unknown => "cannot be followed",
+            Self::Unknown => "may not arrive",
         })
     }
 }
 
-/// Whom systemd signals when it stops a service (`systemd.kill(5)`, KillMode).
+/// Which processes systemd signals when it stops a service (`systemd.kill(5)`, KillMode).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum KillMode {
-    /// Every process of the service, and it waits for all of them.
+    /// Every process of the service; systemd waits for all of them.
     ControlGroup,
-    /// The main process; what is left when that has ended is killed.
+    /// The main process; whatever is left when that has ended is killed.
     Mixed,
-    /// The main process alone.
+    /// Only the main process.
     Process,
 }
 
 impl KillMode {
-    /// By systemd's own name for it; `none` sends nothing, and is none of these.
+    /// By systemd's name; `None` for `none`, which sends nothing.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         match name {
@@ -188,11 +188,11 @@ impl fmt::Display for KillMode {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Path {
     links: Vec<Link>,
-    /// How systemd stops the service, where it was asked.
+    /// How systemd stops the service, if systemd was queried.
     kill_mode: Option<KillMode>,
-    /// Seconds that Sidekiq takes to stop, as far as they are known.
+    /// Seconds that Sidekiq needs to stop, if known.
     needed: Option<f64>,
-    /// It begins beside PID 1 of its container, as with `docker exec`: what stops the container does not come here.
+    /// It starts beside PID 1 of its container, as with `docker exec`: stopping the container does not signal it.
     is_beside: bool,
 }
 
@@ -243,27 +243,27 @@ impl Link {
         }
     }
 
-    /// Whether a person sits at it: an interactive shell at a terminal, that was not given a command to run.
+    /// Whether a person uses it: an interactive shell at a terminal that was not given a command to run.
     #[must_use]
     pub fn is_persons(&self) -> bool {
         self.program == Program::Shell && self.is_interactive && self.has_terminal && self.was_given_nothing_to_run()
     }
 
-    /// Whether the relay carries signals past it, and does not only have it [wait at its end](Path::can_be_held).
+    /// Whether the relay forwards signals past it, instead of only making [its exit wait](Path::can_be_held).
     #[must_use]
     pub fn is_carried(&self) -> bool {
         self.is_relayed && self.can_be_relayed()
     }
 
-    /// Whether the relay may carry signals past it: a shell that no person sits at, timeout(1), dumb-init where it would
-    /// freeze, or a program that does nothing with TERM. Anything else has its own ways.
+    /// Whether the relay may forward signals past it: a shell that no person uses, timeout(1), dumb-init where it
+    /// would suspend Sidekiq, or a program that does not handle TERM. Anything else handles signals in its own way.
     #[must_use]
     pub fn can_be_relayed(&self) -> bool {
         match self.program {
             Program::Shell => !self.is_persons(),
             Program::Timeout => true,
             Program::DumbInit => !self.is_single_child() && !self.rewrites_tstp(),
-            // These take their signals with sigwait(3) and signalfd(2), which no tracer sees.
+            // These receive their signals with sigwait(3) and signalfd(2), which no tracer sees.
             Program::Tini
             | Program::Catatonit
             | Program::Run
@@ -283,10 +283,10 @@ impl Link {
         };
         match self.effect(asked) {
             Effect::Arrives => "is Sidekiq".to_owned(),
-            Effect::Forwards if self.program == Program::Run => format!("passes {signal} on to Sidekiq itself"),
-            Effect::Forwards => format!("passes {signal} on to its child"),
-            Effect::ForwardsToGroup => format!("passes {signal} on to all of its group"),
-            Effect::Relayed => format!("has {signal} carried past it by the relay"),
+            Effect::Forwards if self.program == Program::Run => format!("forwards {signal} to Sidekiq itself"),
+            Effect::Forwards => format!("forwards {signal} to its child"),
+            Effect::ForwardsToGroup => format!("forwards {signal} to its whole group"),
+            Effect::Relayed => format!("is bypassed by the relay, which forwards {signal}"),
             Effect::Drops if self.program == Program::Catatonit && asked == Asked::Quiet => {
                 format!("drops {signal}, as it always does")
             }
@@ -297,34 +297,35 @@ impl Link {
             Effect::Drops => {
                 format!("drops {signal}: it ignores or blocks it (bit {number} of SigIgn or SigBlk is set)")
             }
-            Effect::Dies => format!("dies of {signal} and passes nothing on (bit {number} of SigCgt is not set)"),
+            Effect::Dies => format!("dies of {signal} and forwards nothing (bit {number} of SigCgt is not set)"),
             Effect::Stops => {
-                format!("is stopped by {signal} and passes nothing on (bit {number} of SigCgt is not set)")
+                format!("is suspended by {signal} and forwards nothing (bit {number} of SigCgt is not set)")
             }
-            Effect::Freezes => format!("turns {signal} into SIGSTOP, for itself and for all below it"),
-            Effect::Defers => format!("has a trap for {signal} that runs only when its foreground command has ended"),
-            Effect::Traps => format!("has a trap for {signal} that runs at once; what it does cannot be seen"),
+            Effect::Freezes => format!("turns {signal} into SIGSTOP for itself and everything below it"),
+            Effect::Defers => format!("has a trap for {signal} that runs only after its foreground command has ended"),
+            Effect::Traps => format!("has a trap for {signal} that runs at once; what it does is not visible"),
             Effect::Kills => {
                 let seconds = self.kills_after.unwrap_or_default();
-                format!("passes {signal} on, and kills what has not ended {seconds} s later")
+                format!("forwards {signal}, and kills what has not ended {seconds} s later")
             }
-            Effect::Leaves => format!("ends at once when it gets {signal}, and passes nothing on"),
+            Effect::Leaves => format!("exits at once on {signal}, and forwards nothing"),
             Effect::Unknown if self.program == Program::Manager => "stops its services in its own way".to_owned(),
             Effect::Unknown if asked == Asked::Stop && self.program == Program::Foreman => {
-                "passes TERM on, and kills what has not ended after its --timeout, which is 5 s if it is not set"
-                    .to_owned()
+                "forwards TERM, and kills what has not ended after its --timeout (5 s by default)".to_owned()
             }
             Effect::Unknown if asked == Asked::Stop && self.program == Program::Supervisord => {
-                "passes TERM on, and kills a program after its stopwaitsecs, which is 10 if it is not set".to_owned()
+                "forwards TERM, and kills a program after its stopwaitsecs (10 by default)".to_owned()
             }
             Effect::Unknown if self.is_relayed && asked == Asked::Stop => {
-                format!("handles {signal} in a way that cannot be seen; at its end the relay has it wait for Sidekiq")
+                format!(
+                    "handles {signal} in a way that is not visible; the relay delays its exit until Sidekiq has ended"
+                )
             }
-            Effect::Unknown => format!("handles {signal} in a way that cannot be seen"),
+            Effect::Unknown => format!("handles {signal} in a way that is not visible"),
         }
     }
 
-    /// tini's and dumb-init's own options stand before the command, or before `--`. Theirs that take a value are few.
+    /// tini's and dumb-init's own options come before the command, or before `--`. Few of theirs take a value.
     fn own_options(&self) -> impl Iterator<Item = &str> {
         let mut is_value = false;
         self.arguments.iter().skip(1).map(String::as_str).take_while(move |word| {
@@ -347,7 +348,7 @@ impl Link {
             || self.variables.iter().any(|variable| variable.starts_with("TINI_KILL_PROCESS_GROUP="))
     }
 
-    /// dumb-init signals its child alone, and not all of a session (`dumb-init.c`).
+    /// dumb-init signals only its child, instead of the whole session (`dumb-init.c`).
     fn is_single_child(&self) -> bool {
         self.has_flag('c', Some("--single-child"))
             || self.variables.iter().any(|variable| variable.starts_with("DUMB_INIT_SETSID=0"))
@@ -359,9 +360,9 @@ impl Link {
 }
 
 impl Path {
-    /// The path from Sidekiq (the first of `links`) upwards. What is above the init of a machine, systemd, or a shell at which a
-    /// person sits, is no part of it: signals come from there, not from further up. They do not come from a person whose
-    /// shell is what a container runs.
+    /// The path from Sidekiq (the first of `links`) upwards. It ends at the init of a machine, systemd, or a shell
+    /// that a person uses: signals come from there, not from further up. The exception is a person's shell that is
+    /// the command of a container.
     #[must_use]
     pub fn new(mut links: Vec<Link>) -> Self {
         let runtime = links.iter().position(|link| link.program == Program::Runtime);
@@ -384,41 +385,41 @@ impl Path {
         path
     }
 
-    /// The path of a service that systemd stops in this way; of no account where it is not systemd that the path begins
-    /// with, but a container's PID 1.
+    /// The path of a service that systemd stops in this way. It has no effect unless systemd is at the top of the
+    /// path, instead of a container's PID 1.
     #[must_use]
     pub fn with_kill_mode(self, kill_mode: Option<KillMode>) -> Self {
         let is_service = self.links.last().is_some_and(|top| top.program == Program::Manager);
         Self { kill_mode: kill_mode.filter(|_| is_service), ..self }
     }
 
-    /// The path of a Sidekiq that takes so many seconds to stop: a link may leave it less.
+    /// The path of a Sidekiq that needs this many seconds to stop: a link may leave it less.
     #[must_use]
     pub fn with_needed(self, needed: Option<f64>) -> Self {
         Self { needed, ..self }
     }
 
-    /// How systemd stops the service, where it was asked.
+    /// How systemd stops the service, if systemd was queried.
     #[must_use]
     pub fn kill_mode(&self) -> Option<KillMode> {
         self.kill_mode
     }
 
-    /// Whether it is a person who stops this Sidekiq, and waits for it.
+    /// Whether a person stops this Sidekiq, and waits for it.
     #[must_use]
     pub fn is_persons(&self) -> bool {
         self.links.len() > 1
             && self.links.last().is_some_and(|top| top.is_persons() && !self.ends_all(self.links.len() - 1))
     }
 
-    /// The path as it would be if there were no relay.
+    /// The path as it would be without a relay.
     #[must_use]
     pub fn without_relay(mut self) -> Self {
         self.links.iter_mut().for_each(|link| link.is_relayed = false);
         self
     }
 
-    /// Sidekiq first.
+    /// The links, Sidekiq first.
     #[must_use]
     pub fn links(&self) -> &[Link] {
         &self.links
@@ -433,7 +434,8 @@ impl Path {
         }
     }
 
-    /// The pids that the relay should take, if it is needed at all: to carry signals past them, or to have them wait at their end.
+    /// The pids that the relay should trace, if it is needed at all: to forward signals past them, or to delay their
+    /// exit.
     #[must_use]
     pub fn to_be_relayed(&self) -> Vec<i32> {
         let is_needed = [Asked::Stop, Asked::Quiet].into_iter().any(|asked| self.fate(asked).0 != Fate::Arrives);
@@ -442,9 +444,9 @@ impl Path {
         links.map(|(_, link)| link.pid).collect()
     }
 
-    /// Whether a link is a program that handles TERM and at whose end all that still runs is killed: Puma with a Sidekiq below
-    /// it, a supervisor. The relay lets it decide, and has it wait for Sidekiq before it ends. Whether the signal arrives
-    /// it cannot tell all the same: the program may never end.
+    /// Whether a link is a program that handles TERM, and whose exit would kill everything that still runs: Puma with
+    /// a Sidekiq below it, a supervisor. The relay lets the program decide, and makes its exit wait for Sidekiq. That
+    /// does not ensure that the signal arrives: the program may never exit.
     #[must_use]
     pub fn can_be_held(&self, index: usize) -> bool {
         let is_program = |link: &Link| {
@@ -454,22 +456,22 @@ impl Path {
         self.links.get(index).is_some_and(is_program) && self.ends_all(index)
     }
 
-    /// Whether the container, or what stands for it, ends when this link does, so that whatever still runs is killed.
+    /// Whether the container, or the init in its place, ends with this link, so that whatever still runs is killed.
     #[must_use]
     pub fn ends_all(&self, index: usize) -> bool {
         let is_first = self.links.get(index).is_some_and(|link| link.is_first);
         is_first || self.links.get(index + 1).is_some_and(|parent| parent.program.ends_with_first_child())
     }
 
-    /// What is wrong where the signals to a container do not come here at all.
+    /// What is wrong if the signals to a container do not reach this path at all.
     #[must_use]
     pub fn beside(&self) -> Option<&'static str> {
         self.is_beside.then_some(
-            "Sidekiq was started beside PID 1 of its container (docker exec), so what stops the container tells PID 1 and never Sidekiq",
+            "Sidekiq was started beside PID 1 of its container (docker exec), so stopping the container signals PID 1 and never Sidekiq",
         )
     }
 
-    /// What is wrong with the path, in words: TERM first, for of that jobs are lost. `None` if nothing is for sure.
+    /// What is certainly wrong with the path, in words: first TERM, because that loses jobs. `None` if nothing is.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
         let top = self.links.last()?;
@@ -478,7 +480,7 @@ impl Path {
         }
         [(Asked::Stop, "SIGTERM"), (Asked::Quiet, "SIGTSTP")].into_iter().find_map(|(asked, signal)| {
             let (fate, index) = self.fate(asked);
-            // Below a supervisor with ways of its own nobody expects TSTP to pass.
+            // Below a supervisor with its own procedure, TSTP is not expected to pass.
             let is_expected =
                 asked == Asked::Stop || fate == Fate::Freezes || self.fate(Asked::Stop).0 == Fate::Arrives;
             let link = self.links.get(index).filter(|_| fate.is_bad() && is_expected)?;
@@ -487,13 +489,13 @@ impl Path {
         })
     }
 
-    /// Why it cannot be told whether TERM arrives, in words; `None` where it can.
+    /// Why it is unknown whether TERM arrives, in words; `None` if it is known.
     #[must_use]
     pub fn doubt(&self) -> Option<String> {
         let (fate, index) = self.fate(Asked::Stop);
         let link = self.links.get(index).filter(|_| fate == Fate::Unknown)?;
         let (top, verdict) = (self.links.last()?.title(), link.verdict(Asked::Stop));
-        Some(format!("whether a SIGTERM sent to {top} arrives cannot be told: {} {verdict}", link.title()))
+        Some(format!("a SIGTERM sent to {top} may not arrive: {} {verdict}", link.title()))
     }
 }
 

@@ -1,47 +1,47 @@
-//! When Ruby lets none of its threads run: a job that holds Ruby's lock in native code. Its heart is silent then, but it is
-//! also silent while Redis hangs; so Ruby is asked, before anything is said.
+//! Stalls: Ruby runs none of its threads while a job holds the GVL in native code. There is no heartbeat then, but
+//! there is none while Redis hangs either, so Ruby is asked before a stall is reported.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::model::probe::MAX_BEAT_AGE;
 
-/// How long a silent heart says nothing: half of the shortest time after which somebody kills a process for it, a health
-/// check that asks for `live` or a `watchdog` (in seconds) that the heart feeds. Beats come every `pause` seconds, and one
-/// may come late.
+/// How long heartbeats may be missing before Ruby is asked: half of the shortest time after which something kills a
+/// process for it, a health check with `live` or a `watchdog` (in seconds) that the heartbeat feeds. Heartbeats come
+/// every `pause` seconds, and one may be late.
 #[must_use]
 pub fn limit(watchdog: Option<f64>, pause: f64) -> Duration {
     let shortest = MAX_BEAT_AGE.as_secs_f64().min(watchdog.unwrap_or(f64::INFINITY));
     Duration::try_from_secs_f64((shortest / 2.0).max(1.5 * pause)).unwrap_or(MAX_BEAT_AGE)
 }
 
-/// What Ruby has made of a question.
+/// Ruby's answer to a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// Nothing yet: the thread that was asked does not get to run.
+    /// None yet: the thread that was asked does not get to run.
     None,
     /// Its threads run.
     Given,
-    /// There is nobody to ask.
+    /// No thread was listening.
     NotHeard,
 }
 
-/// What there is to do.
+/// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
     /// Nothing.
     Wait,
     /// Ask Ruby.
     Ask,
-    /// Say that none of its threads runs.
+    /// Report that Ruby runs none of its threads.
     Tell,
 }
 
-/// Watches over the heart of one process, for whoever is awake now and then.
+/// Watches the heartbeat of one process, for a thread that wakes now and then.
 #[derive(Clone, Copy, Debug)]
 pub struct Watch {
     limit: Duration,
-    /// Since when it is silent, as far as that says anything: its last beat, or later.
+    /// Since when the heartbeat has been missing, as far as that is meaningful: the last one, or later.
     since: Option<Instant>,
     step: Step,
 }
@@ -54,19 +54,19 @@ enum Step {
 }
 
 impl Watch {
-    /// Begins.
+    /// Starts to watch.
     #[must_use]
     pub fn new(limit: Duration) -> Self {
         Self { limit, since: None, step: Step::Listening }
     }
 
-    /// Looks at the last `beat`, and at Ruby's answer if it was asked.
+    /// Checks the last `beat`, and Ruby's answer if it was asked.
     pub fn look(&mut self, now: Instant, beat: Option<Instant>, answer: Answer) -> Act {
         if beat > self.since {
             (self.since, self.step) = (beat, Step::Listening);
         }
         let Some(due) = self.due().filter(|due| now >= *due) else { return Act::Wait };
-        // We were not running ourselves: the whole process was stopped, or the machine has slept.
+        // This thread did not run either: the whole process was stopped, or the machine was suspended.
         if now - due > self.patience() {
             (self.since, self.step) = (Some(now), Step::Listening);
             return Act::Wait;
@@ -80,7 +80,7 @@ impl Watch {
                 self.step = Step::Told;
                 Act::Tell
             }
-            // Only the heart is silent, or it cannot be told; it is asked again.
+            // Only the heartbeat is missing, or Ruby cannot be asked; tries again later.
             _ => {
                 (self.since, self.step) = (Some(now), Step::Listening);
                 Act::Wait
@@ -88,7 +88,7 @@ impl Watch {
         }
     }
 
-    /// When to look again; `None`: not before the heart has beaten.
+    /// When to check again; `None`: not before the next heartbeat.
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
         match (self.since, self.step) {
@@ -104,31 +104,31 @@ impl Watch {
     }
 }
 
-/// What is said while it lasts. `jobs` are classes by the ids of the jobs.
+/// The problem while it lasts. `jobs` are classes by the ids of the jobs.
 #[must_use]
 pub fn stuck(silent: Duration, jobs: &BTreeMap<String, String>) -> String {
     format!(
-        "Ruby has switched no threads, and its heart has not beaten for {} s: something holds Ruby's lock in native code. \
-         {}; docs/long-native-calls.md tells how to live with it",
+        "Ruby has had no heartbeat for {} s and switches no threads: native code holds the GVL. {}; see \
+         docs/long-native-calls.md",
         silent.as_secs(),
         in_hand(jobs)
     )
 }
 
-/// What is said when it is over.
+/// The log line when it is over.
 #[must_use]
 pub fn over(silent: Duration, jobs: &str) -> String {
-    format!("Ruby's threads run again; its heart was silent for {} s. {jobs}", silent.as_secs())
+    format!("Ruby's threads run again after {} s without a heartbeat. {jobs}", silent.as_secs())
 }
 
-/// The jobs in hand, in words.
+/// The running jobs, in words.
 #[must_use]
 pub fn in_hand(jobs: &BTreeMap<String, String>) -> String {
     if jobs.is_empty() {
-        return "No job is in hand".to_owned();
+        return "No job is running".to_owned();
     }
     let jobs: Vec<String> = jobs.iter().map(|(jid, class)| format!("{class} {jid}")).collect();
-    format!("Jobs in hand: {}", jobs.join(", "))
+    format!("Running jobs: {}", jobs.join(", "))
 }
 
 #[cfg(test)]
@@ -142,7 +142,7 @@ mod tests {
             (Some(60.0), 10.0, 30.0),
             (Some(120.0), 10.0, 30.0),
             (Some(40.0), 10.0, 20.0),
-            // A beat that is late is no silence.
+            // A late heartbeat is not a missing one.
             (Some(20.0), 10.0, 15.0),
             (Some(2.0), 0.2, 1.0),
         ] {
@@ -155,7 +155,7 @@ mod tests {
         let start = Instant::now();
         let at = |seconds: f64| start + Duration::from_secs_f64(seconds);
         let due = |watch: &Watch| watch.due().map(|due| (due - start).as_secs_f64());
-        // Seconds, the last beat, the answer; what is done, and when it is looked at again.
+        // Seconds, the last heartbeat, the answer; what to do, and when to check again.
         type Row = (f64, Option<f64>, Answer, Act, Option<f64>);
         let play = |rows: &[Row]| {
             let mut watch = Watch::new(Duration::from_secs(40));
@@ -166,7 +166,7 @@ mod tests {
         };
         use Act::{Ask, Tell, Wait};
         use Answer::{Given, None as Nothing, NotHeard};
-        // It has not begun to beat; it beats; it is stuck, and said to be so once; it beats again.
+        // No heartbeat yet; one; a stall, reported once; a heartbeat.
         play(&[
             (0.0, None, Nothing, Wait, None),
             (1.0, Some(1.0), Nothing, Wait, Some(31.0)),
@@ -177,7 +177,7 @@ mod tests {
             (99.0, Some(21.0), Nothing, Wait, None),
             (120.0, Some(120.0), Nothing, Wait, Some(150.0)),
         ]);
-        // Ruby answers: it is Redis that keeps the heart. Then it is stuck as well.
+        // Ruby answers: Redis delays the heartbeat. Then Ruby stalls as well.
         play(&[
             (0.0, Some(0.0), Nothing, Wait, Some(30.0)),
             (30.0, Some(0.0), Nothing, Ask, Some(40.0)),
@@ -185,7 +185,7 @@ mod tests {
             (70.0, Some(0.0), Given, Ask, Some(80.0)),
             (80.0, Some(0.0), Nothing, Tell, None),
         ]);
-        // It beats while it is asked; and there is nobody to ask.
+        // A heartbeat while Ruby is asked; and no thread listens.
         play(&[
             (30.0, Some(0.0), Nothing, Ask, Some(40.0)),
             (40.0, Some(35.0), Nothing, Wait, Some(65.0)),
@@ -207,13 +207,13 @@ mod tests {
         let jobs = BTreeMap::from([("1a".to_owned(), "Pdf".to_owned()), ("2b".to_owned(), "Mail".to_owned())]);
         assert_eq!(
             stuck(Duration::from_millis(30_900), &jobs),
-            "Ruby has switched no threads, and its heart has not beaten for 30 s: something holds Ruby's lock in native \
-             code. Jobs in hand: Pdf 1a, Mail 2b; docs/long-native-calls.md tells how to live with it"
+            "Ruby has had no heartbeat for 30 s and switches no threads: native code holds the GVL. Running jobs: Pdf \
+             1a, Mail 2b; see docs/long-native-calls.md"
         );
-        assert!(stuck(Duration::ZERO, &none).contains("native code. No job is in hand; docs/"));
+        assert!(stuck(Duration::ZERO, &none).contains("the GVL. No job is running; see docs/"));
         assert_eq!(
             over(Duration::from_secs(100), &in_hand(&jobs)),
-            "Ruby's threads run again; its heart was silent for 100 s. Jobs in hand: Pdf 1a, Mail 2b"
+            "Ruby's threads run again after 100 s without a heartbeat. Running jobs: Pdf 1a, Mail 2b"
         );
     }
 }

@@ -1,13 +1,13 @@
-//! The states of a Sidekiq process, and the only moves between them.
+//! The states of a Sidekiq process, and the only transitions between them.
 //!
-//! States move down the list and never up: Sidekiq's heartbeat may fire after `:quiet` and even after
-//! `:shutdown`, and no event of that kind may make a process look ready again.
+//! States move down the list and never up: Sidekiq's heartbeat may fire after `:quiet` and even after `:shutdown`,
+//! and no such event may make a process look ready again.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Where a Sidekiq process is in its life.
+/// The state of a Sidekiq process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
@@ -15,9 +15,9 @@ pub enum State {
     Booting,
     /// Sidekiq has started and fetches jobs.
     Running,
-    /// Told to stop fetching; jobs may still run.
+    /// It takes no more jobs; jobs may still run.
     Quiet,
-    /// Told to stop; jobs may still run.
+    /// It is shutting down; jobs may still run.
     Stopping,
     /// The process ended by itself.
     Stopped,
@@ -48,7 +48,7 @@ pub enum Event {
     Ended,
 }
 
-/// A state, and whether the process was told to be quiet before it could be.
+/// A state, and whether the process was quieted before it could be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     /// Where the process is.
@@ -58,7 +58,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// The progress of a process that has just begun to boot.
+    /// A process that has just started to boot.
     pub const BEGIN: Self = Self { state: State::Booting, quiet_asked: false };
 
     /// The progress after `event`.
@@ -69,7 +69,7 @@ impl Progress {
         let target = match event {
             Event::Started if quiet_asked => State::Quiet,
             Event::Started => State::Running,
-            // A booting Sidekiq has no one to quiet: it is quieted once it has started.
+            // A booting Sidekiq cannot be quieted yet: that happens once it has started.
             Event::Quieted if booting => State::Booting,
             Event::Quieted => State::Quiet,
             Event::Stopped => State::Stopping,
@@ -97,7 +97,7 @@ mod tests {
             (&[Started, Quieted, Stop], State::Stopping),
             (&[Started, Stop], State::Stopping),
             (&[Started, Stop, Ended], State::Stopped),
-            // TSTP during the boot is remembered, not obeyed.
+            // TSTP during the boot is remembered for later.
             (&[Quieted], State::Booting),
             (&[Quieted, Started], State::Quiet),
             (&[Quieted, Stop], State::Stopping),

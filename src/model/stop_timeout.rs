@@ -1,41 +1,41 @@
-//! Whether a Sidekiq has the time to end: its own timeout beside the platform's.
+//! Whether a Sidekiq has enough time to stop: its shutdown timeout and the platform's stop timeout.
 
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Seconds that Sidekiq takes for itself once its timeout (`-t`) is over: it waits up to 3 s for the `ensure` blocks of
-/// the jobs it has cut off (`manager.rb`, `hard_shutdown`); then Redis is told, and hooks and `at_exit` run.
+/// Seconds that Sidekiq itself needs after its shutdown timeout (`-t`): it waits up to 3 s for the `ensure` blocks of
+/// the jobs it has interrupted (`manager.rb`, `hard_shutdown`), then updates Redis and runs hooks and `at_exit`.
 pub const EPILOGUE: f64 = 4.0;
 
-/// Sidekiq's own timeout where none is set (`config.rb`, `DEFAULTS`).
+/// Sidekiq's shutdown timeout if none is set (`config.rb`, `DEFAULTS`).
 pub const DEFAULT_TIMEOUT: f64 = 25.0;
 
-/// The least `-t` with which nothing is lost. An idle thread waits in BRPOP for up to 2 s (`fetch.rb`), takes what was pushed
-/// back to Redis meanwhile, and is killed with it.
+/// The smallest `-t` that loses nothing. An idle thread waits in BRPOP for up to 2 s (`fetch.rb`); it can take a job
+/// that was just pushed back to Redis, and is killed with it.
 pub const LEAST_TIMEOUT: f64 = 3.0;
 
-/// Seconds that a busy machine may add to what Sidekiq takes.
+/// Seconds that a busy machine may add.
 const MARGIN: f64 = 1.0;
 
-/// How long Sidekiq takes to stop at the most, for its timeout (`-t`) in seconds: nobody is to wait for longer.
+/// How long Sidekiq takes to stop at most, for its shutdown timeout (`-t`) in seconds: nothing should wait longer.
 #[must_use]
 pub fn longest_stop(timeout: Option<f64>) -> Duration {
     let seconds = timeout.unwrap_or(DEFAULT_TIMEOUT).max(0.0) + EPILOGUE + MARGIN;
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
 
-/// Seconds that the platform leaves between SIGTERM and SIGKILL, and who says so.
+/// Seconds that the platform leaves between SIGTERM and SIGKILL, and the source of that number.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct StopTimeout {
-    /// Infinite where the platform never kills.
+    /// Infinite if the platform never kills.
     pub seconds: f64,
-    /// Who says so.
+    /// The source of the number.
     pub source: Source,
 }
 
-/// Who says how long the stop timeout is; the first one that does counts.
+/// Where the stop timeout comes from; the first source that has one is used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Source {
@@ -45,11 +45,11 @@ pub enum Source {
     Environment,
     /// `$ECS_CONTAINER_STOP_TIMEOUT`.
     Ecs,
-    /// StopTimeout of this container.
+    /// The container's StopTimeout.
     Container(String),
-    /// What Docker or Podman leaves a container, such as this one, that does not say.
+    /// The default of Docker or Podman for a container, such as this one, without a StopTimeout.
     Engine(String),
-    /// systemd's TimeoutStopSec of this unit.
+    /// systemd's TimeoutStopSec for this unit.
     Systemd(String),
 }
 
@@ -59,9 +59,9 @@ impl fmt::Display for Source {
             Self::Setting => write!(out, "lifecycle.stop_timeout"),
             Self::Environment => write!(out, "$SIDEKIQ_LIFECYCLE_STOP_TIMEOUT"),
             Self::Ecs => write!(out, "$ECS_CONTAINER_STOP_TIMEOUT"),
-            Self::Container(id) => write!(out, "StopTimeout of container {id}; docker stop -t may say otherwise"),
+            Self::Container(id) => write!(out, "StopTimeout of container {id}; docker stop -t overrides it"),
             Self::Engine(id) => {
-                write!(out, "the engine's own, for container {id} has no StopTimeout; docker stop -t may say otherwise")
+                write!(out, "the engine's default, as container {id} has no StopTimeout; docker stop -t overrides it")
             }
             Self::Systemd(unit) => write!(out, "TimeoutStopSec of {unit}"),
         }
@@ -72,29 +72,29 @@ impl fmt::Display for StopTimeout {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { seconds, source } = self;
         if seconds.is_infinite() {
-            return write!(out, "stop timeout, which is infinite ({source})");
+            return write!(out, "infinite stop timeout ({source})");
         }
         write!(out, "stop timeout of {seconds} s ({source})")
     }
 }
 
-/// What a Sidekiq takes to stop.
+/// The time that a Sidekiq needs to stop.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Need {
-    /// Sidekiq's own timeout (`-t`), in seconds.
+    /// Sidekiq's shutdown timeout (`-t`), in seconds.
     pub timeout: Option<f64>,
     /// Seconds that the application's own hooks took at an earlier stop.
     pub hooks: f64,
 }
 
 impl Need {
-    /// All in all, in whole seconds; `None` while `-t` is not known.
+    /// The total, in whole seconds; `None` while `-t` is not known.
     #[must_use]
     pub fn seconds(&self) -> Option<f64> {
         self.timeout.map(|timeout| (timeout + self.beside()).ceil())
     }
 
-    /// What comes on top of `-t`.
+    /// The time needed on top of `-t`.
     fn beside(&self) -> f64 {
         EPILOGUE + self.hooks
     }
@@ -110,19 +110,19 @@ impl Need {
     }
 }
 
-/// Whether a Sidekiq is left the time that it takes to stop.
+/// Whether a Sidekiq has enough time to stop.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "fit", content = "words")]
 pub enum Fit {
-    /// It is known, and is enough.
+    /// The time is known, and enough.
     Fits(String),
-    /// It is known, and jobs are lost: what is too short, and the numbers of which one is to be set.
+    /// The time is known, and jobs are lost: what is too short, and which two values would fit.
     TooShort(String),
-    /// It is not known: what would have to be.
+    /// The time is not known: what it must be.
     Unknown(String),
 }
 
-/// Compares what is needed with what the platform leaves.
+/// Compares the time needed with the time that the platform leaves.
 #[must_use]
 pub fn fit(need: Need, stop: Option<&StopTimeout>) -> Fit {
     let (Some(timeout), Some(needed)) = (need.timeout, need.seconds()) else {
@@ -136,22 +136,22 @@ pub fn fit(need: Need, stop: Option<&StopTimeout>) -> Fit {
         let least = needed.max((LEAST_TIMEOUT + need.beside()).ceil());
         let suits = timeout.max(LEAST_TIMEOUT);
         return Fit::TooShort(format!(
-            "the {stop} is too short for any -t: Sidekiq needs {} s on top of it, and loses jobs with a -t below \
-             {LEAST_TIMEOUT}; set the stop timeout to at least {least}, which suits -t {suits}",
+            "the {stop} is too short for any -t: Sidekiq needs {} s on top of -t, and a -t below {LEAST_TIMEOUT} loses jobs; \
+             set the stop timeout to at least {least}, which suits -t {suits}",
             need.beside().ceil()
         ));
     }
     if timeout < LEAST_TIMEOUT {
         return Fit::TooShort(format!(
-            "-t {timeout} is too short: an idle thread of Sidekiq waits up to 2 s for a job, and takes what was pushed back \
-             to Redis meanwhile; set -t to at least {LEAST_TIMEOUT}, and the stop timeout to at least {}",
+            "-t {timeout} is too short: an idle thread of Sidekiq waits up to 2 s for a job, and can lose one that was just \
+             pushed back to Redis; set -t to at least {LEAST_TIMEOUT}, and the stop timeout to at least {}",
             (LEAST_TIMEOUT + need.beside()).ceil()
         ));
     }
     match stop {
         None => Fit::Unknown(format!(
-            "the stop timeout is not known, and has to be at least {needed} s ({parts}): Docker and Compose leave 10 s, \
-             Kubernetes and ECS 30 s, systemd 90 s, if nothing else is set; tell it with lifecycle.stop_timeout"
+            "the stop timeout is not known and must be at least {needed} s ({parts}): by default Docker and Compose leave 10 s, \
+             Kubernetes and ECS 30 s, systemd 90 s; set lifecycle.stop_timeout to the platform's value"
         )),
         Some(stop) if timeout + need.beside() <= stop.seconds => Fit::Fits(format!("{parts} fit into the {stop}")),
         Some(stop) => Fit::TooShort(format!(
@@ -162,7 +162,7 @@ pub fn fit(need: Need, stop: Option<&StopTimeout>) -> Fit {
 }
 
 impl Fit {
-    /// What is too short, if something is.
+    /// What is too short, if anything is.
     #[must_use]
     pub fn problem(&self) -> Option<&str> {
         match self {
@@ -171,7 +171,7 @@ impl Fit {
         }
     }
 
-    /// Why it cannot be called enough, if it cannot.
+    /// Why the time may not be enough, if it may not.
     #[must_use]
     pub fn doubt(&self) -> Option<&str> {
         match self {
@@ -240,8 +240,8 @@ mod tests {
                 25.0,
                 0.0,
                 6.9,
-                "the stop timeout of 6.9 s (lifecycle.stop_timeout) is too short for any -t: Sidekiq needs 4 s on top of it, \
-                 and loses jobs with a -t below 3; set the stop timeout to at least 29, which suits -t 25",
+                "the stop timeout of 6.9 s (lifecycle.stop_timeout) is too short for any -t: Sidekiq needs 4 s on top of -t, \
+                 and a -t below 3 loses jobs; set the stop timeout to at least 29, which suits -t 25",
             ),
             (2.0, 0.0, 6.0, "at least 7, which suits -t 3"),
             (1.0, 0.0, 5.0, "at least 7, which suits -t 3"),
@@ -249,14 +249,14 @@ mod tests {
                 8.0,
                 12.0,
                 18.0,
-                "Sidekiq needs 16 s on top of it, and loses jobs with a -t below 3; set the stop timeout to at least 24, which suits -t 8",
+                "Sidekiq needs 16 s on top of -t, and a -t below 3 loses jobs; set the stop timeout to at least 24, which suits -t 8",
             ),
             (
                 1.0,
                 0.0,
                 f64::INFINITY,
-                "-t 1 is too short: an idle thread of Sidekiq waits up to 2 s for a job, and takes what was pushed back to \
-                 Redis meanwhile; set -t to at least 3, and the stop timeout to at least 7",
+                "-t 1 is too short: an idle thread of Sidekiq waits up to 2 s for a job, and can lose one that was just pushed \
+                 back to Redis; set -t to at least 3, and the stop timeout to at least 7",
             ),
         ];
         for (timeout, hooks, seconds, expected) in table {
@@ -272,8 +272,8 @@ mod tests {
             (
                 need(25.0, 0.0),
                 None,
-                "the stop timeout is not known, and has to be at least 29 s (-t 25 and Sidekiq's own 4 s): Docker and Compose \
-                 leave 10 s, Kubernetes and ECS 30 s, systemd 90 s, if nothing else is set; tell it with lifecycle.stop_timeout",
+                "the stop timeout is not known and must be at least 29 s (-t 25 and Sidekiq's own 4 s): by default Docker and \
+                 Compose leave 10 s, Kubernetes and ECS 30 s, systemd 90 s; set lifecycle.stop_timeout to the platform's value",
             ),
             (Need::default(), None, "neither -t nor the stop timeout is known"),
             (Need::default(), Some(stop(30.0)), "-t is not known; stop timeout of 30 s (lifecycle.stop_timeout)"),
@@ -297,13 +297,13 @@ mod tests {
         let systemd = StopTimeout { seconds: 90.0, source: Source::Systemd("shop.service".to_owned()) };
         assert_eq!(systemd.to_string(), "stop timeout of 90 s (TimeoutStopSec of shop.service)");
         let never = StopTimeout { seconds: f64::INFINITY, ..systemd };
-        assert_eq!(never.to_string(), "stop timeout, which is infinite (TimeoutStopSec of shop.service)");
+        assert_eq!(never.to_string(), "infinite stop timeout (TimeoutStopSec of shop.service)");
         let ecs = StopTimeout { seconds: 30.0, source: Source::Ecs };
         assert_eq!(ecs.to_string(), "stop timeout of 30 s ($ECS_CONTAINER_STOP_TIMEOUT)");
         let container = StopTimeout { source: Source::Container("0e8c7f66c719".to_owned()), ..ecs.clone() };
         assert_eq!(
             container.to_string(),
-            "stop timeout of 30 s (StopTimeout of container 0e8c7f66c719; docker stop -t may say otherwise)"
+            "stop timeout of 30 s (StopTimeout of container 0e8c7f66c719; docker stop -t overrides it)"
         );
         let set = StopTimeout { source: Source::Environment, ..ecs };
         assert_eq!(set.to_string(), "stop timeout of 30 s ($SIDEKIQ_LIFECYCLE_STOP_TIMEOUT)");

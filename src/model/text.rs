@@ -1,7 +1,7 @@
-//! What others have written, made fit for people: for a terminal, for a log, for a file that others may read.
+//! Text from other programs, made safe for a terminal, a log, or a file that others may read.
 
-/// What Unicode calls format characters (Cf, and the separators Zl and Zp): they turn text around (bidirectional
-/// overrides), join it, or are not seen at all. A spec compares it with Ruby's own table.
+/// Unicode's format characters (Cf, and the separators Zl and Zp): they reverse text (bidirectional overrides), join
+/// it, or are invisible. A spec compares them with Ruby's own table.
 const FORMATS: &[(char, char)] = &[
     ('\u{AD}', '\u{AD}'),
     ('\u{600}', '\u{605}'),
@@ -26,10 +26,10 @@ const FORMATS: &[(char, char)] = &[
     ('\u{E0020}', '\u{E007F}'),
 ];
 
-/// What stands in place of what is not to be read.
+/// Replaces what must not be read.
 const HIDDEN: &str = "[hidden]";
 
-/// What a name says whose value is a secret. In Ruby: `lib/sidekiq_lifecycle/text.rb`.
+/// Parts of a name whose value is a secret. In Ruby: `lib/sidekiq_lifecycle/text.rb`.
 const SECRET: &[&str] = &[
     "password",
     "passwd",
@@ -48,34 +48,34 @@ const SECRET: &[&str] = &[
     "private-key",
 ];
 
-/// How else than as a process's own user one may look at it, or signal it: a root that may not was given too few
-/// capabilities, as Docker does.
+/// How to inspect or signal a process other than as its own user. A root that may not do that has too few
+/// capabilities, as in Docker.
 #[must_use]
 pub fn as_root(is_root: bool) -> &'static str {
     if is_root { "with docker exec --privileged" } else { "as root" }
 }
 
-/// One line without anything that a terminal would obey, or that is not seen: a space stands in its place.
+/// One line without control characters or invisible ones: a space replaces each.
 #[must_use]
 pub fn one_line(text: &str) -> String {
     let is_format = |letter: char| FORMATS.iter().any(|(first, last)| (*first..=*last).contains(&letter));
     text.chars().map(|letter| if letter.is_control() || is_format(letter) { ' ' } else { letter }).collect()
 }
 
-/// The text without what may be a secret: user and password of a URL, the value of an environment variable (`NAME=value`),
-/// and of whatever is called a password, a token or the like. It hides too much rather than too little.
+/// The text without possible secrets: user and password of a URL, the value of an environment variable
+/// (`NAME=value`), and of anything named like a password or a token. It hides too much rather than too little.
 #[must_use]
 pub fn masked(text: &str) -> String {
     text.split('\n').map(|line| without_values(&without_users(&without_command(line)))).collect::<Vec<_>>().join("\n")
 }
 
-/// What Redis repeats of a command that it does not know, AUTH and HELLO among them.
+/// Redis repeats an unknown command, AUTH and HELLO among them.
 fn without_command(line: &str) -> String {
     const REPEATS: &str = "with args beginning with:";
     line.split_once(REPEATS).map_or_else(|| line.to_owned(), |(before, _)| format!("{before}{REPEATS} {HIDDEN}"))
 }
 
-/// From `://` to the last `@` of the same word or quotation: a password may hold anything.
+/// From `://` to the last `@` of the same word or quotation: a password may contain anything.
 fn without_users(line: &str) -> String {
     const BEGINS: &str = "://";
     let mut shown = String::new();
@@ -90,7 +90,7 @@ fn without_users(line: &str) -> String {
     shown + rest
 }
 
-/// `NAME=value`, `name: value` and `--name value`, as far as the name is one of an environment variable or of a secret.
+/// `NAME=value`, `name: value` and `--name value`, if the name is one of an environment variable or of a secret.
 fn without_values(line: &str) -> String {
     let mut shown = String::new();
     let mut rest = line;
@@ -117,7 +117,7 @@ fn without_values(line: &str) -> String {
     shown + rest
 }
 
-/// To the end of the quotation or of the word.
+/// Up to the end of the quotation or of the word.
 fn length_of_value(value: &str) -> usize {
     match value.chars().next() {
         Some(quote @ ('"' | '\'')) => {

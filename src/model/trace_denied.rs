@@ -1,15 +1,15 @@
-//! Why there can be no relay, and what to change: `ptrace(2)`, "Ptrace access mode checking"; `seccomp(2)`.
+//! Why there is no relay, and what to change: `ptrace(2)`, "Ptrace access mode checking"; `seccomp(2)`.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What is known of a refusal.
+/// What is known about a refusal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Evidence {
-    /// The user of the process that was to be traced, where it is another one.
+    /// The user of the process to be traced, if it is another one.
     pub other_user: Option<u32>,
-    /// Who traces it already.
+    /// The process that traces it already; 0 for none.
     pub tracer: i32,
     /// `/proc/sys/kernel/yama/ptrace_scope`; `None` without Yama.
     pub yama: Option<u8>,
@@ -35,26 +35,26 @@ pub enum Call {
     Wait,
 }
 
-/// Why there can be no relay, or why it may not trace a process.
+/// Why there is no relay, or why it may not trace a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Refusal {
-    /// The kernel is older than 5.3, and has no pidfd_open(2).
+    /// The kernel is older than 5.3 and has no pidfd_open(2).
     OldKernel,
-    /// A system call is refused, with this errno: by a seccomp profile, as far as is known.
+    /// A system call is refused with this errno, most likely by a seccomp profile.
     Call(Call, i32),
-    /// Somebody else traces it.
+    /// Another process traces it.
     Traced(i32),
     /// It belongs to another user.
     OtherUser(u32),
     /// Yama's ptrace_scope.
     Yama(u8),
-    /// The kernel does not say why.
+    /// The kernel gives no reason.
     Unknown,
 }
 
 impl Refusal {
-    /// Tells why a process may not be traced: the reason that would refuse first, or most surely.
+    /// Determines why a process may not be traced: the check that fails first, or most certainly.
     #[must_use]
     pub fn of(evidence: Evidence) -> Self {
         match evidence {
@@ -66,27 +66,27 @@ impl Refusal {
         }
     }
 
-    /// What to change, for a worker that runs as root or as another user: only root is given a capability that is added to a
-    /// container (capabilities(7), "Capabilities and execution of programs by root"). What helps everywhere, `run` in front,
-    /// is told with the path; a capability is for those who cannot have that.
+    /// What to change, for a worker that runs as root or as another user: only root receives a capability that is
+    /// added to a container (capabilities(7), "Capabilities and execution of programs by root"). The advice about the
+    /// path has what works everywhere, `run` in front; a capability is for those who cannot use that.
     #[must_use]
     pub fn advice(self, is_root: bool) -> String {
-        let capability = "if its command is to stay, add the capability SYS_PTRACE (docker run --cap-add SYS_PTRACE; on \
+        let capability = "to keep its command, add the capability SYS_PTRACE (docker run --cap-add SYS_PTRACE; on \
                           ECS linuxParameters.capabilities.add; in Kubernetes securityContext.capabilities.add)";
         match self {
             Self::OldKernel | Self::Yama(3..) | Self::Unknown => String::new(),
             Self::Call(call, _) => {
-                format!("allow {call} in the seccomp profile, as the default one of Docker 20.10 and later does")
+                format!("allow {call} in the seccomp profile, as Docker's default profile does since 20.10")
             }
-            Self::Traced(_) => "end that tracer and start Sidekiq anew".to_owned(),
-            Self::OtherUser(_) if is_root => format!("start both as one user, or {capability}"),
-            Self::OtherUser(_) => "start both as one user".to_owned(),
+            Self::Traced(_) => "end that tracer and restart Sidekiq".to_owned(),
+            Self::OtherUser(_) if is_root => format!("run both as one user, or {capability}"),
+            Self::OtherUser(_) => "run both as one user".to_owned(),
             Self::Yama(_) if is_root => capability.to_owned(),
             Self::Yama(_) => String::new(),
         }
     }
 
-    /// Whether it is a matter of one process, and not of the relay as a whole.
+    /// Whether it concerns one process, and not the relay as a whole.
     #[must_use]
     pub fn is_of_a_process(self) -> bool {
         !matches!(self, Self::OldKernel | Self::Call(..))
@@ -117,7 +117,7 @@ impl fmt::Display for Refusal {
             Self::Traced(pid) => write!(out, "process {pid} traces it already"),
             Self::OtherUser(uid) => write!(out, "it belongs to another user (uid {uid})"),
             Self::Yama(scope) => write!(out, "Yama forbids it (kernel.yama.ptrace_scope is {scope})"),
-            Self::Unknown => write!(out, "the kernel does not allow it to be traced"),
+            Self::Unknown => write!(out, "the kernel does not allow tracing it"),
         }
     }
 }

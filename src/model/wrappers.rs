@@ -1,14 +1,16 @@
-//! What is known of the programs that people put around a Sidekiq: after how many seconds they kill what does not end.
+//! The programs that people put around a Sidekiq: after how many seconds they kill a process that does not end.
 //!
-//! The facts are the programs' own: su(1) and runuser(1) of util-linux (`su-common.c`, `create_watching_parent`) and doas(1) with PAM
-//! wait 2 s; timeout(1) as its `-k` says; s6-supervise as the file `timeout-kill` of its service says (milliseconds); busybox
-//! init (`init.c`, `halt_reboot_pwoff`) 1 s, for all processes; supervisord as `stopwaitsecs` says, which is 10.
+//! The values are the programs' own: su(1) and runuser(1) of util-linux (`su-common.c`, `create_watching_parent`) and
+//! doas(1) with PAM wait 2 s; timeout(1) as long as its `-k` says; s6-supervise as long as its service's file
+//! `timeout-kill` says (milliseconds); busybox init (`init.c`, `halt_reboot_pwoff`) 1 s, for all processes;
+//! supervisord as long as `stopwaitsecs` says, 10 by default.
 
 use crate::model::program::Program;
 
-/// Seconds between the TERM that a program passes on and its SIGKILL; `None` if it never kills, or nobody knows.
+/// Seconds between the TERM that a program forwards and its SIGKILL; `None` if it never kills, or that is not known.
 ///
-/// `timeout_kill` is the text of an s6 service's file of that name, where there is one. Of supervisord see [`stopwaitsecs`].
+/// `timeout_kill` is the text of an s6 service's file of that name, if it has one. For supervisord see
+/// [`stopwaitsecs`].
 #[must_use]
 pub fn kills_after(program: Program, arguments: &[String], timeout_kill: Option<&str>) -> Option<f64> {
     match program {
@@ -26,8 +28,8 @@ pub fn kills_after(program: Program, arguments: &[String], timeout_kill: Option<
     }
 }
 
-/// Seconds that supervisord leaves a program, by its configuration; `None` if the program is not in it, or is stopped by another signal
-/// than TERM or INT.
+/// Seconds that supervisord leaves a program, according to its configuration; `None` if the program is not in it, or
+/// is stopped by another signal than TERM or INT.
 #[must_use]
 pub fn stopwaitsecs(configuration: &str, program: &str) -> Option<f64> {
     let lines = configuration.lines().map(str::trim).filter(|line| !line.starts_with([';', '#']));
@@ -43,7 +45,7 @@ pub fn stopwaitsecs(configuration: &str, program: &str) -> Option<f64> {
     if is_there && is_stop { value("stopwaitsecs").map_or(Some(10.0), |seconds| seconds.parse().ok()) } else { None }
 }
 
-/// The files that a configuration of supervisord takes in (`[include] files`).
+/// The files that a configuration of supervisord includes (`[include] files`).
 #[must_use]
 pub fn supervisord_includes(configuration: &str) -> Vec<&str> {
     let lines = configuration.lines().map(str::trim).skip_while(|line| *line != "[include]").skip(1);
@@ -51,7 +53,8 @@ pub fn supervisord_includes(configuration: &str) -> Vec<&str> {
     own.filter(|(key, _)| key.trim() == "files").flat_map(|(_, files)| files.split_ascii_whitespace()).collect()
 }
 
-/// Where supervisord was told that its configuration is, and where it looks by itself (`options.py`, `default_configfile`).
+/// Where supervisord's configuration is: as its command line says, or in its default places (`options.py`,
+/// `default_configfile`).
 #[must_use]
 pub fn supervisord_configurations(arguments: &[String]) -> Vec<&str> {
     let told = arguments.iter().enumerate().find_map(|(index, word)| match word.as_str() {
@@ -75,7 +78,7 @@ pub fn grace(arguments: &[String]) -> f64 {
     option(arguments, "--grace").unwrap_or(120.0)
 }
 
-/// A number of seconds among `run`'s own options, which stand before `--` or the command.
+/// A number of seconds among `run`'s own options, which come before `--` or the command.
 fn option(arguments: &[String], name: &str) -> Option<f64> {
     let own: Vec<&str> = arguments.iter().skip(2).map(String::as_str).take_while(|word| *word != "--").collect();
     let apart = own.iter().position(|word| *word == name).and_then(|index| own.get(index + 1)).copied();
@@ -83,7 +86,8 @@ fn option(arguments: &[String], name: &str) -> Option<f64> {
     apart.or(joined)?.parse().ok()
 }
 
-/// `-k 5`, `-k5`, `--kill-after=5`, `--kill-after 5`: before the first operand, which is the duration. 0 is no kill.
+/// `-k 5`, `-k5`, `--kill-after=5`, `--kill-after 5`: before the first operand, which is the duration. 0 means no
+/// kill.
 fn timeouts_kill_after(arguments: &[String]) -> Option<f64> {
     let mut words = arguments.iter().map(String::as_str).skip_while(|word| !word.ends_with("timeout")).skip(1);
     let mut after = None;
@@ -101,7 +105,7 @@ fn timeouts_kill_after(arguments: &[String]) -> Option<f64> {
     seconds(after?).filter(|seconds| *seconds > 0.0)
 }
 
-/// As timeout(1) takes them: 5, 5s, 0.5m, 1h, 1d.
+/// A duration as timeout(1) accepts it: 5, 5s, 0.5m, 1h, 1d.
 fn seconds(text: &str) -> Option<f64> {
     let unit = |letter| match letter {
         's' => Some(1.0),

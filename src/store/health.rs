@@ -56,7 +56,7 @@ impl Directory {
                 let (uid, mode) = (worker.uid, stat.st_mode & 0o7777);
                 let what = path.file_name().unwrap_or_default().to_string_lossy();
                 let problem =
-                    format!("uid {uid}, whose Sidekiq is, cannot write to {what} (uid {}, {mode:o})", stat.st_uid);
+                    format!("Sidekiq's uid {uid} cannot write to {what} (owned by uid {}, mode {mode:o})", stat.st_uid);
                 health.problems.push(problem);
             }
             let all = names(directory).map_err(|errno| Error::new(&path, errno))?;
@@ -70,10 +70,10 @@ impl Directory {
         for (probe, is_there) in [(Probe::Ready, health.ready), (Probe::Drained, health.drained)] {
             match (is_there, sentinel(facts, probe)) {
                 (true, false) => {
-                    health.problems.push(format!("the file {probe} is there, but not every Sidekiq is {probe}"))
+                    health.problems.push(format!("the file {probe} exists, but not every Sidekiq is {probe}"))
                 }
                 (false, true) => {
-                    health.problems.push(format!("the file {probe} is not there, but every Sidekiq is {probe}"))
+                    health.problems.push(format!("the file {probe} does not exist, but every Sidekiq is {probe}"))
                 }
                 _ => {}
             }

@@ -42,8 +42,8 @@ fn init(program: Program, command: &str) -> Link {
     Link { term: Handling::Blocked, tstp: Handling::Blocked, ..link(1, program, command) }
 }
 
-/// Given from PID 1 down, as people think of it. All below it are in one process group, but for who is in a group of a
-/// number of its own.
+/// Given from PID 1 down, as people think of it. Everything below it is in one process group, except a link with a
+/// group of its own.
 fn path(above: &[Link]) -> Path {
     path_to(worker(), above)
 }
@@ -226,7 +226,7 @@ fn who_is_taken_by_the_relay() {
         (vec![init(Program::Manager, "systemd"), person, supervisor, shell(8, "sh")], &[8, 6]),
         (vec![init(Program::Tini, "tini"), Link { is_interactive: true, ..shell(8, "bash -ic 'x'") }], &[8]),
         (vec![link(1, Program::Other, "python3 main.py")], &[1]),
-        // To wait at their end.
+        // Only their exit waits.
         (vec![handling(1, "puma 6.6.0 (unix:///tmp/puma)")], &[1]),
         (vec![init(Program::Tini, "tini -- x"), handling(7, "puma"), shell(8, "sh")], &[8, 7]),
         (vec![init(Program::Tini, "tini -- x"), shell(7, "sh"), handling(8, "puma")], &[7]),
@@ -302,15 +302,15 @@ fn the_shortest_fix() {
             "put exec before the command that starts Sidekiq in `cd / && sidekiq`",
         ),
         (shell(1, "sh -c 'A=b sidekiq'"), "put exec before the command that starts Sidekiq in `A=[hidden] sidekiq`"),
-        (shell(1, "bash -eu -o pipefail /app/entry.sh"), "the last one of /app/entry.sh,"),
+        (shell(1, "bash -eu -o pipefail /app/entry.sh"), "the last one in /app/entry.sh,"),
         (shell(1, "bash -eo pipefail -c 'x; y'"), "in `x; y`"),
         (shell(1, "bash"), "put exec before the command that starts Sidekiq, or"),
         (init(Program::DumbInit, "dumb-init sidekiq"), "dumb-init --rewrite 20:20"),
-        (init(Program::Catatonit, "catatonit -- sidekiq"), "write sidekiq-lifecycle run -- in place of catatonit"),
-        (link(1, Program::Other, "python3 main.py"), "let python3 pass signals on, or put sidekiq-lifecycle run"),
+        (init(Program::Catatonit, "catatonit -- sidekiq"), "replace catatonit with sidekiq-lifecycle run --"),
+        (link(1, Program::Other, "python3 main.py"), "make python3 forward signals, or put sidekiq-lifecycle run"),
         (
             Link { term: Handling::Handled, kills_after: Some(2.0), ..link(1, Program::Su, "su app -c x") },
-            "write setpriv in place of su, which leaves no process between, or put",
+            "replace su with setpriv, which leaves no process in between, or put",
         ),
         (
             Link { term: Handling::Handled, ..link(1, Program::Foreman, "foreman") },
@@ -329,9 +329,9 @@ fn the_shortest_fix() {
     for (path, expected) in [
         (
             path(&[Link { is_free: true, ..trap(1) }]),
-            "try it with sidekiq-lifecycle doctor -- in front of it, or leave",
+            "test it with sidekiq-lifecycle doctor -- in front of it, or remove",
         ),
-        (below_run("run -- x", Link { is_free: true, ..trap(7) }), "try it with sidekiq-lifecycle doctor --"),
+        (below_run("run -- x", Link { is_free: true, ..trap(7) }), "test it with sidekiq-lifecycle doctor --"),
         (
             below_run("run --grace 3 -- x", init(Program::Runsvdir, "runsvdir")),
             "give sidekiq-lifecycle run a --grace of at least 12 s",
@@ -357,7 +357,7 @@ fn a_fix_that_anybody_may_read_has_nothing_of_a_command_line() {
         (shell(1, "sh -c 'TOKEN=hunter2 sidekiq; true'"), in_line),
         (
             shell(1, "sh /app/entry.sh hunter2"),
-            "put exec before the command that starts Sidekiq, the last one of /app/entry.sh, or put sidekiq-lifecycle run -- in front of it",
+            "put exec before the command that starts Sidekiq, the last one in /app/entry.sh, or put sidekiq-lifecycle run -- in front of it",
         ),
         (
             shell(1, "sh TOKEN=hunter2"),
@@ -381,8 +381,8 @@ fn what_is_wrong() {
         (
             init(Program::DumbInit, "dumb-init sidekiq"),
             Some(
-                "a SIGTSTP sent to dumb-init (pid 1) freezes Sidekiq: dumb-init (pid 1) turns TSTP into SIGSTOP, for \
-                 itself and for all below it",
+                "a SIGTSTP sent to dumb-init (pid 1) freezes Sidekiq: dumb-init (pid 1) turns TSTP into SIGSTOP for \
+                 itself and everything below it",
             ),
         ),
         (init(Program::Tini, "tini -- sidekiq"), None),

@@ -1,4 +1,4 @@
-//! A signal goes down the path, link by link: who has got it, and what becomes of it.
+//! A signal goes down the path, link by link: which links get it, and what becomes of it.
 
 use super::{Asked, Effect, Fate, Handling, KillMode, Link, Path};
 use crate::model::program::Program;
@@ -23,10 +23,10 @@ impl Path {
         walk.end()
     }
 
-    /// What a link that has got the signal does with it.
+    /// What a link that has received the signal does with it.
     fn step(&self, link: &Link, index: usize, asked: Asked, walk: &mut Walk) {
         let below = index - 1;
-        // systemd signals the main process; whoever sits at a shell, the processes themselves.
+        // systemd signals the main process; a person at a shell signals the processes themselves.
         if link.program == Program::Manager || (link.is_persons() && !self.ends_all(index)) || link.is_machines {
             return walk.tell(below);
         }
@@ -37,9 +37,9 @@ impl Path {
             Effect::ForwardsToGroup => self.group(below).for_each(|told| walk.tell(told)),
             Effect::Freezes if self.group(below).any(|member| member == 0) => walk.freezes(index),
             Effect::Freezes | Effect::Stops | Effect::Defers | Effect::Drops => walk.swallows(index),
-            // dumb-init takes its signals itself; the relay only keeps it from freezing.
+            // dumb-init receives its signals itself; the relay only keeps it from suspending Sidekiq.
             Effect::Relayed if link.program == Program::DumbInit => walk.tell(below),
-            // The relay signals Sidekiq itself, or what decides for several.
+            // The relay signals Sidekiq itself, or the program that decides for several.
             Effect::Relayed => walk.tell(self.decider(index, asked)),
             Effect::Kills => {
                 walk.tell(below);
@@ -50,7 +50,7 @@ impl Path {
                 walk.doubts(index);
                 walk.tell(below);
             }
-            // systemd waits for all that is left.
+            // systemd waits for everything that is left.
             Effect::Dies | Effect::Leaves if walk.is_for_all => {}
             Effect::Dies | Effect::Leaves if walk.outlives => walk.tell(0),
             Effect::Dies | Effect::Leaves => walk.ends_early(index),
@@ -61,15 +61,15 @@ impl Path {
         }
     }
 
-    /// The links below an init that get what it sends to the process group of its child, `below`.
+    /// The links below an init that receive what it sends to the process group of its child, `below`.
     fn group(&self, below: usize) -> impl Iterator<Item = usize> {
         let group = self.links.get(below).map(|child| child.pid);
         let members = self.links.iter().take(below + 1).enumerate();
         members.filter(move |(_, link)| Some(link.group) == group).map(|(index, _)| index)
     }
 
-    /// What `run` does: it gives the signal to whom it chooses, and a worker that outlives the command is told to stop, and is
-    /// waited for.
+    /// What `run` does: it signals the processes that its rule selects, and stops a worker that outlives the command
+    /// and waits for it.
     fn run(&self, run: &Link, index: usize, asked: Asked, walk: &mut Walk) {
         let told = self.links.iter().take(index).enumerate().filter(|(_, link)| link.told_by_run.contains(&asked));
         told.for_each(|(told, _)| walk.tell(told));
@@ -80,7 +80,7 @@ impl Path {
         }
     }
 
-    /// A link kills some seconds after TERM.
+    /// A link that kills some seconds after TERM.
     fn kills(&self, seconds: f64, index: usize, walk: &mut Walk) {
         match self.needed {
             Some(needed) if needed <= seconds => {}
@@ -89,7 +89,7 @@ impl Path {
         }
     }
 
-    /// The first link below one that handles the signal for several programs, or Sidekiq.
+    /// The first link below this one that handles the signal for several programs, or Sidekiq.
     fn decider(&self, index: usize, asked: Asked) -> usize {
         let decides = |below: &usize| {
             self.links.get(*below).is_some_and(|link| {
@@ -107,18 +107,18 @@ impl Path {
 /// A signal on its way down the path.
 #[derive(Default)]
 struct Walk {
-    /// The links that get it, by index.
+    /// The links that receive it, by index.
     told: Vec<bool>,
-    /// All have got it at once, from systemd, which waits for all of them.
+    /// All have received it at once from systemd, which waits for all of them.
     is_for_all: bool,
-    /// `run` is above: what outlives its command is told to stop, and waited for.
+    /// `run` is above: it stops what outlives its command, and waits for it.
     outlives: bool,
     frozen: Option<usize>,
     /// The first link that does nothing with it.
     swallowed: Option<usize>,
-    /// The first link whose end, or whose kill, comes before Sidekiq is done.
+    /// The first link that exits or kills before Sidekiq has finished.
     early: Option<usize>,
-    /// The last link of which it cannot be told.
+    /// The last link whose behaviour is not visible.
     doubtful: Option<usize>,
 }
 
