@@ -114,7 +114,7 @@ RSpec.describe "protection from scale-in on ECS" do
     begin_long
     worker.signal(:TERM)
     expect(worker.exit_code).to eq(0)
-    expect(record(worker.pid)["why"]).to include("1 cut off")
+    expect(record(worker.pid)).to include("interrupted_jobs" => 1)
     expect(ecs.asked).to eq([true, false])
   end
 
