@@ -88,7 +88,8 @@ RSpec.describe "the command fleet" do
     worker.exit_code
     last = JSON.parse(redis.call("GET", "#{identity}:lifecycle", database: @database))
     # A heartbeat that was on its way may have published the end itself.
-    expect(last).to include("state" => a_string_matching(/\Astop(ping|ped)\z/), "drained_at" => a_kind_of(String), "cut_off" => 0)
+    expect(last).to include("state" => a_string_matching(/\Astop(ping|ped)\z/), "drained_at" => a_kind_of(String),
+                            "cut_off" => 0)
   end
 
   it "quiets, waits for and stops processes with and without the gem" do

@@ -2,7 +2,7 @@
 
 require "openssl"
 
-# An authority that nobody else trusts, and what it has signed for 127.0.0.1, as files.
+# The files of a private certificate authority, and of a certificate that it has signed for 127.0.0.1.
 class Certificates
   HOUR = 3600
 

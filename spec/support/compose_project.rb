@@ -7,12 +7,12 @@ require_relative "container"
 require_relative "debian_image"
 require_relative "redis_server"
 
-# The shop's compose.sidekiq.yml as a project of Docker Compose, with an override as somebody writes it who has another
-# Redis: the images that are here, and a service that waits for the worker.
+# The shop's compose.sidekiq.yml as a project of Docker Compose. An override adds Redis, the images of this machine, and
+# a service that depends on the worker.
 class ComposeProject
   REDIS_PORT = 6379
 
-  # Hands a project to the block, and leaves nothing of it.
+  # Yields a project, and removes it afterwards.
   def self.open(shop)
     project = new(shop)
     before = builders_steps
@@ -22,7 +22,7 @@ class ComposeProject
     (builders_steps - before).each { |id| prune(id) } if before
   end
 
-  # What the builder, which is another than `docker build` has here, keeps of the steps in between.
+  # The intermediate steps in the cache of Compose's builder, which differs from that of `docker build` here.
   def self.builders_steps = JSON.parse(Container.call("GET", "/system/df"))["BuildCache"].to_a.map { |one| one["ID"] }
 
   def self.prune(id)
@@ -32,7 +32,7 @@ class ComposeProject
 
   def initialize(shop)
     @shop = shop
-    # Where Docker was started without a bridge, containers cannot reach each other but over the host.
+    # If Docker runs without a bridge, containers can only reach each other through the host.
     @bridge = Container.call("GET", "/networks").include?('"Driver":"bridge"')
     File.write(File.join(shop.root, "override.yml"), YAML.dump("services" => services))
   end
@@ -47,7 +47,7 @@ class ComposeProject
   # @return [String] the name of a service's container
   def container(service) = compose("ps", "-aq", service).last.strip
 
-  # Calls Redis, from inside of its container.
+  # Calls Redis from inside its container.
   def redis(*words) = compose("exec", "-T", "redis", "redis-cli", "-p", port.to_s, *words).last.chomp
 
   private

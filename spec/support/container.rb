@@ -6,14 +6,14 @@ require "rubygems/package"
 require "socket"
 require "stringio"
 
-# A real container of the Docker engine, which is spoken to as the command `docker` does: HTTP over its socket.
+# A real container of the Docker engine, through HTTP over its socket, like the command `docker`.
 #
-# No system is copied for it. The image is a handful of empty directories; /usr is those of the Debian in
-# which the specs run (see script/lib.sh), read-only, and so is what su and sudo want of /etc. Its users are in the
-# application's file `passwd`, if there is one.
+# The image consists of a few empty directories. /usr of the Debian system in which the specs run (see script/lib.sh) is
+# mounted read-only, and so are the files in /etc that su and sudo need. Its users are in the application's file
+# `passwd`, if there is one.
 class Container
   SOCKET = "/run/docker.sock"
-  # What is called so is taken as it is; the number rises with each change of the directories.
+  # An existing image of this name is used as it is. Increase the number with each change of the directories.
   IMAGE = "sidekiq_lifecycle-empty:1"
   SYSTEM = %w[/usr /etc/alternatives /etc/pam.d /etc/security /etc/sudoers].freeze
   DIRECTORIES = %w[app build dev etc proc run sbin sys tmp usr var].freeze
@@ -22,7 +22,7 @@ class Container
   class NotFound < RuntimeError; end
 
   class << self
-    # @return [String, nil] why there can be none here, in words
+    # @return [String, nil] why there can be no container here
     def missing
       return "it needs the system that bin/in-sidekiq makes" unless ENV.key?("ROOT_OUTSIDE")
 
@@ -31,10 +31,10 @@ class Container
       "Docker is not there (nothing answers at #{SOCKET})"
     end
 
-    # A path of ours, as the engine knows it.
+    # A path of ours, as the engine sees it.
     def outside(path) = path.sub(%r{\A/build(?=/)}, ENV.fetch("BUILD_OUTSIDE"))
 
-    # One request, on a connection of its own.
+    # Sends one request, on its own connection.
     # @return [String] the answer's body
     def call(verb, path, body = nil, type: "application/json")
       request = Net::HTTPGenericRequest.new(verb, !body.nil?, true, path, "Host" => "docker", "Content-Type" => type)
@@ -46,7 +46,7 @@ class Container
       raise error, "Docker: #{verb} #{path}: #{response.code} #{response.body}"
     end
 
-    # Makes the image unless it is there. (Docker would keep the one before it, without a name.)
+    # Creates the image unless it exists. (Otherwise Docker would keep the old one without a name.)
     def prepare
       call("GET", "/images/#{IMAGE}/json")
     rescue RuntimeError
@@ -72,7 +72,7 @@ class Container
       end
     end
 
-    # As in Debian, but that /sbin is a directory: `docker run --init` puts its init there, and /usr is read-only.
+    # As in Debian, except that /sbin is a directory: `docker run --init` puts its init there, and /usr is read-only.
     def skeleton
       tar = StringIO.new("".b)
       Gem::Package::TarWriter.new(tar) do |writer|
@@ -83,17 +83,17 @@ class Container
     end
   end
 
-  # Starts a container, as an ordinary user who may do nothing special unless it is said here.
+  # Starts a container, by default as an ordinary user without capabilities.
   #
   # @param command [Array<String>]
   # @param app [String] the directory that is /app in it, writable
   # @param init [Boolean] as `docker run --init`
-  # @param user [Integer] whose the command is
+  # @param user [Integer] the command's uid
   # @param capabilities [Array<String>] as `docker run --cap-add`
   # @param denied [Array<String>] system calls that its seccomp profile denies; the default profile if there are none
   # @param errno [Integer] what they fail with
-  # @param pid_namespace [String] as `docker run --pid`; the engine's socket is there with that of the host
-  # @param settings [Hash] of the image's, as Docker's API calls them: StopTimeout, Labels
+  # @param pid_namespace [String] as `docker run --pid`; with "host" the engine's socket is mounted as well
+  # @param settings [Hash] further settings, by their names in Docker's API: StopTimeout, Labels
   def initialize(command, app:, init: false, user: 1000, capabilities: [], denied: [], errno: Errno::EPERM::Errno,
                  pid_namespace: "", settings: {})
     engine = pid_namespace == "host" ? ["#{SOCKET}:/var#{SOCKET}"] : []
@@ -112,7 +112,7 @@ class Container
   # As `docker kill -s`.
   def signal(name) = post("kill?signal=SIG#{name}")
 
-  # As `docker stop -t`: TERM to PID 1, and KILL if it is still there after so many seconds.
+  # As `docker stop -t`: TERM to PID 1, and KILL if it still runs after so many seconds.
   def stop(seconds) = post("stop?t=#{seconds}")
 
   # As `docker kill`.
@@ -129,7 +129,7 @@ class Container
   # @return [Integer] as `docker run` would give it
   def exit_code = JSON.parse(post("wait"))["StatusCode"]
 
-  # @return [Array<String>] its processes: their states (ps(1): "Ss", "T", …) and their commands
+  # @return [Array<String>] the state (ps(1): "Ss", "T", …) and the command of each process
   def processes = listed.values
 
   # As `docker exec`.
@@ -147,7 +147,7 @@ class Container
   # As `docker rm -f`.
   def remove = Container.call("DELETE", "/containers/#{@id}?force=true")
 
-  # Removes it even if it cannot be killed: then a relay still holds it, which is ended from outside.
+  # Removes it even if it cannot be killed because a relay holds it: then the relay is ended from outside.
   def clear
     attempts ||= 0
     remove
@@ -168,7 +168,7 @@ class Container
     JSON.parse(get("top?ps_args=-eo%20pid,stat,args"))["Processes"].to_a.to_h { |pid, *words| [pid, words.join(" ")] }
   end
 
-  # From a container that sees all processes, as an operator on the machine would.
+  # Sends it from a container that sees all processes, like an operator on the machine.
   def end_relays
     pids = listed.select { |_, process| process.match?(/\brelay\b/) }.keys
     return if pids.empty?
@@ -184,7 +184,7 @@ class Container
   def post(action, body = nil) = Container.call("POST", "/containers/#{@id}/#{action}", body && JSON.generate(body))
   def get(what) = Container.call("GET", "/containers/#{@id}/#{what}")
 
-  # What was printed comes in pieces, each behind eight bytes that tell its length.
+  # The output comes in chunks, each after eight bytes that contain its length.
   def text(body)
     stream = StringIO.new(body)
     pieces = +""

@@ -4,25 +4,25 @@ require "open3"
 require "tempfile"
 require "zlib"
 
-# An image of a Debian with Ruby, Sidekiq, Bundler and Redis, made from the system in which the specs run: what
-# `apt-get install` brings for them and no more, so no compiler and no header. It stands for Docker Hub's images of Ruby
-# and Redis. Made in seconds, and kept.
+# An image of a Debian system with Ruby, Sidekiq, Bundler and Redis, made from the system in which the specs run. It has
+# what `apt-get install` brings for these, without compilers and headers. It replaces Docker Hub's images of Ruby and
+# Redis. It is made in seconds, and kept.
 module DebianImage
   PACKAGES = %w[ruby-sidekiq bundler redis-server].freeze
-  # What a slim image leaves out as well; and what lies behind the links of the root, and so has another path too.
+  # What slim images leave out as well, and what has a second path through the links in the root.
   WITHOUT = %r{\A/(usr/share/(doc|man|locale|i18n|lintian)|bin|lib|lib64|sbin)/}
-  # What no package lists, for it comes to be when they are installed.
+  # Files that no package lists, because they are created at installation.
   MADE = %w[/bin /lib /lib64 /sbin /etc/passwd /etc/group /etc/ld.so.cache /etc/alternatives].freeze
 
   NAME = "sidekiq_lifecycle-debian"
 
   class << self
-    # Makes it unless it is there.
-    # @return [String] its name, which tells what is in it
+    # Makes it unless it exists.
+    # @return [String] its name, which depends on its contents
     def prepare
       paths = files
       name = "#{NAME}:#{File.basename(ENV.fetch("ROOT_OUTSIDE"))}-#{Zlib.crc32(paths.join("\n"))}"
-      # Other specs may be about to make it as well.
+      # Other specs may be making it at the same time.
       File.open("/build/debian_image.lock", "w") do |lock|
         lock.flock(File::LOCK_EX)
         import(name, paths) unless Open3.capture2e("docker", "image", "inspect", name).last.success?
@@ -54,7 +54,7 @@ module DebianImage
       statuses = Open3.pipeline(tar, ["docker", "import", "-", name], out: File::NULL)
       raise "#{name} could not be made" unless statuses.all?(&:success?)
 
-      # Those before it are of systems that were replaced; where one is in use, Docker keeps it.
+      # Older ones belong to systems that were replaced. Docker keeps those that are in use.
       former = read("docker", "images", "--format", "{{.Repository}}:{{.Tag}}", NAME).split - [name]
       Open3.capture2e("docker", "rmi", *former) if former.any?
     ensure

@@ -3,8 +3,8 @@
 require "fileutils"
 require_relative "waiting"
 
-# What somebody deploys with Capistrano: the repository of a small application, with the files of examples/capistrano in
-# it. Only the stage is our own.
+# An application to deploy with Capistrano: its repository, with the files of examples/capistrano. Only the stage is
+# ours.
 class Deployment
   include Waiting
 
@@ -14,7 +14,7 @@ class Deployment
 
   # @param directory [String] an empty one
   # @param redis [String] its URL
-  # @param shared [String] where the jobs find their notes and what they wait for, as the workers see it
+  # @param shared [String] the directory for the jobs' notes and the files they wait for, as the workers see it
   def initialize(directory, redis:, shared:)
     @repository, @output = %w[repository deploys].map { |name| File.join(directory, name) }
     @redis = redis
@@ -26,12 +26,12 @@ class Deployment
     commit("first")
   end
 
-  # @param ruby [String] the stage's file; what an example adds comes after it, and is Ruby in $SETTINGS
+  # @param ruby [String] the stage's file; an example adds Ruby to it in $SETTINGS
   def stage=(ruby)
     File.write(File.join(repository, "config/deploy/production.rb"), "#{ruby}\neval ENV.fetch(\"SETTINGS\", \"\")\n")
   end
 
-  # A release that tells in its jobs which it is. A job waits for a file `go`.
+  # A release whose jobs note which release they belong to. A job waits for a file `go`.
   # @param gem [Boolean] false: from before the gem
   def commit(release, gem: true)
     File.write(File.join(repository, "Gemfile"), %(gem "sidekiq"\n#{%(gem "sidekiq_lifecycle"\n) if gem}))
@@ -61,7 +61,7 @@ class Deployment
   # @return [Array(Integer, String)] exit status and what was printed
   def cap(*arguments, **environment) = begin_cap(*arguments, **environment).value
 
-  # @return [Thread] its value is what {#cap} gives
+  # @return [Thread] its value is that of {#cap}
   def begin_cap(*arguments, **environment)
     from = output.bytesize
     @pid = spawn(environment.transform_keys(&:to_s), "cap", "production", *arguments,
@@ -75,7 +75,7 @@ class Deployment
   # Ctrl-C.
   def interrupt = Process.kill(:INT, @pid)
 
-  # What has been printed, from the first deploy on.
+  # Everything printed since the first deploy.
   def output = File.exist?(@output) ? File.read(@output) : ""
 
   def wait_for_output(text) = wait_until("the deploy says #{text}") { output.include?(text) }

@@ -3,13 +3,13 @@
 require "json"
 require "socket"
 
-# The agent of ECS as a task sees it, on a free port of the loopback interface: it takes what the real one takes and
-# refuses what the real one refuses (the agent's source, `ecs-agent/tmds/handlers/taskprotection/v1/`).
+# The ECS agent as a task sees it, on a free port of the loopback interface. It accepts and refuses what the real one
+# does (see the agent's source, `ecs-agent/tmds/handlers/taskprotection/v1/`).
 class EcsAgent
   ARN = "arn:aws:ecs:us-west-2:111122223333:task/shop/1234567890abcdef0"
   PATH = "/api/5c1a-42/task-protection/v1/state"
 
-  # What the agent, or the API of ECS through it, answers when it does not do as it is told.
+  # What the agent, or the ECS API behind it, answers when it refuses a request.
   ANSWERS = {
     no_role: [403, { error: { Arn: ARN, Code: "AccessDeniedException",
                               Message: "Invalid Request: no task IAM role credentials available for task" } }],
@@ -28,11 +28,11 @@ class EcsAgent
     garbled: [200, "<html>"]
   }.freeze
 
-  # What was asked, in order: the bodies.
+  # The bodies of the requests, in order.
   attr_reader :requests
 
-  # One of {ANSWERS}, or `:hang` (takes the request and never answers), or `:trickle` (answers without an end), or nil:
-  # it does as it is told.
+  # One of {ANSWERS}, or `:hang` (accepts the request and never answers), or `:trickle` (sends an endless answer), or
+  # nil (carries out the request).
   attr_accessor :behaviour
 
   def initialize
@@ -44,17 +44,17 @@ class EcsAgent
     @thread.report_on_exception = false
   end
 
-  # What the agent puts into `$ECS_AGENT_URI`.
+  # The environment with `$ECS_AGENT_URI`.
   def uri = "http://127.0.0.1:#{@port}/api/5c1a-42"
 
   def environment = { "ECS_AGENT_URI" => uri }
 
   def protected? = @protected
 
-  # How often it was asked to protect, and how often not to.
+  # The requested protection of each request, in order.
   def asked = requests.map { |request| request["ProtectionEnabled"] }
 
-  # From now on connections are refused.
+  # Refuses connections from now on.
   def stop
     @thread.kill.join
     @server.close
@@ -83,7 +83,7 @@ class EcsAgent
     refusal(body) || ANSWERS[behaviour] || update(JSON.parse(body))
   end
 
-  # Go's decoder, which refuses unknown fields, and then what the agent and the API look at.
+  # Like Go's decoder, which refuses unknown fields, and then the checks of the agent and the API.
   def refusal(body)
     request = JSON.parse(body)
     return invalid("failed to decode request") unless request.is_a?(Hash) && decodes?(request)

@@ -15,7 +15,7 @@ module FleetCommand
     start_program(*line(arguments), name: "fleet", environment: surroundings.merge(environment))
   end
 
-  # What it prints for machines.
+  # Its JSON.
   def fleet_json(*arguments, **options) = JSON.parse(fleet(*arguments, "--json", **options)[1])
 
   # Adds a process that was killed a while ago: Sidekiq still lists it, and Redis has forgotten everything else.

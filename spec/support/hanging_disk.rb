@@ -2,12 +2,12 @@
 
 require "rbconfig"
 
-# A file system that can be made to hang, as a network's does whose server is gone: whoever touches it waits until it
-# goes on. It is mounted at the path until it is removed, and needs root and /dev/fuse.
+# A file system that can be made to hang, like a network file system whose server is gone: every access waits until it
+# works again. It is mounted at the path until it is removed, and needs root and /dev/fuse.
 #
-# It is a server of its own for the kernel's FUSE protocol (linux/fuse.h), in a process of its own, which is this file:
-# a thread of ours would wait for itself. When told to hang it finishes what it has begun and reads no further request,
-# so that whoever waits can be killed (request_wait_answer in the kernel's fs/fuse/dev.c).
+# It implements the kernel's FUSE protocol (linux/fuse.h) in a separate process, which runs this file; a thread of ours
+# would wait for itself. To hang, it finishes the current request and reads no further one, so that waiting processes
+# can be killed (request_wait_answer in the kernel's fs/fuse/dev.c).
 class HangingDisk
   def self.missing
     return "needs root" unless Process.uid.zero?
@@ -45,7 +45,7 @@ class HangingDisk
     @answers.sysread(1)
   end
 
-  # What the kernel asks, answered from memory.
+  # Answers the kernel's requests from memory.
   class Server
     # linux/fuse.h, `enum fuse_opcode`
     CALLS = { 1 => :lookup, 3 => :getattr, 4 => :setattr, 9 => :mkdir, 10 => :unlink, 11 => :unlink, 12 => :rename,
@@ -168,7 +168,7 @@ class HangingDisk
       answer
     end
 
-    # struct fuse_entry_out, valid for no time: everything is asked anew.
+    # struct fuse_entry_out, valid for no time, so that the kernel always asks again.
     def entry(node)
       node ? [node.id, 0, 0, 0, 0, 0].pack("Q4L2") + node.attributes : -Errno::ENOENT::Errno
     end

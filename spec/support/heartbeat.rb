@@ -1,6 +1,6 @@
 # frozen_string_literal: true
 
-# Ruby for an application: Sidekiq's own heart, but faster, so that an example need not wait 10 s for each beat.
+# Ruby for an application: more frequent heartbeats, so that an example need not wait 10 s for each.
 QUICK_HEARTBEAT = <<~RUBY
   Sidekiq::Launcher.send(:remove_const, :BEAT_PAUSE)
   Sidekiq::Launcher::BEAT_PAUSE = 0.2

@@ -1,6 +1,6 @@
 # frozen_string_literal: true
 
-# A job that holds Ruby's lock in native code until the example lets go of the lock on a file: no trap and no other
+# A job that holds the GVL in native code until the example releases the lock on a file. Meanwhile no trap and no other
 # thread can run.
 HOLD_GVL = <<~RUBY
   require "fiddle"

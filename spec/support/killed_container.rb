@@ -2,8 +2,8 @@
 
 require "json"
 
-# A container that is killed, while its worker and its relay are in one state each. With `-t 120` and a worker that
-# doesn't end by itself, whoever waits for the worker is seen: the container is there long after it was killed.
+# A container that is killed, with its worker and its relay in one state each. The worker has `-t 120` and does not end
+# by itself. If anything waits for it, the container is still there long after it was killed.
 class KilledContainer
   WORKERS = {
     "idle" => "has no job",
@@ -17,16 +17,16 @@ class KilledContainer
   OFF = "off"
   COMBINATIONS = WORKERS.keys.product(WAYS.keys, RELAYS).freeze
 
-  # How long Sidekiq and so the relay may wait for a worker; and when we have seen enough.
+  # How long Sidekiq, and so the relay, may wait for a worker; and when the spec gives up.
   TIMEOUT = 120
   LIMIT = 40
   STOP_TIMEOUT = 5
 
   class << self
-    # @return [String] what all of them measured, a JSON object a line; script/kill_matrix.rb makes tables of it
+    # @return [String] the file with all measurements, one JSON object a line; script/kill_matrix.rb makes tables of it
     def measured = File.join(LaunchedContainer::DIRECTORY, "killed")
 
-    # @return [Array<KilledContainer>] each form with everything that can be
+    # @return [Array<KilledContainer>] each form with every combination
     def all(forms) = forms.product(COMBINATIONS).map { |form, combination| new(form, *combination) }
 
     # @return [Array<KilledContainer>] each form and each combination at least once
@@ -84,13 +84,13 @@ class KilledContainer
     case worker
     when "busy", "stuck" then occupy(launch, { "busy" => "Long", "stuck" => "Stuck" }.fetch(worker))
     when "frozen" then launch.send_inside("STOP", *workers(launch))
-    # `docker stop` itself tells it to stop.
+    # `docker stop` itself sends the TERM.
     when "hung" then hang(launch) unless way == "stop"
     end
     launch.await("it is frozen") { launch.frozen? } if worker == "frozen"
   end
 
-  # One that holds the lock takes no other job, but for one that another of its threads has waited for already.
+  # A worker whose GVL is held takes no other job, except one that another of its threads was already waiting for.
   def occupy(launch, job)
     form.sidekiqs.times do |number|
       launch.push(job)
@@ -126,7 +126,7 @@ class KilledContainer
 
   def workers(launch) = launch.records.map { |record| record["pid"] }
 
-  # Docker answers when the container is gone, or says some time later that it cannot end it.
+  # Docker answers when the container is gone, or reports some time later that it cannot end it.
   def measure(launch)
     begun = Waiting.now
     killer = Thread.new { kill(launch) }

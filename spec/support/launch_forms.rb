@@ -1,12 +1,12 @@
 # frozen_string_literal: true
 
-# A way in which a container's command may launch Sidekiq, and what signals to the container come to then.
+# A way in which a container's command may launch Sidekiq, and what signals to the container do then.
 #
-# `untouched` is the container's exit code after `docker stop` without the relay. It is 0 where the shutdown runs to its
-# end, and only there: everywhere else the jobs are lost. `rescued` is the exit code with the relay, when none ever is;
-# where it isn't 0 it is the shell's own. `terms` is how many SIGTERMs a Sidekiq may hear with the relay. `tstp` is what
-# becomes of a TSTP without the relay, `tstp_rescued` with it. `container` is as {Container#initialize} wants it.
-# `majors` are those of Sidekiq in whose Debian its programs are.
+# `untouched` is the container's exit code after `docker stop` without the relay. It is 0 only if the shutdown
+# completes; otherwise the jobs are lost. `rescued` is the exit code with the relay, with which no job is ever lost; if
+# it is not 0 it is the shell's own. `terms` is how many SIGTERMs a Sidekiq may get with the relay. `tstp` is what a
+# TSTP does without the relay, `tstp_rescued` what it does with it. `container` has arguments for
+# {Container#initialize}. `majors` are the majors of Sidekiq whose Debian system has the form's programs.
 LaunchForm = Struct.new(:group, :name, :command, :script, :init, :sidekiqs, :untouched, :rescued, :terms, :tstp,
                         :tstp_rescued, :before, :timeout, :drains, :container, :majors, keyword_init: true) do
   def to_s = name
@@ -18,13 +18,13 @@ LaunchForm = Struct.new(:group, :name, :command, :script, :init, :sidekiqs, :unt
     self.class.new(**to_h, command: words, timeout: seconds)
   end
 
-  # @return [String] what stands in the file `script`
+  # @return [String] the contents of the file `script`
   def script_text = LaunchForm::SCRIPTS.fetch(script, script).gsub(/-t 5\b/, "-t #{timeout}")
 
-  # @return [Boolean] whether the shutdown runs to its end without the relay
+  # @return [Boolean] whether the shutdown completes without the relay
   def safe? = untouched.zero?
 
-  # @return [Boolean] whether a shell or an init stays that the relay traces. (It continues what dumb-init stops.)
+  # @return [Boolean] whether there is a shell or an init that the relay traces. (It continues what dumb-init suspends.)
   def traced? = !safe? || name.match?(/ trap |\Adumb-init sidekiq/)
 
   # @return [Boolean] whether a SIGTERM ends the container at once without the relay, its worker with it
@@ -36,10 +36,10 @@ class LaunchForm
   TARGET = "sidekiq -r ./app.rb -c 2 -t 5"
   DIRECT = TARGET.split.freeze
 
-  # Stands for a web server, and notes what it hears.
+  # Takes the place of a web server, and notes its signals.
   WEB = %q(ruby -e 'trap("TERM") { File.write("notes", "web hears TERM\n", mode: "a"); exit! 3 }; sleep')
 
-  # What `script` may be. (The first `wait` ends when the trap has run, the second with Sidekiq.)
+  # The scripts. (The first `wait` ends when the trap has run, the second with Sidekiq.)
   SCRIPTS = {
     "foreground" => TARGET,
     "trap and wait" => <<~SH,
@@ -98,7 +98,7 @@ class LaunchForm
   SHELLS = { "dash" => %w[dash], "bash" => %w[bash], "busybox sh" => %w[busybox sh], "zsh" => %w[zsh],
              "ksh" => %w[ksh93] }.freeze
 
-  # What each does with a TSTP, and what becomes of it when a shell stands between.
+  # What a TSTP does below each init, and what it does with a shell in between.
   INITS = { "tini --" => %w[quiet frozen], "tini -g --" => ["quiet", "quiet, frozen"], "dumb-init" => %w[frozen frozen],
             "dumb-init -c" => %w[quiet lost], "catatonit --" => %w[lost lost],
             "docker run --init" => %w[quiet frozen] }.freeze
@@ -106,7 +106,7 @@ class LaunchForm
   TELL_EVERYBODY = ["tini -g --", "dumb-init"].freeze
 
   class << self
-    # @return [Array<LaunchForm>] every one
+    # @return [Array<LaunchForm>] all of them
     def all
       @all ||= matrix + group("Other forms", further) + group("Other programs", with_programs) +
                group("No shell in between", direct)
@@ -118,13 +118,13 @@ class LaunchForm
       @with_run ||= group("`run` without the relay", in_place_of_inits + before_shells + before_programs)
     end
 
-    # @return [Array<LaunchForm>] those in which a process is traced: of the table, and some that are in none
+    # @return [Array<LaunchForm>] those in which a process is traced, in a table or not
     def traced
       others = [*ending_early, *ending_below_tini, *programs, *deaf]
       @traced ||= all.select(&:traced?) + group("In no other table", others)
     end
 
-    # @return [LaunchForm] one that is in no table: `dash -c` with a line in which `sidekiq` stands for the target
+    # @return [LaunchForm] one that is in no table: `dash -c` with a line in which `sidekiq` is replaced by the target
     def line(text) = inline("dash", text)
 
     # @return [Array<LaunchForm>] the fixed set of 27
@@ -132,7 +132,7 @@ class LaunchForm
 
     private
 
-    # Without the specs' sandbox all are, for the tables.
+    # Scripts that write the tables have no sandbox, and use all forms.
     def group(name, forms)
       forms = forms.select { |form| form.majors.include?(Sandbox::MAJOR) } if defined?(Sandbox)
       forms.each { |form| form.group = name }
@@ -166,19 +166,20 @@ class LaunchForm
        under("tini --", script("bash", "trap on EXIT", rescued: 143)),
        script("bash", "background and wait -n"), inline("dash", "timeout 100 sidekiq; echo x"),
        under("tini -g --", inline("bash", "sidekiq; echo x")),
-       # These tell the cat as well, which dies of it; so ends the pipeline.
+       # These signal the cat as well, which dies from it, so the pipeline ends.
        *TELL_EVERYBODY.map { |init| under(init, inline("bash", "sidekiq | cat", rescued: 143)) },
        form("dash -c '#{RUN} -- dash script; echo x' script: foreground",
             ["dash", "-c", "#{RUN} -- dash script; echo x"], script: "foreground"),
        *%w[dash bash].map { |shell| script(shell, "two in the background and wait", sidekiqs: 2) },
-       # Ksh execs the last command of a script as well.
+       # Ksh also execs the last command of a script.
        *%w[zsh ksh].flat_map do |shell|
          [lone(shell), inline(shell, "sidekiq; echo x"), inline(shell, "sidekiq | cat"),
           script(shell, "foreground", **(shell == "ksh" ? SAFE : {})), script(shell, "trap and wait", untouched: 0)]
        end]
     end
 
-    # With -g the shell is told as well, and dies of a TERM. A TSTP stops the cat; `run` continues shells only.
+    # With -g the shell gets the signal as well, and dies from a TERM. A TSTP suspends the cat; `run` continues only
+    # shells.
     def in_place_of_inits
       [run("--", form("sidekiq", DIRECT)), run("-g --", form("sidekiq", DIRECT)),
        run("--", script("dash", "foreground")), run("-g --", script("dash", "foreground", rescued: 143)),
@@ -204,19 +205,19 @@ class LaunchForm
        inline("dash", "exec sidekiq", **SAFE), script("dash", "exec", **SAFE)]
     end
 
-    # Without the relay each ends at once, and its worker with it.
+    # Without the relay each of these ends at once, and its worker with it.
     def ending_early
       [script("dash", "trap that exits", untouched: 0), script("bash", "trap that exits", untouched: 0),
        under("tini --", script("dash", "trap that exits"))]
     end
 
-    # No shells.
+    # Programs that are not shells.
     def programs
       [form("perl -e 'system(\"sidekiq\")'", ["perl", "-e", "system(q(#{TARGET}))"]),
        form("timeout 100 sidekiq", ["timeout", "100", *DIRECT])]
     end
 
-    # Whoever ignores SIGCHLD leaves that to all it starts.
+    # A process that ignores SIGCHLD passes that on to everything it starts.
     def deaf
       ruby = inline("dash", "sidekiq; echo x", before: 'Signal.trap("CLD", "IGNORE")')
       ruby.name += ", Signal.trap(\"CLD\", \"IGNORE\") in the application"
@@ -224,7 +225,7 @@ class LaunchForm
       [script("bash", "SIGCHLD ignored"), ruby]
     end
 
-    # `shell -c` with a command that is all there is to do: most shells exec it.
+    # `shell -c` with only one command, which most shells exec.
     def lone(shell, text = "sidekiq") = inline(shell, text, **(shell == "dash" ? {} : SAFE))
 
     # `shell -c`
@@ -237,7 +238,7 @@ class LaunchForm
       form("#{shell} script: #{script}", [*SHELLS.fetch(shell), "script"], script:, **options)
     end
 
-    # A form with an init in front. With a shell between, both die of the signal.
+    # A form with an init in front. With a shell in between, both die from the signal.
     def under(init, form, untouched: 143)
       alone, with_shell = INITS.fetch(init)
       docker = init == "docker run --init"
@@ -246,7 +247,7 @@ class LaunchForm
       form.init = docker
       form.tstp = form.safe? ? alone : with_shell
       form.untouched = untouched unless form.safe?
-      # It takes the signal from a queue, as its own, and throws it away.
+      # It reads the signal from a queue, as its own, and drops it.
       form.tstp_rescued = "lost" if init == "catatonit --"
       form.terms = 1..2 if TELL_EVERYBODY.include?(init)
       form

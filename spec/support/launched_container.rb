@@ -9,17 +9,17 @@ require_relative "redis_server"
 require_relative "sandbox"
 require_relative "waiting"
 
-# A container in which Sidekiq was launched in one form. One of its threads is busy with a job that ends a second
-# after readiness is gone, the other with one that outlasts any shutdown.
+# A container in which Sidekiq was launched in one form. One of its threads runs a job that ends a second after the
+# process is no longer ready, the other a job that never ends.
 #
-# Its Sidekiqs leave notes in the application's directory, which is ours as well.
+# Its Sidekiqs leave notes in the application's directory, which this class can read.
 class LaunchedContainer
   include Waiting
 
   DIRECTORY = "/build/containers"
   USER = 1000
 
-  # Nobody waits for an application this long: it belongs to a test that was ended.
+  # An application that runs for this long belongs to a test that was ended.
   APPLICATION = <<~RUBY
     Thread.new { sleep 300 and exit!(99) }
 
@@ -63,7 +63,7 @@ class LaunchedContainer
       end
     end
 
-    # It holds Ruby's lock for good: a mutex that is locked already is waited for in native code, whatever signal comes.
+    # It holds the GVL for good: it waits in native code for a mutex that it has locked itself, whatever signal arrives.
     class Stuck
       include Sidekiq::Worker
       def perform
@@ -93,13 +93,13 @@ class LaunchedContainer
   RUBY
 
   class << self
-    # What launches share, to be there before several are made at once.
+    # Prepares what all launches share, before several of them start at once.
     def prepare
       Container.prepare
       RedisServer.shared
     end
 
-    # Launches, waits until each thread has its job, hands the launch to the block, and clears up.
+    # Launches, waits until each thread has its job, yields the launch, and cleans up.
     #
     # @param install [String] what goes into the block of `install`
     # @param before [String] what goes to the beginning of the application
@@ -112,8 +112,7 @@ class LaunchedContainer
       end
     end
 
-    # Hands a launch that has not begun to the block, and clears up. With what went wrong everything is told that there
-    # is to know.
+    # Yields a launch that has not started, and cleans up. An error gets the whole story of the container as well.
     def prepared(form, **options)
       launch = new(form, **options)
       begin
@@ -159,7 +158,7 @@ class LaunchedContainer
     self
   end
 
-  # Waits for what must come before the container ends.
+  # Waits for something that must happen before the container ends.
   def await(what)
     wait_until(what, every: 0.05) { yield || (raise "the container ended" unless running?) }
   end
@@ -170,7 +169,7 @@ class LaunchedContainer
   def kill = @container.kill
   def remove = @container.remove
 
-  # Waits for its end, but not for ever.
+  # Waits for its end, within the limit.
   def exit_code
     wait_until("the end of the container", every: 0.05) { !running? }
     @container.exit_code
@@ -180,8 +179,8 @@ class LaunchedContainer
   def exec(...) = @container.exec(...)
   def log = @container.log
 
-  # @return [Array(Integer, String)] what `check` in another container with the same directory comes to: its exit
-  #   code, and what it says
+  # @return [Array(Integer, String)] the exit code and the output of `check` in another container with the same
+  #   directory
   def check_from_outside(probe)
     container = Container.new(["sidekiq-lifecycle", "check", probe], app: @app)
     [container.exit_code, container.log]
@@ -189,7 +188,7 @@ class LaunchedContainer
     container&.clear
   end
 
-  # @return [Array(Integer, String)] what the doctor says of it on the host, as root: its exit code, and its words
+  # @return [Array(Integer, String)] the exit code and the output of the doctor on the host, as root
   def examine_from_host
     container = Container.new(%w[sidekiq-lifecycle doctor], app: @app, user: 0, pid_namespace: "host",
                                                             capabilities: %w[SYS_PTRACE DAC_READ_SEARCH])
@@ -215,31 +214,31 @@ class LaunchedContainer
       [*jobs("LRANGE", "queue:default"), *jobs("ZRANGE", "retry")].map { |job| job["jid"] }
   end
 
-  # @return [Array<Hash>] what each Sidekiq says of itself
+  # @return [Array<Hash>] the record of each Sidekiq
   def records = Dir[file("tmp/sidekiq/processes/*")].map { |path| JSON.parse(File.read(path)) }
 
   def ready? = File.exist?(file("tmp/sidekiq/ready"))
 
-  # @return [Array<String>] what was noted with these words
+  # @return [Array<String>] the notes that match
   def noted(words) = notes.grep(/#{words}/)
 
-  # @return [Array<Integer>] how many times each Sidekiq heard a signal
+  # @return [Array<Integer>] how many times each Sidekiq handled a signal
   def heard(signal)
     noted("begins").map(&:to_i).uniq.map { |pid| notes.count("#{pid} hears #{signal}") }
   end
 
-  # @return [Array<Array<String>>] the signals that each Sidekiq heard, in their order
+  # @return [Array<Array<String>>] the signals that each Sidekiq handled, in their order
   def signals
     noted("hears").group_by(&:to_i).values.map { |heard| heard.map { |note| note[/hears (\w+)/, 1] } }.sort
   end
 
-  # Whether each short job has ended: readiness was gone while it ran, and it was given time to work on.
+  # Whether each short job has ended, which means that ready was removed while it ran, and that it got the time to end.
   def short_ended? = noted("short ends").size == form.sidekiqs
 
   # Whether every job has ended by itself or is back in the queue.
   def nothing_lost? = short_ended? && queued.count("Long") == form.sidekiqs
 
-  # Whether a process is stopped, as by SIGSTOP. (One that its tracer holds shows a small t.)
+  # Whether a process is suspended, as by SIGSTOP. (A process that its tracer holds has a small t.)
   def frozen? = processes.any? { |process| process.start_with?("T") }
 
   # @return [Array<Integer>] the pids of the relays, in the container
@@ -251,7 +250,7 @@ class LaunchedContainer
     raise "kill: #{output}" unless code.zero?
   end
 
-  # @return [Array<String>] the processes that have ended and that nobody has reaped
+  # @return [Array<String>] the processes that have ended and were not reaped
   def zombies
     processes.grep(/\AZ/)
   rescue RuntimeError
@@ -260,7 +259,7 @@ class LaunchedContainer
     []
   end
 
-  # All there is to know.
+  # Everything known about the container, for an error message.
   def story
     parts = { "notes" => notes.join("\n"), "queued" => queued.join(" ") }
     records.each { |record| parts["record #{record["pid"]}"] = JSON.generate(record) }
@@ -275,7 +274,7 @@ class LaunchedContainer
 
   private
 
-  # As far as it is there: it may be removed already.
+  # As far as the container still exists.
   def seen_of_container
     seen = { "log" => log }
     seen["processes"] = processes.join("\n") if running?

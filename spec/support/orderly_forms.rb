@@ -2,10 +2,10 @@
 
 require_relative "launch_forms"
 
-# Forms that somebody has thought about: Sidekiq is stopped in an orderly way by the script, the supervisor or the init
-# itself, in its own time. They need no relay, and have to stay as they are with one.
+# Launch forms in which the script, the supervisor or the init itself stops Sidekiq properly. They need no relay, and
+# one must not change what they do.
 class LaunchForm
-  # Each lets time pass before it tells the worker: whoever told it meanwhile would be seen.
+  # Each waits a moment before it signals the worker, so that an extra signal in the meantime would be seen.
   TRAPS = {
     "sleeps, quiets, waits for the drain, stops" => <<~SH,
       trap 'sleep 1; sidekiq-lifecycle quiet --wait --timeout 60s; kill -TERM $P' TERM
@@ -85,20 +85,20 @@ class LaunchForm
   }.freeze
 
   class << self
-    # @return [Array<LaunchForm>] every one
+    # @return [Array<LaunchForm>] all of them
     def orderly = @orderly ||= traps + supervisors + execs
 
     private
 
     def traps
-      # A zsh without a terminal takes no `set -m`.
+      # A zsh without a terminal does not accept `set -m`.
       each = SHELLS.keys.product(TRAPS.keys) - [["zsh", "sleeps, stops a group of its own"]]
       before = ["tini --", "#{RUN} --"].product(%w[dash bash], TRAPS.keys)
       each.map { |shell, name| trapping(shell, name) } +
         before.map { |first, shell, name| behind(first, trapping(shell, name)) }
     end
 
-    # `run` gives the signal to the one worker of a supervisor itself, and lets no time pass.
+    # `run` itself signals the only worker of a supervisor, and does so at once.
     def supervisors
       SUPERVISORS.flat_map do |language, text|
         drains = language == "ruby"
@@ -110,13 +110,13 @@ class LaunchForm
 
     def execs = EXECS.map { |name, text| orderly_form("dash script: #{name}", %w[dash script], text) }
 
-    # Zsh may reap the worker while its trap runs, and knows its status no more.
+    # Zsh may reap the worker while its trap runs, and then no longer knows its status.
     def trapping(shell, name)
       orderly_form("#{shell} script: trap that #{name}", [*SHELLS.fetch(shell), "script"], TRAPS.fetch(name),
                    drains: DRAINS.include?(name), untouched: (0 unless shell == "zsh"))
     end
 
-    # One that drains has a job that takes longer than `-t` and ends before Sidekiq is stopped.
+    # A form that drains has a job that takes longer than `-t` and ends before Sidekiq is stopped.
     def orderly_form(name, command, text, drains: false, untouched: 0)
       form = form(name, command, script: text, drains:, untouched:)
       form.timeout = 3 if drains

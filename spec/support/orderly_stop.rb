@@ -2,10 +2,9 @@
 
 require_relative "launched_container"
 
-# How a Sidekiq ends that was launched in one form, when its container is stopped: what it heard, and what became of its
-# jobs.
+# How a Sidekiq, launched in one form, ends when its container is stopped: its signals, its jobs and the exit code.
 class OrderlyStop
-  # Far more than any of them takes: nobody is to be killed.
+  # Far more than any of them needs, so that none is killed.
   STOP_TIMEOUT = 60
 
   attr_reader :story
@@ -27,16 +26,16 @@ class OrderlyStop
     self
   end
 
-  # @return [Hash] what can be compared
+  # @return [Hash] what the spec compares
   attr_reader :seen
 
-  # Whether no job was cut off or lost.
+  # Whether no job was interrupted or lost.
   def orderly?
     seen.values_at(:exit_code, :short_ended, :queued) == [@form.untouched, true, @form.drains ? [] : ["Long"]]
   end
 
   private
 
-  # Where it is the shell's own affair it isn't compared.
+  # Not compared where only the shell decides it.
   def exit_code(launch) = launch.exit_code.then { |code| code if @form.untouched }
 end

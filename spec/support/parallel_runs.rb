@@ -1,6 +1,6 @@
 # frozen_string_literal: true
 
-# Does something for each of many inputs, a few at a time. Who asks for the outcome of one waits for it.
+# Runs a block for each of many inputs, a few at a time. {#[]} waits for the result of one.
 class ParallelRuns
   # @yield what to do for an input
   def initialize(inputs, size:, &work)
@@ -15,7 +15,7 @@ class ParallelRuns
     end
   end
 
-  # @return what the block returned for it; or raises what it raised
+  # @return what the block returned for the input; raises what the block raised
   def [](input)
     outcome = @outcomes.fetch(input).pop
     raise outcome if outcome.is_a?(Exception)
@@ -23,7 +23,7 @@ class ParallelRuns
     outcome
   end
 
-  # Ends what is still going on.
+  # Ends what still runs.
   def stop = @threads.each(&:kill).each(&:join)
 
   private

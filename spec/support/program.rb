@@ -2,7 +2,7 @@
 
 require_relative "worker"
 
-# A real process in which Sidekiq is, or may be, though the harness has not written its application.
+# A real process whose application the harness has not written, with or without a Sidekiq.
 class Program < Worker
   def initialize(*command, app:, name:, **options) # rubocop:disable Lint/MissingSuper
     launch(*command, app:, name:, **options)

@@ -4,10 +4,10 @@ require_relative "launch_forms"
 
 # Forms with other programs than shells and inits around Sidekiq, or beside it.
 class LaunchForm
-  # What Docker gives to root by itself, as far as su and sudo want it.
+  # Docker's default capabilities of root, as far as su and sudo need them.
   ROOT = { user: 0, capabilities: %w[CHOWN DAC_OVERRIDE FOWNER KILL SETGID SETUID AUDIT_WRITE] }.freeze
 
-  # `%d` is after how many seconds.
+  # `%d` is the number of seconds after which it kills.
   KILLER = <<~RUBY.freeze
     worker = spawn("#{TARGET}")
     trap("TERM") { Process.kill("TERM", worker) && Thread.new { sleep %d and Process.kill("KILL", worker) } }
@@ -39,7 +39,7 @@ class LaunchForm
     RUBY
   }.freeze
 
-  # One of several threads that does nothing with TERM, as a program that fetches secrets.
+  # A program with several threads and no handler for TERM, like one that fetches secrets.
   THREADS = <<~PYTHON.freeze
     import signal, subprocess, sys, threading, time
     # Python's own handler would have it kill Sidekiq.
@@ -55,7 +55,7 @@ class LaunchForm
     spawn("#{TARGET}")
   RUBY
 
-  # Makes the directory of a service, as runit and s6 want it; `%s` is the program that keeps it running.
+  # Creates a service directory for runit or s6; `%s` is the program that keeps the service running.
   SERVICE = "mkdir -p services/worker && printf '#!/bin/sh\\ncd /app && exec #{TARGET}\\n' >services/worker/run && " \
             "chmod +x services/worker/run && cd services && %s".freeze
 
@@ -74,7 +74,7 @@ class LaunchForm
   INI
 
   class << self
-    # @return [Array<LaunchForm>] what people put around a Sidekiq, with programs that only the Debian of Sidekiq 7 has
+    # @return [Array<LaunchForm>] with programs that people put around a Sidekiq; some are only in Sidekiq 7's Debian
     def wrapped
       forms = [switchers, between, around, with_threads, beside, killers, keepers, people]
       @wrapped ||= group("Wrapped", forms.flatten)
@@ -82,7 +82,8 @@ class LaunchForm
 
     private
 
-    # What leaves no process between; and a shell on both sides of su: the relay may not trace the one that is root's.
+    # A program that leaves no process in between; and a shell on both sides of su, of which the relay may not trace
+    # root's.
     def between
       [as_root("setpriv --reuid app --regid 1000 --init-groups sidekiq",
                ["setpriv", "--reuid", "app", "--regid", "1000", "--init-groups", *DIRECT]),
@@ -90,14 +91,14 @@ class LaunchForm
                ["dash", "-c", "su app -s /bin/sh -c '#{TARGET}; true'; true"])]
     end
 
-    # Coreutils' timeout, with a kill of its own that comes too early.
+    # Coreutils' timeout, which kills too early by itself.
     def killers
       timeout = ["timeout", "-k", "3", "1h", *DIRECT]
       [form("timeout -k 3 1h sidekiq", timeout), form("tini -- timeout -k 3 1h sidekiq", ["tini", "--", *timeout]),
        form("tini -- timeout -k 1m 1h sidekiq", ["tini", "--", "timeout", "-k", "1m", "1h", *DIRECT])]
     end
 
-    # They keep services running.
+    # Programs that keep services running.
     def keepers
       [kept("runsvdir", "exec runsvdir -P ."), kept("tini -- runsvdir", "exec tini -- runsvdir -P ."),
        kept("s6-svscan", "exec s6-svscan ."),
@@ -112,7 +113,7 @@ class LaunchForm
                                                                               script: format(SUPERVISORD, seconds))
     end
 
-    # An interactive shell in which nobody sits; and one that starts Sidekiq in a session of its own.
+    # Interactive shells without a user, and a shell that starts Sidekiq in its own session.
     def people
       [form("bash -ic 'sidekiq; true'", ["bash", "-ic", "#{TARGET}; true"]),
        form("tini -- bash -ic 'sidekiq; true'", ["tini", "--", "bash", "-ic", "#{TARGET}; true"]),
@@ -121,7 +122,7 @@ class LaunchForm
             ["tini", "-g", "--", "bash", "-c", "trap 'echo told' TERM; setsid -w #{TARGET}; true"])]
     end
 
-    # The first ones decide themselves what becomes of a TSTP.
+    # The first ones decide themselves what a TSTP does.
     def with_programs
       [*ending, *with_threads, script("bash", "sidekiq & web"),
        under("tini --", form("timeout -k 3 100 sidekiq", ["timeout", "-k", "3", "100", *DIRECT]), untouched: 137)]
@@ -138,7 +139,7 @@ class LaunchForm
     def with_threads = [nil, "tini --"].map { |first| threads.then { |form| first ? under(first, form) : form } }
     def threads = form("python3 script: several threads", %w[python3 script], script: THREADS)
 
-    # They are in no other table: below tini a TSTP stops them.
+    # These are in no other table, because below tini a TSTP suspends them.
     def ending_below_tini = ending.map { |form| under("tini --", form, untouched: form.untouched) }
 
     def before_programs
@@ -154,9 +155,9 @@ class LaunchForm
     end
 
     def around
-      # The Sidekiq has ended when it is told.
+      # The Sidekiq has ended when the program gets the signal.
       forms = AROUND.map { |name, text| form("ruby script: #{name}", %w[ruby script], script: text) }
-      # It kills five seconds after a TERM, and tells all as soon as one of them has ended.
+      # It kills five seconds after a TERM, and signals all as soon as one of them has ended.
       forms << form("foreman start", %w[foreman start -f script], majors: [7], script: "web: #{WEB}\nworker: #{TARGET}")
       forms << form("puma that starts Sidekiq", %w[puma --config script], majors: [7], script: PUMA, rescued: 143)
     end
@@ -165,7 +166,7 @@ class LaunchForm
       [script("bash", "sidekiq & web"), script("dash", "sidekiq & exec web", rescued: 3)]
     end
 
-    # A reader of the pipe with the word in its arguments.
+    # A reader of the pipe with the word sidekiq in its arguments.
     def pipelines
       [inline("bash", "sidekiq 2>&1 | tee /tmp/sidekiq"),
        inline("dash", "sidekiq 2>&1 | logger -s --socket-errors=off -t sidekiq")]

@@ -2,20 +2,20 @@
 
 require_relative "launched_container"
 
-# A container that gets signals at random: in which form it is launched, when they come, how many and which, and whether
-# something is killed at last. The seed of the run and the number decide everything.
+# A container that gets random signals. The seed of the run and the number decide its launch form, which signals it
+# gets, how many and when, and whether something is killed at the end.
 class RandomSignals
   include Waiting
 
   SIGNALS = %w[TERM INT TSTP TTIN].freeze
 
-  # Some end at once, some within Sidekiq's timeout, some never.
+  # Some jobs end at once, some within Sidekiq's shutdown timeout, some never.
   SECONDS = [0, 0, 0.5, 1, 2, 4, 60, 60].freeze
 
-  # What befalls it after the signals: the container is killed, the relay, a shell between; or the relay is stopped.
+  # What happens after the signals: the container, the relay or a shell is killed, or the relay is suspended.
   BLOWS = [nil, nil, nil, "the container", "the relay", "a shell", "STOP to the relay"].freeze
 
-  # With `-t 120` and jobs of a minute, a container that is there so long after its kill waits for somebody.
+  # With `-t 120` and jobs of a minute, a container that exists for so long after its kill waits for something.
   TIMEOUT = 120
   LIMIT = 30
 
@@ -45,10 +45,10 @@ class RandomSignals
     LaunchedContainer.prepared(@form) do |launch|
       @pushed = (SECONDS * @form.sidekiqs).map { |seconds| launch.push("Timed", seconds) }
       launch.boot
-      shoot(launch)
-      strike(launch)
+      send_signals(launch)
+      deliver_blow(launch)
       @blow == "the container" ? finish_killed(launch) : finish(launch)
-      look(launch)
+      examine(launch)
       @story = launch.story
     end
     self
@@ -58,11 +58,11 @@ class RandomSignals
 
   def blow = @blow && (@blow.start_with?("STOP") ? @blow : "KILL to #{@blow}")
 
-  # A ksh that has heard an INT kills itself with it at its end, and then waits for its death; as PID 1 for ever
-  # (fault.c, `sh_done`).
+  # A ksh that has got an INT kills itself with it at its end, and then waits for its death; as PID 1 forever (fault.c,
+  # `sh_done`).
   def allowed = @form.name.include?("ksh") ? SIGNALS - ["INT"] : SIGNALS
 
-  def shoot(launch)
+  def send_signals(launch)
     launch.await("ready") { launch.ready? } unless @moment == "boot"
     send_signal(launch, "TERM") if @moment == "drain"
     sleep @delay
@@ -73,8 +73,8 @@ class RandomSignals
     @is_early = launch.records.size < @form.sidekiqs
   end
 
-  # Its processes may have ended meanwhile, or it.
-  def strike(launch)
+  # The container or its processes may have ended meanwhile.
+  def deliver_blow(launch)
     case @blow
     when "the container" then send_signal(launch, "KILL")
     when "the relay" then send_inside(launch, "KILL", launch.relays)
@@ -101,7 +101,7 @@ class RandomSignals
     launch.exit_code
   end
 
-  # Without a relay a TERM may come to nothing: then the platform kills it.
+  # Without a relay a TERM may be lost. Then the platform kills the container.
   def finish(launch)
     return send_signals_until_end(launch) unless @blow == "the relay"
 
@@ -111,8 +111,8 @@ class RandomSignals
     raise if launch.running?
   end
 
-  # A signal that comes before the relay is there is lost on a shell that is PID 1, and a TSTP stops another one. So
-  # TERM is sent again; not every second, for a trap that takes a second would start anew each time, and never end.
+  # Before the relay has started, a shell that is PID 1 drops a signal, and a TSTP suspends another shell. So TERM is
+  # sent again, but not every second, because a trap that takes a second would start again each time and never end.
   def send_signals_until_end(launch)
     signals = [*("CONT" if @is_early), "TERM"]
     zombies = []
@@ -135,13 +135,13 @@ class RandomSignals
     raise if launch.running?
   end
 
-  def look(launch)
+  def examine(launch)
     lost = @pushed - launch.accounted_for
     @problems << "lost: #{lost.join(" ")}" if lost.size > losses_allowed
     killed? ? look_from_outside(launch) : look_at_files(launch)
   end
 
-  # Whether something may have been killed with the jobs that it had in hand, as without the gem.
+  # Whether running jobs may have been killed, as without the gem.
   def killed? = ["the container", "the relay", "a shell"].include?(@blow)
 
   # `-c 2`
@@ -153,7 +153,7 @@ class RandomSignals
                        .map { |record| "process #{record["pid"]} is called #{record["state"]}" }
   end
 
-  # Who was killed leaves his files behind as they were; whoever asks is not told that he is there.
+  # A killed process leaves its files behind as they were, but no check may say that it is still there.
   def look_from_outside(launch)
     %w[ready live].each do |probe|
       code, words = launch.check_from_outside(probe)

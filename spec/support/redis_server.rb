@@ -7,26 +7,26 @@ require "tmpdir"
 require_relative "certificates"
 require_relative "waiting"
 
-# A real Redis of our own, on a free port of the loopback interface; also one with a password, one that speaks TLS, or
-# a Sentinel of another one.
+# A real Redis for the specs, on a free port of the loopback interface; also with a password, with TLS, or as a Sentinel
+# of another one.
 class RedisServer
   include Waiting
 
-  # Between finding a free port and listening on it somebody else may come.
+  # Another process took the port after it was found free.
   class PortTaken < StandardError; end
 
   attr_reader :port, :pid
 
   @lock = Mutex.new
 
-  # The one that most examples share; each has a database of its own (see Sandbox). Whichever thread asks first starts
+  # The Redis that most examples share; each has its own database (see Sandbox). The first thread that needs it starts
   # it.
   def self.shared = @lock.synchronize { @shared ||= new }
   def self.stop_shared = @shared&.stop
 
   # @param password [String, nil]
-  # @param certificates [Certificates, nil] with them it speaks TLS, and nothing else
-  # @param watches [RedisServer, nil] with that it is a Sentinel, which calls the other one "main"
+  # @param certificates [Certificates, nil] with these it accepts only TLS
+  # @param watches [RedisServer, nil] makes it a Sentinel, which names the other one "main"
   def initialize(password: nil, certificates: nil, watches: nil)
     @password = password
     @certificates = certificates
@@ -65,14 +65,14 @@ class RedisServer
     self
   end
 
-  # Stands still, as a Redis does whose machine hangs: connections are made, and nothing is answered.
+  # Suspends it, like a Redis whose machine hangs: it accepts connections, and answers nothing.
   def freeze_process = Process.kill(:STOP, @pid)
   def thaw_process = Process.kill(:CONT, @pid)
 
-  # Speaks to Redis without a client library: their interfaces differ between Sidekiq's majors.
+  # Calls Redis without a client library, because their interfaces differ between Sidekiq's majors.
   def call(*words, database: 0) = pipelined(words, database:).last
 
-  # Sends the commands together: nothing comes in between.
+  # Sends the commands together, so that no other command comes in between.
   def pipelined(*commands, database: 0)
     before = []
     before << ["AUTH", @password] if @password
@@ -98,7 +98,7 @@ class RedisServer
      "--tls-ca-cert-file", @certificates.authority]
   end
 
-  # A Sentinel keeps what it knows in its file.
+  # A Sentinel keeps its state in this file.
   def sentinel_file
     File.join(@directory, "sentinel.conf").tap do |file|
       File.write(file, <<~CONF)
@@ -122,7 +122,7 @@ class RedisServer
     end
   end
 
-  # Not anybody else's, who was quicker to take the port.
+  # Whether the Redis on the port is this one, and not that of another process.
   def ours?
     call("INFO", "server")[/^process_id:(\d+)/, 1].to_i == @pid
   rescue SystemCallError, OpenSSL::SSL::SSLError, RuntimeError

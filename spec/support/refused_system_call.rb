@@ -2,14 +2,14 @@
 
 require_relative "launched_container"
 
-# A container in which a system call is refused that the relay or `run` uses. It is not for us to say which of them can
-# be done without: either all works, or nothing is touched and the words are right.
+# A container in which one system call of the relay or of `run` is refused. The specs do not say which calls are needed:
+# either everything works, or nothing is traced and the reported reason is right.
 class RefusedSystemCall
   ERRNOS = %w[EPERM EACCES ENOSYS].freeze
 
-  # Made with `strace -ff` on Debian 13: what each calls itself, from its start through a boot, a TSTP and a stop. Those
-  # are left out without which Sidekiq below a dash doesn't work either; each was tried, with each errno. (Without
-  # getpid it works under a wrong name. Without poll no program in Rust starts: its runtime aborts.)
+  # Recorded with `strace -ff` on Debian 13: the calls of each, from its start through a boot, a TSTP and a stop. Calls
+  # without which a Sidekiq below a dash does not work either are left out; each was tried with each errno. (Without
+  # getpid it works under a wrong name. Without poll no Rust program starts, because its runtime aborts.)
   BOTH = %w[access brk getpgid getrandom gettid kill pidfd_open pidfd_send_signal prctl prlimit64 rseq
             sched_getaffinity set_robust_list set_tid_address sigaltstack signalfd4 statx].freeze
   RELAY = [*BOTH, "chdir", "dup2", "ptrace", "setsid", "timer_create", "timer_settime"].freeze
@@ -22,7 +22,7 @@ class RefusedSystemCall
 
   attr_reader :subject, :call, :errno, :story
 
-  # @return [String] what it came to: "works", "says so", or what is wrong
+  # @return [String] the result: "works", "says so" (it reports the reason), or what is wrong
   attr_reader :result
 
   def initialize(subject, call, errno)
@@ -58,14 +58,14 @@ class RefusedSystemCall
     !launch.ready?
   end
 
-  # One sentence, with what the system says.
+  # It must print one sentence, with the system's error.
   def judge_end(launch)
     code = launch.exit_code
     is_clear = launch.log.match?(/\Asidekiq-lifecycle run: [^\n]*#{reason}[^\n]*\n\z/)
     [1, 126].include?(code) && is_clear ? "says so" : "ends with #{code}: #{launch.log}"
   end
 
-  # The error, by its name or in the system's words.
+  # The error, by its name or its message.
   def reason = /#{errno}|#{Regexp.escape(SystemCallError.new(nil, Errno.const_get(errno)::Errno).message)}/
 
   def judge(launch)
@@ -82,7 +82,7 @@ class RefusedSystemCall
     traced = launch.exec("cat", "/proc/1/status").last[/^TracerPid:\s*([1-9]\d*)/, 1]
     return "traced by #{traced}, but there is no relay" if traced
 
-    # What the start of a process comes to is told by the system, without the name of the call.
+    # The error of starting a process does not contain the name of the call.
     said = [launch.log, problems].all? do |words|
       words.match?(reason) && (words.match?(/\b#{call}\b/) || words.include?("the relay could not be started"))
     end

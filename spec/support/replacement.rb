@@ -4,22 +4,22 @@ require "time"
 require_relative "timeline"
 require_relative "waiting"
 
-# A worker of the shop replaced by another, by a script, while jobs come in the whole time; and what is known of it
-# afterwards, by the workers' own records, Docker, and the jobs' notes.
+# A script replaces a worker of the shop by another, while jobs come in all the time. The result comes from the workers'
+# records, Docker, and the jobs' notes.
 class Replacement
   include Waiting
 
-  # As long as a large application of Rails may take; what Sidekiq and Ruby themselves need comes on top.
+  # As long as a large Rails application may take, in addition to what Sidekiq and Ruby need.
   BOOT_SECONDS = 5
   PAUSE = 0.2
-  # Most jobs are short; every tenth has something left to do when its worker is told to stop.
+  # Most jobs are short; every tenth still runs when its worker is stopped.
   LENGTHS = [3, *Array.new(9, 0.1)].freeze
   WORKERS = %w[old new].freeze
 
   # @return [Timeline]
   attr_reader :timeline
 
-  # @param script [String] for sh; called with the old container's name, the new one's, and the words for `docker run`
+  # @param script [String] for sh; its arguments are the old container's name, the new one's, and those of `docker run`
   def initialize(shop, title, script)
     @shop = shop
     @title = title
@@ -52,7 +52,7 @@ class Replacement
     self
   end
 
-  # @return [Array<Integer>] the orders that have not been begun once and ended once
+  # @return [Array<Integer>] the orders that have not begun and ended exactly once
   def lost_or_doubled
     told = @shop.notes(@database).group_by { |note| note[:number] }
     @pushed.keys.reject { |number| told.fetch(number, []).map { |note| note[:what] }.sort == %w[began ended] }
@@ -66,7 +66,7 @@ class Replacement
     ["--stop-timeout", "60", *@shop.options(@database, WORKER: worker, BOOT_SECONDS:), @shop.worker_image]
   end
 
-  # Enough to see, in the picture as well, that it works.
+  # Enough orders to be visible in the picture.
   def wait_for_orders(worker)
     wait_until("orders of the #{worker} one") do
       @shop.notes(@database).count { |note| note.values_at(:worker, :what) == [worker, "ended"] } >= 20
@@ -92,7 +92,7 @@ class Replacement
     pushing&.kill
   end
 
-  # When Docker saw a container healthy; nil if it never looked. (It remembers its last five looks.)
+  # When a health check first succeeded; nil without health checks. (Docker keeps the last five.)
   def healthy(name)
     looks = @shop.docker("inspect", "-f", "{{if .State.Health}}{{json .State.Health.Log}}{{end}}", name).strip
     look = JSON.parse(looks).find { |one| one["ExitCode"].zero? } unless looks.empty?

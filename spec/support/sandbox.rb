@@ -6,8 +6,8 @@ require "open3"
 require "securerandom"
 require "tmpdir"
 
-# What an integration example works in: a directory of its own for the application, a database of its own in a real
-# Redis, real Sidekiq processes and the real command.
+# The environment of an integration example: its own directory for the application, its own database in a real Redis,
+# real Sidekiq processes and the real command.
 module Sandbox
   MAJOR = Sidekiq::VERSION.to_i
   COMMAND = SidekiqLifecycle::CLI.path
@@ -35,11 +35,11 @@ module Sandbox
 
   def redis = @own_redis || RedisServer.shared
 
-  # For an example that stops Redis: one of its own.
+  # A separate Redis, for an example that stops it.
   def own_redis = @own_redis ||= RedisServer.new
 
   # Starts a Sidekiq. `install` goes into the block of `install`, `before` runs at the top of the application, before
-  # the gem is loaded, `after` at its end, `startup` in a hook of the application's at :startup.
+  # the gem is loaded, `after` at its end, `startup` in a :startup hook of the application.
   def start(**options)
     Worker.new(app:, redis:, database: @database, **options).tap { |worker| @workers << worker }
   end
@@ -49,7 +49,7 @@ module Sandbox
     start(**options).tap { |worker| wait_until("ready", &-> { worker.ready_file? || worker.raise_if_ended }) }
   end
 
-  # Starts a program that the harness has not written: one that embeds or preloads Sidekiq, or a Rails application.
+  # Starts another program: one that embeds or preloads Sidekiq, or a Rails application.
   def start_program(*command, name: "program", **options)
     Program.new(*command, app:, name:, **options).tap { |program| @workers << program }
   end
@@ -66,7 +66,7 @@ module Sandbox
   def ready_file = file("tmp/sidekiq/ready")
   def drained_file = file("tmp/sidekiq/drained")
 
-  # `at_once` are further commands for Redis to carry out before anyone else's.
+  # `at_once` are further commands that Redis executes before those of any other client.
   def push(job, *arguments, queue: "default", at_once: [])
     payload = { class: job, args: arguments, jid: SecureRandom.hex(12), queue:, retry: true,
                 created_at: Time.now.to_f, enqueued_at: Time.now.to_f }
@@ -103,7 +103,7 @@ module Sandbox
   def queued = redis.call("LLEN", "queue:default", database: @database)
   def retries = redis.call("ZCARD", "retry", database: @database)
 
-  # What jobs have noted with `note`.
+  # The lines that jobs have written with `note`.
   def notes = File.exist?(file("notes")) ? File.readlines(file("notes"), chomp: true) : []
 
   # The messages of the problems that the record of a process reports.
@@ -111,7 +111,7 @@ module Sandbox
 
   def self.messages(record) = record["problems"].map { |problem| problem["message"] }
 
-  # The record of a process, as it stands on disk; nil if there is none.
+  # The record of a process on disk; nil if there is none.
   def record(pid)
     JSON.parse(File.read(file("tmp/sidekiq/processes", pid.to_s)))
   rescue Errno::ENOENT

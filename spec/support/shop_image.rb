@@ -12,13 +12,13 @@ require_relative "debian_image"
 require_relative "redis_server"
 require_relative "waiting"
 
-# The application of examples/shop in Docker as its owner deploys it: an image of the application, and on top of it
-# Dockerfile.sidekiq as `generate` writes it, both really built. It is spoken to with Docker's own commands.
+# The application of examples/shop in Docker: an image of the application, and on top of it Dockerfile.sidekiq as
+# `generate` writes it, both built and run with Docker's own commands.
 class ShopImage
   include Waiting
 
-  # As applications have it: an ordinary user, a lock file, and here another stop signal than Sidekiq's, which some
-  # images bring along. (No network is needed, and where Docker has no bridge there is none.)
+  # As in many applications: an ordinary user, a lock file, and another stop signal than Sidekiq's, which some images
+  # set. (The build needs no network; a Docker without a bridge has none.)
   DOCKERFILE = <<~DOCKERFILE
     FROM %<debian>s
     LABEL sidekiq_lifecycle.shop=%<id>s
@@ -31,12 +31,12 @@ class ShopImage
     STOPSIGNAL SIGQUIT
   DOCKERFILE
 
-  # What comes to app.rb: a boot that takes as long as one of Rails may, and jobs that tell of themselves.
+  # Added to app.rb: a boot that may take as long as one of Rails, and jobs that note their beginning and end.
   JOBS = <<~RUBY
     sleep ENV.fetch("BOOT_SECONDS", "0").to_f
     sleep 0.05 until File.exist?(ENV.fetch("BOOT_UNTIL", "/"))
 
-    # Notes in Redis when it ran, and where; and in a file of its container that one has begun.
+    # Notes in Redis when and where it ran, and in a file of its container that it has begun.
     class Order
       include Sidekiq::Job
 
@@ -54,12 +54,12 @@ class ShopImage
     end
   RUBY
 
-  # @return [String, nil] why there can be none here, in words
+  # @return [String, nil] why it cannot be built here
   def self.missing
     "it wants a Debian with Docker's own commands, which is that of Sidekiq 7" unless File.exist?("/usr/bin/docker")
   end
 
-  # The one that all examples share: building it takes its time.
+  # The one that all examples share, because building it takes a while.
   def self.shared = @shared ||= new
   def self.clear_shared = @shared&.clear
 
@@ -112,7 +112,7 @@ class ShopImage
   # @return [String] a name for a container, which {#clear} removes
   def name(word) = "#{@image}-#{word}"
 
-  # @return [Array<String>] what `docker run` has to know of this place: Redis, here, is on the host
+  # @return [Array<String>] the options of `docker run` for this environment, with Redis on the host
   def options(database, **environment)
     variables = { REDIS_URL: RedisServer.shared.url(database), **environment }
     ["--network", "host", *variables.flat_map { |key, value| ["-e", "#{key}=#{value}"] }]
@@ -126,7 +126,7 @@ class ShopImage
     end
   end
 
-  # What `docker inspect` says of a container or an image.
+  # A value from `docker inspect` of a container or an image.
   def inspect_value(name, format) = docker("inspect", "-f", "{{#{format}}}", name).strip
 
   def health(name) = inspect_value(name, ".State.Health.Status")
@@ -137,7 +137,7 @@ class ShopImage
     raise "#{e.message}\n#{inspect_value(name, "json .State")}\n#{docker("logs", name)}"
   end
 
-  # The record of the worker in a container, also of one that has ended.
+  # The record of the worker in a container, which may have ended.
   def record(name)
     tar = docker("cp", "#{name}:/app/tmp/sidekiq/processes/1", "-", binmode: true)
     Gem::Package::TarReader.new(StringIO.new(tar)) { |reader| return JSON.parse(reader.first.read) }
@@ -162,7 +162,7 @@ class ShopImage
     notes(database).any? { |note| note.values_at(:what, :number) == [what, number] }
   end
 
-  # Removes every container and image of it. What the builder keeps of the steps in between has the same label.
+  # Removes all of its containers and images. The builder's intermediate steps have the same label.
   def clear
     label = "label=sidekiq_lifecycle.shop=#{@id}"
     containers = docker("ps", "-aq", "--filter", label).split
@@ -186,7 +186,7 @@ class ShopImage
     raise out unless code.zero?
   end
 
-  # With the builder that every Docker has.
+  # With the legacy builder, which every Docker has.
   def build(name, directory, *options)
     words = ["build", "--network", "none", "-t", name, *options, directory]
     code, out = try({ "DOCKER_BUILDKIT" => "0" }, "docker", *words)

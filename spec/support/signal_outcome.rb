@@ -3,20 +3,20 @@
 require "json"
 require_relative "launched_container"
 
-# What became of a Sidekiq and its jobs, launched in one form, when its container got a signal.
+# What happened to a Sidekiq, launched in one form, and to its jobs, when its container got a signal.
 class SignalOutcome
-  # More than a Sidekiq needs to shut down (`-t 5`), however slow the machine; and what is enough to see that it
-  # doesn't.
+  # More seconds than a Sidekiq needs to shut down (`-t 5`), however slow the machine; and enough to see that it does
+  # not.
   GENEROUS = 25
   BRIEF = 10
 
-  # What all of them measured, a JSON object a line; script/launch_forms.rb makes a table of it.
+  # The file with all measurements, one JSON object a line; script/launch_forms.rb makes a table of it.
   MEASURED = File.join(LaunchedContainer::DIRECTORY, "measured")
 
   attr_reader :exit_code, :heard, :story
 
   # @param relay [Symbol] as `lifecycle.signal_relay`
-  # @param expected [Boolean] whether we may wait for the good end
+  # @param expected [Boolean] whether a proper shutdown is expected, so that waiting for it makes sense
   def initialize(form, relay, expected:)
     @form = form
     @relay = relay
@@ -55,7 +55,7 @@ class SignalOutcome
   # @return [Boolean] whether each job has ended by itself or is back in the queue
   def saved? = @saved
 
-  # @return [Boolean] whether a job that came once it was quiet stayed in the queue
+  # @return [Boolean] whether a job pushed after it was quiet stayed in the queue
   def untouched? = @untouched
 
   private

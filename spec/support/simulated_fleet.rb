@@ -2,10 +2,10 @@
 
 require "json"
 
-# A fleet of many in a real Redis without a single process: the keys that Sidekiq's majors write (`launcher.rb`, `❤` and
-# `to_data`), by turns, and beside them what the gem publishes, for all but every fifth.
+# The Redis keys of a large fleet, without the processes: what Sidekiq's majors write in turn (`launcher.rb`, `❤` and
+# `to_data`), and beside that what the gem publishes, for all but every fifth process.
 class SimulatedFleet
-  # Longer than Sidekiq's 60 s: nobody's heart beats here, and a slow machine should not make ghosts of them.
+  # Longer than Sidekiq's 60 s, because no process sends heartbeats here, and none may get stale on a slow machine.
   EXPIRY = 3600
   VERSIONS = ["6.4.1", "7.3.2", "8.1.7"].freeze
 
@@ -19,7 +19,7 @@ class SimulatedFleet
     beat
   end
 
-  # All hearts beat once.
+  # Writes one heartbeat of each process.
   def beat(quiet: false, drained: false, busy: 0)
     @beat = [Time.now.to_f, @beat.to_f + 1].max
     @redis.pipelined(*identities.each_with_index.flat_map do |identity, number|
@@ -29,10 +29,10 @@ class SimulatedFleet
     end, database: @database)
   end
 
-  # What each was told, the last first.
+  # The signals sent to each, the last one first.
   def told = @redis.pipelined(*identities.map { |identity| ["LRANGE", signals(identity), 0, -1] }, database: @database)
 
-  # In how many seconds each has forgotten that.
+  # In how many seconds the signals of each expire.
   def told_for = @redis.pipelined(*identities.map { |identity| ["TTL", signals(identity)] }, database: @database)
 
   # @return [Integer] how many of them have the gem

@@ -9,14 +9,14 @@ require_relative "redis_server"
 require_relative "sandbox"
 require_relative "waiting"
 
-# A real systemd as PID 1 of a container, with the units and sudoers lines that `generate systemd` writes for the
-# application in it, as they are. What is different here, and not to be edited for, comes as a drop-in.
+# A real systemd as PID 1 of a container, with the unchanged units and sudoers lines that `generate systemd` writes for
+# the application in it. A drop-in adds what has to be different here.
 class SystemdMachine < Container
   include Waiting
 
   SYSTEMD = "/usr/lib/systemd/systemd"
   HIERARCHY = "/sys/fs/cgroup/systemd"
-  # Where generate says that the application lies.
+  # The application's directory in the generated units.
   DEPLOY_TO = "/srv/shop"
   USER = 1000
 
@@ -37,11 +37,11 @@ class SystemdMachine < Container
     end
   RUBY
 
-  # @return [String, nil] why there can be none here, in words
+  # @return [String, nil] why there can be no such machine here
   def self.missing
     return "it wants a Debian with systemd, as those of Sidekiq 6 and 7 are" unless File.exist?(SYSTEMD)
 
-    # With the second one alone a container needs other rights, which nobody has tried here.
+    # With version 2 alone a container needs other rights, which has not been tried here.
     return if File.read("/proc/self/cgroup").include?(":name=systemd:")
 
     "it wants systemd's hierarchy of cgroups version 1 (#{HIERARCHY})"
@@ -73,12 +73,12 @@ class SystemdMachine < Container
     boot
   end
 
-  # The user whose the workers are.
+  # Runs a command as the workers' user.
   attr_reader :user
 
   def systemctl(*words) = exec("systemctl", *words)
 
-  # As the user whose the workers are, by sudo.
+  # Runs systemctl with sudo as the workers' user.
   def sudo_systemctl(*words) = exec("runuser", "-u", user, "--", "sudo", "-n", "systemctl", *words)
 
   # @return [Hash{String => String}]
@@ -86,14 +86,14 @@ class SystemdMachine < Container
     systemctl("show", unit).last.scan(/^(\w+)=(.*)$/).to_h
   end
 
-  # The native command, about the machine's workers.
+  # The native command, for the machine's workers.
   def lifecycle(*words) = exec(SidekiqLifecycle::CLI.path, *words, "--dir", "#{DEPLOY_TO}/shared/tmp/sidekiq")
 
   def doctor = lifecycle("doctor")
 
   def start(unit = "sidekiq", *options) = systemctl("start", *options, unit)
 
-  # Has the machine's own sshd listen, and let the user in with this key.
+  # Starts the machine's own sshd, which accepts the user with this key.
   # @return [Integer] its port
   def listen(address, public_key)
     port = RedisServer.free_port
@@ -104,14 +104,14 @@ class SystemdMachine < Container
       Port #{port}
       AuthorizedKeysFile /etc/ssh/keys/%u
     CONFIG
-    # Until the former has run, nobody but root may log in.
+    # Until the former has run, only root may log in.
     code, said = systemctl("start", "systemd-user-sessions", "ssh")
     raise "sshd does not start: #{said}" unless code.zero?
 
     port
   end
 
-  # Puts a release there as Capistrano does.
+  # Creates a release as Capistrano does.
   def release(source, name)
     directory = File.join(srv, "releases", name)
     FileUtils.mkdir_p([directory, shared("")])
@@ -120,10 +120,10 @@ class SystemdMachine < Container
     FileUtils.chown_R(USER, USER, srv)
   end
 
-  # The release that is current, as it is called in the machine.
+  # The path of the current release in the machine.
   def current = File.readlink(File.join(srv, "current"))
 
-  # Forgets the other releases.
+  # Removes the other releases.
   def keep_current
     others = Dir.children(File.join(srv, "releases")) - [File.basename(current)]
     FileUtils.rm_rf(others.map { |name| File.join(srv, "releases", name) })
@@ -132,7 +132,7 @@ class SystemdMachine < Container
   # A file that all releases share.
   def shared(name) = File.join(srv, "shared", name)
 
-  # What a job does, in Ruby.
+  # Pushes a job that runs this Ruby code.
   def push(code)
     payload = { class: "Evaluate", args: [code], jid: SecureRandom.hex(12), queue: "default", retry: true,
                 created_at: Time.now.to_f, enqueued_at: Time.now.to_f }
@@ -149,7 +149,7 @@ class SystemdMachine < Container
     wait_until("status #{text}") { show(unit)["StatusText"] == text }
   end
 
-  # All there is to know.
+  # Everything known about the machine, for an error message.
   def story
     log = File.exist?("#{srv}/log") ? File.read("#{srv}/log") : ""
     "--- notes\n#{notes.join("\n")}\n--- log\n#{log}\n--- systemctl\n#{systemctl("status", "sidekiq*").last}\n" \
@@ -191,7 +191,7 @@ class SystemdMachine < Container
       end
     end
     add_user(application.user)
-    # Who fetches from a repository that is somebody else's.
+    # Allows git to fetch from a repository of another user.
     put("gitconfig", "[safe]\n  directory = *\n")
   end
 
@@ -225,7 +225,7 @@ class SystemdMachine < Container
     binds << "#{Container.outside(@source)}:/srv/source:ro" if @source
     host = { NetworkMode: "host", CapAdd: ["SYS_ADMIN"], SecurityOpt: ["seccomp=unconfined"], CgroupnsMode: "private",
              Tmpfs: { "/run" => "", "/run/lock" => "", "/tmp" => "" }, Binds: binds }
-    # systemd 256 and 257 have to be told that the first version of cgroups is meant.
+    # systemd 256 and 257 need this option to use version 1 of cgroups.
     command = [SYSTEMD, "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1", "systemd.unified_cgroup_hierarchy=0",
                "systemd.unit=basic.target"]
     description = { Image: IMAGE, Cmd: command, Env: ["container=docker"], HostConfig: host }

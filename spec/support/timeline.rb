@@ -1,9 +1,9 @@
 # frozen_string_literal: true
 
-# What is known of one deploy: when each worker started, was ready, and ended, and what became of each job. Times are
-# seconds since the deploy began; it knows no clock and no container.
+# One deploy as data: when each worker started, was ready, and ended, and what happened to each job. Times are seconds
+# since the start of the deploy. It uses no clock and no container.
 class Timeline
-  # ready: until it was told to stop; a worker that goes on has neither stopping nor stopped.
+  # A worker is ready until it is stopping; one that keeps running has neither stopping nor stopped.
   Worker = Struct.new(:name, :started, :ready, :stopping, :stopped, keyword_init: true)
   Job = Struct.new(:pushed, :began, :worker, keyword_init: true)
 
@@ -13,7 +13,7 @@ class Timeline
   # @param workers [Array<Worker>] in the order in which they started
   # @param jobs [Array<Job>]
   # @param marks [Hash{String => Float}] what else happened, and when
-  # @param last [Float] when somebody looked for the last time
+  # @param last [Float] the time of the last observation
   def initialize(title:, workers:, jobs:, last:, marks: {})
     @title = title
     @workers = workers
@@ -22,7 +22,7 @@ class Timeline
     @last = last
   end
 
-  # @return [Float] when the first job came
+  # @return [Float] when the first job was pushed
   def first = jobs.first.pushed
 
   # The spans in which no worker was ready, after the first one was.
@@ -37,7 +37,7 @@ class Timeline
     end
   end
 
-  # @return [Array<Job>] the jobs that came while no worker was ready
+  # @return [Array<Job>] the jobs pushed while no worker was ready
   def stranded = jobs.select { |job| gaps.any? { |gap| gap.cover?(job.pushed) } }
 
   # @return [Float] the longest that a job has waited

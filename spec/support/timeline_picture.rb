@@ -2,14 +2,14 @@
 
 require "cgi"
 
-# Draws timelines as one SVG, one above the other on the same axis. It needs no font and no script of its own, and is
-# legible on white and on black: it has a background, whose colour follows the reader's.
+# Draws timelines as one SVG, one above the other on the same axis. It needs no font and no script, and is legible on
+# white and on black, because its background follows the reader's colour scheme.
 class TimelinePicture
   WIDTH = 800
   LEFT = 96
   RIGHT = 776
   TOP = 72
-  # Of one timeline: its heading and what came of it, then a row for each worker, then the curve of the queue.
+  # One timeline: its heading and result, a row for each worker, and the curve of the queue.
   HEADING = 64
   ROW = 38
   BAR = 20
@@ -82,7 +82,7 @@ class TimelinePicture
     SVG
   end
 
-  # The same in words.
+  # The same as text.
   # @return [String]
   def description = ["#{@subtitle}.", *@timelines.map { |one| "#{one.title}: #{verdict(one).last}." }].join(" ")
 
@@ -118,7 +118,7 @@ class TimelinePicture
 
   def length(timeline) = timeline.gaps.sum { |gap| gap.end - gap.begin }
 
-  # Its length stands beside what is still draining.
+  # The length of the gap is printed beside the worker that still drains.
   def gap(gap, timeline, top, bottom)
     from, to = [gap.begin, gap.end].map { |at| x(at) }
     free = timeline.workers.filter_map(&:stopped).select { |at| gap.cover?(at) }.map { |at| x(at) }.max || from

@@ -1,12 +1,12 @@
 # frozen_string_literal: true
 
-# Waiting for what must come. The limit is far beyond what a slow machine needs: it ends a test that has failed.
+# Waits for events. The limit is far beyond what a slow machine needs; only a failed test reaches it.
 module Waiting
   LIMIT = 180
 
   def self.now = Process.clock_gettime(Process::CLOCK_MONOTONIC)
 
-  # Returns what the block returned, once that is true.
+  # Waits until the block returns something true, and returns that.
   def wait_until(what, limit: LIMIT, every: 0.01)
     deadline = Waiting.now + limit
     loop do

@@ -1,9 +1,8 @@
 # frozen_string_literal: true
 
-# Looks at something over and over, on a thread of its own, and keeps every change: for what must never happen, not
-# even for a moment.
+# Polls a block in a thread and records every change, to test that something never happens, not even for a moment.
 class Watcher
-  # @yield what is looked at
+  # @yieldreturn what to record
   def initialize(&look)
     @changes = [look.call]
     @thread = Thread.new do
@@ -16,7 +15,7 @@ class Watcher
   end
 
   # Ends the watch.
-  # @return [Array] what was seen, without repetitions
+  # @return [Array] the recorded values, without repetitions
   def changes
     @done = true
     @thread.join

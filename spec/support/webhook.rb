@@ -3,7 +3,7 @@
 require "json"
 require "socket"
 
-# A real HTTP server that keeps what is posted to it, or says nothing at all.
+# A real HTTP server that keeps what is posted to it, or never answers.
 class Webhook
   attr_reader :url, :messages
 

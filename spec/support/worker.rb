@@ -2,7 +2,7 @@
 
 require_relative "waiting"
 
-# A real Sidekiq process, started as its users start it, in a process group of its own.
+# A real Sidekiq process, started as users start it, in its own process group.
 class Worker
   include Waiting
 
@@ -41,10 +41,10 @@ class Worker
 
   def log = File.exist?(log_file) ? File.read(log_file) : ""
 
-  # Whether it is still there.
+  # Whether it still runs.
   def running? = status.nil?
 
-  # Its Process::Status, once it has ended; nil before.
+  # Its Process::Status after it has ended, otherwise nil.
   def status
     @status ||= Process.wait2(pid, Process::WNOHANG)&.last
   end
@@ -60,7 +60,7 @@ class Worker
     raise "the Sidekiq ended (#{status.inspect}):\n#{log}" if status
   end
 
-  # Ends it and all it has started.
+  # Kills it and everything it has started.
   def kill
     Process.kill(:KILL, -pid)
     @status ||= Process.wait2(pid).last

@@ -3,7 +3,8 @@
 require "json"
 require_relative "launch_forms"
 
-# What people put around a Sidekiq: what the doctor says of it, from inside and from the host, and what then happens.
+# A launch form with a program around Sidekiq: the doctor's verdict, from inside and from the host, and what then
+# happens.
 class Wrapper
   MODES = { "off" => "untouched", "auto" => "with the relay", "run" => "`run` in front" }.freeze
   VERDICTS = { 0 => "safe", 1 => "loses jobs", 3 => "could not tell" }.freeze
@@ -11,7 +12,7 @@ class Wrapper
   # More than a Sidekiq needs to shut down, however slow the machine.
   STOP_TIMEOUT = 25
 
-  # @return [String] what all of them measured, a JSON object a line; script/wrappers.rb makes a table of it
+  # @return [String] the file with all measurements, one JSON object a line; script/wrappers.rb makes a table of it
   def self.measured = File.join(LaunchedContainer::DIRECTORY, "wrapped")
 
   attr_reader :form, :mode, :inside, :host, :story
@@ -27,7 +28,7 @@ class Wrapper
   # @return [Boolean] whether each job has ended by itself or is back in the queue
   def saved? = @saved
 
-  # @return [Boolean] whether it was called safe
+  # @return [Boolean] whether it was reported as safe
   def safe? = [inside, host].include?("safe")
 
   def run

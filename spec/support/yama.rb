@@ -5,25 +5,24 @@ require "json"
 require "open3"
 require "tmpdir"
 
-# What saves the job of a Sidekiq below a shell that is PID 1, where Yama forbids to trace it. bin/yama measures it in a
-# virtual machine, as its root, with nothing but Ruby, Sidekiq and Redis there.
+# What saves the job of a Sidekiq below a shell that is PID 1, where Yama forbids tracing. bin/yama measures it as root
+# in a virtual machine that has only Ruby, Sidekiq and Redis.
 #
-# No Docker is in it. A container is a PID namespace with the capabilities that Docker gives: root has all of the
-# bounding set, any other user none. Docker's seccomp profile, which lets anybody trace whom the kernel lets them, is
-# left out.
+# The machine has no Docker. A container is a PID namespace with Docker's capabilities: root has all of the bounding
+# set, any other user none. Docker's seccomp profile is left out, because it allows every trace that the kernel allows.
 class Yama
   SCOPES = [0, 1, 2].freeze
   USERS = { "root" => 0, "uid 1000" => 1000 }.freeze
-  # What is done about it; in words for the table.
+  # The means against it, and their names in the table.
   MEANS = {
     "nothing" => "nothing", "capability" => "`--cap-add SYS_PTRACE`",
     "file" => "that, and the file capability", "run" => "`run` in front", "exec" => "`exec` in the script"
   }.freeze
-  # Docker's, by itself.
+  # Docker's default capabilities.
   CAPABILITIES = %w[chown dac_override fsetid fowner mknod net_raw setgid setuid setfcap setpcap net_bind_service
                     sys_chroot kill audit_write].freeze
   REDIS = "/run/redis.sock"
-  # `docker stop -t`. Where a stop is heard it takes some 10 s, and some more in a machine that is emulated.
+  # `docker stop -t`. A stop that reaches Sidekiq takes about 10 s, and somewhat more in an emulated machine.
   PATIENCE = 60
   APPLICATION = <<~RUBY.freeze
     require "sidekiq"
@@ -39,7 +38,7 @@ class Yama
   RUBY
 
   class << self
-    # Prints what each case came to, a JSON object a line, and last that it was all.
+    # Prints the result of each case, one JSON object a line, and the kernel's version as the last line.
     def measure
       $stdout.sync = true
       redis = spawn("redis-server", "--port", "0", "--unixsocket", REDIS, "--unixsocketperm", "777", "--save", "",
@@ -71,14 +70,14 @@ class Yama
 
     private
 
-    # One with the plain command, and one in which it has the capability.
+    # The gems with the plain command, and a copy in which the command has the capability.
     def prepare_gems
       FileUtils.cp_r("/mnt/gems", "/tmp/capable")
       native("/tmp/capable").each { |path| system("setcap", "cap_sys_ptrace+ep", path, exception: true) }
       MEANS.to_h { |means, _| [means, means == "file" ? "/tmp/capable" : "/mnt/gems"] }
     end
 
-    # Only root is to be told to add a capability.
+    # Only root must get the advice to add a capability.
     def cell(one)
       is_told = one["told"]&.include?("Yama forbids it") &&
                 one["told"].include?("SYS_PTRACE") == (one["user"] == "root")
@@ -125,7 +124,7 @@ class Yama
     FileUtils.chown_R(@uid, @uid, @app)
   end
 
-  # @return [Hash] what became of the job, the exit code, and what the log had said of it at boot
+  # @return [Hash] what happened to the job, the exit code, and what the log said about it at boot
   def run
     redis("FLUSHALL")
     redis("SADD", "queues", "default")
@@ -139,7 +138,7 @@ class Yama
 
   private
 
-  # Unshare waits for it, and ends as it does.
+  # Unshare waits for it, and exits with its status.
   def container
     capabilities = CAPABILITIES + (%w[capability file].include?(@means) ? ["sys_ptrace"] : [])
     bounding_set = ["-all", *capabilities.map { |name| "+#{name}" }].join(",")
