@@ -237,7 +237,7 @@ RSpec.describe "the doctor" do
       code, output = try("dash", "-c", 'echo before; "$@"', "dash", after: "raise 'no such thing'")
       expect(code).to eq(3)
       expect(output).to include("no such thing")
-      expect(output.lines.last).to eq("could not tell: the command ended before a Sidekiq had started (exit status: 1)\n")
+      expect(output.lines.last).to start_with("could not tell: the command ended before a Sidekiq had started (exit ")
     end
 
     it "leaves nothing behind when it is interrupted" do
