@@ -120,13 +120,13 @@ RSpec.describe "the lifecycle directory" do
     },
     "is a link to elsewhere" => {
       make: -> { FileUtils.mkdir(file("elsewhere")) && File.symlink(file("elsewhere"), directory) },
-      said: " is a symbolic link, and none is followed here; set the directory to what it points to",
+      said: " is a symbolic link, which is not followed here; set the directory to the link's target",
       untouched: -> { File.symlink?(directory) && Dir.empty?(file("elsewhere")) },
       mend: -> { File.unlink(directory) }
     },
     "belongs to another user" => {
       make: -> { File.chmod(0o777, app) && FileUtils.mkdir(directory) },
-      said: " is not accessible to uid 1000 (Permission denied); give that user the right to write there or set " \
+      said: " is not accessible to uid 1000 (Permission denied); give that user write access or set " \
             "another directory",
       untouched: -> { Dir.empty?(directory) },
       mend: -> { File.chown(1000, 1000, directory) },
@@ -274,7 +274,7 @@ RSpec.describe "the lifecycle directory" do
       foreign = file("tmp/started")
       File.write(foreign, "precious")
       worker = start_with_ready_file("tmp/started")
-      said = "#{foreign} is there already and is not a ready file of sidekiq_lifecycle; move it away or set another " \
+      said = "#{foreign} already exists and is not a ready file of sidekiq_lifecycle; move it away or set another " \
              "ready_file"
       wait_until("it works") { check == [0, "ready\n"] }
       wait_until("it is noticed") { complaints(worker).any? }

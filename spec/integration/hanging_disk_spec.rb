@@ -4,7 +4,7 @@
 RSpec.describe "a lifecycle directory on a disk that hangs" do
   let(:directory) { file("tmp/sidekiq") }
   let(:late) do
-    "#{directory} does not answer, so what it says is out of date; look at the disk or the mount that it is on"
+    "#{directory} does not answer, so its contents are out of date; check its disk or mount"
   end
 
   before do

@@ -256,7 +256,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
     it "does not take a process that it may not inspect for a Sidekiq without the gem" do
       skip "needs root" unless Process.uid.zero?
       worker = start_ready
-      hidden = "it belongs to uid 0 and may not be looked at; run this as that user or as root"
+      hidden = "it belongs to uid 0 and may not be inspected; run this as that user or as root"
       expect(as_nobody("wait", "drained", "--pid", worker.pid, chdir: "/"))
         .to eq("wait drained needs the record of process #{worker.pid}: #{hidden}\n")
       FileUtils.chmod(0o700, file("tmp/sidekiq"))

@@ -1,4 +1,4 @@
-//! The lifecycle directory: where a process says what it is, for anyone to read.
+//! The lifecycle directory: where processes record their state, for anyone to read.
 //!
 //! ```text
 //! ready            exists exactly while every live Sidekiq of this directory is ready
@@ -6,11 +6,11 @@
 //! processes/PID    one status record a process; it has another [name] where containers share the directory
 //! ```
 //!
-//! A file appears whole or not at all: written aside, flushed, renamed; only where no room is left for that, a record
-//! is written over the old one. The directory may lie where another user can write, so everything in it is reached
-//! through a descriptor of the directory itself, no symbolic link is followed, and nothing outside is touched
-//! (`openat(2)`, `O_NOFOLLOW`). One exception is asked for by name: the ready file, where the application chose a place
-//! of its own; it is only ever replaced or removed if it is ours.
+//! A file appears whole or not at all: it is written to a temporary file, flushed and renamed. Only if there is no
+//! room for that, a record overwrites the old one. The directory may be in a place where another user can write. So
+//! everything in it is accessed through a descriptor of the directory itself, no symbolic link is followed, and
+//! nothing outside is touched (`openat(2)`, `O_NOFOLLOW`). The one exception is explicit: the ready file, if the
+//! application chose a place of its own for it. It is replaced or removed only if this gem wrote it.
 
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -23,12 +23,12 @@ use super::error::Error;
 use super::files::{DIRECTORY, device_and_inode, not_opened, open_directory};
 use crate::model::probe::Probe;
 
-/// Where the directory is when nobody says otherwise, below the application's root.
+/// The default directory, below the application's root.
 pub const DEFAULT: &str = "tmp/sidekiq";
 
 pub(super) const PROCESSES: &str = "processes";
 
-/// A lifecycle directory, by name.
+/// A lifecycle directory, by its path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Directory {
     pub(super) path: PathBuf,
@@ -39,7 +39,7 @@ impl Directory {
     /// The directory at `path`; its ready file is its own `ready`, unless the application chose another place.
     #[must_use]
     pub fn new(path: &Path, ready_file: Option<&Path>) -> Self {
-        // Without a trailing slash or dot: with one, the system would follow a symbolic link.
+        // Without a trailing slash or dot, with which the system would follow a symbolic link.
         let tidy = |path: &Path| path.components().collect::<PathBuf>();
         let path = tidy(path);
         let ready_file = ready_file.map(tidy).filter(|file| *file != path.join(Probe::Ready.to_string()));
@@ -52,13 +52,13 @@ impl Directory {
         &self.path
     }
 
-    /// The ready file, where it is not the directory's own.
+    /// The ready file, if it is not the directory's own.
     #[must_use]
     pub fn ready_file(&self) -> Option<&Path> {
         self.ready_file.as_deref()
     }
 
-    /// All that is registered, the one heard of last at the end. Nothing is created, changed or locked.
+    /// Every registered process, the one with the latest news last. Creates, changes and locks nothing.
     ///
     /// # Errors
     /// The directory is missing or cannot be read.
@@ -71,7 +71,7 @@ impl Directory {
         entries.map_err(Error::of_a_reader)
     }
 
-    /// What processes with this pid have registered: one of each PID namespace that uses the directory.
+    /// The records with this pid: one for each PID namespace that uses the directory.
     ///
     /// # Errors
     /// As [`Directory::read`].
@@ -79,7 +79,7 @@ impl Directory {
         Ok(self.processes()?.entries_of(pid))
     }
 
-    /// Opens `processes` to read.
+    /// Opens `processes` for reading.
     ///
     /// # Errors
     /// As [`Directory::read`].
@@ -93,7 +93,7 @@ impl Directory {
         openat(top, PROCESSES, DIRECTORY, Mode::empty()).map_err(|errno| not_opened(&self.path.join(PROCESSES), errno))
     }
 
-    /// All entries; calls `between` after each that is read, for there may be many.
+    /// All entries; calls `between` after each one, because there may be many.
     pub(super) fn entries(&self, processes: &OwnedFd, between: &dyn Fn()) -> Result<Vec<Entry>, Error> {
         let path = self.path.join(PROCESSES);
         let names = record_names(processes, |_| true).map_err(|errno| Error::new(&path, errno))?;
@@ -105,8 +105,9 @@ impl Directory {
     }
 }
 
-/// A descriptor of `processes`. A process that is registered there keeps one, by which an observer finds its record
-/// ([`crate::store::lookup`]); an observer keeps one to read what a process has said last, when the way there is gone with it.
+/// A descriptor of `processes`. A registered process keeps one open, by which an observer finds its record
+/// ([`crate::store::lookup`]). An observer keeps one in order to read a process's last record when the path to it is
+/// gone.
 #[derive(Debug)]
 pub struct Processes {
     pub(super) descriptor: OwnedFd,
@@ -115,19 +116,20 @@ pub struct Processes {
 }
 
 impl Processes {
-    /// What processes with this pid have registered: one of each PID namespace that uses the directory.
+    /// The records with this pid: one for each PID namespace that uses the directory.
     #[must_use]
     pub fn entries_of(&self, pid: i32) -> Vec<Entry> {
         let names = record_names(&self.descriptor, |its| its == pid).unwrap_or_default();
         names.into_iter().filter_map(|name| entry(&self.descriptor, name)).collect()
     }
 
-    /// Whether the descriptor still is what it was: in somebody else's process, others may close what is not theirs.
+    /// Whether the descriptor is still the same file: other code in the process may close descriptors that are not
+    /// its own.
     pub(super) fn is_sound(&self) -> bool {
         fstat(&self.descriptor).is_ok_and(|stat| device_and_inode(&stat) == self.place)
     }
 
-    /// Leaves the descriptor open: its number is somebody else's by now, and not ours to close.
+    /// Leaves the descriptor open: its number is another file's by now, and not this gem's to close.
     pub(super) fn forget(self) {
         let _ = self.descriptor.into_raw_fd();
     }

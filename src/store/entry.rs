@@ -1,4 +1,4 @@
-//! One file of `processes`: the record in it, or why it cannot be read.
+//! One file in `processes`: the record in it, or why it cannot be read.
 
 use std::fs::File;
 use std::io::Read;
@@ -16,24 +16,24 @@ use crate::model::probe::{Facts, MAX_BEAT_AGE, Presence};
 use crate::model::state::State;
 use crate::sys::identity::{self, Identity};
 
-/// Far more than a record with the longest messages has; with many hostile ones it is what each costs.
+/// Far more than a record with the longest messages needs; it limits the cost of each hostile one.
 const RECORD_LIMIT: u64 = 256 * 1024;
 
-/// What stands in `processes`.
+/// A file in `processes`.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// Its name.
+    /// The name of the file.
     pub(super) name: String,
     /// The pid, from the name.
     pub pid: i32,
     /// The record, or why it cannot be read.
     pub record: Result<Record, String>,
-    /// When it was written, as the file system says.
+    /// When it was written, according to the file system.
     pub written: Option<SystemTime>,
 }
 
 impl Entry {
-    /// What the probes ask for.
+    /// The input of the probes.
     #[must_use]
     pub fn facts(&self) -> Facts {
         match &self.record {
@@ -51,22 +51,23 @@ impl Entry {
         }
     }
 
-    /// What the sentinels ask for, which speak of all containers: a Sidekiq of another one is there, if it lives beside `own`
-    /// process.
+    /// The input of the sentinels, which cover all containers: a Sidekiq of another one counts as present if it lives
+    /// beside the `own` process.
     #[must_use]
     pub fn facts_beside(&self, own: &Record) -> Facts {
         let facts = self.facts();
         if self.is_foreign(own) { Facts { presence: Presence::Here, ..facts } } else { facts }
     }
 
-    /// An unreadable record tells no start time, so the pid in its name may be another process's by now. A Sidekiq
-    /// writes its record at every beat: what was written longer ago than a heart may be silent is nobody's.
+    /// An unreadable record has no start time, so the pid in its name may be another process's by now. A Sidekiq
+    /// writes its record at every heartbeat: one that was last written before the longest time without a heartbeat
+    /// belongs to no live process.
     fn may_be_of_the_living(&self) -> bool {
         let age = self.written.and_then(|written| written.elapsed().ok());
         identity::exists(self.pid) && age.is_none_or(|age| age <= MAX_BEAT_AGE)
     }
 
-    /// Whether the process has ended, or was last heard of long ago in another container.
+    /// Whether the process has ended, or had its last heartbeat long ago in another container.
     pub(super) fn is_left_over(&self) -> bool {
         match (self.facts().presence, &self.record) {
             (Presence::Here, _) => false,
@@ -75,7 +76,7 @@ impl Entry {
         }
     }
 
-    /// Whether it is the record of that process, or stands in its place.
+    /// Whether it is the record of that process, or is in its place.
     pub(super) fn is_of(&self, identity: &Identity) -> bool {
         match &self.record {
             Ok(record) => record.identity.pid == identity.pid && record.identity.is_of_same_place(identity),
@@ -83,8 +84,8 @@ impl Entry {
         }
     }
 
-    /// Whether it is a Sidekiq's of another container or machine that has beaten since `own` process began: it lives beside
-    /// that one, and is not what a container has left that was killed.
+    /// Whether it is the record of a Sidekiq of another container or machine that has had a heartbeat since the `own`
+    /// process started: that one lives beside this one, and is not what a killed container has left.
     pub(super) fn is_foreign(&self, own: &Record) -> bool {
         let began = own.timings.get(&State::Booting.to_string());
         let has_beaten = |record: &Record| record.beat.as_ref() > began && began.is_some();
@@ -94,8 +95,8 @@ impl Entry {
     }
 }
 
-/// The names of the records whose pid is wanted. Long ones come first: a record that gives up its long name for the
-/// ordinary one meanwhile has either when it is looked for.
+/// The names of the records with a matching pid. Long ones come first: if a record changes from its long name to the
+/// ordinary one meanwhile, one of them is found.
 pub(super) fn record_names(processes: &OwnedFd, is_wanted: impl Fn(i32) -> bool) -> nix::Result<Vec<String>> {
     let mut names = names(processes)?;
     names.retain(|name| record_name::pid(name).is_some_and(&is_wanted));
@@ -108,7 +109,7 @@ pub(super) fn entry(processes: &OwnedFd, name: String) -> Option<Entry> {
     Some(Entry { pid: record_name::pid(&name)?, record, written: written(processes, &name), name })
 }
 
-/// `Ok(None)`: it has gone meanwhile.
+/// `Ok(None)`: it is gone meanwhile.
 pub(super) fn read_record(processes: &impl AsFd, name: &str) -> Result<Option<Record>, Unreadable> {
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let file = match openat(processes, name, flags, Mode::empty()) {
@@ -118,7 +119,7 @@ pub(super) fn read_record(processes: &impl AsFd, name: &str) -> Result<Option<Re
         Err(errno) => return Err(errno.into()),
     };
     let Some(stat) = fstat(&file).ok().filter(is_regular) else { return Err(Unreadable::NotAFile) };
-    // With room for one byte more it is read at once, and its end is seen.
+    // With room for one byte more, a single read reaches its end.
     let size = u64::try_from(stat.st_size).unwrap_or_default().min(RECORD_LIMIT) + 1;
     let mut json = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
     File::from(file).take(RECORD_LIMIT).read_to_end(&mut json)?;

@@ -1,4 +1,4 @@
-//! What can be wrong with a lifecycle directory.
+//! The errors of a lifecycle directory.
 
 use std::path::{Path, PathBuf};
 
@@ -6,36 +6,36 @@ use nix::errno::Errno;
 use nix::unistd::geteuid;
 use thiserror::Error;
 
-/// What can be wrong with a lifecycle directory: what, where, and what to do.
+/// What is wrong with a lifecycle directory: what, where, and what to do.
 #[derive(Debug, Error)]
 pub enum Error {
     /// There is no such directory.
     #[error("{0} does not exist: no Sidekiq has registered there")]
     Missing(PathBuf),
-    /// A symbolic link stands in its place.
-    #[error("{0} is a symbolic link, and none is followed here; set the directory to what it points to")]
+    /// It is a symbolic link.
+    #[error("{0} is a symbolic link, which is not followed here; set the directory to the link's target")]
     Symlink(PathBuf),
-    /// Something else stands in its place.
+    /// It is something else.
     #[error("{0} is not a directory; remove it or set another directory")]
     NotADirectory(PathBuf),
     /// The process may not use it.
-    #[error("{path} is not accessible to uid {uid} ({errno}); give that user the right to write there or set another directory", errno = .errno.desc())]
+    #[error("{path} is not accessible to uid {uid} ({errno}); give that user write access or set another directory", errno = .errno.desc())]
     Forbidden {
-        /// What may not be used.
+        /// The path.
         path: PathBuf,
-        /// By whom.
+        /// The user.
         uid: u32,
-        /// The system's word.
+        /// The system's error.
         errno: Errno,
     },
     /// The process may not read it.
     #[error("{path} is not accessible to uid {uid} ({errno}); run this as a user who may read it, or as root", errno = .errno.desc())]
     Unreadable {
-        /// What may not be read.
+        /// The path.
         path: PathBuf,
-        /// By whom.
+        /// The user.
         uid: u32,
-        /// The system's word.
+        /// The system's error.
         errno: Errno,
     },
     /// The file system is read-only.
@@ -44,20 +44,18 @@ pub enum Error {
     /// No space is left.
     #[error("{0} is on a full file system; make room there or set another directory")]
     Full(PathBuf),
-    /// A file of somebody else's stands where the ready file should be.
-    #[error(
-        "{0} is there already and is not a ready file of sidekiq_lifecycle; move it away or set another ready_file"
-    )]
+    /// The place of the ready file has a file that this gem did not write.
+    #[error("{0} already exists and is not a ready file of sidekiq_lifecycle; move it away or set another ready_file")]
     NotOurs(PathBuf),
     /// The disk does not answer.
-    #[error("{0} does not answer, so what it says is out of date; look at the disk or the mount that it is on")]
+    #[error("{0} does not answer, so its contents are out of date; check its disk or mount")]
     Late(PathBuf),
-    /// Anything else.
+    /// Any other error.
     #[error("{path}: {errno}", errno = .errno.desc())]
     Other {
-        /// Where.
+        /// The path.
         path: PathBuf,
-        /// The system's word.
+        /// The system's error.
         errno: Errno,
     },
 }
@@ -76,7 +74,7 @@ impl Error {
         }
     }
 
-    /// For whoever only reads: the right to write would be no help.
+    /// The same error for a reader, which does not need write access.
     pub(super) fn of_a_reader(self) -> Self {
         match self {
             Self::Forbidden { path, uid, errno } => Self::Unreadable { path, uid, errno },
@@ -84,7 +82,7 @@ impl Error {
         }
     }
 
-    /// Whether the process had no descriptor left, or the system none.
+    /// Whether the process or the system has run out of descriptors.
     #[must_use]
     pub fn is_out_of_descriptors(&self) -> bool {
         matches!(self, Self::Other { errno: Errno::EMFILE | Errno::ENFILE, .. })

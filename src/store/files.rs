@@ -1,4 +1,4 @@
-//! Files in a lifecycle directory: whole or not at all, through a descriptor, no symbolic link followed.
+//! Files in a lifecycle directory: whole or not at all, through a descriptor, without following symbolic links.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -22,27 +22,27 @@ pub(super) const DIRECTORY: OFlag =
 
 pub(super) const HALF_WRITTEN: &str = ".half-written";
 
-/// Whether a write must survive a power cut (a change of state) or only be whole (a beat).
+/// Whether a write must survive a power failure (a change of state) or only be whole (a heartbeat).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Durability {
-    /// Whole, but left to the system to write out.
+    /// Whole, but the system decides when to write it out.
     Whole,
-    /// Flushed to the disk before it shows.
+    /// Flushed to the disk before it becomes visible.
     Flushed,
 }
 
-/// Asked at the last moment before a sentinel is put up: whether it is still true of the calling process. Meanwhile
-/// the disk may have kept us waiting, and a signal have arrived.
+/// Checked just before a sentinel is created: whether it still holds for the calling process. The disk may have
+/// delayed the write, and a signal may have arrived meanwhile.
 pub(super) type Still<'a> = &'a dyn Fn() -> bool;
 
 pub(super) fn open_directory(path: &Path) -> Result<OwnedFd, Error> {
-    // "." keeps an empty path from meaning nothing.
+    // "." gives an empty path a meaning.
     let name = if path.components().next().is_none() { Path::new(".") } else { path };
     nix::fcntl::open(name, DIRECTORY, Mode::empty()).map_err(|errno| not_opened(path, errno))
 }
 
-/// With `O_DIRECTORY | O_NOFOLLOW` Linux says ENOTDIR of a symbolic link too (`open(2)`), which would send people
-/// looking for a file; and of two reasons for ENOTDIR, the file may stand further up.
+/// With `O_DIRECTORY | O_NOFOLLOW` Linux reports ENOTDIR for a symbolic link too (`open(2)`), which would make people
+/// look for a file. And ENOTDIR may also come from a file further up in the path.
 pub(super) fn not_opened(path: &Path, errno: Errno) -> Error {
     match errno {
         Errno::ENOTDIR | Errno::ELOOP if path.is_symlink() => Error::Symlink(path.to_owned()),
@@ -54,7 +54,7 @@ pub(super) fn not_opened(path: &Path, errno: Errno) -> Error {
     }
 }
 
-/// The directory a file is in, and its name there. Here links are followed.
+/// The directory of a file, and its name there. Here links are followed.
 pub(super) fn open_parent(file: &Path) -> nix::Result<(OwnedFd, &OsStr)> {
     let (Some(parent), Some(name)) = (file.parent(), file.file_name()) else { return Err(Errno::EISDIR) };
     let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
@@ -70,7 +70,7 @@ pub(super) fn publish<P: ?Sized + NixPath>(
     still: Still<'_>,
 ) -> nix::Result<()> {
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    // tempfile finds the name; the root it is given is never looked at, the descriptor says where.
+    // tempfile generates the name; the root it is given is never used, because the descriptor determines the place.
     let (mut file, aside) = tempfile::Builder::new()
         .prefix(&half_written_prefix(getpid().as_raw()))
         .suffix(HALF_WRITTEN)
@@ -95,12 +95,13 @@ pub(super) fn publish<P: ?Sized + NixPath>(
     written
 }
 
-/// Writes over a file of ours, in one go and with no more room than it has: a shorter text is filled up with spaces.
+/// Overwrites a file of this gem, in a single write and without needing more room: a shorter text is padded with
+/// spaces.
 pub(super) fn overwrite(directory: &OwnedFd, name: &str, mut contents: Vec<u8>) -> nix::Result<()> {
     let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let file = openat(directory, name, flags, Mode::empty())?;
     let stat = fstat(&file)?;
-    // With a second name it would be written to outside of the directory as well.
+    // A file with a second name would be written outside of the directory as well.
     if !is_regular(&stat) || stat.st_nlink != 1 || stat.st_uid != geteuid().as_raw() {
         return Err(Errno::EPERM);
     }
@@ -109,8 +110,8 @@ pub(super) fn overwrite(directory: &OwnedFd, name: &str, mut contents: Vec<u8>) 
     File::from(file).write_all_at(&contents, 0).map_err(|error| errno(&error))
 }
 
-/// What was done in a directory survives a power cut, as far as the file system can promise it; some cannot
-/// (`fsync(2)`: EINVAL), and that undoes nothing.
+/// Makes changes in a directory survive a power failure, as far as the file system supports that; some do not
+/// (`fsync(2)`: EINVAL), which undoes nothing.
 pub(super) fn flush(directory: &OwnedFd) {
     let _ = fsync(directory);
 }
@@ -119,7 +120,7 @@ pub(super) fn half_written_prefix(pid: i32) -> String {
     format!(".{pid}.")
 }
 
-/// Files a process was killed in the midst of writing.
+/// Removes files of processes that were killed while they wrote.
 pub(super) fn remove_half_written(directory: &OwnedFd) -> nix::Result<()> {
     for name in names(directory)? {
         let writer = name.strip_suffix(HALF_WRITTEN).and_then(|rest| rest.strip_prefix('.')?.split('.').next());

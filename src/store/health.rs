@@ -1,4 +1,4 @@
-//! A lifecycle directory as a doctor looks at it: from outside, with the eyes of the process that is to write there.
+//! The doctor's check of a lifecycle directory: from outside, with the permissions of the process that writes there.
 
 use std::path::{Path, PathBuf};
 
@@ -14,24 +14,24 @@ use crate::model::probe::{Facts, Presence, Probe, sentinel};
 use crate::model::state::State;
 use crate::sys::procfs::Snapshot;
 
-/// What was found. Nothing is created, changed or locked for it.
+/// The result. The check creates, changes and locks nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Health {
     /// The user it belongs to; `None` if it cannot be opened.
     pub owner: Option<u32>,
-    /// The ready file is there.
+    /// The ready file exists.
     pub ready: bool,
-    /// The drained file is there.
+    /// The drained file exists.
     pub drained: bool,
-    /// Records of processes that ended without a word, and half-written files.
+    /// Files of processes that ended without notice: records and half-written files.
     pub leftovers: usize,
-    /// What is wrong, in half sentences.
+    /// What is wrong, in clauses that can be joined.
     pub problems: Vec<String>,
 }
 
 impl Directory {
-    /// Looks for what is wrong. `worker` is who has to write there; `facts` speak of all that is registered there; a ready
-    /// file in a place of its own is looked for at `ready_file`.
+    /// Checks the directory. `worker` is the process that writes there; `facts` cover all registered processes; a
+    /// ready file in a place of its own is checked at `ready_file`.
     #[must_use]
     pub fn health(&self, worker: &Snapshot, facts: &[Facts], ready_file: Option<&Path>) -> Health {
         let mut health = Health::default();
@@ -82,7 +82,7 @@ impl Directory {
     }
 }
 
-/// What the file permissions say (`path_resolution(7)`); of access lists and security modules nothing is known here.
+/// According to the file permissions (`path_resolution(7)`); access lists and security modules are not considered.
 fn may_write(process: &Snapshot, stat: &FileStat) -> bool {
     let bits = if process.uid == stat.st_uid {
         stat.st_mode >> 6

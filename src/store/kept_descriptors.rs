@@ -1,4 +1,4 @@
-//! The descriptors that a writer keeps between two writings.
+//! The descriptors that a writer keeps between two writes.
 
 use nix::sys::stat::fstat;
 
@@ -6,18 +6,18 @@ use super::directory::Processes;
 use super::files::device_and_inode;
 use super::writing::OpenDirectory;
 
-/// What a writer keeps of the directory between two writings: a descriptor of `processes` by which others find the record,
-/// and copies of it, to give up when the process has no descriptor left.
+/// What a writer keeps of the directory between two writes: a descriptor of `processes` by which others find the
+/// record, and spare copies of it, to release when the process has run out of descriptors.
 #[derive(Debug, Default)]
 pub struct KeptDescriptors(pub(super) Vec<Processes>);
 
-/// As many descriptors as a writing needs at once: the directory, `processes`, the place of a ready file elsewhere, the
-/// lock, and the file that is written.
+/// How many descriptors a write needs at once: the directory, `processes`, the directory of a ready file elsewhere,
+/// the lock, and the file that is written.
 pub(super) const NEEDED: usize = 5;
 
 impl KeptDescriptors {
-    /// Keeps what `open` has opened, with `spare` copies to give up, once nothing else is done with it. What was kept before
-    /// stays, unless the directory was made anew since.
+    /// Keeps what `open` has opened, with `spare` copies to release, once nothing else is done with it. What was kept
+    /// before stays, unless the directory has been replaced since.
     pub fn keep(&mut self, open: OpenDirectory<'_>, spare: bool) {
         let OpenDirectory { top, processes, .. } = open;
         drop(top);
@@ -39,7 +39,7 @@ impl KeptDescriptors {
         }
     }
 
-    /// Gives up all descriptors, and says whether there were any.
+    /// Releases all descriptors, and returns whether there were any.
     pub fn release(&mut self) -> bool {
         let held = std::mem::take(&mut self.0);
         let is_any = !held.is_empty();

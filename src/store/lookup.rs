@@ -1,9 +1,9 @@
-//! Who is there: the Sidekiqs of a lifecycle directory, one by its pid, or all that can be seen from here.
+//! Finding Sidekiqs: those of a lifecycle directory, one by its pid, or all that are visible.
 //!
-//! A process that is registered keeps a descriptor of the `processes` directory that its record is in. So whoever may look
-//! into it (its own user, or root) finds the record as `/proc/PID/task/TID/fd/N/OWN_PID`, wherever the directory was put, and across
-//! mount namespaces (`proc_pid_fd(5)`). Pids differ between PID namespaces; a process is known by its innermost one
-//! (`NSpid`), its start time, and its namespace.
+//! A registered process keeps a descriptor of the `processes` directory with its record. So any process that may
+//! inspect it (its own user, or root) finds the record as `/proc/PID/task/TID/fd/N/OWN_PID`, wherever the directory
+//! is, even across mount namespaces (`proc_pid_fd(5)`). Pids differ between PID namespaces; a process is identified
+//! by its innermost one (`NSpid`), its start time, and its namespace.
 
 use std::fs;
 use std::io;
@@ -24,38 +24,38 @@ use crate::sys::descriptors;
 use crate::sys::pidfd::PidFd;
 use crate::sys::procfs::Snapshot;
 
-/// A Sidekiq, as it is seen from here.
+/// A Sidekiq, as seen from here.
 #[derive(Clone, Debug)]
 pub struct ObservedProcess {
-    /// The pid that it has here; the recorded one where it cannot be seen.
+    /// Its pid here; the recorded one if the process is not visible.
     pub pid: i32,
-    /// What it has published about itself, or why that cannot be read: without the gem there is nothing.
+    /// Its record, or why that cannot be read: without the gem there is none.
     pub record: Result<Record, String>,
-    /// Whether it is there.
+    /// Whether the process exists.
     pub presence: Presence,
-    /// The process in /proc; `None` where it has ended or cannot be seen from here.
+    /// The process in /proc; `None` if it has ended or is not visible from here.
     pub snapshot: Option<Snapshot>,
-    /// Where its record is; where there is none, where the gem would put it by itself.
+    /// The directory of its record; without a record, the default place.
     pub directory: Directory,
 }
 
-/// Who is registered in a lifecycle directory.
+/// The registered processes of a lifecycle directory.
 #[derive(Debug, Default)]
 pub struct Registered {
-    /// Those that are there, also as seen from outside of their container.
+    /// Those that exist, including those in containers below this namespace.
     pub living: Vec<ObservedProcess>,
-    /// All others: they have ended, cannot be read, or cannot be seen from here.
+    /// All others: they have ended, cannot be read, or are not visible from here.
     pub others: Vec<ObservedProcess>,
 }
 
 impl ObservedProcess {
-    /// One that is seen in /proc, and its record, if there is one.
+    /// A process in /proc, and its record, if there is one.
     fn seen(snapshot: Snapshot, record: Option<Record>, directory: Directory) -> Self {
         let record = record.ok_or_else(|| why_unknown(&snapshot));
         Self { pid: snapshot.pid, record, presence: Presence::Here, snapshot: Some(snapshot), directory }
     }
 
-    /// One of which only the record is known.
+    /// A process of which only the record is known.
     #[must_use]
     pub fn recorded(entry: Entry, directory: &Directory) -> Self {
         let presence = entry.facts().presence;
@@ -63,10 +63,10 @@ impl ObservedProcess {
         Self { pid: entry.pid, record: entry.record, presence, snapshot: None, directory }
     }
 
-    /// A pidfd of the process that was seen, and of no other. `None`: it has ended.
+    /// A pidfd of exactly that process. `None`: it has ended.
     ///
     /// # Errors
-    /// What the system says: too many open files, or a kernel older than 5.3 (ENOSYS).
+    /// The system's error: too many open files, or a kernel older than 5.3 (ENOSYS).
     #[cfg(target_os = "linux")]
     pub fn open(&self) -> nix::Result<Option<PidFd>> {
         let Some(snapshot) = &self.snapshot else { return Ok(None) };
@@ -74,12 +74,12 @@ impl ObservedProcess {
             Err(nix::errno::Errno::ESRCH) => return Ok(None),
             pidfd => pidfd?,
         };
-        // Compared once the pidfd is there: from now on nobody else can get the pid unnoticed.
+        // Compared after the pidfd exists: from then on no other process can get the pid unnoticed.
         let is_same = crate::sys::identity::start_time_if_any(pidfd.pid)? == Some(snapshot.start_time);
         Ok(is_same.then_some(pidfd))
     }
 
-    /// What the probes look at.
+    /// The input of the probes.
     #[must_use]
     pub fn facts(&self) -> Facts {
         match &self.record {
@@ -89,13 +89,13 @@ impl ObservedProcess {
     }
 }
 
-/// Why there is no record. Another user's process does not show the descriptor that leads to it.
+/// Why there is no record. A process of another user hides the descriptor that leads to it.
 fn why_unknown(snapshot: &Snapshot) -> String {
     let Snapshot { pid, uid, .. } = snapshot;
     match fs::read_dir(format!("/proc/{pid}/fd")) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             let as_root = as_root(geteuid().is_root());
-            format!("it belongs to uid {uid} and may not be looked at; run this as that user or {as_root}")
+            format!("it belongs to uid {uid} and may not be inspected; run this as that user or {as_root}")
         }
         _ => NO_RECORD.to_owned(),
     }
@@ -103,7 +103,7 @@ fn why_unknown(snapshot: &Snapshot) -> String {
 
 const NO_RECORD: &str = "none was found, and only a Sidekiq with sidekiq_lifecycle writes one";
 
-/// Who is registered in a directory.
+/// The registered processes of a directory.
 ///
 /// # Errors
 /// The directory is missing or cannot be read.
@@ -131,12 +131,13 @@ pub fn registered(directory: &Directory) -> Result<Registered, Error> {
     Ok(registered)
 }
 
-/// An embedded Sidekiq has ended while the program that it is part of goes on.
+/// An embedded Sidekiq may end while its host program goes on.
 fn has_ended(facts: &Facts) -> bool {
     facts.presence == Presence::Gone || facts.state == State::Stopped
 }
 
-/// The Sidekiq with this pid, as the pid is here. `default` is where its record is looked for if it tells no other place.
+/// The Sidekiq with this pid, in this PID namespace. `default` is where its record is expected if the process does
+/// not lead to another place.
 #[must_use]
 pub fn with_pid(pid: i32, default: &Directory) -> Option<ObservedProcess> {
     let snapshot = Snapshot::of(pid).filter(|snapshot| !snapshot.has_ended())?;
@@ -147,7 +148,7 @@ pub fn with_pid(pid: i32, default: &Directory) -> Option<ObservedProcess> {
     found.filter(|found| found.record.as_ref().map_or(true, |record| record.state != State::Stopped))
 }
 
-/// What the Sidekiq with this pid has said last, once it has ended. Nothing, if another process has its pid by now.
+/// The last record of the Sidekiq with this pid, after its end. None if another process has its pid by now.
 #[must_use]
 pub fn ended(pid: i32, directory: &Directory) -> Option<ObservedProcess> {
     let is_free = || Snapshot::of(pid).is_none_or(|snapshot| snapshot.has_ended());
@@ -167,8 +168,8 @@ pub fn among(all: &[Snapshot]) -> Vec<ObservedProcess> {
     all.iter().filter_map(find).filter(counts).collect()
 }
 
-/// By the descriptor that it keeps. A forked child may have it too, but no record. It is the writer's, which has a table of
-/// its own where the kernel offers that, and shares that of the process elsewhere.
+/// By the descriptor that it keeps. A forked child may have it too, but has no record. The descriptor is in the table
+/// of the writer thread: a table of its own if the kernel supports that, otherwise that of the process.
 fn held(snapshot: &Snapshot) -> Option<ObservedProcess> {
     let process = PathBuf::from(format!("/proc/{}", snapshot.pid));
     held_in(snapshot, &process).or_else(|| {
@@ -188,8 +189,8 @@ fn held_in(snapshot: &Snapshot, thread: &Path) -> Option<ObservedProcess> {
     })
 }
 
-/// The shortest path from here to the directory above what a process has open: what it is called there, the same seen from
-/// its root, or through the descriptor itself.
+/// The shortest path from here to the directory above an open descriptor: its own name, the same below the process's
+/// root, or through the descriptor itself.
 fn way_to(snapshot: &Snapshot, link: &Path, target: &Path) -> PathBuf {
     use std::os::unix::fs::MetadataExt;
     let place = |path: &Path| fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
@@ -208,22 +209,22 @@ fn recorded(snapshot: &Snapshot, directory: &Directory) -> Option<ObservedProces
     Some(ObservedProcess::seen(snapshot.clone(), Some(record), directory.clone()))
 }
 
-/// Of one that keeps no descriptor the directory is where the gem would put it by itself; its variable cannot be seen, for
-/// Ruby writes its title over the environment that /proc shows.
+/// For a process without such a descriptor, the directory is the default place; its environment variable is not
+/// visible, because Ruby writes its title over the environment that /proc shows.
 fn unregistered(snapshot: &Snapshot) -> ObservedProcess {
     let directory = Directory::new(&default_directory(snapshot), None);
     let without = |directory| ObservedProcess::seen(snapshot.clone(), None, directory);
     recorded(snapshot, &directory).unwrap_or_else(|| without(directory))
 }
 
-/// A child that a Sidekiq forks has its title, and is none. A swarm's parent is none either; its children are.
+/// A child that a Sidekiq forks has its title, but is not one. Nor is a swarm's parent; its children are.
 fn is_sidekiq(snapshot: &Snapshot, all: &[Snapshot]) -> bool {
     let is_one = |snapshot: &Snapshot| matches!(snapshot.sidekiq(), Some(Sidekiq::Booting | Sidekiq::Started { .. }));
     let is_child = || all.iter().any(|parent| parent.pid == snapshot.parent && is_one(parent));
     is_one(snapshot) && !is_child()
 }
 
-/// Whether a record is that of a process. It speaks of pids as its own PID namespace has them.
+/// Whether a record belongs to a process. It has pids of the process's own PID namespace.
 #[must_use]
 pub fn is_of(record: &Record, snapshot: &Snapshot) -> bool {
     let is_same_place = match (record.identity.pid_namespace, snapshot.namespace) {
@@ -236,8 +237,8 @@ pub fn is_of(record: &Record, snapshot: &Snapshot) -> bool {
         && record.identity.start_time == Some(snapshot.start_time)
 }
 
-/// Where the gem puts its directory if nobody says otherwise: below the working directory. A Sidekiq in another mount
-/// namespace is reached through /proc.
+/// The gem's default directory, below the working directory. A Sidekiq in another mount namespace is reached through
+/// /proc.
 fn default_directory(snapshot: &Snapshot) -> PathBuf {
     let place = format!("/proc/{}", snapshot.pid);
     match fs::read_link(format!("{place}/cwd")) {
@@ -246,7 +247,7 @@ fn default_directory(snapshot: &Snapshot) -> PathBuf {
     }
 }
 
-/// Whether a process is in another mount namespace, where a path may mean something else.
+/// Whether a process is in another mount namespace, where a path may be another file.
 #[must_use]
 pub fn is_elsewhere(snapshot: &Snapshot) -> bool {
     let mounts = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();

@@ -1,4 +1,4 @@
-//! The lifecycle directory: what a Sidekiq publishes there, and how others find it.
+//! The lifecycle directory: what a Sidekiq records there, and how others find it.
 
 pub mod directory;
 pub mod entry;

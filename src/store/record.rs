@@ -1,4 +1,4 @@
-//! The status record: what a Sidekiq process says of itself, one JSON file a process.
+//! The status record: the state of a Sidekiq process, as one JSON file per process.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,22 +17,22 @@ use crate::model::stop_timeout::Fit;
 use crate::model::text::masked;
 use crate::sys::identity::Identity;
 
-/// The version of the record's form. A reader refuses a record of a later one rather than misread it.
+/// The version of the record's format. A reader rejects a record of a later version instead of misreading it.
 pub const SCHEMA: u32 = 2;
 
 /// Why a record cannot be read.
 #[derive(Debug, Error)]
 pub enum Unreadable {
-    /// It is not JSON, or lacks something.
+    /// It is not JSON, or a field is missing.
     #[error(transparent)]
     NotARecord(#[from] serde_json::Error),
-    /// It has a later form.
+    /// It has a later format.
     #[error("it was written by sidekiq_lifecycle {0}, later than this one")]
     Later(String),
     /// It has the name of another process's record.
     #[error("it is about process {0}")]
     OfAnother(i32),
-    /// A symbolic link may lead anywhere.
+    /// A symbolic link, which might lead anywhere.
     #[error("it is a symbolic link")]
     Symlink,
     /// A directory, a pipe.
@@ -41,12 +41,12 @@ pub enum Unreadable {
     /// The system's error.
     #[error("{}", .0.desc())]
     System(#[from] Errno),
-    /// The same, while it is read.
+    /// The same, during the read.
     #[error(transparent)]
     Reading(#[from] std::io::Error),
 }
 
-/// What Ruby knows of the process and the core only passes on.
+/// What Ruby knows about the process; the core only passes it on.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct About {
@@ -56,18 +56,18 @@ pub struct About {
     pub ruby: Option<String>,
     /// Sidekiq's tag, usually the application's name.
     pub tag: Option<String>,
-    /// Jobs the process can run at once.
+    /// How many jobs the process can run at once.
     pub concurrency: Option<u32>,
     /// Sidekiq runs inside another program (`Sidekiq.configure_embed`).
     pub embedded: bool,
-    /// Seconds Sidekiq leaves its jobs to finish (`-t`).
+    /// Seconds that Sidekiq leaves its jobs to finish (`-t`).
     pub timeout: Option<f64>,
-    /// Seconds the platform leaves between SIGTERM and SIGKILL, if the application said so.
+    /// Seconds that the platform leaves between SIGTERM and SIGKILL, if the application has set them.
     pub stop_timeout: Option<f64>,
 }
 
 impl About {
-    /// Reads what Ruby hands over.
+    /// Parses what Ruby passes.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -79,16 +79,16 @@ impl About {
 /// What becomes of signals that are sent to the top of the path to this process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignalPath {
-    /// TERM's fate.
+    /// What becomes of TERM.
     pub term: Fate,
-    /// TSTP's fate.
+    /// What becomes of TSTP.
     pub tstp: Fate,
     /// The relay's pid, while there is one.
     pub relay: Option<i32>,
-    /// Why there is none, or it cannot do all, where one was asked for.
+    /// Why there is none or it cannot do everything, if one is needed.
     #[serde(default)]
     pub no_relay: Option<String>,
-    /// Why it cannot be told whether TERM arrives, where it cannot.
+    /// Why it is unknown whether TERM arrives, if it is.
     #[serde(default)]
     pub doubt: Option<String>,
 }
@@ -102,48 +102,48 @@ pub struct Problem {
     pub message: String,
 }
 
-/// One process, as it last said itself.
+/// One process, as it last recorded itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// [`SCHEMA`].
+    /// The version of the record's format.
     pub schema: u32,
-    /// Who it is.
+    /// Which process it is.
     #[serde(flatten)]
     pub identity: Identity,
-    /// Its state.
+    /// The current state.
     pub state: State,
     /// Since when it has been in that state (UTC).
     pub since: Timestamp,
     /// What led to that state: a signal, a call, an exit.
     pub why: Option<String>,
-    /// Jobs in hand at the last beat, or later while it drains.
+    /// Jobs that were running at the last heartbeat, or later while it drains.
     pub busy: u32,
-    /// Sidekiq has finished with every job it had fetched.
+    /// Sidekiq has finished every job it had fetched.
     pub drained: bool,
-    /// When Ruby's heart last beat (UTC), for people.
+    /// When the last heartbeat was (UTC), for people.
     pub beat: Option<Timestamp>,
-    /// The same on the monotonic clock, in seconds, for machines: no clock adjustment ages it.
+    /// The same on the monotonic clock, in seconds, for machines: adjusting the clock does not change its age.
     pub beat_monotonic: Option<f64>,
     /// When each state, and `drained`, was reached (UTC).
     pub timings: BTreeMap<String, Timestamp>,
     /// The exit status, once it has stopped: 128 + n for a signal n.
     pub exit_status: Option<i32>,
-    /// How often each signal's handler had been replaced and was put back.
+    /// How often each signal's handler had been replaced and was reinstalled.
     pub rearmed: BTreeMap<String, u32>,
-    /// The signal path; `None` where it cannot be seen, or does not matter (embedded).
+    /// The signal path; `None` if it is not visible, or does not matter (embedded).
     #[serde(default)]
     pub signal_path: Option<SignalPath>,
-    /// Whether Sidekiq is left the time that it takes to stop; `None` where it does not matter (embedded).
+    /// Whether Sidekiq has enough time to stop; `None` if that does not matter (embedded).
     #[serde(default)]
     pub time: Option<Fit>,
-    /// Who ends together with it when it is stopped, where somebody does; as it was when it had started.
+    /// Which programs end together with it when it is stopped; determined when it started.
     #[serde(default)]
     pub company: Option<String>,
-    /// Why it is not called ready although it is running.
+    /// Why it is not ready although it is running.
     #[serde(default)]
     pub withheld: Option<String>,
-    /// Seconds that the application's own hooks took at the last stop: this process's own, once it stops, before that the
-    /// longest that is known of those before it in the same directory.
+    /// Seconds that the application's own hooks took at the last stop: this process's own, once it stops; before that
+    /// the longest known of its predecessors in the same directory.
     #[serde(default)]
     pub hooks: Option<f64>,
     /// How many jobs Sidekiq interrupted at its shutdown timeout (`-t`); it pushes them back to Redis.
@@ -152,14 +152,14 @@ pub struct Record {
     /// The jobs that Redis did not take back, a class and a jid each.
     #[serde(default)]
     pub lost_jobs: Vec<String>,
-    /// Why it can never have drained, however long it is waited for.
+    /// Why it can never drain.
     #[serde(default)]
     pub never_drains: Option<String>,
-    /// What is wrong.
+    /// Everything that is wrong.
     pub problems: Vec<Problem>,
-    /// The ready file, where the application chose another than the directory's own.
+    /// The ready file, if the application chose another than the directory's own.
     pub ready_file: Option<String>,
-    /// What only Ruby knows.
+    /// What Ruby has passed.
     #[serde(flatten)]
     pub about: About,
     /// The gem's version.
@@ -167,7 +167,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// A record of the calling process, which has just begun to boot.
+    /// A record of the calling process, which has just started to boot.
     #[must_use]
     pub fn begin(about: About, ready_file: Option<String>) -> Self {
         let now = now();
@@ -199,7 +199,7 @@ impl Record {
         }
     }
 
-    /// Reads a record.
+    /// Parses a record.
     ///
     /// # Errors
     /// It is not a record, or was written by a later version.
@@ -211,10 +211,10 @@ impl Record {
         Ok(record)
     }
 
-    /// The record as it stands on disk: one line of JSON.
+    /// The record as stored on disk: one line of JSON.
     ///
     /// # Errors
-    /// What could not be written as JSON (a number that is not finite).
+    /// It cannot be written as JSON (a number that is not finite).
     pub fn to_json(&self) -> serde_json::Result<String> {
         serde_json::to_string(self).map(|json| json + "\n")
     }
@@ -228,7 +228,7 @@ impl Record {
         (!parts.is_empty()).then(|| parts.join(", "))
     }
 
-    /// Notes a new state.
+    /// Enters a new state.
     pub fn enter(&mut self, state: State, why: Option<String>) {
         self.state = state;
         self.since = now();
@@ -236,39 +236,39 @@ impl Record {
         self.timings.insert(state.to_string(), self.since);
     }
 
-    /// Notes that Ruby's heart has beaten.
+    /// Sets the time of the last heartbeat to now.
     pub fn beats(&mut self) {
         self.beat = Some(now());
         self.beat_monotonic = Some(monotonic().as_secs_f64());
     }
 
-    /// Notes that every job is finished with.
+    /// Marks the process as drained.
     pub fn drains(&mut self) {
         self.drained = true;
         self.busy = 0;
         self.timings.insert("drained".to_owned(), now());
     }
 
-    /// How long ago Ruby's heart last beat.
+    /// How long ago the last heartbeat was.
     #[must_use]
     pub fn beat_age(&self) -> Option<Duration> {
-        // The monotonic clock of another machine says nothing here.
+        // Another machine's monotonic clock is not comparable.
         if self.identity.is_of_another_boot() {
             return self.beat.map(age);
         }
-        // Below zero where its clock runs ahead of ours (time_namespaces(7)): a beat of just now.
+        // Below zero if its clock is ahead of this one (time_namespaces(7)): that was just now.
         let age = monotonic().as_secs_f64() - self.beat_monotonic?;
         Duration::try_from_secs_f64(age.clamp(0.0, f64::MAX)).ok()
     }
 
-    /// How long ago it was last heard of: when its heart beat, or before that when it began.
+    /// How long ago it was last active: its last heartbeat or, before the first one, its start.
     #[must_use]
     pub fn silence(&self) -> Duration {
         self.beat_age().unwrap_or_else(|| age(self.since))
     }
 
-    /// Whether its process is there, asked from the calling one. A record of another boot is left from before this machine's
-    /// own, unless it has been heard of just now: then it is another machine's, which shares the directory (NFS, EFS).
+    /// Whether its process exists. A record of another boot is from before this machine's last boot, unless it was
+    /// active just now: then it belongs to another machine that shares the directory (NFS, EFS).
     #[must_use]
     pub fn presence(&self) -> Presence {
         let is_fresh = || self.silence() <= MAX_BEAT_AGE;
@@ -278,19 +278,19 @@ impl Record {
         }
     }
 
-    /// Seconds that hooks are to be given beside Sidekiq's own 4 s. In these there is room for what takes less than one.
+    /// Seconds that hooks need on top of Sidekiq's own 4 s, which have room for hooks that take less than one.
     #[must_use]
     pub fn slow_hooks(&self) -> f64 {
         self.hooks.filter(|seconds| *seconds >= 1.0).unwrap_or_default()
     }
 
-    /// What the probes ask for, with the process looked up now.
+    /// The input of the probes, with the process looked up now.
     #[must_use]
     pub fn facts(&self) -> Facts {
         self.facts_with(self.presence())
     }
 
-    /// What the probes ask for, of a process known to be there or not.
+    /// The input of the probes, with a known presence.
     #[must_use]
     pub fn facts_with(&self, presence: Presence) -> Facts {
         Facts {
@@ -316,7 +316,8 @@ impl Record {
     }
 }
 
-/// By the clock of day. A clock that runs ahead makes nobody younger than just now, and nobody young for ever.
+/// The age by the system clock. A clock that is ahead makes no record younger than just now, nor keeps one young for
+/// ever.
 fn age(time: Timestamp) -> Duration {
     now().duration_since(time).unsigned_abs()
 }
@@ -328,7 +329,7 @@ pub fn now() -> Timestamp {
     now.round(Unit::Millisecond).unwrap_or(now)
 }
 
-/// Time that no one can set: `CLOCK_MONOTONIC`, the same for every process of a host (`clock_gettime(2)`).
+/// A clock that cannot be set: `CLOCK_MONOTONIC`, the same for every process of a host (`clock_gettime(2)`).
 fn monotonic() -> Duration {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default()
 }

@@ -1,8 +1,8 @@
-//! What a record is called in `processes`.
+//! The name of a record in `processes`.
 //!
-//! `PID`; but while a living process of another PID namespace, or of another machine, has that name,
-//! `PID-NAMESPACE-BOOT`: the inode of the namespace, and the first eight letters of the id of the kernel's boot. Two containers whose
-//! process has PID 1 each, and a directory in common, write a record each.
+//! Usually `PID`. While a live process of another PID namespace, or of another machine, has that name, it is
+//! `PID-NAMESPACE-BOOT`: the inode of the namespace, and the first eight characters of the kernel's boot id. So two
+//! containers that share a directory, each with a process of PID 1, write one record each.
 
 use crate::sys::identity::Identity;
 
@@ -11,13 +11,13 @@ pub fn short(identity: &Identity) -> String {
     identity.pid.to_string()
 }
 
-/// The name that no other place has; `None` without /proc.
+/// A name that no other container or machine has; `None` without /proc.
 pub fn long(identity: &Identity) -> Option<String> {
     let boot: String = identity.boot_id.as_ref()?.chars().take(8).collect();
     Some(format!("{}-{}-{boot}", identity.pid, identity.pid_namespace?))
 }
 
-/// The pid in a name of either kind; `None` if it is neither.
+/// The pid in a name of either form; `None` if it has neither.
 pub fn pid(name: &str) -> Option<i32> {
     let mut parts = name.split('-');
     let pid = parts.next()?;

@@ -1,5 +1,4 @@
-//! What is said of processes to machines: the form of `status --json`, and what Ruby's status is made of.
-//! docs/json.md has every field.
+//! The JSON of `status --json`, which Ruby's status also uses. docs/json.md describes every field.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -10,10 +9,10 @@ use super::lookup::ObservedProcess;
 use super::record::Record;
 use crate::model::probe::{self, Facts, MAX_BEAT_AGE, Presence, Probe};
 
-/// The version of the JSON; it grows when a field changes its meaning or goes.
+/// The version of the JSON; it increases when a field changes its meaning or is removed.
 pub const SCHEMA: u32 = 2;
 
-/// All that was asked for.
+/// The whole report.
 #[derive(Debug, Serialize)]
 pub struct Report<'a> {
     schema: u32,
@@ -24,16 +23,16 @@ pub struct Report<'a> {
     processes: Vec<Process<'a>>,
 }
 
-/// A process, with what the probes answer for it.
+/// A process, with the results of the probes.
 #[derive(Debug, Serialize)]
 pub struct Process<'a> {
     pid: i32,
-    /// It is there, and its pid is its own.
+    /// The process exists, and its pid is its own.
     exists: bool,
     ready: bool,
     live: bool,
     drained: bool,
-    /// Seconds since Ruby's heart last beat.
+    /// Seconds since the last heartbeat.
     beat_age: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     directory: Option<Cow<'a, str>>,
@@ -43,7 +42,7 @@ pub struct Process<'a> {
 }
 
 impl<'a> Report<'a> {
-    /// Reports on processes; `directory` is the one they have in common.
+    /// Reports on processes; `directory` is the one that they share.
     #[must_use]
     pub fn new(directory: Option<&'a Path>, processes: &'a [ObservedProcess]) -> Self {
         let facts: Vec<Facts> = processes.iter().map(ObservedProcess::facts).collect();

@@ -1,4 +1,4 @@
-//! The sentinels `ready` and `drained`, and the ready file where the application chose another place for it.
+//! The sentinels `ready` and `drained`, and the ready file in a place that the application chose.
 
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File};
@@ -16,10 +16,10 @@ use super::error::Error;
 use super::files::{Durability, Still, errno, is_regular, not_opened, open_parent, publish, remove};
 use crate::model::probe::Probe;
 
-/// What every ready and drained file begins with; it tells ours from anybody else's.
+/// The start of every ready and drained file, which identifies this gem's.
 const SIGNATURE: &str = "sidekiq_lifecycle";
-/// The ready file in a place the application chose. Links among its parents are the application's own doing
-/// (`current/tmp/pids`); the file itself is neither followed nor touched unless it is ours.
+/// The ready file in a place that the application chose. Links among its parents are the application's own
+/// (`current/tmp/pids`); the file itself is not followed if it is a link, and not touched unless this gem wrote it.
 pub(super) fn create_elsewhere(file: &Path, still: Still<'_>) -> Result<(), Error> {
     let error = |errno| Error::new(file, errno);
     if let Some(parent) = file.parent().filter(|parent| !parent.as_os_str().is_empty()) {
@@ -37,7 +37,7 @@ pub(super) fn create_elsewhere(file: &Path, still: Still<'_>) -> Result<(), Erro
 
 pub(super) fn remove_elsewhere(file: &Path) -> Result<(), Error> {
     let taken_down = match open_parent(file) {
-        // What is not ours was never a promise of ours; there is nothing to take back.
+        // A file that this gem did not write never reported readiness; there is nothing to remove.
         Ok((parent, name)) if is_ours(&parent, name) == Ok(true) => remove(&parent, name),
         Ok(_) | Err(Errno::ENOENT) => Ok(()),
         Err(errno) => Err(errno),
@@ -45,8 +45,8 @@ pub(super) fn remove_elsewhere(file: &Path) -> Result<(), Error> {
     taken_down.map_err(|errno| Error::new(file, errno))
 }
 
-/// A file of ours begins with the signature. An empty one is taken over as well: it is what a home-made
-/// `touch` at `:startup` has left.
+/// A file of this gem starts with the signature. An empty one is taken over as well: an application's own `touch` at
+/// `:startup` has left it.
 pub(super) fn is_ours(parent: &OwnedFd, name: &OsStr) -> nix::Result<bool> {
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     if !is_regular(&fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)?) {

@@ -100,7 +100,7 @@ fn own(state: State) -> Record {
     record
 }
 
-/// A record of a process that has ended; its pid is nobody's now.
+/// A record of a process that has ended; no process has its pid now.
 fn gone(state: State) -> Record {
     let mut child = Command::new("true").spawn().unwrap();
     child.wait().unwrap();
@@ -141,9 +141,9 @@ fn error<T>(result: Result<T, Error>) -> String {
     result.err().map_or_else(|| "no error".to_owned(), |error| error.to_string())
 }
 
-/// Runs the calling test once more, in another process of the shell's making ("$@" is that process; it works in
-/// $TMPDIR). True there: the
-/// test shall do its work. False here, where the other has done it, or cannot be had on this machine.
+/// Runs the calling test once more, in another process that the shell starts ("$@" is that process; it works in
+/// $TMPDIR). Returns true there: the test does its work. Returns false here, where the other process has done it, or
+/// where this machine cannot.
 fn within(test: &str, needs: &str, shell: &str) -> bool {
     const INSIDE: &str = "SIDEKIQ_LIFECYCLE_TEST_INSIDE";
     if std::env::var_os(INSIDE).is_some() {
@@ -230,7 +230,7 @@ fn no_process_hides_or_fakes_anothers_readiness() {
     for (record, ready) in [
         (gone(State::Quiet), true),
         (gone(State::Running), true),
-        // It lives, and its pid was another's: the start time tells.
+        // It lives, and its pid was another's: the start time shows that.
         (of(neighbour.pid(), State::Quiet), true),
     ] {
         place.publish(&record);
@@ -238,7 +238,7 @@ fn no_process_hides_or_fakes_anothers_readiness() {
         assert_eq!(place.ready().exists(), ready, "{record:?}");
         place.open().withdraw_record(&record.identity).unwrap();
     }
-    // The same with a record that tells no start time, as without /proc: its process lives.
+    // The same with a record without a start time, as without /proc: its process lives.
     let mut quiet = of(neighbour.pid(), State::Quiet);
     quiet.identity.start_time = None;
     place.publish(&quiet);
@@ -257,7 +257,7 @@ fn no_process_hides_or_fakes_anothers_readiness() {
 fn a_process_that_stops_being_ready_meanwhile_is_not_put_up() {
     let place = Place::new();
     let asked = std::cell::Cell::new(0);
-    // Running when first asked, quiet by the time the file has been written aside.
+    // Running when first asked, quiet once the temporary file has been written.
     let changing = || {
         asked.set(asked.get() + 1);
         Some(own(if asked.get() == 1 { State::Running } else { State::Quiet }))
@@ -266,7 +266,7 @@ fn a_process_that_stops_being_ready_meanwhile_is_not_put_up() {
     assert!(!place.ready().exists());
     assert_eq!(place.all(), ["sidekiq", "sidekiq/processes"], "nothing is left aside");
 
-    // It stood, is withdrawn while the records are read, and stays away: whoever withdrew it has the last word.
+    // It exists, is withdrawn while the records are read, and stays away: the withdrawal has the last word.
     place.sync_sentinels(&own(State::Running)).unwrap();
     let withdrawing = || {
         place.open().withdraw_ready().unwrap();
@@ -331,7 +331,7 @@ fn a_link_in_place_of_the_directory_is_not_followed() {
             symlink(place.path(target), place.path("sidekiq")).unwrap();
             let directory = Directory::new(&place.path(&format!("sidekiq{slash}")), None);
             for said in [error(directory.open()), error(directory.read())] {
-                assert!(said.contains("sidekiq is a symbolic link, and none is followed here"), "{slash:?} {said}");
+                assert!(said.contains("sidekiq is a symbolic link, which is not followed here"), "{slash:?} {said}");
             }
             assert_eq!(place.all(), ["outside", "sidekiq"]);
         }
@@ -403,7 +403,7 @@ fn a_file_in_place_of_a_directory() {
     assert!(said.starts_with(&format!("{} is not a directory", place.path("tmp").display())), "{said}");
 }
 
-/// Outside of our user namespace root has no power either.
+/// Outside of its user namespace root has no capabilities either.
 const NO_POWER: &str = "exec unshare --user \"$@\"";
 
 #[test]
@@ -668,7 +668,7 @@ fn the_sweep_goes_on_past_what_it_cannot_remove() {
     place.open();
     fs::create_dir(&stuck).unwrap();
     let dead = loop {
-        // Whatever the order they are listed in, some come after the one that is stuck.
+        // In any order of the listing, some come after the one that cannot be removed.
         let dead = gone(State::Running);
         place.publish(&dead);
         if place.directory.read().unwrap().len() > 8 {
@@ -709,11 +709,11 @@ fn a_record_of_another_container_is_kept_while_it_may_live() {
     assert!(entries.iter().all(|entry| entry.facts().presence == Presence::Elsewhere));
 }
 
-/// Of a process with the calling one's pid, in a container (a PID namespace) of its own that shares the directory.
+/// A record with the calling process's pid, in another container (a PID namespace) that shares the directory.
 fn twin(state: State) -> Record {
     let mut twin = own(state);
     twin.identity.pid_namespace = Some(1);
-    // It has beaten since the calling process began.
+    // It has had a heartbeat since the calling process started.
     twin.beat = twin.beat.map(|beat| beat + jiff::SignedDuration::from_secs(1));
     twin
 }
@@ -755,7 +755,7 @@ fn two_containers_with_one_pid_have_a_record_each() {
     assert_eq!((records(), names()), (vec![ours.clone()], 1), "the ordinary name is free once the other has ended");
     assert!(place.record_file(pid).exists());
 
-    // Nobody knows what a broken record is; in another's place it hides nobody.
+    // It is unknown whose a broken record is; in another's place it hides no process.
     fs::write(place.path(&format!("sidekiq/processes/{pid}-1-5c7be2aa")), "{").unwrap();
     place.sync_sentinels(&ours).unwrap();
     assert!(place.ready().exists());
@@ -783,12 +783,12 @@ fn the_sentinels_speak_of_all_containers_and_the_probes_of_the_own_one() {
         (State::Running, twin(State::Running), true),
         (State::Running, twin(State::Quiet), false),
         (State::Quiet, twin(State::Running), false),
-        // The other puts it up, at its next beat.
+        // The other one creates it, at its next heartbeat.
         (State::Stopped, twin(State::Running), false),
         (State::Running, twin(State::Stopped), true),
         (State::Running, other_machine(twin(State::Quiet)), false),
         (State::Running, silent(twin(State::Quiet)), true),
-        // What the container itself has left, when it was killed and started anew.
+        // What the container itself has left, when it was killed and restarted.
         (State::Running, killed_before(twin(State::Quiet)), true),
     ] {
         let place = Place::new();
@@ -865,7 +865,7 @@ fn what_is_planted_in_place_of_a_record_is_told_and_hangs_nobody() {
         let entries = place.directory.read().unwrap();
         let said = entries[0].record.as_ref().unwrap_err();
         assert!(said.contains(reason), "{what}: {said}");
-        // Its process is there and may be a Sidekiq that is not ready.
+        // Its process exists and may be a Sidekiq that is not ready.
         place.sync_sentinels(&own(State::Running)).unwrap();
         assert!(!place.ready().exists(), "{what}");
     }

@@ -1,4 +1,4 @@
-//! A lifecycle directory, opened to write: records, sentinels, and what dead processes left.
+//! A lifecycle directory, opened for writing: records, sentinels, and what dead processes left.
 
 use std::fs::DirBuilder;
 use std::os::fd::OwnedFd;
@@ -24,7 +24,7 @@ use super::sentinel::{create_elsewhere, is_ours, publish_sentinel, remove_elsewh
 use crate::model::probe::{Facts, Presence, Probe, sentinel};
 use crate::sys::identity::Identity;
 
-/// A lifecycle directory, opened to write.
+/// A lifecycle directory, opened for writing.
 pub struct OpenDirectory<'a> {
     pub(super) directory: &'a Directory,
     pub(super) top: OwnedFd,
@@ -39,23 +39,23 @@ impl std::fmt::Debug for OpenDirectory<'_> {
 }
 
 impl Directory {
-    /// Opens the directory, made if need be (mode 0755 less the umask).
+    /// Opens the directory; creates it if necessary (mode 0755 less the umask).
     ///
     /// # Errors
-    /// It can be neither opened nor made.
+    /// It can be neither opened nor created.
     pub fn open(&self) -> Result<OpenDirectory<'_>, Error> {
         self.open_with(&|| false)
     }
 
-    /// The same for a writer that can be interrupted: while others' records are read or the lock is waited for, it asks
-    /// `is_urgent` over and over, and withdraws the ready file when it says so.
+    /// The same for a writer that can be interrupted: while it reads others' records or waits for the lock, it polls
+    /// `is_urgent`, and withdraws the ready file when that returns true.
     ///
     /// # Errors
     /// As [`Directory::open`].
     pub fn open_with<'a>(&'a self, is_urgent: &'a dyn Fn() -> bool) -> Result<OpenDirectory<'a>, Error> {
         let made = DirBuilder::new().recursive(true).mode(0o755).create(&self.path);
         let top = match (open_directory(&self.path), made) {
-            // Why it could not be made says more than that it is not there.
+            // The error of the creation says more than that the directory does not exist.
             (Err(Error::Missing(path)), Err(error)) => return Err(Error::new(&path, errno(&error))),
             (top, _) => top?,
         };
@@ -69,11 +69,11 @@ impl Directory {
 }
 
 impl OpenDirectory<'_> {
-    /// Keeps other writers out until the guard is dropped, so that no sentinel is put up from records that change
-    /// meanwhile. A writer that was stopped in the middle is waited for a fifth of a second, not for ever; without
-    /// the lock the worst is a sentinel that lies until the next beat.
+    /// Excludes other writers until the guard is dropped, so that no sentinel is created from records that change
+    /// meanwhile. It waits a fifth of a second for a writer that was stopped in the middle, not longer; the worst
+    /// consequence is a sentinel that is wrong until the next heartbeat.
     ///
-    /// `flock(2)` on the directory itself, released by name when the guard is dropped: a child forked in between
+    /// `flock(2)` on the directory itself, released explicitly when the guard is dropped: a child forked in between
     /// cannot keep it.
     #[must_use]
     pub fn lock(&self) -> Option<Flock<OwnedFd>> {
@@ -90,8 +90,8 @@ impl OpenDirectory<'_> {
         None
     }
 
-    /// Writes a process's record. Where there is no room the old one is written over, for a health check must not take
-    /// a full disk for a dead process; where that fails too it is withdrawn: none is better than an untrue one.
+    /// Writes a process's record. Without room for it, overwrites the old one, because a health check must not take a
+    /// full disk for a dead process; if that fails too, removes it: no record is better than a false one.
     ///
     /// # Errors
     /// It could not be written.
@@ -111,7 +111,7 @@ impl OpenDirectory<'_> {
             }
         })?;
         match record_name::long(&record.identity) {
-            // From when another had the ordinary one.
+            // From when another record had the ordinary name.
             Some(long) if long != name => {
                 remove(&self.processes, long.as_str()).map_err(|errno| Error::new(&path(), errno))
             }
@@ -119,7 +119,7 @@ impl OpenDirectory<'_> {
         }
     }
 
-    /// What a process's record is to be called now. While the ordinary name is free, nobody else may take it until the guard
+    /// The name for a process's record. While the ordinary name is free, no other process may take it until the guard
     /// is dropped.
     fn name_of(&self, identity: &Identity) -> (String, Option<Flock<OwnedFd>>) {
         let short = record_name::short(identity);
@@ -136,8 +136,8 @@ impl OpenDirectory<'_> {
         }
     }
 
-    /// The pid of a Sidekiq of another container, or on another machine, that uses this directory as well: it has beaten
-    /// since `own` process began.
+    /// The pid of a Sidekiq of another container or machine that also uses this directory: it has had a heartbeat
+    /// since the `own` process started.
     #[must_use]
     pub fn foreign_process(&self, own: &Record) -> Option<i32> {
         let entries = self.entries().unwrap_or_default();
@@ -147,7 +147,7 @@ impl OpenDirectory<'_> {
     /// Removes one process's record.
     ///
     /// # Errors
-    /// It is there and cannot be removed.
+    /// It exists and cannot be removed.
     pub fn withdraw_record(&self, identity: &Identity) -> Result<(), Error> {
         let names = std::iter::once(record_name::short(identity)).chain(record_name::long(identity));
         let is_its_own = |name: &String| entry(&self.processes, name.clone()).is_none_or(|entry| entry.is_of(identity));
@@ -158,21 +158,23 @@ impl OpenDirectory<'_> {
         remove(&self.processes, name).map_err(|errno| Error::new(&self.directory.path.join(PROCESSES), errno))
     }
 
-    /// Removes the ready file, whatever anybody's state is: the first thing to do when this process stops being ready.
+    /// Removes the ready file, whatever the other processes' states are: the first thing to do when this process
+    /// stops being ready.
     ///
     /// # Errors
-    /// It is there and cannot be removed, or is not ours.
+    /// It exists and cannot be removed, or this gem did not write it.
     pub fn withdraw_ready(&self) -> Result<(), Error> {
         self.remove_sentinel(Probe::Ready)
     }
 
-    /// Puts up and takes down the sentinels, as the records say. `own` tells the calling process's record as it is now.
+    /// Creates and removes the sentinels, according to the records. `own` returns the calling process's current
+    /// record.
     ///
     /// # Errors
     /// The records cannot be read, or a sentinel cannot be changed.
     pub fn sync_sentinels(&self, own: impl Fn() -> Option<Record>) -> Result<(), Error> {
-        // Asked before the records are read: a process that stops being ready withdraws the file before all else, so
-        // one that vanishes meanwhile must not be put up again.
+        // Called before the records are read: a process that stops being ready withdraws the file before anything
+        // else, so a file that disappears meanwhile must not be created again.
         let stands = self.ready_exists();
         let own_now = || own().map(|record| record.facts_with(Presence::Here));
         let facts = self.facts(own())?;
@@ -186,25 +188,25 @@ impl OpenDirectory<'_> {
         ready.and(settle(Probe::Drained))
     }
 
-    /// The seconds that hooks took at the last stop of each process that has registered, as far as it says so.
+    /// The seconds that hooks took at the last stop of each registered process, if recorded.
     #[must_use]
     pub fn hooks(&self) -> Vec<f64> {
         let entries = self.entries().unwrap_or_default();
         entries.into_iter().filter_map(|entry| entry.record.ok()?.hooks).collect()
     }
 
-    /// Clears what ended processes left: records, half-written files, ready files they had put elsewhere, and the
-    /// sentinels if nobody stands behind them any more. Nothing is put up.
+    /// Removes what ended processes left: records, half-written files, ready files elsewhere, and the sentinels if
+    /// they no longer hold. Creates nothing.
     ///
     /// # Errors
-    /// Something could not be removed; the first such thing is named, and all else is cleared.
+    /// Something could not be removed; the first such error is returned, and everything else is removed.
     pub fn sweep(&self) -> Result<(), Error> {
         let left_over = self.sweep_records()?;
         let half_written = [&self.top, &self.processes]
             .map(|directory| remove_half_written(directory).map_err(|errno| Error::new(&self.directory.path, errno)));
         let mut done: Vec<Result<(), Error>> = left_over.into_iter().chain(half_written).collect();
         if self.directory.ready_file.is_some() {
-            // From the days before the application chose another place for it.
+            // From before the application chose another place for it.
             let name = Probe::Ready.to_string();
             let path = self.directory.path.join(&name);
             done.push(remove(&self.top, name.as_str()).map_err(|errno| sentinel_error(&path, errno)));
@@ -222,7 +224,7 @@ impl OpenDirectory<'_> {
     /// Does at once what cannot wait.
     fn withdraw_if_urgent(&self) {
         if (self.is_urgent)() {
-            // Where it fails, it fails again when the sentinels are settled, and is reported then.
+            // If it fails, it fails again when the sentinels are synced, and is reported then.
             let _ = self.withdraw_ready();
         }
     }
@@ -234,7 +236,7 @@ impl OpenDirectory<'_> {
             let own = fstatat(&self.processes, entry.name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW)
                 .is_ok_and(|stat| stat.st_uid == user);
             let elsewhere = entry.record.as_ref().ok().and_then(|record| record.ready_file.as_ref());
-            // A record is believed about files elsewhere only if nobody else can have written it.
+            // A record's path of a file elsewhere is trusted only if nobody else can have written the record.
             if let Some(file) = elsewhere.filter(|_| own) {
                 let _ = remove_elsewhere(Path::new(file));
             }
@@ -243,8 +245,8 @@ impl OpenDirectory<'_> {
         Ok(entries.iter().filter(|entry| entry.is_left_over()).map(clear).collect())
     }
 
-    /// What the probes ask for, of every process of the directory; `own` stands in place of the calling process's
-    /// record. Those that live beside it in other containers are there as well: the sentinels speak of all.
+    /// The input of the probes, for every process of the directory; `own` replaces the calling process's record.
+    /// Processes in other containers that live beside it are present as well: the sentinels cover all.
     fn facts(&self, own: Option<Record>) -> Result<Vec<Facts>, Error> {
         let entries = self.entries()?;
         let is_others = |entry: &&Entry| own.as_ref().is_none_or(|own| !entry.is_of(&own.identity));
@@ -281,7 +283,7 @@ impl OpenDirectory<'_> {
         let name = probe.to_string();
         match fstatat(&self.top, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(_) => remove(&self.top, name.as_str()),
-            // Not left to unlink: a read-only file system says EROFS of a file that is not there.
+            // Not left to unlink: a read-only file system reports EROFS for a file that does not exist.
             Err(Errno::ENOENT) => Ok(()),
             Err(errno) => Err(errno),
         }

@@ -16,8 +16,8 @@ use crate::sys::supervisord;
 use super::procfs::{Pipe, Snapshot, look_until_settled};
 
 impl Snapshot {
-    /// The same, but not during a fork, if that is over within some milliseconds: Ruby, for one, blocks every signal
-    /// meanwhile.
+    /// Like [`Snapshot::of`], but waits up to some milliseconds for a fork to end: Ruby, for one, blocks every signal
+    /// during a fork.
     fn settled(pid: i32) -> Option<Self> {
         look_until_settled(|| Self::of(pid), |snapshot| snapshot.as_ref().is_some_and(Self::may_be_forking))
     }
