@@ -314,7 +314,7 @@ fn who_is_beside_the_worker_is_told_although_the_command_has_ended() {
         let log = run.home.join("log");
         let (code, said) = run.end();
         assert_eq!(code, 4, "{place:?}");
-        assert!(said.contains("the command has ended with 4; waiting up to 120 s until other (pid "), "{said}");
+        assert!(said.contains("the command exited with 4; waiting up to 120 s for other (pid "), "{said}");
         assert_eq!(notes(&log), ["ready", "ready", "15", "done", "15", "done"], "{place:?}");
     }
 }
@@ -500,7 +500,7 @@ fn commands_that_cannot_be_run_and_misuse() {
     fs::set_permissions(home.0.path().join("lost"), PermissionsExt::from_mode(0o755)).unwrap();
     for (arguments, code, why) in [
         (&["--", "no-such-program"][..], 127, "cannot run 'no-such-program': there is no such program"),
-        (&["--", "./lost"], 127, "cannot run './lost': there is no such program, or no interpreter"),
+        (&["--", "./lost"], 127, "cannot run './lost': there is no such program, or the interpreter"),
         (&["--", "./plain/below"], 127, "cannot run './plain/below': there is no such program"),
         (&["--", "./plain"], 126, "cannot run './plain': this user may not execute it"),
         (&["--", "/"], 126, "cannot run '/'"),
@@ -547,7 +547,7 @@ fn a_worker_that_outlives_the_command_drains_first() {
             assert_eq!((ended, noted.last().unwrap().as_str()), (code, "done"), "{place:?} {command}");
             let times = noted.iter().filter(|note| *note == "15").count();
             assert!((1..=terms).contains(&times), "{place:?} {command} {noted:?}");
-            assert!(said.contains(&format!("the command has ended with {code}; waiting up to 120 s until ")), "{said}");
+            assert!(said.contains(&format!("the command exited with {code}; waiting up to 120 s for ")), "{said}");
         }
     }
 }
@@ -595,7 +595,7 @@ fn end_those(pids: &[i32]) {
 #[test]
 fn grace_has_an_end() {
     for place in places() {
-        for (grace, said_of_it, is_told) in [("2", "unfinished: --grace 2 is over", true), ("0", "", false)] {
+        for (grace, said_of_it, is_told) in [("2", "still running: --grace of 2 s has passed", true), ("0", "", false)] {
             let home = Home::new();
             let script = "./sidekiq log 100 & until [ -s log ]; do sleep 0.1; done; exit 3";
             let run = home.start(place, &["--grace", grace], &["bash", "-c", script]);
@@ -624,7 +624,7 @@ fn what_does_not_stop_in_time_is_killed() {
             run.send(signal);
             let (code, said) = run.end();
             assert_eq!(code, 137, "{place:?} {signal}");
-            assert!(said.contains("killed sh (pid ") && said.contains("--stop-grace 0.6 is over"), "{said}");
+            assert!(said.contains("killed sh (pid ") && said.contains("--stop-grace of 0.6 s has passed"), "{said}");
             assert!(said.contains("sidekiq (pid "), "{said}");
             wait_for("all to be gone", || left.iter().all(|pid| Snapshot::of(*pid).is_none()).then_some(()));
         }

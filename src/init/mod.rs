@@ -1,4 +1,4 @@
-//! `sidekiq-lifecycle run`: an init that brings every signal to the worker itself and waits until it has drained.
+//! `sidekiq-lifecycle run`: an init that delivers every signal to the worker itself and waits until it has drained.
 
 pub mod options;
 #[cfg(target_os = "linux")]
@@ -8,17 +8,17 @@ use std::process::ExitCode;
 
 use options::Options;
 
-/// Runs the command to its end and gives back the exit code to end with.
+/// Runs the command until its end and returns the exit code.
 #[cfg(target_os = "linux")]
 #[must_use]
 pub fn run(options: Options) -> ExitCode {
     ExitCode::from(supervision::run(options))
 }
 
-/// Says that this is no Linux.
+/// Reports that this system is not Linux.
 #[cfg(not(target_os = "linux"))]
 #[must_use]
 pub fn run(_: Options) -> ExitCode {
-    eprintln!("sidekiq-lifecycle run: an init needs Linux, and this is another system");
+    eprintln!("sidekiq-lifecycle run: this command needs Linux");
     ExitCode::from(2)
 }

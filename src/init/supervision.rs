@@ -1,4 +1,4 @@
-//! The life of an init. One thread, asleep until a signal arrives, a worker ends, or a time that was set has come.
+//! The life of an init. One thread, which sleeps until a signal arrives, a worker ends, or a deadline has passed.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
@@ -18,16 +18,16 @@ use crate::sys::children::{self, Change, Signals};
 use crate::sys::pidfd::PidFd;
 use crate::sys::procfs::{Pipe, Snapshot};
 
-/// The exit code of what SIGKILL has ended.
+/// The exit code after --stop-grace has passed.
 const KILLED: u8 = 137;
 
-/// How long killed processes may take to go: one may be in the middle of a system call that cannot be interrupted.
+/// How long killed processes may take to end: one may be in a system call that cannot be interrupted.
 const DYING: Duration = Duration::from_secs(5);
 
-/// How long a program around the worker may take to end by itself once that has, with an exit code of its own.
+/// How long a program around the worker may take to end by itself, with its own exit code, once the worker has ended.
 const ENDING: Duration = Duration::from_millis(500);
 
-/// How often it looks whether a worker has ended of which nothing tells that (`pidfd_open(2)` refused).
+/// How often a worker's end is checked for if no event reports it (`pidfd_open(2)` refused).
 const LOOK: Duration = Duration::from_secs(1);
 
 pub(super) fn run(options: Options) -> u8 {
@@ -40,29 +40,29 @@ pub(super) fn run(options: Options) -> u8 {
     }
 }
 
-/// There may be nobody to read it any more; that is no reason to end.
+/// Standard error may have lost its reader; that is no reason to exit.
 fn say(line: fmt::Arguments) {
-    // In one piece: others write there as well.
+    // In a single write, because other processes write there as well.
     let _ = io::stderr().write_all(format!("sidekiq-lifecycle run: {line}\n").as_bytes());
 }
 
 struct Supervision {
     options: Options,
     signals: Signals,
-    /// The command's process; its process group has the same number.
+    /// The command's process, which is also the leader of its process group.
     first: i32,
     /// The command's exit code, once it has ended.
     code: Option<u8>,
-    /// The workers that a signal has found, and once the command has ended those that still drain.
+    /// The workers that a signal was sent to and, once the command has ended, those that still drain.
     workers: Vec<Worker>,
-    /// Who is told to stop once the workers have ended, and how.
+    /// Processes to be stopped once the workers have ended, and with which signal.
     followers: Vec<Worker>,
     stop: Number,
-    /// When they are at the latest.
+    /// When they are stopped at the latest.
     follow_at: Option<Instant>,
-    /// When all that is left is killed.
+    /// When everything that is left is killed.
     kill_at: Option<Instant>,
-    /// When it ends although workers still drain.
+    /// When the init exits although workers still drain.
     leave_at: Option<Instant>,
 }
 
@@ -72,7 +72,7 @@ struct Worker {
     name: String,
     /// TERM, INT or QUIT was sent to it.
     is_stopping: bool,
-    /// Tells when it ends; opened only while it drains.
+    /// Readable when it ends; opened only while it drains.
     end: Option<PidFd>,
 }
 
@@ -102,21 +102,21 @@ impl fmt::Display for Worker {
 impl Supervision {
     fn begin(options: Options) -> Result<Self, (u8, String)> {
         let refused = |what: &str, error: Errno| (1, format!("cannot {what}: {}", error.desc()));
-        let signals = Signals::take().map_err(|error| refused("take signals", error))?;
-        // It would be of no use without; a seccomp profile may refuse it.
+        let signals = Signals::take().map_err(|error| refused("receive signals", error))?;
+        // It would be useless otherwise; a seccomp profile may refuse it.
         kill(Pid::this(), None).map_err(|error| refused("send signals (kill)", error))?;
         if Pid::this().as_raw() != 1 {
             prctl::set_child_subreaper(true).map_err(|error| refused("become a subreaper", error))?;
         }
         if let Some(number) = options.parent_death_signal {
             let set = Signal::try_from(number.raw()).and_then(prctl::set_pdeathsig);
-            set.map_err(|error| refused(&format!("ask for {number} at the parent's death"), error))?;
+            set.map_err(|error| refused(&format!("request {number} for the parent's death"), error))?;
         }
-        let (program, arguments) = options.command.split_first().ok_or((2, "there is no command".to_owned()))?;
+        let (program, arguments) = options.command.split_first().ok_or((2, "no command given".to_owned()))?;
         let first = children::start(program, arguments).map_err(|error| {
             let (code, why) = match error.kind() {
                 ErrorKind::NotFound | ErrorKind::NotADirectory => {
-                    (127, "there is no such program, or no interpreter of that name in its first line".to_owned())
+                    (127, "there is no such program, or the interpreter in its first line is missing".to_owned())
                 }
                 ErrorKind::PermissionDenied if !children::is_executable(program) => {
                     (126, "this user may not execute it".to_owned())
@@ -163,7 +163,10 @@ impl Supervision {
                 }
                 if self.leave_at.is_some_and(has_come) {
                     let seconds = self.options.grace.as_secs_f64();
-                    say(format_args!("left {} unfinished: --grace {seconds} is over", list(&self.workers)));
+                    say(format_args!(
+                        "exiting with {} still running: --grace of {seconds} s has passed",
+                        list(&self.workers)
+                    ));
                     break code;
                 }
             }
@@ -205,7 +208,7 @@ impl Supervision {
         }
     }
 
-    /// A first child that is a Sidekiq is all there is to know: /proc need not be searched.
+    /// A first child that is a Sidekiq is all that is needed: /proc need not be searched.
     fn look(&self, by_group: bool) -> Vec<Snapshot> {
         let is_alone = |first: &Snapshot| !by_group && self.code.is_none() && first.sidekiq().is_some();
         let alone = Snapshot::of(self.first).filter(is_alone);
@@ -227,29 +230,29 @@ impl Supervision {
 
     fn send(&mut self, signal: Number, found: &Recipients) {
         for pid in &found.between {
-            self.tell(format_args!("{signal} to pid {pid}, which stands between"));
+            self.tell(format_args!("{signal} to pid {pid}, a process in front of the worker"));
             let _ = children::send(*pid, signal);
         }
         for worker in &found.workers {
             let known = self.workers.iter_mut().find(|known| known.pid == worker.pid);
             let name = known.as_ref().map_or_else(|| format!("pid {}", worker.pid), ToString::to_string);
             if worker.decider.is_some() {
-                self.tell(format_args!("{signal} not to {name}: its shell decides"));
+                self.tell(format_args!("{signal} not sent to {name}: its shell decides"));
                 continue;
             }
             if let Some(known) = known {
                 known.is_stopping |= signal.is_in(&STOPS);
             }
             self.tell(format_args!("{signal} to {name}"));
-            // Whoever has ended meanwhile wants it no more.
+            // A process that has ended meanwhile no longer needs it.
             match children::send(worker.pid, signal) {
                 Ok(()) | Err(Errno::ESRCH) => {}
-                Err(error) => say(format_args!("{signal} cannot be sent to {name}: {}", error.desc())),
+                Err(error) => say(format_args!("cannot send {signal} to {name}: {}", error.desc())),
             }
         }
     }
 
-    // ---- who follows the workers ----
+    // ---- followers of the workers ----
 
     fn follow(&mut self, signal: Number, found: &Recipients, snapshots: &[Snapshot]) {
         if found.followers.is_empty() {
@@ -263,8 +266,8 @@ impl Supervision {
         }
     }
 
-    /// Once the workers have ended: at once where the command has ended as well, and else a moment later, for a program
-    /// around the worker ends by itself then.
+    /// Stops the followers once the workers have ended: at once if the command has ended as well, otherwise a moment
+    /// later, because a program around the worker ends by itself then.
     fn tell_followers(&mut self) {
         if self.followers.is_empty() || !self.workers.is_empty() {
             self.follow_at = None;
@@ -279,7 +282,7 @@ impl Supervision {
         self.workers = followers.filter(Worker::is_alive).collect();
         for follower in &mut self.workers {
             if self.options.verbose {
-                say(format_args!("{} to {follower}, for its worker has ended", self.stop));
+                say(format_args!("{} to {follower}, because its worker has ended", self.stop));
             }
             let _ = children::send(follower.pid, self.stop);
             follower.is_stopping = true;
@@ -290,7 +293,7 @@ impl Supervision {
         }
     }
 
-    /// When to look whether a worker has ended, if nothing tells.
+    /// When to check whether a worker has ended, if no event reports it.
     fn look_at(&self) -> Option<Instant> {
         let is_unseen = !self.followers.is_empty() && self.workers.iter().any(|worker| worker.end.is_none());
         is_unseen.then(|| Instant::now() + LOOK)
@@ -303,7 +306,7 @@ impl Supervision {
             let group = getpgid(Some(Pid::from_raw(worker.pid))).map(Pid::as_raw);
             worker.is_stopping |= signal.is_in(&STOPS) && group == Ok(self.first);
         }
-        // A shell that has stopped would never see its worker end, and a worker whose pipe nobody reads stands still.
+        // A shell that is suspended would not see its worker end, and a worker whose pipe nobody reads would block.
         if signal.is_in(&STOPPING) {
             let below = recipients::descendants(processes, Pid::this().as_raw());
             let is_worker = |pid| self.workers.iter().any(|worker| worker.pid == pid);
@@ -332,7 +335,7 @@ impl Supervision {
         }
     }
 
-    /// What outlives the command and is a worker is not killed with it: it is told to stop, and waited for.
+    /// A worker that outlives the command is not killed with it: it is stopped, and waited for.
     fn first_has_ended(&mut self, code: u8) {
         self.code = Some(code);
         if self.options.grace.is_zero() {
@@ -352,14 +355,14 @@ impl Supervision {
                 worker.is_stopping = true;
                 let _ = children::send(worker.pid, Signal::SIGTERM.into());
             }
-            // One that a TSTP for the group has stopped would never get round to it.
+            // One that a TSTP for the group has suspended would not handle it.
             if Snapshot::of(worker.pid).is_some_and(|worker| worker.state == 'T') {
                 let _ = children::send(worker.pid, Signal::SIGCONT.into());
             }
         }
     }
 
-    /// The command has ended, and they have not.
+    /// The command has ended, and workers have not.
     fn wait_for_workers(&mut self, code: u8) {
         if self.workers.is_empty() {
             return;
@@ -368,11 +371,12 @@ impl Supervision {
         self.leave_at = self.leave_at.or(leave_at);
         let seconds = self.options.grace.as_secs_f64();
         let workers = list(&self.workers);
-        say(format_args!("the command has ended with {code}; waiting up to {seconds} s until {workers} has drained"));
+        say(format_args!("the command exited with {code}; waiting up to {seconds} s for {workers} to drain"));
     }
 
     /// Ctrl-Z, or a read from the terminal by a command in the background: a shell above must see that this job has
-    /// stopped. Where there is none, as in a container, nobody could ever continue the command, so it goes on.
+    /// stopped. Without such a shell, as in a container, nobody could continue the command, so it is continued at
+    /// once.
     fn first_has_stopped(&self, signal: Number) {
         let own = getpgrp().as_raw();
         if !signal.is_in(&STOPPING) || children::foreground().is_none() {
@@ -386,14 +390,14 @@ impl Supervision {
         if is_foreground {
             children::lend_terminal(self.first);
         }
-        // In the background it may run, but for what it wants of the terminal.
+        // In the background it may run, unless it needs the terminal.
         if is_foreground || signal.is_in(&[Signal::SIGTSTP]) {
             self.go_on();
         }
     }
 
-    /// Continues the command and those of its group that have stopped. CONT would take a TSTP away from a worker that has
-    /// not got round to its handler yet (signal(7)), so who handles TSTP, and has not stopped, is left alone.
+    /// Continues the command and the suspended processes of its group. CONT would discard a TSTP that a worker has
+    /// not handled yet (signal(7)), so processes that handle TSTP and are not suspended are left alone.
     fn go_on(&self) {
         let is_stopped = |snapshot: &Snapshot| {
             let group = getpgid(Some(Pid::from_raw(snapshot.pid))).map(Pid::as_raw);
@@ -423,13 +427,13 @@ impl Supervision {
             if !is_said {
                 let names = snapshots.iter().filter(|snapshot| left.contains(&snapshot.pid)).map(Worker::new);
                 let names = list(&names.collect::<Vec<_>>());
-                say(format_args!("killed {names}: --stop-grace {seconds} is over"));
+                say(format_args!("killed {names}: --stop-grace of {seconds} s has passed"));
                 is_said = true;
             }
             for pid in left {
                 let _ = children::send(pid, Signal::SIGKILL.into());
             }
-            // Not every one is our child, so a short sleep it is.
+            // Not every one is a child, whose end would be an event, so it sleeps briefly.
             while self.signals.next().is_some() {}
             self.signals.sleep(iter::empty::<&PidFd>(), Instant::now().checked_add(Duration::from_millis(10)));
             if snapshots.is_empty() {

@@ -1,4 +1,4 @@
-//! What becomes of a signal that has come to a traced process: who gets it, and when.
+//! The delivery of a signal to a traced process: which processes get it, and when.
 
 use std::time::Instant;
 
@@ -19,7 +19,7 @@ use crate::sys::ptrace::Sender;
 use crate::sys::signals::disposition;
 
 impl Relay {
-    /// Takes part in a signal's delivery; gives back which signal the process is to get (0: none).
+    /// Handles a signal's delivery; returns the signal that the process gets (0: none).
     pub(super) fn deliver(&mut self, pid: i32, sender: Sender, signal: i32) -> i32 {
         if signal == libc::SIGSTOP {
             return self.deliver_stop(pid, sender);
@@ -28,14 +28,15 @@ impl Relay {
             self.record_stop(pid, signal);
             return signal;
         }
-        // At a terminal all of the foreground group gets it, the worker too. And who has outlived the worker has ways of its own.
+        // A key at the terminal signals the whole foreground group, the worker included. And a process that has
+        // outlived the worker acts in its own way.
         let is_alone = self.ended.is_some() && self.peers.is_empty();
         if sender == Sender::Terminal || is_alone || self.to_be_terminated.contains(&pid) {
             return signal;
         }
         let Some(snapshot) = Snapshot::of(pid) else { return signal };
         self.record_stop(pid, signal);
-        // A TERM would have timeout(1) begin to count to its `-k`.
+        // A TERM would make timeout(1) start the time of its `-k`.
         if is_handled(&snapshot, signal) && snapshot.program() != Program::Timeout {
             if !self.decides(&snapshot) {
                 self.watch(signal, Some(pid));
@@ -52,8 +53,8 @@ impl Relay {
         0
     }
 
-    /// PID 1 is not stopped by its own container; the kernel would see to that if it were not traced. And dumb-init makes
-    /// SIGSTOP of TSTP (TTIN, TTOU), for its child's group and then for itself.
+    /// PID 1 is not suspended by its own container; the kernel would prevent that if it were not traced. And
+    /// dumb-init turns TSTP (TTIN, TTOU) into SIGSTOP, for its child's group and then for itself.
     pub(super) fn deliver_stop(&mut self, pid: i32, sender: Sender) -> i32 {
         let Sender::Process(sender) = sender else { return libc::SIGSTOP };
         let is_dumb_init = |pid| Snapshot::of(pid).is_some_and(|snapshot| snapshot.program() == Program::DumbInit);
@@ -70,7 +71,7 @@ impl Relay {
         if is_from_above || (pid == 1 && sender != 0) { 0 } else { libc::SIGSTOP }
     }
 
-    /// A program with a handler of its own does.
+    /// Whether a program with a handler of its own decides.
     pub(super) fn decides(&self, snapshot: &Snapshot) -> bool {
         match snapshot.program() {
             Program::Shell => self
@@ -80,8 +81,8 @@ impl Relay {
         }
     }
 
-    /// A signal that goes no further at `pid` goes on to the worker, or to a program between that handles it: a supervisor
-    /// knows better what to do, and decides. Gives back the pid of that.
+    /// Forwards a signal that goes no further at `pid` to the worker, or to a program in between that handles it: a
+    /// supervisor knows better what to do, and decides. Returns the pid of that program.
     pub(super) fn forward(&mut self, pid: i32, signal: i32) -> Option<i32> {
         self.record_stop(pid, signal);
         let supervisor = self.supervisor(pid, signal);
@@ -123,8 +124,8 @@ impl Relay {
         forwarding::forwarded(signal, Handlers { caught, trapped: self.trapped })
     }
 
-    /// A script has looked for the newest process of a Sidekiq, or for all of its group or user. If the worker does not hear of
-    /// the signal by itself, it gets it.
+    /// A script has signalled the newest process of a Sidekiq, or all processes of its group or user. If the worker
+    /// does not receive the signal by itself, the relay sends it.
     pub(super) fn signalled_itself(&mut self, signal: i32) {
         match self.for_worker(signal) {
             Some(signal) if is_confirmed(signal) => self.watch(signal, None),
@@ -133,8 +134,8 @@ impl Relay {
         }
     }
 
-    /// A TSTP that is meant for Sidekiq has stopped others of its group: the cat of a pipeline, whose pipe Sidekiq would
-    /// soon wait for.
+    /// A TSTP meant for Sidekiq has suspended others of its group, such as the cat of a pipeline: Sidekiq would soon
+    /// block on its pipe.
     pub(super) fn continue_siblings(&self) {
         let is_sibling = |snapshot: &Snapshot| {
             snapshot.state == 'T' && self.traced.contains(&snapshot.parent) && !self.traced.contains(&snapshot.pid)
@@ -150,14 +151,14 @@ impl Relay {
         }
     }
 
-    /// Only what the worker tells of when it hears it can be waited for.
+    /// Waits only for signals that the worker reports when it receives them.
     pub(super) fn watch(&mut self, signal: i32, shell: Option<i32>) {
         if self.for_worker(signal).is_some_and(is_confirmed) {
             self.watched.push(Watched { signal, since: Instant::now(), shell });
         }
     }
 
-    /// A shell does something with the signals that it has got, and decides what becomes of them.
+    /// A shell has a handler for the signals that it received, and decides what becomes of them.
     pub(super) fn leave_decision_to(&mut self, shell: i32) {
         let (decided, watched): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.watched).into_iter().partition(|watched| watched.shell == Some(shell));
@@ -198,8 +199,9 @@ impl Relay {
         }
     }
 
-    /// Those beside the worker that nobody tells, for the shell that would have died of the signal lives on. They are told when
-    /// the worker has ended, by the same rule as in `run`; not who has been told by whatever signals the whole group.
+    /// Remembers processes beside the worker that nobody signals, because the shell that would have died of the
+    /// signal lives on. They are signalled when the worker has ended, by the same rule as in `run`, unless the sender
+    /// has signalled the whole group.
     pub(super) fn record_followers(&mut self, pid: i32, signal: i32) {
         let is_grouped = |link: &Link| link.effect(Asked::Stop) == Effect::ForwardsToGroup;
         if !stops(signal) || !self.followers.is_empty() || Snapshot::path(pid).links().iter().any(is_grouped) {
@@ -224,7 +226,7 @@ fn is_handled(snapshot: &Snapshot, signal: i32) -> bool {
     Signal::try_from(signal).is_ok_and(|signal| snapshot.handling(signal) == Handling::Handled)
 }
 
-/// Whether the worker tells its relay when it hears the signal.
+/// Whether the worker reports the signal to its relay when it receives it.
 fn is_confirmed(signal: i32) -> bool {
     disposition::OBSERVED.into_iter().any(|observed| observed as i32 == signal)
 }

@@ -23,15 +23,15 @@ use crate::sys::pidfd::{self, PidFd};
 use crate::sys::procfs::Snapshot;
 use crate::sys::signals::{disposition, relay_link};
 
-/// How long the boot waits for the relay. It is there in some milliseconds, unless the gem's disk or /proc hangs.
+/// How long the boot waits for the relay. It takes some milliseconds, unless the gem's disk or /proc hangs.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 static STARTED: OnceLock<Report> = OnceLock::new();
 static IS_OFF: AtomicBool = AtomicBool::new(false);
 
-/// Starts a relay for the calling process, once, if the signal path to it needs one. `command` is the native command;
-/// `timeout` is Sidekiq's `-t`, in seconds, as far as it is known. A process that is forked later has its parent's relay, and
-/// none of its own. Takes 2 s at most.
+/// Starts a relay for the calling process, once, if its signal path needs one. `command` is the native command;
+/// `timeout` is Sidekiq's `-t`, in seconds, if known. A process forked later uses its parent's relay, and has none of
+/// its own. Takes 2 s at most.
 pub fn start(command: &Path, timeout: Option<f64>) -> &'static Report {
     IS_OFF.store(false, SeqCst);
     STARTED.get_or_init(|| {
@@ -46,18 +46,18 @@ pub fn start(command: &Path, timeout: Option<f64>) -> &'static Report {
     })
 }
 
-/// Sends the relay away, if there is one.
+/// Dismisses the relay, if there is one.
 pub fn stop() {
     IS_OFF.store(true, SeqCst);
     send(Message::Leave);
 }
 
-/// Tells the relay how long Sidekiq takes to stop at the most, where `-t` was set or changed since.
+/// Sends the relay Sidekiq's longest stop, after `-t` was set or changed.
 pub fn limit(timeout: Option<f64>) {
     send(Message::StopLimit(whole_seconds(stop_timeout::longest_stop(timeout))));
 }
 
-/// Tells the relay that the application has a trap of its own for a signal that Ruby would end of without one.
+/// Tells the relay that the application has a trap of its own for a signal that would otherwise end Ruby.
 pub fn trapped(signal: Signal) {
     send(Message::Trapped(signal as i32));
 }
@@ -68,27 +68,27 @@ fn send(message: Message) {
     }
 }
 
-/// Whether the relay was sent away, and none is wanted.
+/// Whether the relay was dismissed, and none is wanted.
 #[must_use]
 pub fn is_off() -> bool {
     IS_OFF.load(SeqCst)
 }
 
-/// What the relay of the calling process said of itself when it was started; `None` if it never was.
+/// The report of the calling process's relay at its start; `None` if none was started.
 #[must_use]
 pub fn report() -> Option<&'static Report> {
     STARTED.get()
 }
 
-/// The relay's pid, while it is there.
+/// The relay's pid, while it runs.
 #[must_use]
 pub fn alive() -> Option<i32> {
     let relay = relay_link::relay().filter(|relay| !pidfd::has_ended(relay));
     relay.and(report()).and_then(|report| report.pid)
 }
 
-/// Everything that may hang is done on another thread, which is left to itself once the time is over: an executable on a
-/// disk that does not answer, a process that cannot be looked at.
+/// Everything that may hang runs on another thread, which is abandoned once the time is over: an executable on a disk
+/// that does not answer, a process that cannot be inspected.
 fn launch(command: &Path, pid: i32, limit: Duration) -> io::Result<Report> {
     let launching = Arc::new(Launching::default());
     let (sender, receiver) = mpsc::channel();
@@ -99,7 +99,7 @@ fn launch(command: &Path, pid: i32, limit: Duration) -> io::Result<Report> {
             let report = launching.run(&mut command);
             let started = report.as_ref().ok().and_then(|report| report.pid);
             if sender.send(report).is_err() {
-                // It has come too late.
+                // It has started too late.
                 let _ = started.map(|pid| kill(Pid::from_raw(pid), Signal::SIGKILL));
             }
         }
@@ -124,7 +124,7 @@ fn launch(command: &Path, pid: i32, limit: Duration) -> io::Result<Report> {
     Ok(report)
 }
 
-/// It starts another of itself and ends, so that the other is nobody's child.
+/// It starts a second instance and exits, so that the second one is nobody's child.
 fn command_line(command: &Path, pid: i32, limit: Duration) -> Command {
     let start_time = processes::start_time(pid).unwrap_or_default();
     let mut line = Command::new(command);
@@ -142,7 +142,7 @@ fn whole_seconds(time: Duration) -> i32 {
     i32::try_from(time.as_secs() + u64::from(time.subsec_nanos() > 0)).unwrap_or(i32::MAX)
 }
 
-/// What was started, for as long as it is waited for.
+/// The started process, while it is waited for.
 #[derive(Debug, Default)]
 struct Launching {
     child: Mutex<Option<Child>>,
@@ -166,11 +166,12 @@ impl Launching {
         report.map_err(|_| io::Error::other("it gave no answer"))
     }
 
-    /// Ends the process that was started, whatever it does, and reaps it. The relay itself is another.
+    /// Ends the process that was started, whatever it does, and reaps it. The relay itself is another process.
     fn give_up(&self) {
         let Some(mut child) = self.child().take() else { return };
         let _ = child.kill();
-        // Only a process that is stuck in the kernel is not gone by then. With CHLD ignored there is nothing to reap.
+        // Only a process that is stuck in the kernel still exists by then. With CHLD ignored there is nothing to
+        // reap.
         for _ in 0..100 {
             if !matches!(child.try_wait(), Ok(None)) {
                 return;

@@ -1,4 +1,4 @@
-//! Other relays, and the worker: what they report, and what they are told.
+//! Messages from and to other relays and the worker.
 
 use std::time::{Duration, Instant};
 
@@ -39,7 +39,7 @@ impl Relay {
                 self.limit = self.limit.max(Duration::from_secs(u64::try_from(seconds).unwrap_or_default()));
             }
             Message::Join(pid) if self.traced.contains(&pid) => {
-                // Of several only one can be in the foreground.
+                // Of several workers only one can be in the foreground.
                 self.may_exit_first = true;
                 let Ok(peer) = PidFd::open(sender) else { return };
                 if self.stop_requested.contains(&pid) && !self.holds.contains(&pid) {
@@ -56,8 +56,8 @@ impl Relay {
         }
     }
 
-    /// A shell has started a Sidekiq anew, in a stop. It gets what it has missed; and so does the shell, if it would have ended
-    /// of it were it not for the relay.
+    /// A shell has restarted a Sidekiq during a stop. That Sidekiq gets the signal that it has missed; and so does
+    /// the shell, if it would have died of it without the relay.
     pub(super) fn end_restart_loop(&mut self, pid: i32, peer: &PidFd) {
         let _ = mailbox::send(peer, Message::Forward(libc::SIGTERM, pid));
         let would_end = Snapshot::of(pid).is_some_and(|shell| shell.handling(Signal::SIGTERM) == Handling::Default);

@@ -1,24 +1,25 @@
-//! The relay's own process. It traces shells (`ptrace(2)`), and so takes part in each signal's delivery:
+//! The relay's process. It traces shells (`ptrace(2)`) and so takes part in each signal's delivery:
 //!
 //! - A shell without a handler for the signal does not get it; Sidekiq does. The shell lives on, waits for Sidekiq as
 //!   it would have, and exits with its status.
-//! - A shell with a handler gets it. A handler that runs at once decides alone. One that is put off, as a trap is while its shell
-//!   waits for a foreground command, cannot: if Sidekiq has not heard of the signal a moment later, it gets the signal too.
-//! - A shell at whose end all that still runs would be killed is held there until Sidekiq has ended, and not longer than
-//!   Sidekiq takes.
-//! - A program that handles TERM, as Puma or a supervisor does, has its signals, all of them, and decides. It is only held at its
-//!   end, and Sidekiq is told then, if it has not been.
-//! - Whoever is beside Sidekiq and handles TERM, as a web server does, is told once Sidekiq has ended, if its shell was kept from
-//!   dying of that TERM.
+//! - A shell with a handler gets it. A handler that runs at once decides alone. A deferred one, such as a trap while
+//!   its shell waits for a foreground command, does not: if Sidekiq has not received the signal a moment later, the
+//!   relay sends it.
+//! - If everything that still runs would be killed at a shell's exit, the shell is held there until Sidekiq has
+//!   ended, but not longer than Sidekiq needs.
+//! - A program that handles TERM, such as Puma or a supervisor, gets all of its signals and decides. It is only held
+//!   at its exit, and Sidekiq is signalled then, unless it has been.
+//! - A process beside Sidekiq that handles TERM, such as a web server, is signalled once Sidekiq has ended, if its
+//!   shell was kept from dying of that TERM.
 //!
-//! Nothing is held against a SIGKILL. A shell that dies of one is let go at once. A shell that may end before the worker is
-//! stopped at its system calls, and held before it begins to exit, where a SIGKILL still ends it: one that has the worker in its
-//! background, all of them once one has ended, and all while a stop is under way. A program with several threads, or with a handler for
-//! TERM, runs at full speed until a stop has come to it. Should the relay be stopped or stuck, the
-//! kernel sees to it that nothing waits for it ([`Failsafe`]).
+//! Nothing is held against a SIGKILL. A shell that dies of one is released at once. A shell that may end before the
+//! worker is stopped at its system calls, and held before it starts to exit, where a SIGKILL still ends it. That
+//! concerns a shell with the worker in its background, all shells once one of them has ended, and all shells during a
+//! stop. A program with several threads, or with a handler for TERM, runs at full speed until it receives a stop
+//! signal. If the relay is stopped or stuck, the kernel ensures that nothing waits for it ([`Failsafe`]).
 //!
-//! Where several Sidekiqs stand below one shell, each has its relay; the first one traces the shell, and the others
-//! ask it to tell them what comes there.
+//! Several Sidekiqs below one shell have one relay each; the first one traces the shell, and reports its signals to
+//! the others at their request.
 
 use std::fs;
 use std::io::{self, Write};
@@ -45,20 +46,20 @@ use crate::sys::pidfd::PidFd;
 use crate::sys::procfs::Snapshot;
 use crate::sys::ptrace;
 
-/// `signal-relay PID START_TIME SECONDS [start]`: the worker, and how long it takes to stop at the most.
+/// `signal-relay PID START_TIME SECONDS [start]`: the worker, and how long it takes to stop at most.
 #[must_use]
 pub fn main(arguments: &[String]) -> ExitCode {
     let number = |index: usize| arguments.get(index).and_then(|word| word.parse::<u64>().ok());
     let pid = number(0).and_then(|pid| i32::try_from(pid).ok());
     let (Some(pid), Some(start_time), Some(seconds)) = (pid, number(1), number(2)) else {
-        eprintln!("{RELAY} is started by the gem sidekiq_lifecycle itself, and of no use to anybody else");
+        eprintln!("{RELAY} is started by the gem sidekiq_lifecycle and has no other use");
         return ExitCode::from(2);
     };
     let _ = prctl::set_name(&std::ffi::CString::new(RELAY).unwrap_or_default());
     let done = match arguments.get(3) {
         Some(_) => again(arguments),
         None => relay(pid, start_time, Duration::from_secs(seconds)).inspect_err(|error| {
-            // Whoever waits for it should not have to guess. Where it has reported already nobody reads this.
+            // For the process that waits for it. If the relay has already reported, nobody reads this.
             let _ = report(&Report { failure: Some(error.to_string()), ..Report::default() });
         }),
     };
@@ -71,7 +72,7 @@ fn again(arguments: &[String]) -> io::Result<()> {
 }
 
 fn relay(pid: i32, start_time: u64, limit: Duration) -> io::Result<()> {
-    // What is sent to the worker's group or session, or by its terminal, is not meant for the relay.
+    // Signals to the worker's group or session, or from its terminal, are not meant for the relay.
     setsid().map_err(|errno| io::Error::other(format!("setsid: {errno}")))?;
     close_inherited();
     let mut relay = match prepare(pid, limit) {
@@ -83,7 +84,7 @@ fn relay(pid: i32, start_time: u64, limit: Duration) -> io::Result<()> {
     }
     let stopped: Vec<i32> = Snapshot::chain(pid).iter().filter(|link| link.state == 'T').map(|link| link.pid).collect();
     let refused = relay.trace_path();
-    // A TSTP that came before the relay: a shell that stands still would not see Sidekiq end, nor hear of any signal.
+    // A TSTP came before the relay: a suspended shell would not see Sidekiq end, nor receive any signal.
     for pid in stopped.into_iter().filter(|pid| relay.traced.contains(pid)) {
         let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
     }
@@ -101,7 +102,7 @@ fn relay(pid: i32, start_time: u64, limit: Duration) -> io::Result<()> {
     Ok(())
 }
 
-/// Nothing is traced before every system call that the relay needs has been seen to work.
+/// Nothing is traced before every system call that the relay needs has been tested.
 fn prepare(pid: i32, limit: Duration) -> Result<Relay, Refusal> {
     let worker = PidFd::open(pid).map_err(not_opened)?;
     let inbox = Inbox::open()?;
@@ -115,7 +116,7 @@ fn report(report: &Report) -> io::Result<()> {
     out.flush()
 }
 
-/// Whatever came along without close-on-exec: a descriptor kept open would keep a pipe open.
+/// Closes descriptors inherited without close-on-exec: an open one would keep a pipe open.
 fn close_inherited() {
     let names = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
     // One of them is the directory's own, and closed when all are read.
@@ -129,7 +130,7 @@ impl Relay {
     pub(super) fn run(&mut self) {
         loop {
             let _ = self.failsafe.awake();
-            // First, for it takes the news of stops out as well: of those that come from here on it wakes again.
+            // First, because it also removes the notifications of stops: those from here on wake the relay again.
             for mail in self.inbox.read() {
                 match mail {
                     Mail::Message(sender, Message::Leave) if sender == self.worker.pid => return,
@@ -138,7 +139,7 @@ impl Relay {
                 }
             }
             while let Some((thread, stop)) = ptrace::next_stop() {
-                // One that is gone meanwhile will be told of as ended.
+                // One that is gone meanwhile will be reported as ended.
                 let _ = self.on_stop(thread, stop);
             }
             self.forward_overdue();
@@ -152,7 +153,7 @@ impl Relay {
             self.release_held();
             self.stop_followers();
             if self.is_done() {
-                // The kernel lets go of all that is traced.
+                // The kernel releases all traced processes.
                 return;
             }
             self.watch_system_calls();
@@ -162,7 +163,7 @@ impl Relay {
         }
     }
 
-    /// What its worker was told to do is over for those that outlive it: at once if nobody else was meant.
+    /// The worker's stop is over for processes that outlive it: at once if nothing else was signalled.
     pub(super) fn check_worker(&mut self) {
         if !self.worker.has_ended() {
             return;
@@ -182,7 +183,7 @@ impl Relay {
         (is_over && self.peers.is_empty()) || !self.is_needed()
     }
 
-    /// Asleep until something happens; until the next tick at the latest.
+    /// Sleeps until something happens; until the next tick at the latest.
     pub(super) fn wait(&self) {
         let worker = Some(&self.worker).filter(|_| self.ended.is_none());
         let others = self.peers.iter().chain(&self.owners).map(|(_, relay)| relay);
@@ -194,13 +195,13 @@ impl Relay {
         let timeout = next.and_then(|time| PollTimeout::try_from(time.as_millis() + 1).ok());
         let slept = poll(&mut polled, timeout.unwrap_or(PollTimeout::NONE));
         if slept.is_err_and(|errno| errno != Errno::EINTR) {
-            // Whatever forbids it, nobody is to be kept busy by that.
+            // If the call fails, it must not make the relay busy.
             std::thread::sleep(GRACE);
         }
     }
 }
 
-/// Why a process cannot be opened with pidfd_open(2), which came with Linux 5.3.
+/// Why a process cannot be opened with pidfd_open(2), which Linux has had since 5.3.
 fn not_opened(errno: Errno) -> Refusal {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut numbers = release.split(|letter: char| !letter.is_ascii_digit()).map_while(|number| number.parse().ok());

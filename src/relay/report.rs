@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::trace_denied::Refusal;
 
-/// What a relay says of itself once it has begun.
+/// The report of a relay that has started.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// Its process id; `None` if there was nothing for it to do.
+    /// Its process id; `None` if it was not needed.
     pub pid: Option<i32>,
     /// Why there is none, or which processes it may not trace, and why.
     pub refused: Vec<(i32, Refusal)>,

@@ -1,4 +1,4 @@
-//! Which processes a relay traces, how far each runs on, and which ones wait at their end.
+//! Which processes a relay traces, how far each runs on, and which ones are held at their exit.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -17,15 +17,15 @@ use crate::sys::pidfd::PidFd;
 use crate::sys::procfs::Snapshot;
 use crate::sys::ptrace::{self, Stop, Until};
 
-/// How long a program may take to set its handlers and to begin its threads.
+/// How long a program may take to set its handlers and to start its threads.
 const BEGINNING: Duration = Duration::from_secs(60);
 
 impl Relay {
-    /// Traces what the path asks for, or joins the relay that does, and gives back what can be neither.
+    /// Traces the processes of the path, or joins the relay that does; returns those where neither is possible.
     pub(super) fn trace_path(&mut self) -> Vec<(i32, Refusal)> {
         let mut refused = Vec::new();
         let path = Snapshot::path(self.worker.pid).without_relay();
-        // It waits for nobody whom it has started with `&`.
+        // It does not wait for a process that it has started with `&`.
         self.may_exit_first |= path.links().iter().any(|link| link.program == Program::Shell && link.is_free);
         for pid in path.to_be_relayed() {
             if self.traced.contains(&pid) || self.owners.iter().any(|(traced, _)| *traced == pid) {
@@ -60,7 +60,7 @@ impl Relay {
         let pid = match self.threads.iter().find(is_thread) {
             _ if self.traced.contains(&thread) => thread,
             Some((_, pid)) => *pid,
-            // It has just begun.
+            // It has just started.
             None => {
                 let pid = ptrace::process_of(thread)?;
                 self.threads.push((thread, pid));
@@ -73,7 +73,7 @@ impl Relay {
         self.traced.contains(&pid).then_some(pid)
     }
 
-    /// Asks the relay that traces `pid`, if one does, to tell this one what comes there.
+    /// Asks the relay that traces `pid`, if one does, to report its signals.
     pub(super) fn join_owner(&mut self, pid: i32) -> bool {
         let tracer = Snapshot::of(pid).map_or(0, |snapshot| snapshot.tracer);
         let is_relay = Snapshot::of(tracer).is_some_and(|tracer| tracer.program() == Program::Relay);
@@ -92,7 +92,7 @@ impl Relay {
             return Ok(());
         }
         let Some(pid) = self.process_of(thread) else {
-            // Of a process that is traced no more, or never was to be.
+            // Of a process that is no longer traced, or was not to be.
             self.threads.retain(|(known, _)| *known != thread);
             return ptrace::release(thread, if let Stop::Signal(number) = stop { number } else { 0 });
         };
@@ -121,7 +121,7 @@ impl Relay {
                 self.resume(pid, thread, 0)
             }
             Stop::Exit | Stop::Killed if thread == pid => {
-                // Whoever waits for it goes on now, and may end as well.
+                // The process that waits for it continues now, and may end as well.
                 self.may_exit_first = true;
                 self.watch_system_calls();
                 self.resume(pid, thread, 0)
@@ -145,8 +145,8 @@ impl Relay {
         if number == libc::SIGCHLD && self.was_quieted && ptrace::stopped_child(thread).is_some() {
             self.continue_siblings();
         }
-        // All else is none of the relay's business, and costs a process as little as can be: a shell gets a SIGCHLD for every
-        // command that it has started.
+        // Other signals do not concern the relay, and must cost a process as little as possible: a shell gets a
+        // SIGCHLD for every command that it has started.
         if number != libc::SIGSTOP && !FORWARDED.contains(&number) {
             return self.resume(pid, thread, number);
         }
@@ -158,7 +158,8 @@ impl Relay {
         self.resume(pid, thread, number)
     }
 
-    /// Whether the process is traced on: it may be relayed, or, if it has got handlers since, is to wait at its end.
+    /// Whether the process stays traced: signals may be forwarded past it or, if it has set handlers since, it is
+    /// held at its exit.
     pub(super) fn stays_traced(&mut self, pid: i32) -> bool {
         if may_be_relayed(pid) {
             self.holds.retain(|held| *held != pid);
@@ -174,21 +175,21 @@ impl Relay {
         is_held
     }
 
-    /// It has become a program that decides for itself, or has got handlers since.
+    /// It has become a program that decides for itself, or has set handlers since.
     pub(super) fn release(&mut self, pid: i32, thread: i32, signal: i32) -> nix::Result<()> {
         let others: Vec<i32> = self.threads_of(pid).into_iter().filter(|other| *other != thread).collect();
         for list in [&mut self.traced, &mut self.holds, &mut self.busy] {
             list.retain(|traced| *traced != pid);
         }
         self.changed.retain(|(changed, _)| *changed != pid);
-        // Each is let go when it stops for a moment.
+        // Each is released when it stops for a moment.
         for other in others {
             let _ = ptrace::interrupt(other);
         }
         ptrace::release(thread, signal)
     }
 
-    /// Stops for a moment, to be released, whoever has become a program with ways of its own.
+    /// Interrupts processes that have become a program with its own ways, so that they can be released.
     pub(super) fn recheck_changed(&mut self) {
         self.changed.retain(|(_, since)| since.elapsed() < BEGINNING);
         let changed: Vec<i32> = self.changed.iter().map(|(pid, _)| *pid).collect();
@@ -203,8 +204,8 @@ impl Relay {
         ptrace::resume(thread, signal, if self.needs_system_calls(pid) { Until::Call } else { Until::Event })
     }
 
-    /// To hold who leaves before it exits; and while a shell has a signal of which it is not known yet whether it does
-    /// anything.
+    /// Needed to hold a process before it exits, and while it is unknown whether a shell acts on a signal that it
+    /// received.
     pub(super) fn needs_system_calls(&self, pid: i32) -> bool {
         let worker_is_running = self.ended.is_none_or(|_| !self.peers.is_empty());
         if self.busy.contains(&pid) {
@@ -225,8 +226,9 @@ impl Relay {
         self.seen = needed;
     }
 
-    /// Whether this process is to wait until the worker has ended: it would be killed if this one ended now. A busy one that is PID 1
-    /// waits only where a SIGKILL still ends it; any other is let go by the kernel when PID 1 is killed, and the relay with it.
+    /// Whether this process must wait until the worker has ended, which would be killed if this one ended now. A busy
+    /// one that is PID 1 waits only where a SIGKILL still ends it; the kernel releases any other when PID 1 is
+    /// killed, and the relay with it.
     pub(super) fn must_wait(&self, pid: i32, thread: i32, stop: Stop) -> bool {
         if !self.worker_is_running(pid) || self.is_over() || self.held.contains(&thread) {
             return false;
@@ -237,7 +239,7 @@ impl Relay {
         is_possible && path.ends_all(0)
     }
 
-    /// Lets those go that have waited for the worker, once it has ended or had its time.
+    /// Releases the processes that have waited for the worker, once it has ended or had its time.
     pub(super) fn release_held(&mut self) {
         let is_over = self.is_over();
         for thread in std::mem::take(&mut self.held) {
@@ -253,17 +255,17 @@ impl Relay {
     }
 }
 
-/// Whether signals may be carried past it. Of one that is gone it is of no account.
+/// Whether signals may be forwarded past it. For a process that is gone it does not matter.
 fn may_be_relayed(pid: i32) -> bool {
     Snapshot::of(pid).is_none_or(|snapshot| snapshot.link(None).can_be_relayed())
 }
 
-/// Whether it is a program that is to wait at its end.
+/// Whether it is a program that is held at its exit.
 fn may_be_held(pid: i32) -> bool {
     Snapshot::path(pid).can_be_held(0)
 }
 
-/// Why a process may not be traced, as far as can be told.
+/// Why a process may not be traced, as far as is known.
 fn refusal(pid: i32) -> Refusal {
     let target = Snapshot::of(pid).unwrap_or_default();
     let own = Snapshot::caller().and_then(Snapshot::of).unwrap_or_default();
