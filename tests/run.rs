@@ -595,7 +595,8 @@ fn end_those(pids: &[i32]) {
 #[test]
 fn grace_has_an_end() {
     for place in places() {
-        for (grace, said_of_it, is_told) in [("2", "still running: --grace of 2 s has passed", true), ("0", "", false)] {
+        for (grace, said_of_it, is_told) in [("2", "still running: --grace of 2 s has passed", true), ("0", "", false)]
+        {
             let home = Home::new();
             let script = "./sidekiq log 100 & until [ -s log ]; do sleep 0.1; done; exit 3";
             let run = home.start(place, &["--grace", grace], &["bash", "-c", script]);
