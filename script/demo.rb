@@ -1,6 +1,6 @@
 # frozen_string_literal: true
 
-# What bin/demo shows. Every line that says what must hold is checked; the exit status is 0 only if all of it held.
+# What bin/demo shows. Every line with an expectation is checked; the exit status is 0 only if all of them were met.
 
 require "json"
 require "open3"
@@ -16,9 +16,9 @@ class Demo
 
   COMMAND = SidekiqLifecycle::CLI.path
   JOBS = %w[first long third fourth last].freeze
-  # The one job of the Sidekiq that a shell has started.
+  # The only job of the Sidekiq that a shell starts.
   BELOW = "below"
-  # These run until they are let go: what is shown meanwhile does not depend on how fast this machine is.
+  # These run until the demo lets them end, so that what it shows does not depend on the machine's speed.
   HELD = ["long", "third", "last", BELOW].freeze
   APPLICATION = <<~RUBY.freeze
     class Task
@@ -71,7 +71,7 @@ class Demo
     wait_until("one job has ended, two run") { (["first ends", "long begins", "third begins"] - notes).empty? }
     show(ready: true, live: true, drained: false, state: "running")
 
-    say "TSTP: be quiet. It finishes what it has begun and fetches no more"
+    say "TSTP: quiet. It finishes its running jobs and takes no more"
     worker.signal(:TSTP)
     wait_until("no longer ready") { !worker.ready_file? }
     show(ready: false, live: true, drained: false, state: "quiet")
@@ -89,7 +89,7 @@ class Demo
   end
 
   def second_generation
-    say "the next Sidekiq starts, and is told TERM in the midst of the last job"
+    say "the next Sidekiq starts, and gets TERM in the middle of the last job"
     worker = start
     wait_until("the last job begins") { notes.include?("last begins") || worker.raise_if_ended }
     wait_until("every other job has ended") { notes.grep(/ ends$/).size == JOBS.size - 1 }
@@ -103,14 +103,14 @@ class Demo
 
   # In a container this shell would be PID 1.
   def below_a_shell
-    say "a shell starts the next one, as CMD bundle exec sidekiq does in a Dockerfile: TERM comes to the shell"
+    say "a shell starts the next one, as CMD bundle exec sidekiq does in a Dockerfile: the shell gets TERM"
     worker = start(launcher: ["sh", "-c", '"$@"; exit $?', "sh"])
     push(BELOW)
     wait_until("its job begins") { notes.include?("#{BELOW} begins") || worker.raise_if_ended }
     wait_until("ready") { worker.ready_file? }
     records = Dir[File.join(@app, "tmp/sidekiq/processes/*")].map { |file| JSON.parse(File.read(file)) }
     path = records.find { |record| record["state"] == "running" }.fetch("signal_path")
-    expect("a relay, process #{path["relay"]}, carries signals past the shell", path["relay"].is_a?(Integer))
+    expect("a relay, process #{path["relay"]}, forwards signals past the shell", path["relay"].is_a?(Integer))
     worker.signal(:TERM)
     wait_until("no longer ready") { !worker.ready_file? }
     show(ready: false, live: true, drained: false, state: "stopping")
@@ -120,7 +120,7 @@ class Demo
   end
 
   def fleet_of_two
-    say "two more start; they are steered through Redis, as a whole fleet would be, and hear it at their next beats"
+    say "two more start; fleet controls them through Redis, and they react at their next heartbeats"
     workers = Array.new(2) { start }
     wait_until("both are listed") { @redis.call("SCARD", "processes") == 2 || workers.each(&:raise_if_ended).nil? }
     fleet("status")
@@ -140,15 +140,15 @@ class Demo
   def held?
     puts
     if @wrong.empty?
-      puts "Everything held: ready when it said so, deaf to no signal, and no job was lost."
+      puts "Everything was as expected: ready, quiet and drained at the right time, no signal and no job lost."
       return true
     end
-    puts("This did not hold:", @wrong.map { |sentence| "  #{sentence}" })
+    puts("This was not as expected:", @wrong.map { |sentence| "  #{sentence}" })
     puts @workers
     false
   end
 
-  # What a script, a health check and a person see now.
+  # Shows what a script, a health check and a person see now.
   def show(ready:, live:, drained:, state:)
     expect("test -f tmp/sidekiq/ready", File.exist?(File.join(@app, "tmp/sidekiq/ready")), ready)
     { "ready" => ready, "live" => live, "drained" => drained }.each do |probe, expected|
@@ -160,7 +160,7 @@ class Demo
     @wrong << "status says #{state}" unless output.lines.last.include?(state)
   end
 
-  # Redis is found as the application finds it.
+  # It finds Redis as the application does.
   def fleet(*arguments)
     output, status = Open3.capture2("sidekiq-lifecycle", "fleet", *arguments, "-r", "./app.rb", chdir: @app)
     expect("sidekiq-lifecycle fleet #{arguments.join(" ")}", status.success?)

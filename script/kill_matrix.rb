@@ -1,8 +1,8 @@
 # frozen_string_literal: true
 
 # Writes docs/kill-matrix.md: ruby script/kill_matrix.rb <MEASURED
-# Or says what it doesn't say, the seconds apart: ruby script/kill_matrix.rb --check docs/kill-matrix.md <MEASURED
-# MEASURED is what spec/containers/kill_spec.rb noted, a JSON object a line.
+# Or compares all but the seconds: ruby script/kill_matrix.rb --check docs/kill-matrix.md <MEASURED
+# MEASURED is what spec/containers/kill_spec.rb wrote, one JSON object a line.
 
 require "json"
 require_relative "../spec/support/launch_forms"
@@ -12,7 +12,7 @@ STAYS = "stays"
 UNKNOWN = "–"
 COLUMNS = [KilledContainer::OFF, *KilledContainer::RELAYS].freeze
 FORMS = LaunchForm.traced.to_h { |form| [form.name, form] }.freeze
-# The major that is measured whole.
+# The major with all combinations.
 WHOLE = 7
 # How much longer it may take with the relay.
 TOLERANCE = 2
@@ -33,7 +33,7 @@ class Measured
     @seconds[key]&.to_s || STAYS
   end
 
-  # Whether one with a relay was gone in time, as far as it can be known; nil if not.
+  # Whether a container with a relay was gone in time; nil if that is not known.
   def in_time?(line)
     return false unless line["seconds"]
 
@@ -43,8 +43,8 @@ class Measured
 
   private
 
-  # Where a SIGTERM ends the container at once, jobs and all, the relay holds its end until the worker has shut down, or
-  # the platform kills it.
+  # Where a SIGTERM ends the container at once, with its jobs, the relay holds it until the worker has shut down or the
+  # platform kills it.
   def off_or_kill(line, off)
     held = line["way"] == "stop" && FORMS.fetch(line["form"]).ends_early?
     held ? [off, KilledContainer::STOP_TIMEOUT].max : off
@@ -74,7 +74,7 @@ def table(way, measured)
   [heading, "|---|#{"---|" * KilledContainer::WORKERS.size}", *rows].join("\n")
 end
 
-# What a table says: [form, worker, way, relay] => whether it was gone; without those that were not measured.
+# A table as data: [form, worker, way, relay] => whether it was gone; without those that were not measured.
 def read(text)
   way = nil
   text.each_line(chomp: true).with_object({}) do |line, verdicts|
@@ -90,7 +90,7 @@ def read(text)
   end
 end
 
-# What stayed, what the table says stays, and the forms that it doesn't know.
+# What stayed, what stays according to the table, and the forms that are not in it.
 def differences(old, measured)
   verdicts = read(old)
   forms = verdicts.keys.map(&:first)

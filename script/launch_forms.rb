@@ -1,7 +1,7 @@
 # frozen_string_literal: true
 
 # Writes docs/launch-forms.md: ruby script/launch_forms.rb OLD <MEASURED
-# MEASURED is what the specs of containers noted, a JSON object a line; what it doesn't tell is taken from OLD.
+# MEASURED is what the container specs wrote, one JSON object a line; what is not in it is taken from OLD.
 
 require "json"
 require_relative "../spec/support/launch_forms"
@@ -14,7 +14,7 @@ RUN_HEADINGS = { %w[TERM off] => "`docker stop`", %w[TSTP off] => "TSTP" }.freez
 MAJORS = [6, 7, 8].freeze
 UNKNOWN = "–"
 
-# Of a cell: what each major came to. "lost", or "6: lost · 7: done" where they differ.
+# A cell with the result of each major: "lost", or "6: lost · 7: done" if they differ.
 def parse(cell)
   return MAJORS.to_h { |major| [major, cell] } unless cell.match?(/\A\d: /)
 
@@ -35,7 +35,7 @@ cells = Hash.new { |hash, key| hash[key] = {} }
 old = File.exist?(ARGV.fetch(0)) ? File.read(ARGV.fetch(0)) : ""
 old.each_line(chomp: true).grep(/\A\| `/).each do |line|
   name, *row = line.delete_prefix("| ").delete_suffix(" |").split(/(?<!\\) \| /)
-  # The words' own tables have no such row.
+  # The tables that explain the words have no such row.
   headings = [HEADINGS, RUN_HEADINGS].find { |some| some.size == row.size }
   headings&.keys&.zip(row) { |column, cell| cells[[name, column]] = parse(cell) }
 end

@@ -1,20 +1,20 @@
-# What the scripts of bin/ share. Sourced, from the repository's root.
+# What the scripts of bin/ and script/ share. Source it in the repository's root.
 #
-# Each major of Sidekiq is tested in a Debian that ships it, with that Debian's Ruby: a directory made by mmdebstrap,
-# kept read-only, and entered with unshare and chroot. Rust comes from this machine's rustup toolchain.
+# Each major of Sidekiq is tested in a Debian system that ships it, with that system's Ruby: a directory made by
+# mmdebstrap, kept read-only, and entered with unshare and chroot. Rust is this machine's rustup toolchain.
 
 rust_needed=1.85
 cache=${SIDEKIQ_LIFECYCLE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sidekiq_lifecycle}
 packages=ruby,ruby-dev,ruby-sidekiq,ruby-rspec,ruby-railties,redis-server,libclang-dev,gcc,make,libc6-dev,procps,python3-minimal
-# The inits and shells that a Sidekiq may be launched under.
+# The inits and shells of the launch forms.
 packages=$packages,tini,dumb-init,catatonit,busybox,zsh,ksh93u+m,strace
 
 suite_of() {
   case "$1" in 6) echo bookworm ;; 7) echo trixie ;; 8) echo forky ;; esac
 }
 
-# What not all of the systems have: two run systemd (that of Debian 14 does not run on the first version of cgroups), one of
-# these deploys, with Capistrano and with Docker's commands, and has foreman and Puma; and one lints and measures.
+# Further packages of each system. Two run systemd (Debian 14's does not support cgroups version 1). One of these deploys,
+# with Capistrano and Docker's commands, and has foreman and Puma. One has the linters and measures the costs.
 packages_of() {
   case "$1" in
     6) echo "$packages,bundler,systemd,systemd-sysv,sudo" ;;
@@ -32,7 +32,7 @@ apt_install() {
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
-# Says what is wrong with Rust here, and fails; or says nothing.
+# Fails and prints what is wrong with Rust here; succeeds silently if nothing is.
 rust_missing() {
   local version
   if ! version=$(cargo --version 2>/dev/null | cut -d' ' -f2); then
@@ -45,7 +45,7 @@ rust_missing() {
   fi
 }
 
-# Says why the systems of the three majors cannot be had here, and fails; or says nothing.
+# Fails and prints why the systems of the three majors cannot be made here; succeeds silently if they can.
 roots_missing() {
   local sysroot
   if [ "$(uname -s)" != Linux ]; then
@@ -57,14 +57,14 @@ roots_missing() {
   elif ! unshare --mount --pid --fork true 2>/dev/null; then
     echo "unshare(1) is not allowed to make namespaces here; run outside of this container, or with CAP_SYS_ADMIN"
   elif sysroot=$(rustc --print sysroot) && [ "$sysroot" = /usr ]; then
-    echo "Rust must come from rustup (https://rustup.rs): the system's own cannot be lent to another system"
+    echo "Rust must come from rustup (https://rustup.rs): the system's own cannot be used in another system"
   else
     return 0
   fi
   return 1
 }
 
-# The name holds what the system is made of, so that a change makes a new one.
+# The name depends on the packages, so that a change makes a new system.
 root_of() {
   echo "$cache/roots/$(suite_of "$1")-$(packages_of "$1" | cksum | cut -d' ' -f1)"
 }
@@ -78,7 +78,7 @@ make_root() {
   if [ ! -e "$root" ]; then
     echo "Making a Debian $(suite_of "$1") with Sidekiq $1 (once, about half a minute)…"
     rm -rf "$root.part"
-    # Debian's testing moves under our feet, and a mirror's list of it may be a little old.
+    # Debian testing changes all the time, and a mirror's list of it may be somewhat old.
     if ! mmdebstrap --quiet --variant=minbase --include="$(packages_of "$1")" \
       --aptopt='Acquire::Check-Valid-Until "false"' "$(suite_of "$1")" "$root.part" 2>"$root.log"; then
       cat "$root.log" >&2
@@ -91,9 +91,9 @@ make_root() {
   exec 9>&-
 }
 
-# Runs a command where Sidekiq of a major is: in_root MAJOR COMMAND ARG…
-# /repo is this repository, read-only; /build is kept for the next time; all else is forgotten, and every process ends.
-# Docker's engine, if there is one, can be reached; it knows the system as $ROOT_OUTSIDE and /build as $BUILD_OUTSIDE.
+# Runs a command in the system of a major: in_root MAJOR COMMAND ARG…
+# /repo is this repository, read-only; /build is kept. Everything else is discarded, and every process is ended.
+# Docker's socket is there if Docker runs; for Docker the system is $ROOT_OUTSIDE and /build is $BUILD_OUTSIDE.
 in_root() {
   local major=$1 root build rust cargo_home
   shift
@@ -125,15 +125,15 @@ in_root() {
   ' bash "$root" "$PWD" "$build" "$rust" "$cargo_home" "$@"
 }
 
-# Says why there can be no containers here, and fails; or says nothing.
+# Fails and prints why there can be no containers here; succeeds silently if there can.
 docker_missing() {
   if ! [ -S /run/docker.sock ] || ! command -v docker >/dev/null || ! docker version >/dev/null 2>&1; then
-    echo "Docker is not there"
+    echo "Docker does not run here"
     return 1
   fi
 }
 
-# Starts Docker, for as long as this script runs, where it is installed and not there. Containers get no network from it.
+# Starts Docker for as long as this script runs. Its containers have no network.
 start_docker() {
   dockerd --iptables=false --bridge=none >"$1" 2>&1 &
   docker=$!
@@ -145,17 +145,17 @@ start_docker() {
   echo "Docker does not start here:" && tail -n 3 "$1"
 }
 
-# Says why there can be no virtual machine here, and fails; or says nothing. Installs what it takes where that is possible.
+# Fails and prints why there can be no virtual machine here; succeeds silently if there can. Installs qemu if possible.
 qemu_missing() {
   if ! command -v qemu-system-x86_64 >/dev/null && can_install; then apt_install qemu-system-x86 2>/dev/null || true; fi
   if ! command -v qemu-system-x86_64 >/dev/null; then
-    echo "qemu-system-x86_64 is not there (Debian and Ubuntu: apt-get install qemu-system-x86)"
+    echo "qemu-system-x86_64 is not installed (Debian and Ubuntu: apt-get install qemu-system-x86)"
     return 1
   fi
 }
 
 # Builds the gem and installs it as a user would: install_gem REPOSITORY WORK. Sets GEM_HOME and PATH to use it.
-# An installed gem is kept for as long as nothing of it changes, where there is a place to keep it ($SPEC_GEMS).
+# If $SPEC_GEMS is set, an installed gem is kept there and used until one of its files changes.
 install_gem() {
   local keep contents gem_file=$2/sidekiq_lifecycle.gem
   keep=${SPEC_GEMS:-$2}
@@ -175,7 +175,7 @@ install_gem() {
   exec 9>&-
 }
 
-# The major of the Sidekiq that this machine's own Ruby loads; fails if there is none.
+# Prints the major of the Sidekiq that this machine's own Ruby loads; fails if there is none.
 sidekiq_here() {
   ruby -e 'begin; require "sidekiq"; rescue LoadError; exit 1; end; puts Sidekiq::VERSION.to_i' 2>/dev/null
 }
@@ -185,14 +185,14 @@ validator_packages="kubernetes-validate botocore cfn-lint check-jsonschema"
 
 validators() { echo "$cache/validators-$(echo "$validator_packages" | cksum | cut -d' ' -f1)"; }
 
-# Says why there can be no Python environment for them here, and fails; or says nothing.
+# Fails and prints why their Python environment cannot be made here; succeeds silently if it can.
 validators_missing() {
   if ! command -v python3 >/dev/null; then
     echo "python3 is needed"
   elif ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
     echo "Python's venv is needed (Debian and Ubuntu: apt-get install python3-venv)"
   elif ! make_validators >/dev/null 2>&1; then
-    echo "pip cannot get $validator_packages here"
+    echo "pip cannot install $validator_packages here"
   else
     return 0
   fi
@@ -206,19 +206,19 @@ make_validators() {
   exec 9>"$place.lock"
   flock 9
   if [ ! -e "$place/made" ]; then
-    echo "Getting $validator_packages (once)…"
+    echo "Installing $validator_packages (once)…"
     rm -rf "$place"
-    # shellcheck disable=SC2086 # they are words
+    # shellcheck disable=SC2086 # it is a list of words
     python3 -m venv "$place" && "$place/bin/pip" install --quiet --disable-pip-version-check $validator_packages || return 1
     touch "$place/made"
   fi
   exec 9>&-
 }
 
-# Says why there is no Docker Compose here, and fails; or says nothing. Debian's is called docker-compose.
+# Fails and prints that there is no Docker Compose here; succeeds silently if there is. Debian's is docker-compose.
 compose_missing() {
   if ! docker compose version >/dev/null 2>&1 && ! command -v docker-compose >/dev/null; then
-    echo "Docker Compose is not there"
+    echo "Docker Compose is not installed"
     return 1
   fi
 }

@@ -1,8 +1,8 @@
 # frozen_string_literal: true
 
 # Writes docs/wrappers.md: ruby script/wrappers.rb <MEASURED
-# Or says what it says otherwise: ruby script/wrappers.rb --check docs/wrappers.md <MEASURED
-# MEASURED is what spec/containers/wrappers_spec.rb noted, a JSON object a line.
+# Or compares it with the measurement: ruby script/wrappers.rb --check docs/wrappers.md <MEASURED
+# MEASURED is what spec/containers/wrappers_spec.rb wrote, one JSON object a line.
 
 require "json"
 require_relative "../spec/support/wrapper"
