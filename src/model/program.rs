@@ -178,7 +178,7 @@ pub enum Sidekiq {
 }
 
 impl Sidekiq {
-    /// Recognizes a Sidekiq by its title, `sidekiq 7.3.2 app [0 of 5 busy]`, or by the [script] that a Ruby runs. The
+    /// Recognizes a Sidekiq by its title, `sidekiq 7.3.2 app [0 of 5 busy]`, or by the [script](crate::model::ruby_script) that a Ruby runs. The
     /// word in any other place (`gem install sidekiq`, `rake sidekiq`) does not count.
     #[must_use]
     pub fn of(name: &str, executable: Option<&Path>, arguments: &[String]) -> Option<Self> {
