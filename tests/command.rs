@@ -80,8 +80,8 @@ fn no(line: &str) -> Said {
 fn living(state: State) -> Record {
     let about =
         About { sidekiq: Some("8.1.7".into()), tag: Some("shop".into()), concurrency: Some(5), ..About::default() };
-    let mut record = Record::begin(about, None);
-    record.beats();
+    let mut record = Record::new(about, None);
+    record.record_heartbeat();
     record.enter(state, None);
     record
 }
@@ -114,7 +114,7 @@ fn check_answers_with_the_exit_code_and_one_line() {
     let running = format!("not drained: process {pid} is quiet, 2 jobs still running");
     assert_eq!(app.call(&["check", "drained"]), no(&running));
 
-    quiet.drains();
+    quiet.mark_drained();
     app.publish(&quiet);
     assert_eq!(app.call(&["check", "drained"]), yes("drained"));
 }

@@ -64,10 +64,10 @@ impl App {
         let pid = i32::try_from(child.id()).unwrap();
         self.workers.push(child);
         wait_until(|| Snapshot::of(pid).unwrap().handling(Signal::SIGTSTP) == Handling::Handled);
-        let mut record = Record::begin(About::default(), None);
+        let mut record = Record::new(About::default(), None);
         record.identity.pid = pid;
         record.identity.start_time = identity::start_time(pid);
-        record.beats();
+        record.record_heartbeat();
         record.enter(state, None);
         self.publish(&record);
         record
@@ -132,7 +132,7 @@ fn one_that_drains_is_noticed_by_its_record_alone() {
         error.read_exact(&mut byte).unwrap();
         said.extend(byte);
     }
-    record.drains();
+    record.mark_drained();
     app.publish(&record);
     let (code, line) = ended(waiting.wait_with_output().unwrap());
     assert_eq!((code, timeless(&line).as_str()), (0, "drained"));
@@ -369,7 +369,7 @@ fn a_program_that_sidekiq_is_embedded_in_is_not_ended_nor_is_any_other() {
 fn the_time_is_for_the_drain_and_the_end_together() {
     let mut app = App::new();
     let mut record = app.start(STUBBORN, State::Quiet);
-    record.drains();
+    record.mark_drained();
     app.publish(&record);
     let (code, line) = app.call("stop --drain-first --timeout 0.5s");
     assert_eq!(code, 124, "{line}");

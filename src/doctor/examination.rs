@@ -105,15 +105,22 @@ pub struct Time {
 }
 
 impl Time {
-    fn of(pid: i32, need: Need, about: &About, service: Option<Service>, has_gem: bool, is_persons: bool) -> Self {
-        let is_heard = service.as_ref().is_some_and(|service| service.is_heard);
+    fn of(
+        pid: i32,
+        need: Need,
+        about: &About,
+        service: Option<Service>,
+        has_gem: bool,
+        is_used_by_person: bool,
+    ) -> Self {
+        let is_accepted = service.as_ref().is_some_and(|service| service.is_accepted);
         let found = platform::stop_timeout(about.stop_timeout);
         let wrong = found.as_ref().err().map(ToString::to_string);
         let stop = found.ok().flatten().or_else(|| service.and_then(|service| service.stop_timeout));
         let stop = stop.or_else(|| platform::engine_stop_timeout(pid));
         let is_systemds = matches!(&stop, Some(StopTimeout { source: Source::Systemd(_), .. }));
         // Without the gem, Sidekiq notifies systemd of its stop, but asks for no time.
-        let is_extended = is_systemds && is_heard && has_gem && !about.embedded;
+        let is_extended = is_systemds && is_accepted && has_gem && !about.embedded;
         let fit = match (wrong, stop_timeout::fit(need, stop.as_ref())) {
             (Some(wrong), _) => Fit::Unknown(wrong),
             (None, Fit::TooShort(_)) if is_extended => Fit::Fits(format!(
@@ -121,7 +128,7 @@ impl Time {
                 stop.as_ref().map(ToString::to_string).unwrap_or_default(),
                 need.words()
             )),
-            (None, Fit::Unknown(_)) if is_persons => {
+            (None, Fit::Unknown(_)) if is_used_by_person => {
                 Fit::Fits("the person at the shell decides how long to wait".to_owned())
             }
             (None, fit) => fit,
@@ -159,7 +166,7 @@ impl Examination {
         let about = record.map(|record| record.about.clone()).unwrap_or_default();
         let hooks = record.map(|record| record.slow_hooks()).unwrap_or_default();
         let need = Need { timeout: about.timeout, hooks };
-        let time = Time::of(snapshot.pid, need, &about, service, record.is_some(), path.is_persons());
+        let time = Time::of(snapshot.pid, need, &about, service, record.is_some(), path.is_used_by_person());
         let path = path.with_needed(time.needed);
         let version = match snapshot.sidekiq() {
             Some(Sidekiq::Started { version }) => Some(version),
@@ -170,7 +177,7 @@ impl Examination {
             carries: path
                 .links()
                 .iter()
-                .filter(|link| link.is_carried())
+                .filter(|link| link.is_bypassed())
                 .map(crate::model::signal_path::Link::title)
                 .collect(),
             problem: no_relay(&path, relay.is_some(), said, has_gem),
@@ -282,7 +289,7 @@ fn signal_path(path: &Path) -> SignalPath {
                 KillMode::ControlGroup => "signals every process of the service (KillMode=control-group)".to_owned(),
                 mode => format!("signals the service's main process (KillMode={mode})"),
             },
-            _ if link.is_persons() => "is a person's interactive shell".to_owned(),
+            _ if link.is_used_by_person() => "is a person's interactive shell".to_owned(),
             _ => link.verdict(Asked::Stop),
         };
         Link {

@@ -60,7 +60,7 @@ pub fn main(out: &mut impl Write, command: &[OsString], timeout: Duration, json:
         let number = usize::try_from(signal).unwrap_or_default();
         signal_hook::flag::register_usize(signal, Arc::clone(&interrupted), number)?;
     }
-    let report = match Trial::begin(command, Directory::new(&path, None), interrupted.clone()) {
+    let report = match Trial::start(command, Directory::new(&path, None), interrupted.clone()) {
         Ok(mut trial) => trial.run(timeout),
         Err(reason) => Err(reason),
     };
@@ -89,7 +89,7 @@ struct Trial {
 }
 
 impl Trial {
-    fn begin(command: &[OsString], directory: Directory, interrupted: Arc<AtomicUsize>) -> Result<Self, String> {
+    fn start(command: &[OsString], directory: Directory, interrupted: Arc<AtomicUsize>) -> Result<Self, String> {
         let output = tempfile::tempfile().map_err(|error| error.to_string())?;
         namespace::enter().map_err(|error| {
             format!(
@@ -131,7 +131,7 @@ impl Trial {
                 return Err(format!("the command ended before a Sidekiq had started ({status})"));
             }
             let found = find(&Snapshot::living(), &self.directory);
-            let standing: Vec<i32> = found.iter().filter(|found| stands(found)).map(|found| found.pid).collect();
+            let standing: Vec<i32> = found.iter().filter(|found| has_started(found)).map(|found| found.pid).collect();
             if standing.is_empty() || standing.len() < found.len() || standing != before {
                 since = Instant::now();
             } else if since.elapsed() > SETTLED {
@@ -225,7 +225,7 @@ impl Trial {
                     *ended = Some(elapsed);
                 }
             }
-            let is_hopeless = |found: &ObservedProcess| !self.has_heard(found) && elapsed > IDLE;
+            let is_hopeless = |found: &ObservedProcess| !self.has_received(found) && elapsed > IDLE;
             let waits = |(found, ended): (&ObservedProcess, &Option<Duration>)| {
                 ended.is_none() && !is_hopeless(found) && elapsed < deadline(found)
             };
@@ -280,7 +280,7 @@ impl Trial {
                 None,
                 format!("a SIGTERM to PID 1 ended Sidekiq after {seconds}; whether it had finished is not visible"),
             ),
-            (None, _) if self.has_heard(found) => {
+            (None, _) if self.has_received(found) => {
                 (None, "a SIGTERM to PID 1 arrived, but Sidekiq did not end within the time that it has".to_owned())
             }
             (None, _) if found.record.is_ok() || is_logged => {
@@ -291,7 +291,7 @@ impl Trial {
         Measured { fate, words, tstp: String::new() }
     }
 
-    fn has_heard(&self, found: &ObservedProcess) -> bool {
+    fn has_received(&self, found: &ObservedProcess) -> bool {
         match record(found) {
             Some(record) => record.state >= State::Stopping,
             None => self.said().contains("Shutting down"),
@@ -351,7 +351,7 @@ fn record(found: &ObservedProcess) -> Option<Record> {
     entries.into_iter().filter_map(|entry| entry.record.ok()).find(|record| record.identity == *identity)
 }
 
-fn stands(found: &ObservedProcess) -> bool {
+fn has_started(found: &ObservedProcess) -> bool {
     match &found.record {
         Ok(record) => record.state >= State::Running,
         Err(_) => found.snapshot.as_ref().is_some_and(is_started),

@@ -28,20 +28,20 @@ const DYING: Duration = Duration::from_secs(5);
 const ENDING: Duration = Duration::from_millis(500);
 
 /// How often a worker's end is checked for if no event reports it (`pidfd_open(2)` refused).
-const LOOK: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) fn run(options: Options) -> u8 {
-    match Supervision::begin(options) {
+    match Supervision::start(options) {
         Ok(supervision) => supervision.live(),
         Err((code, why)) => {
-            say(format_args!("{why}"));
+            log(format_args!("{why}"));
             code
         }
     }
 }
 
 /// Standard error may have lost its reader; that is no reason to exit.
-fn say(line: fmt::Arguments) {
+fn log(line: fmt::Arguments) {
     // In a single write, because other processes write there as well.
     let _ = io::stderr().write_all(format!("sidekiq-lifecycle run: {line}\n").as_bytes());
 }
@@ -100,9 +100,9 @@ impl fmt::Display for Worker {
 }
 
 impl Supervision {
-    fn begin(options: Options) -> Result<Self, (u8, String)> {
+    fn start(options: Options) -> Result<Self, (u8, String)> {
         let refused = |what: &str, error: Errno| (1, format!("cannot {what}: {}", error.desc()));
-        let signals = Signals::take().map_err(|error| refused("receive signals", error))?;
+        let signals = Signals::block().map_err(|error| refused("receive signals", error))?;
         // It would be useless otherwise; a seccomp profile may refuse it.
         kill(Pid::this(), None).map_err(|error| refused("send signals (kill)", error))?;
         if Pid::this().as_raw() != 1 {
@@ -143,7 +143,7 @@ impl Supervision {
         let code = loop {
             while let Some(signal) = self.signals.next() {
                 if !signal.is_in(&[Signal::SIGCHLD]) {
-                    self.arrived(signal);
+                    self.on_signal(signal);
                 }
             }
             self.reap();
@@ -155,7 +155,7 @@ impl Supervision {
                 || self.workers.iter().any(|worker| worker.end.is_some())
             {
                 self.workers.retain(Worker::is_alive);
-                self.tell_followers();
+                self.stop_followers();
             }
             if let Some(code) = self.code {
                 if self.workers.is_empty() {
@@ -163,14 +163,14 @@ impl Supervision {
                 }
                 if self.leave_at.is_some_and(has_come) {
                     let seconds = self.options.grace.as_secs_f64();
-                    say(format_args!(
+                    log(format_args!(
                         "exiting with {} still running: --grace of {seconds} s has passed",
                         list(&self.workers)
                     ));
                     break code;
                 }
             }
-            let until = [self.kill_at, self.leave_at, self.follow_at, self.look_at()].into_iter().flatten().min();
+            let until = [self.kill_at, self.leave_at, self.follow_at, self.next_check()].into_iter().flatten().min();
             self.signals.sleep(self.workers.iter().filter_map(|worker| worker.end.as_ref()), until);
         };
         if children::foreground() == Some(self.first) {
@@ -181,23 +181,23 @@ impl Supervision {
 
     // ---- signals ----
 
-    fn arrived(&mut self, arrived: Number) {
+    fn on_signal(&mut self, arrived: Number) {
         if arrived.is_in(&STOPS) && self.kill_at.is_none() {
             self.kill_at = self.options.stop_grace.and_then(|grace| Instant::now().checked_add(grace));
         }
         let Some(signal) = signal_map::signal(&self.options.signals, arrived) else {
-            self.tell(format_args!("{arrived} dropped"));
+            self.log_verbose(format_args!("{arrived} dropped"));
             return;
         };
         let by_group = self.options.group && self.code.is_none();
-        let snapshots = self.look(by_group);
+        let snapshots = self.relevant_processes(by_group);
         let processes = processes(&snapshots);
         let draining = || self.workers.iter().map(|worker| worker.pid).collect();
         let roots = if self.code.is_none() { vec![self.first] } else { draining() };
         let mut found = recipients::recipients(&processes, &roots, signal);
         found.spare_from_suspension(&processes, signal);
         if found.between.is_empty() && found.workers.is_empty() {
-            self.tell(format_args!("{signal} dropped: no process here handles it"));
+            self.log_verbose(format_args!("{signal} dropped: no process here handles it"));
         }
         self.remember(&found, &snapshots);
         if by_group {
@@ -209,7 +209,7 @@ impl Supervision {
     }
 
     /// A first child that is a Sidekiq is all that is needed: /proc need not be searched.
-    fn look(&self, by_group: bool) -> Vec<Snapshot> {
+    fn relevant_processes(&self, by_group: bool) -> Vec<Snapshot> {
         let is_alone = |first: &Snapshot| !by_group && self.code.is_none() && first.sidekiq().is_some();
         let alone = Snapshot::of(self.first).filter(is_alone);
         alone.map_or_else(Snapshot::living, |first| vec![first])
@@ -230,24 +230,24 @@ impl Supervision {
 
     fn send(&mut self, signal: Number, found: &Recipients) {
         for pid in &found.between {
-            self.tell(format_args!("{signal} to pid {pid}, a process in front of the worker"));
+            self.log_verbose(format_args!("{signal} to pid {pid}, a process in front of the worker"));
             let _ = children::send(*pid, signal);
         }
         for worker in &found.workers {
             let known = self.workers.iter_mut().find(|known| known.pid == worker.pid);
             let name = known.as_ref().map_or_else(|| format!("pid {}", worker.pid), ToString::to_string);
             if worker.decider.is_some() {
-                self.tell(format_args!("{signal} not sent to {name}: its shell decides"));
+                self.log_verbose(format_args!("{signal} not sent to {name}: its shell decides"));
                 continue;
             }
             if let Some(known) = known {
                 known.is_stopping |= signal.is_in(&STOPS);
             }
-            self.tell(format_args!("{signal} to {name}"));
+            self.log_verbose(format_args!("{signal} to {name}"));
             // A process that has ended meanwhile no longer needs it.
             match children::send(worker.pid, signal) {
                 Ok(()) | Err(Errno::ESRCH) => {}
-                Err(error) => say(format_args!("cannot send {signal} to {name}: {}", error.desc())),
+                Err(error) => log(format_args!("cannot send {signal} to {name}: {}", error.desc())),
             }
         }
     }
@@ -268,7 +268,7 @@ impl Supervision {
 
     /// Stops the followers once the workers have ended: at once if the command has ended as well, otherwise a moment
     /// later, because a program around the worker ends by itself then.
-    fn tell_followers(&mut self) {
+    fn stop_followers(&mut self) {
         if self.followers.is_empty() || !self.workers.is_empty() {
             self.follow_at = None;
             return;
@@ -282,7 +282,7 @@ impl Supervision {
         self.workers = followers.filter(Worker::is_alive).collect();
         for follower in &mut self.workers {
             if self.options.verbose {
-                say(format_args!("{} to {follower}, because its worker has ended", self.stop));
+                log(format_args!("{} to {follower}, because its worker has ended", self.stop));
             }
             let _ = children::send(follower.pid, self.stop);
             follower.is_stopping = true;
@@ -294,13 +294,13 @@ impl Supervision {
     }
 
     /// When to check whether a worker has ended, if no event reports it.
-    fn look_at(&self) -> Option<Instant> {
+    fn next_check(&self) -> Option<Instant> {
         let is_unseen = !self.followers.is_empty() && self.workers.iter().any(|worker| worker.end.is_none());
-        is_unseen.then(|| Instant::now() + LOOK)
+        is_unseen.then(|| Instant::now() + CHECK_INTERVAL)
     }
 
     fn send_to_group(&mut self, signal: Number, processes: &[Process]) {
-        self.tell(format_args!("{signal} to process group {}", self.first));
+        self.log_verbose(format_args!("{signal} to process group {}", self.first));
         let _ = children::send(-self.first, signal);
         for worker in &mut self.workers {
             let group = getpgid(Some(Pid::from_raw(worker.pid))).map(Pid::as_raw);
@@ -317,9 +317,9 @@ impl Supervision {
         }
     }
 
-    fn tell(&self, line: fmt::Arguments) {
+    fn log_verbose(&self, line: fmt::Arguments) {
         if self.options.verbose {
-            say(line);
+            log(line);
         }
     }
 
@@ -371,7 +371,7 @@ impl Supervision {
         self.leave_at = self.leave_at.or(leave_at);
         let seconds = self.options.grace.as_secs_f64();
         let workers = list(&self.workers);
-        say(format_args!("the command exited with {code}; waiting up to {seconds} s for {workers} to drain"));
+        log(format_args!("the command exited with {code}; waiting up to {seconds} s for {workers} to drain"));
     }
 
     /// Ctrl-Z, or a read from the terminal by a command in the background: a shell above must see that this job has
@@ -412,7 +412,7 @@ impl Supervision {
     fn kill(&mut self) -> u8 {
         let seconds = self.options.stop_grace.unwrap_or_default().as_secs_f64();
         let until = Instant::now() + DYING;
-        let mut is_said = false;
+        let mut is_logged = false;
         loop {
             while children::reap().is_some() {}
             let snapshots = Snapshot::living();
@@ -424,11 +424,11 @@ impl Supervision {
             if left.is_empty() || has_come(until) {
                 return KILLED;
             }
-            if !is_said {
+            if !is_logged {
                 let names = snapshots.iter().filter(|snapshot| left.contains(&snapshot.pid)).map(Worker::new);
                 let names = list(&names.collect::<Vec<_>>());
-                say(format_args!("killed {names}: --stop-grace of {seconds} s has passed"));
-                is_said = true;
+                log(format_args!("killed {names}: --stop-grace of {seconds} s has passed"));
+                is_logged = true;
             }
             for pid in left {
                 let _ = children::send(pid, Signal::SIGKILL.into());

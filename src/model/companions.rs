@@ -19,7 +19,7 @@ pub fn warning(chain: &[Link], others: &[String]) -> Option<String> {
     }
     let first = above.last().filter(|link| link.is_pid1 && !others.is_empty())?;
     let ends = above.iter().all(|link| match link.program {
-        Program::Shell => !(link.is_free || link.is_interactive && link.has_terminal),
+        Program::Shell => !(link.child_in_background || link.is_interactive && link.has_terminal),
         Program::Timeout => true,
         program => program.ends_with_first_child() && !link.is_machines,
     });
@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn a_container_that_ends() {
         let shell = |pid| link(pid, "dash", &["dash", "-c", "puma & sidekiq"]);
-        let free = |pid| Link { is_free: true, ..shell(pid) };
+        let free = |pid| Link { child_in_background: true, ..shell(pid) };
         let person = |pid| Link { is_interactive: true, has_terminal: true, ..shell(pid) };
         let tini = || link(1, "tini", &["tini", "--"]);
         let others = &["puma (pid 9)", "cron (pid 10)"][..];

@@ -36,7 +36,7 @@ impl Hooks {
     }
 
     /// Hooks with this name start. Their first `free` seconds do not count: jobs run meanwhile.
-    pub fn begin(&mut self, name: String, free: f64, now: Instant) {
+    pub fn start(&mut self, name: String, free: f64, now: Instant) {
         self.end(now);
         let since = Duration::try_from_secs_f64(free).ok().and_then(|free| now.checked_add(free)).unwrap_or(now);
         self.running =
@@ -66,7 +66,7 @@ impl Hooks {
     /// What to record for later. A completed stop replaces what was known, because a hook may have been fixed; one
     /// that may be killed at any moment does not reduce it.
     #[must_use]
-    pub fn known(&self, now: Instant, is_over: bool) -> Option<f64> {
+    pub fn to_record(&self, now: Instant, is_over: bool) -> Option<f64> {
         if self.taken.is_empty() && self.running.is_none() {
             return self.before;
         }
@@ -74,14 +74,14 @@ impl Hooks {
         Some(if is_over { seconds } else { seconds.max(self.before.unwrap_or_default()) })
     }
 
-    /// When to [check](Self::look) the running hooks: after a second, and whenever they have taken twice as long.
+    /// When to [check](Self::check) the running hooks: after a second, and whenever they have taken twice as long.
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
         self.running.as_ref().map(|running| running.due)
     }
 
     /// Whether they have been running for so long that it is to be reported, and recorded again.
-    pub fn look(&mut self, now: Instant) -> bool {
+    pub fn check(&mut self, now: Instant) -> bool {
         let Some(running) = self.running.as_mut().filter(|running| now >= running.due) else { return false };
         let taken = now - running.since;
         running.due = now + taken;
@@ -124,7 +124,7 @@ mod tests {
         ] {
             let mut hooks = Hooks::default();
             seconds.iter().for_each(|seconds| hooks.remember(*seconds));
-            assert_eq!((hooks.known(now, false), hooks.known(now, true)), (expected, expected), "{seconds:?}");
+            assert_eq!((hooks.to_record(now, false), hooks.to_record(now, true)), (expected, expected), "{seconds:?}");
         }
     }
 
@@ -134,12 +134,12 @@ mod tests {
         let mut hooks = Hooks::default();
         hooks.remember(5.0);
         assert_eq!((hooks.due(), hooks.problem(start), hooks.to_come(start)), (None, None, 5.0));
-        hooks.begin(":quiet".to_owned(), 0.0, start);
+        hooks.start(":quiet".to_owned(), 0.0, start);
         assert_eq!((hooks.due(), hooks.problem(start)), (Some(at(start, 1.0)), None));
-        assert!(!hooks.look(at(start, 0.9)) && hooks.look(at(start, 1.5)));
+        assert!(!hooks.check(at(start, 0.9)) && hooks.check(at(start, 1.5)));
         assert_eq!(hooks.due(), Some(at(start, 3.0)));
-        assert_eq!((hooks.known(at(start, 3.0), false), hooks.to_come(at(start, 3.0))), (Some(5.0), 2.0));
-        assert_eq!((hooks.known(at(start, 8.0), false), hooks.to_come(at(start, 8.0))), (Some(8.0), 0.0));
+        assert_eq!((hooks.to_record(at(start, 3.0), false), hooks.to_come(at(start, 3.0))), (Some(5.0), 2.0));
+        assert_eq!((hooks.to_record(at(start, 8.0), false), hooks.to_come(at(start, 8.0))), (Some(8.0), 0.0));
         assert_eq!(
             hooks.problem(at(start, 2.0)).unwrap(),
             ":quiet hooks have been delaying the stop for more than 1 s: the platform must leave them that time on top of \
@@ -147,12 +147,15 @@ mod tests {
         );
         hooks.end(at(start, 2.0));
         // While jobs run.
-        hooks.begin(":shutdown".to_owned(), 8.0, at(start, 2.0));
+        hooks.start(":shutdown".to_owned(), 8.0, at(start, 2.0));
         assert_eq!((hooks.due(), hooks.problem(at(start, 9.0)).is_some()), (Some(at(start, 11.0)), true));
-        hooks.begin("at_exit".to_owned(), 0.0, at(start, 9.0));
+        hooks.start("at_exit".to_owned(), 0.0, at(start, 9.0));
         hooks.end(at(start, 10.5));
         hooks.end(at(start, 20.0));
-        assert_eq!((hooks.known(at(start, 20.0), false), hooks.known(at(start, 20.0), true)), (Some(5.0), Some(3.5)));
+        assert_eq!(
+            (hooks.to_record(at(start, 20.0), false), hooks.to_record(at(start, 20.0), true)),
+            (Some(5.0), Some(3.5))
+        );
         assert_eq!(
             hooks.problem(at(start, 20.0)).unwrap(),
             "hooks took 3.5 s of this stop (:quiet 2.0 s, at_exit 1.5 s): the platform must leave them that time on top \
@@ -165,10 +168,10 @@ mod tests {
         let start = Instant::now();
         let mut hooks = Hooks::default();
         for (second, name) in [(0.0, ":quiet"), (0.5, ":shutdown"), (0.8, "at_exit")] {
-            hooks.begin(name.to_owned(), 0.0, at(start, second));
+            hooks.start(name.to_owned(), 0.0, at(start, second));
         }
         hooks.end(at(start, 0.9));
-        assert_eq!((hooks.problem(at(start, 9.0)), hooks.known(at(start, 9.0), true)), (None, Some(0.9)));
+        assert_eq!((hooks.problem(at(start, 9.0)), hooks.to_record(at(start, 9.0), true)), (None, Some(0.9)));
     }
 
     #[test]
@@ -176,7 +179,7 @@ mod tests {
         let now = Instant::now();
         for free in [1e18, 1.8e19, f64::MAX, f64::INFINITY, f64::NAN, -1.0] {
             let mut hooks = Hooks::default();
-            hooks.begin(":shutdown".to_owned(), free, now);
+            hooks.start(":shutdown".to_owned(), free, now);
             assert_eq!(hooks.so_far(now), 0.0, "{free}");
         }
     }

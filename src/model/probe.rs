@@ -125,7 +125,7 @@ impl Facts {
         let pid = self.pid;
         self.is_there()?;
         match probe {
-            Probe::Live => self.heart_beats(max_beat_age),
+            Probe::Live => self.has_heartbeat(max_beat_age),
             Probe::Ready => {
                 if self.state != State::Running {
                     return Err(format!("process {pid} is {}", self.state));
@@ -133,7 +133,7 @@ impl Facts {
                 if let Some(reason) = &self.withheld {
                     return Err(format!("process {pid} is running, but {reason}"));
                 }
-                self.heart_beats(max_beat_age)
+                self.has_heartbeat(max_beat_age)
             }
             Probe::Drained => match (self.state, &self.never_drains) {
                 (State::Quiet | State::Stopping, _) if self.drained => Ok(()),
@@ -163,7 +163,7 @@ impl Facts {
         }
     }
 
-    fn heart_beats(&self, max_beat_age: Duration) -> Answer {
+    fn has_heartbeat(&self, max_beat_age: Duration) -> Answer {
         match self.beat_age {
             Some(age) if age > max_beat_age => Err(format!(
                 "process {} has had no heartbeat for {} s (more than {} s): Ruby is stuck",

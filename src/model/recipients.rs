@@ -103,7 +103,7 @@ const DEPTH: usize = 64;
 
 /// Whether a program is only a wrapper: it waits for its command, and ends with it.
 #[must_use]
-pub fn stands_between(program: Program) -> bool {
+pub fn is_wrapper(program: Program) -> bool {
     matches!(program, Program::Shell | Program::Timeout | Program::Run) || program.ends_with_first_child()
 }
 
@@ -201,7 +201,7 @@ struct Above {
 impl<'a> Search<'a> {
     fn descend(&mut self, process: &'a Process, above: Above, depth: usize) {
         let handles = process.handles(self.signal);
-        let is_known = stands_between(process.program);
+        let is_known = is_wrapper(process.program);
         let sidekiqs = if is_known || process.is_sidekiq { Vec::new() } else { self.sidekiqs_below(process.pid) };
         if !is_known && !self.leads_on(process, &sidekiqs) {
             let has_sidekiq = process.is_sidekiq || !sidekiqs.is_empty();

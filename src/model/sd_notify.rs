@@ -7,7 +7,7 @@ use crate::model::text::one_line;
 
 /// The state of a Sidekiq, for the service manager.
 #[derive(Clone, Copy, Debug)]
-pub struct Situation<'a> {
+pub struct StatusSnapshot<'a> {
     /// Its state.
     pub state: State,
     /// It has finished every job.
@@ -30,17 +30,17 @@ pub struct Situation<'a> {
 
 /// What the service manager has been sent, and need not be sent again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Told {
+pub struct Sent {
     /// `READY=1`: the service is active.
     pub ready: bool,
     /// `STOPPING=1`: the service stops.
     pub stopping: bool,
 }
 
-impl Told {
-    /// What it has been sent after the message for this situation.
+impl Sent {
+    /// What it has been sent after the message for this snapshot.
     #[must_use]
-    pub fn with(self, now: &Situation<'_>) -> Self {
+    pub fn with(self, now: &StatusSnapshot<'_>) -> Self {
         let is_up = matches!(now.state, State::Running | State::Quiet) && now.withheld.is_none();
         Self { ready: self.ready || is_up, stopping: self.stopping || now.state == State::Stopping }
     }
@@ -51,13 +51,13 @@ impl Told {
 /// A Sidekiq that was quieted while it booted has started all the same, so it is ready for the service manager, which
 /// would otherwise conclude that the start failed.
 #[must_use]
-pub fn notice(told: Told, now: &Situation<'_>, feeds: bool) -> String {
-    let then = told.with(now);
+pub fn message(sent: Sent, now: &StatusSnapshot<'_>, feeds: bool) -> String {
+    let then = sent.with(now);
     let mut lines = Vec::new();
-    if then.ready && !told.ready {
+    if then.ready && !sent.ready {
         lines.push("READY=1".to_owned());
     }
-    if then.stopping && !told.stopping {
+    if then.stopping && !sent.stopping {
         lines.push("STOPPING=1".to_owned());
     }
     lines.push(format!("STATUS={}", status(now)));
@@ -71,7 +71,7 @@ pub fn notice(told: Told, now: &Situation<'_>, feeds: bool) -> String {
 }
 
 /// The line that `systemctl status` shows.
-fn status(now: &Situation<'_>) -> String {
+fn status(now: &StatusSnapshot<'_>) -> String {
     let mut text = now.state.to_string();
     match now.state {
         State::Booting => {}
@@ -87,9 +87,9 @@ fn status(now: &Situation<'_>) -> String {
         }
         State::Stopped => {
             let exit = now.exit_status.map(|status| format!("exit {status}"));
-            let told: Vec<String> = exit.into_iter().chain(now.why.map(str::to_owned)).collect();
-            if !told.is_empty() {
-                let _ = write!(text, " ({})", told.join(", "));
+            let parts: Vec<String> = exit.into_iter().chain(now.why.map(str::to_owned)).collect();
+            if !parts.is_empty() {
+                let _ = write!(text, " ({})", parts.join(", "));
             }
         }
     }
@@ -140,7 +140,7 @@ pub fn watchdog(usec: Option<&str>, pid: Option<&str>, own: i32, pause: f64) -> 
 mod tests {
     use super::*;
 
-    const BOOTING: Situation<'_> = Situation {
+    const BOOTING: StatusSnapshot<'_> = StatusSnapshot {
         state: State::Booting,
         drained: false,
         withheld: None,
@@ -151,27 +151,27 @@ mod tests {
         why: None,
         late: None,
     };
-    const RUNNING: Situation<'_> = Situation { state: State::Running, busy: 3, ..BOOTING };
-    const QUIET: Situation<'_> = Situation { state: State::Quiet, ..RUNNING };
-    const STOPPING: Situation<'_> = Situation { state: State::Stopping, left: 29.0, ..RUNNING };
-    const STOPPED: Situation<'_> = Situation { state: State::Stopped, left: 0.0, ..RUNNING };
+    const RUNNING: StatusSnapshot<'_> = StatusSnapshot { state: State::Running, busy: 3, ..BOOTING };
+    const QUIET: StatusSnapshot<'_> = StatusSnapshot { state: State::Quiet, ..RUNNING };
+    const STOPPING: StatusSnapshot<'_> = StatusSnapshot { state: State::Stopping, left: 29.0, ..RUNNING };
+    const STOPPED: StatusSnapshot<'_> = StatusSnapshot { state: State::Stopped, left: 0.0, ..RUNNING };
 
     #[test]
     fn what_is_said_when() {
-        let (new, up) = (Told::default(), Told { ready: true, stopping: false });
-        let down = Told { ready: true, stopping: true };
-        let drained = |situation| Situation { drained: true, busy: 0, ..situation };
-        let table: &[(Told, Situation<'_>, bool, &str)] = &[
+        let (new, up) = (Sent::default(), Sent { ready: true, stopping: false });
+        let down = Sent { ready: true, stopping: true };
+        let drained = |snapshot| StatusSnapshot { drained: true, busy: 0, ..snapshot };
+        let table: &[(Sent, StatusSnapshot<'_>, bool, &str)] = &[
             (new, BOOTING, false, "STATUS=booting"),
             (new, RUNNING, false, "READY=1\nSTATUS=running, 3 of 10 busy"),
-            (new, Situation { concurrency: None, ..RUNNING }, false, "READY=1\nSTATUS=running, 3 busy"),
+            (new, StatusSnapshot { concurrency: None, ..RUNNING }, false, "READY=1\nSTATUS=running, 3 busy"),
             // What could not be sent at the start is sent at the next heartbeat.
             (new, RUNNING, true, "READY=1\nSTATUS=running, 3 of 10 busy\nWATCHDOG=1"),
             (up, RUNNING, true, "STATUS=running, 3 of 10 busy\nWATCHDOG=1"),
             (up, RUNNING, false, "STATUS=running, 3 of 10 busy"),
             (
                 new,
-                Situation { withheld: Some("a SIGTERM is lost"), ..RUNNING },
+                StatusSnapshot { withheld: Some("a SIGTERM is lost"), ..RUNNING },
                 true,
                 "STATUS=running, 3 of 10 busy, not ready: a SIGTERM is lost\nWATCHDOG=1",
             ),
@@ -183,13 +183,13 @@ mod tests {
             (down, STOPPING, true, "STATUS=stopping, 3 of 10 busy\nWATCHDOG=1\nEXTEND_TIMEOUT_USEC=29000000"),
             (
                 down,
-                Situation { left: 0.5, busy: 1, ..STOPPING },
+                StatusSnapshot { left: 0.5, busy: 1, ..STOPPING },
                 false,
                 "STATUS=stopping, 1 of 10 busy\nEXTEND_TIMEOUT_USEC=500000",
             ),
             // Its time is over: it gets no more.
-            (down, Situation { left: 0.0, ..STOPPING }, true, "STATUS=stopping, 3 of 10 busy\nWATCHDOG=1"),
-            (down, Situation { left: -1.0, ..STOPPING }, false, "STATUS=stopping, 3 of 10 busy"),
+            (down, StatusSnapshot { left: 0.0, ..STOPPING }, true, "STATUS=stopping, 3 of 10 busy\nWATCHDOG=1"),
+            (down, StatusSnapshot { left: -1.0, ..STOPPING }, false, "STATUS=stopping, 3 of 10 busy"),
             (down, drained(STOPPING), false, "STATUS=stopping, drained"),
             (up, drained(STOPPING), false, "STOPPING=1\nSTATUS=stopping, drained"),
             // Stopped while it booted: never ready.
@@ -197,28 +197,28 @@ mod tests {
             (new, STOPPED, false, "STATUS=stopped"),
             (
                 new,
-                Situation { exit_status: Some(1), why: Some("RuntimeError: no\nREADY=1"), ..STOPPED },
+                StatusSnapshot { exit_status: Some(1), why: Some("RuntimeError: no\nREADY=1"), ..STOPPED },
                 false,
                 "STATUS=stopped (exit 1, RuntimeError: no READY=1)",
             ),
             (
                 down,
-                Situation { exit_status: Some(0), why: Some("SIGTERM"), ..STOPPED },
+                StatusSnapshot { exit_status: Some(0), why: Some("SIGTERM"), ..STOPPED },
                 false,
                 "STATUS=stopped (exit 0, SIGTERM)",
             ),
         ];
-        for (told, situation, feeds, expected) in table {
-            assert_eq!(notice(*told, situation, *feeds), *expected, "{told:?} {situation:?}");
+        for (sent, snapshot, feeds, expected) in table {
+            assert_eq!(message(*sent, snapshot, *feeds), *expected, "{sent:?} {snapshot:?}");
         }
     }
 
     #[test]
     fn nothing_is_ready_or_stopping_twice() {
-        let told = [BOOTING, RUNNING, QUIET, STOPPING, STOPPED].iter().fold(Told::default(), Told::with);
-        assert_eq!(told, Told { ready: true, stopping: true });
-        assert_eq!(Told::default().with(&STOPPED), Told::default());
-        assert_eq!(Told::default().with(&Situation { withheld: Some("lost"), ..RUNNING }), Told::default());
+        let sent = [BOOTING, RUNNING, QUIET, STOPPING, STOPPED].iter().fold(Sent::default(), Sent::with);
+        assert_eq!(sent, Sent { ready: true, stopping: true });
+        assert_eq!(Sent::default().with(&STOPPED), Sent::default());
+        assert_eq!(Sent::default().with(&StatusSnapshot { withheld: Some("lost"), ..RUNNING }), Sent::default());
     }
 
     #[test]

@@ -119,7 +119,9 @@ impl Path {
         let mut path = Self { links, ..Self::default() };
         let is_end = |index: &usize| {
             path.links.get(*index).is_some_and(|link| {
-                link.is_machines || link.program == Program::Manager || (link.is_persons() && !path.ends_all(*index))
+                link.is_machines
+                    || link.program == Program::Manager
+                    || (link.is_used_by_person() && !path.ends_all(*index))
             })
         };
         let end = (1..path.links.len()).find(is_end).unwrap_or(path.links.len());
@@ -150,9 +152,9 @@ impl Path {
 
     /// Whether a person stops this Sidekiq, and waits for it.
     #[must_use]
-    pub fn is_persons(&self) -> bool {
+    pub fn is_used_by_person(&self) -> bool {
         self.links.len() > 1
-            && self.links.last().is_some_and(|top| top.is_persons() && !self.ends_all(self.links.len() - 1))
+            && self.links.last().is_some_and(|top| top.is_used_by_person() && !self.ends_all(self.links.len() - 1))
     }
 
     /// The path as it would be without a relay.

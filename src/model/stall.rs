@@ -23,7 +23,7 @@ pub enum Answer {
     /// Its threads run.
     Given,
     /// No thread was listening.
-    NotHeard,
+    NotListening,
 }
 
 /// What to do next.
@@ -34,7 +34,7 @@ pub enum Act {
     /// Ask Ruby.
     Ask,
     /// Report that Ruby runs none of its threads.
-    Tell,
+    Report,
 }
 
 /// Watches the heartbeat of one process, for a thread that wakes now and then.
@@ -61,7 +61,7 @@ impl Watch {
     }
 
     /// Checks the last `beat`, and Ruby's answer if it was asked.
-    pub fn look(&mut self, now: Instant, beat: Option<Instant>, answer: Answer) -> Act {
+    pub fn check(&mut self, now: Instant, beat: Option<Instant>, answer: Answer) -> Act {
         if beat > self.since {
             (self.since, self.step) = (beat, Step::Listening);
         }
@@ -78,7 +78,7 @@ impl Watch {
             }
             (Step::Asked, Answer::None) => {
                 self.step = Step::Told;
-                Act::Tell
+                Act::Report
             }
             // Only the heartbeat is missing, or Ruby cannot be asked; tries again later.
             _ => {
@@ -160,12 +160,12 @@ mod tests {
         let play = |rows: &[Row]| {
             let mut watch = Watch::new(Duration::from_secs(40));
             for (now, beat, answer, act, next) in rows {
-                assert_eq!(watch.look(at(*now), beat.map(at), *answer), *act, "{now} {watch:?}");
+                assert_eq!(watch.check(at(*now), beat.map(at), *answer), *act, "{now} {watch:?}");
                 assert_eq!(due(&watch), *next, "{now} {watch:?}");
             }
         };
-        use Act::{Ask, Tell, Wait};
-        use Answer::{Given, None as Nothing, NotHeard};
+        use Act::{Ask, Report, Wait};
+        use Answer::{Given, None as Nothing, NotListening};
         // No heartbeat yet; one; a stall, reported once; a heartbeat.
         play(&[
             (0.0, None, Nothing, Wait, None),
@@ -173,7 +173,7 @@ mod tests {
             (31.0, Some(21.0), Nothing, Wait, Some(51.0)),
             (51.0, Some(21.0), Nothing, Ask, Some(61.0)),
             (55.0, Some(21.0), Nothing, Wait, Some(61.0)),
-            (61.0, Some(21.0), Nothing, Tell, None),
+            (61.0, Some(21.0), Nothing, Report, None),
             (99.0, Some(21.0), Nothing, Wait, None),
             (120.0, Some(120.0), Nothing, Wait, Some(150.0)),
         ]);
@@ -183,14 +183,14 @@ mod tests {
             (30.0, Some(0.0), Nothing, Ask, Some(40.0)),
             (40.0, Some(0.0), Given, Wait, Some(70.0)),
             (70.0, Some(0.0), Given, Ask, Some(80.0)),
-            (80.0, Some(0.0), Nothing, Tell, None),
+            (80.0, Some(0.0), Nothing, Report, None),
         ]);
         // A heartbeat while Ruby is asked; and no thread listens.
         play(&[
             (30.0, Some(0.0), Nothing, Ask, Some(40.0)),
             (40.0, Some(35.0), Nothing, Wait, Some(65.0)),
-            (65.0, Some(35.0), NotHeard, Ask, Some(75.0)),
-            (75.0, Some(35.0), NotHeard, Wait, Some(105.0)),
+            (65.0, Some(35.0), NotListening, Ask, Some(75.0)),
+            (75.0, Some(35.0), NotListening, Wait, Some(105.0)),
         ]);
         // Stopped and continued, with or without a question in between.
         play(&[

@@ -59,7 +59,7 @@ pub struct Progress {
 
 impl Progress {
     /// A process that has just started to boot.
-    pub const BEGIN: Self = Self { state: State::Booting, quiet_asked: false };
+    pub const BOOTING: Self = Self { state: State::Booting, quiet_asked: false };
 
     /// The progress after `event`.
     #[must_use]
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     fn state_after(events: &[Event]) -> State {
-        events.iter().fold(Progress::BEGIN, |progress, event| progress.after(*event)).state
+        events.iter().fold(Progress::BOOTING, |progress, event| progress.after(*event)).state
     }
 
     #[test]
@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn no_sequence_of_events_moves_up() {
         let events = [Started, Quieted, Stop, Ended];
-        let mut frontier = vec![Progress::BEGIN];
+        let mut frontier = vec![Progress::BOOTING];
         for _ in 0..5 {
             let mut next = Vec::new();
             for progress in frontier {

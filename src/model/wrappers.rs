@@ -57,12 +57,12 @@ pub fn supervisord_includes(configuration: &str) -> Vec<&str> {
 /// `default_configfile`).
 #[must_use]
 pub fn supervisord_configurations(arguments: &[String]) -> Vec<&str> {
-    let told = arguments.iter().enumerate().find_map(|(index, word)| match word.as_str() {
+    let set = arguments.iter().enumerate().find_map(|(index, word)| match word.as_str() {
         "-c" | "--configuration" => arguments.get(index + 1).map(String::as_str),
         word => word.strip_prefix("--configuration=").or_else(|| word.strip_prefix("-c")),
     });
-    match told {
-        Some(told) => vec![told],
+    match set {
+        Some(set) => vec![set],
         None => vec![
             "supervisord.conf",
             "etc/supervisord.conf",

@@ -26,7 +26,8 @@ impl Relay {
         let mut refused = Vec::new();
         let path = Snapshot::path(self.worker.pid).without_relay();
         // It does not wait for a process that it has started with `&`.
-        self.may_exit_first |= path.links().iter().any(|link| link.program == Program::Shell && link.is_free);
+        self.may_exit_first |=
+            path.links().iter().any(|link| link.program == Program::Shell && link.child_in_background);
         for pid in path.to_be_relayed() {
             if self.traced.contains(&pid) || self.owners.iter().any(|(traced, _)| *traced == pid) {
                 continue;

@@ -151,10 +151,10 @@ pub fn with_pid(pid: i32, default: &Directory) -> Option<ObservedProcess> {
 /// The last record of the Sidekiq with this pid, after its end. None if another process has its pid by now.
 #[must_use]
 pub fn ended(pid: i32, directory: &Directory) -> Option<ObservedProcess> {
-    let is_free = || Snapshot::of(pid).is_none_or(|snapshot| snapshot.has_ended());
+    let child_in_background = || Snapshot::of(pid).is_none_or(|snapshot| snapshot.has_ended());
     let entry = directory.entries_of(pid).ok()?.into_iter().find(|entry| {
         let facts = entry.facts();
-        has_ended(&facts) && entry.record.is_ok() && (facts.presence == Presence::Here || is_free())
+        has_ended(&facts) && entry.record.is_ok() && (facts.presence == Presence::Here || child_in_background())
     });
     entry.map(|entry| ObservedProcess::recorded(entry, directory))
 }

@@ -169,7 +169,7 @@ pub struct Record {
 impl Record {
     /// A record of the calling process, which has just started to boot.
     #[must_use]
-    pub fn begin(about: About, ready_file: Option<String>) -> Self {
+    pub fn new(about: About, ready_file: Option<String>) -> Self {
         let now = now();
         Self {
             schema: SCHEMA,
@@ -237,13 +237,13 @@ impl Record {
     }
 
     /// Sets the time of the last heartbeat to now.
-    pub fn beats(&mut self) {
+    pub fn record_heartbeat(&mut self) {
         self.beat = Some(now());
         self.beat_monotonic = Some(monotonic().as_secs_f64());
     }
 
     /// Marks the process as drained.
-    pub fn drains(&mut self) {
+    pub fn mark_drained(&mut self) {
         self.drained = true;
         self.busy = 0;
         self.timings.insert("drained".to_owned(), now());
@@ -342,13 +342,13 @@ mod tests {
     fn a_record_survives_the_disk() {
         let about =
             About { sidekiq: Some("8.1.7".into()), concurrency: Some(5), stop_timeout: Some(30.0), ..About::default() };
-        let mut record = Record::begin(about, Some("tmp/pids/started".into()));
+        let mut record = Record::new(about, Some("tmp/pids/started".into()));
         record.hooks = Some(0.3);
         assert_eq!(record.slow_hooks(), 0.0);
         record.enter(State::Running, None);
-        record.beats();
+        record.record_heartbeat();
         record.enter(State::Quiet, Some("SIGTSTP".into()));
-        record.drains();
+        record.mark_drained();
         record.hooks = Some(12.5);
         assert_eq!(record.slow_hooks(), 12.5);
         let json = record.to_json().unwrap();
@@ -358,7 +358,7 @@ mod tests {
 
     #[test]
     fn what_is_no_record_says_why() {
-        let later = Record::begin(About::default(), None).to_json().unwrap();
+        let later = Record::new(About::default(), None).to_json().unwrap();
         let later = later.replace("\"schema\":2", "\"schema\":3").replace(crate::VERSION, "9.9.9");
         for (json, reason) in [
             ("", "EOF"),
@@ -374,16 +374,16 @@ mod tests {
 
     #[test]
     fn a_field_added_within_a_schema_is_passed_over() {
-        let json = Record::begin(About::default(), None).to_json().unwrap();
+        let json = Record::new(About::default(), None).to_json().unwrap();
         let json = json.replacen('{', "{\"added_later\":1,", 1);
         assert!(Record::parse(json.as_bytes()).is_ok());
     }
 
     #[test]
     fn the_heart_ages() {
-        let mut record = Record::begin(About::default(), None);
+        let mut record = Record::new(About::default(), None);
         assert_eq!(record.beat_age(), None);
-        record.beats();
+        record.record_heartbeat();
         assert!(record.beat_age().unwrap() < Duration::from_secs(3600));
         record.beat_monotonic = Some(monotonic().as_secs_f64() - 100.0);
         assert!(record.beat_age().unwrap() >= Duration::from_secs(100));
@@ -398,7 +398,7 @@ mod tests {
 
     #[test]
     fn how_it_ended() {
-        let mut record = Record::begin(About::default(), None);
+        let mut record = Record::new(About::default(), None);
         record.exit_status = Some(0);
         record.enter(State::Stopped, Some("SIGTERM".into()));
         assert_eq!(record.facts().ended.as_deref(), Some("exit 0, SIGTERM"));

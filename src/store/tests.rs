@@ -94,8 +94,8 @@ impl Place {
 
 /// A record of the calling process.
 fn own(state: State) -> Record {
-    let mut record = Record::begin(About::default(), None);
-    record.beats();
+    let mut record = Record::new(About::default(), None);
+    record.record_heartbeat();
     record.enter(state, None);
     record
 }
@@ -205,7 +205,7 @@ fn the_sentinels_follow_the_records() {
     let place = Place::new();
     let drained = {
         let mut record = own(State::Quiet);
-        record.drains();
+        record.mark_drained();
         record
     };
     for (record, ready, is_drained) in [
@@ -804,7 +804,7 @@ fn the_sentinels_speak_of_all_containers_and_the_probes_of_the_own_one() {
 
 #[test]
 fn another_container_at_work_in_the_directory_is_noticed() {
-    let own_record = Record::begin(About::default(), None);
+    let own_record = Record::new(About::default(), None);
     let foreign_process = |theirs: &Record| {
         let place = Place::new();
         place.publish(theirs);

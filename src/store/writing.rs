@@ -125,12 +125,12 @@ impl OpenDirectory<'_> {
         let short = record_name::short(identity);
         let Some(long) = record_name::long(identity) else { return (short, None) };
         let entry_now = || entry(&self.processes, short.clone());
-        let is_free = |entry: &Option<Entry>| entry.as_ref().is_none_or(Entry::is_left_over);
+        let child_in_background = |entry: &Option<Entry>| entry.as_ref().is_none_or(Entry::is_left_over);
         match entry_now() {
             Some(entry) if entry.is_of(identity) => (short, None),
-            entry if is_free(&entry) => {
+            entry if child_in_background(&entry) => {
                 let lock = self.lock();
-                if is_free(&entry_now()) { (short, lock) } else { (long, None) }
+                if child_in_background(&entry_now()) { (short, lock) } else { (long, None) }
             }
             _ => (long, None),
         }

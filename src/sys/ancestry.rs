@@ -55,7 +55,7 @@ impl Snapshot {
         let hidden = chain.last().map(|top| top.parent).filter(|parent| *parent > 0).map(hidden_link);
         let mut links: Vec<Link> = Self::links(&chain).into_iter().chain(hidden).collect();
         if let Some(run) = links.iter().rposition(|link| link.program == Program::Run) {
-            tell_by_run(&mut links, run);
+            set_signalled_by_run(&mut links, run);
         }
         Path::new(links)
     }
@@ -107,8 +107,9 @@ impl Snapshot {
                 _ => wrappers::kills_after(program, &self.arguments, timeout_kill.as_deref()),
             },
             is_machines: self.pid == 1 && identity::is_in_first_namespace(),
-            told_by_run: Vec::new(),
-            is_free: below.is_some_and(|below| shell_traps::run_at_once(self.for_traps(), below.for_traps())),
+            signalled_by_run: Vec::new(),
+            child_in_background: below
+                .is_some_and(|below| shell_traps::run_at_once(self.for_traps(), below.for_traps())),
             threads: self.threads,
             is_relayed: self.tracer != 0 && Self::of(self.tracer).as_ref().is_some_and(is_relay),
         }
@@ -139,7 +140,7 @@ impl Snapshot {
 }
 
 /// Sets which signals `run` sends to each link, by the rule that `run` itself uses.
-fn tell_by_run(links: &mut [Link], run: usize) {
+fn set_signalled_by_run(links: &mut [Link], run: usize) {
     let pid = |index: usize| links.get(index).map(|link| link.pid);
     // It may be the path to `run` itself.
     let (Some(worker), Some(root)) = (pid(0), run.checked_sub(1).and_then(pid)) else { return };
@@ -153,7 +154,7 @@ fn tell_by_run(links: &mut [Link], run: usize) {
             Reach::None => continue,
         };
         for link in links.iter_mut().filter(|link| link.pid == told) {
-            link.told_by_run.push(asked);
+            link.signalled_by_run.push(asked);
         }
     }
 }
@@ -188,7 +189,7 @@ mod tests {
             // Everything below a shell that was started with & ignores both.
             ("bash", "(trap '' INT QUIT; exec bash -c 'sleep 60; true')", false),
         ];
-        for (shell, script, is_free) in table {
+        for (shell, script, child_in_background) in table {
             // The tests themselves may have been started with &, and the shells below inherit that.
             let started = Command::new("env").args(["--default-signal=INT,QUIT", shell, "-c", script]).spawn();
             let Ok(mut child) = started else { continue };
@@ -205,7 +206,7 @@ mod tests {
             };
             let Some(sleep) = sleep else { continue };
             let parent = Snapshot::of(sleep.parent).unwrap();
-            assert_eq!(parent.link(Some(&sleep)).is_free, is_free, "{shell} {script}");
+            assert_eq!(parent.link(Some(&sleep)).child_in_background, child_in_background, "{shell} {script}");
             nix::sys::signal::kill(nix::unistd::Pid::from_raw(sleep.pid), Signal::SIGKILL).unwrap();
             child.wait().unwrap();
         }

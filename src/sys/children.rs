@@ -44,7 +44,7 @@ impl Signals {
     ///
     /// # Errors
     /// The system's error.
-    pub fn take() -> nix::Result<Self> {
+    pub fn block() -> nix::Result<Self> {
         let mut taken = SigSet::all();
         LEFT.into_iter().for_each(|signal| taken.remove(signal));
         taken.thread_set_mask()?;

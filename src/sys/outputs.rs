@@ -78,7 +78,7 @@ impl Output {
 }
 
 /// Writes a line to standard error, unless the write would block.
-pub fn complain(line: &str) {
+pub fn warn(line: &str) {
     let output = io::stderr();
     let mut polled = [PollFd::new(output.as_fd(), PollFlags::POLLOUT)];
     if poll(&mut polled, PollTimeout::ZERO).is_ok_and(|count| count > 0) {

@@ -178,7 +178,7 @@ impl Snapshot {
         let program = self.program();
         // A shell blocks signals only for a moment; any other program that blocks a signal waits for it (sigwait(3),
         // signalfd(2)).
-        let waited_for = if recipients::stands_between(program) { 0 } else { self.blocked.0 };
+        let waited_for = if recipients::is_wrapper(program) { 0 } else { self.blocked.0 };
         recipients::Process {
             pid: self.pid,
             parent: self.parent,

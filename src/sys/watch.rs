@@ -79,7 +79,7 @@ impl Watch {
     ///
     /// # Errors
     /// The system's error.
-    pub fn take_pauses(&mut self) -> nix::Result<()> {
+    pub fn receive_pauses(&mut self) -> nix::Result<()> {
         let signals: SigSet = signals().iter().chain([Signal::SIGTSTP]).collect();
         signals.thread_block()?;
         self.signals.set_mask(&signals)

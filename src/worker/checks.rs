@@ -14,21 +14,22 @@ impl Lifecycle {
     /// Sets whether the process is ready only if a SIGTERM reaches it and Sidekiq has enough time to stop.
     pub fn require_signal_path(&self, required: bool) {
         if self.is_ours() {
-            self.known(|inner| inner.requires_path = required);
-            self.look_at_path();
-            self.known(Inner::withhold);
+            self.with_inner(|inner| inner.requires_path = required);
+            self.check_signal_path();
+            self.with_inner(Inner::withhold);
         }
     }
 
     /// Checks the signal path again: a shell may have become another program or ended, or the relay may have been
     /// killed.
-    pub(super) fn look_at_path(&self) {
-        let (is_embedded, needed) = self.known(|Inner { record, .. }| (record.about.embedded, need(record).seconds()));
+    pub(super) fn check_signal_path(&self) {
+        let (is_embedded, needed) =
+            self.with_inner(|Inner { record, .. }| (record.about.embedded, need(record).seconds()));
         if is_embedded {
             return;
         }
         let Some((path, problem)) = own_path::own(needed) else { return };
-        self.known(|inner| {
+        self.with_inner(|inner| {
             inner.doubt = problem.clone().filter(|_| path.term.is_bad()).or_else(|| path.doubt.clone());
             inner.record.signal_path = Some(path);
             inner.withhold();
@@ -37,23 +38,23 @@ impl Lifecycle {
     }
 
     /// Records which programs end together with this one, for `fleet stop`, which cannot inspect them remotely.
-    pub(super) fn look_at_company(&self) {
-        if !self.known(|inner| inner.record.about.embedded) {
+    pub(super) fn record_companions(&self) {
+        if !self.with_inner(|inner| inner.record.about.embedded) {
             let company = Snapshot::companions(self.owner, &Snapshot::living(), &[]);
-            self.known(|inner| inner.record.company = company);
+            self.with_inner(|inner| inner.record.company = company);
         }
     }
 
     /// Checks the stop timeout, as far as the environment and the settings tell it. Querying systemd would take too
     /// long for a hook.
-    pub(super) fn look_at_time(&self) {
+    pub(super) fn check_stop_timeout(&self) {
         let record = self.record();
         if record.about.embedded || record.about.timeout.is_none() {
             return;
         }
         // A process that systemd listens to asks for the time it needs.
         let manager =
-            self.manager.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|manager| manager.is_heard);
+            self.manager.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|manager| manager.is_accepted);
         let is_extended = manager == Some(true);
         let (fit, wrong) = match platform::stop_timeout(record.about.stop_timeout) {
             Ok(stop) => (stop_timeout::fit(need(&record), stop.as_ref()), None),
@@ -64,7 +65,7 @@ impl Lifecycle {
             fit => fit,
         };
         self.set_problem("stop_timeout", wrong.or_else(|| fit.problem().map(str::to_owned)));
-        self.known(|inner| {
+        self.with_inner(|inner| {
             inner.record.time = Some(fit);
             inner.withhold();
         });

@@ -36,7 +36,7 @@ fn clear_now(directory: &Directory) -> Result<(), Error> {
             let mut hooks = Hooks::default();
             open.hooks().into_iter().for_each(|seconds| hooks.remember(seconds));
             *CLEARED.lock().unwrap_or_else(PoisonError::into_inner) =
-                hooks.known(Instant::now(), false).map(|seconds| (directory.path().to_owned(), seconds));
+                hooks.to_record(Instant::now(), false).map(|seconds| (directory.path().to_owned(), seconds));
             sweep(&open)
         }
         Err(Error::Missing(_)) => Ok(()),

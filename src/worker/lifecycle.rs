@@ -15,7 +15,7 @@ use nix::unistd::getpid;
 
 use crate::model::hook_time::Hooks;
 use crate::model::probe::Presence;
-use crate::model::sd_notify::Told;
+use crate::model::sd_notify::Sent;
 use crate::model::stall;
 use crate::model::state::{Event, Progress, State};
 use crate::model::text::masked;
@@ -56,11 +56,11 @@ pub struct Lifecycle {
 #[derive(Debug)]
 pub(super) struct Manager {
     pub(super) socket: Socket,
-    pub(super) told: Told,
+    pub(super) sent: Sent,
     /// Ruby's heartbeat feeds its watchdog.
     pub(super) is_fed: bool,
     /// It accepts notifications from this process.
-    pub(super) is_heard: bool,
+    pub(super) is_accepted: bool,
     /// Since when Sidekiq's shutdown timeout may be running, and how long hooks had taken by then.
     pub(super) stopping_since: Option<(Instant, f64)>,
 }
@@ -85,7 +85,7 @@ pub(super) struct Inner {
     pub(super) limit: Duration,
     pub(super) stuck: Option<Stuck>,
     /// A stall has been reported; the next heartbeat ends it.
-    pub(super) is_awaited: bool,
+    pub(super) awaits_heartbeat: bool,
 }
 
 impl Drop for Lifecycle {
@@ -103,18 +103,18 @@ impl Lifecycle {
     pub fn begin(directory: Directory, about: About) -> Arc<Self> {
         let ready_file = directory.ready_file().map(|file| file.display().to_string());
         let mut inner = Inner {
-            progress: Progress::BEGIN,
+            progress: Progress::BOOTING,
             requires_path: false,
             doubt: None,
             takes_no_job: None,
-            record: Record::begin(about, ready_file),
+            record: Record::new(about, ready_file),
             problems: BTreeMap::new(),
             jobs: BTreeMap::new(),
             hooks: Hooks::default(),
             beat: None,
             limit: stall::limit(None, 0.0),
             stuck: None,
-            is_awaited: false,
+            awaits_heartbeat: false,
         };
         if let Some(seconds) = cleared_hooks(&directory) {
             inner.remember_hooks([seconds]);
@@ -129,8 +129,8 @@ impl Lifecycle {
             manager: Mutex::new(None),
         });
         lifecycle.start_writer();
-        lifecycle.look_at_path();
-        lifecycle.look_at_time();
+        lifecycle.check_signal_path();
+        lifecycle.check_stop_timeout();
         lifecycle.hand_over(Work { sweep: true, publish: Some(Durability::Flushed), ..Work::default() });
         lifecycle.wait();
         lifecycle
@@ -156,34 +156,34 @@ impl Lifecycle {
     pub fn describe(&self, about: About) {
         if self.is_ours() {
             own_path::limit(about.timeout);
-            self.known(|inner| inner.record.about = about);
-            self.look_at_time();
+            self.with_inner(|inner| inner.record.about = about);
+            self.check_stop_timeout();
         }
     }
 
     /// A signal has arrived.
     pub fn arrived(&self, signal: Signal) {
-        self.heard(signal);
+        self.on_signal(signal);
         self.wait();
     }
 
-    pub(super) fn heard(&self, signal: Signal) {
+    pub(super) fn on_signal(&self, signal: Signal) {
         let event = match signal {
             Signal::SIGTSTP => Event::Quieted,
             _ => Event::Stopped,
         };
-        self.happened(event, Some(signal.to_string()));
+        self.record_event(event, Some(signal.to_string()));
     }
 
     /// Every `:startup` hook has run and Sidekiq's threads exist.
     pub fn started(&self) {
         if self.is_ours() {
             // This hook counts as a heartbeat; Sidekiq's own first one is about to come.
-            self.heart_beats();
-            self.look_at_path();
-            self.look_at_company();
+            self.record_heartbeat();
+            self.check_signal_path();
+            self.record_companions();
             self.catch_up();
-            self.happened(Event::Started, None);
+            self.record_event(Event::Started, None);
             self.wait();
         }
     }
@@ -191,20 +191,20 @@ impl Lifecycle {
     /// Sidekiq's `:quiet` event.
     pub fn quieted(&self) {
         self.catch_up();
-        self.happened(Event::Quieted, Some("quiet was called".to_owned()));
+        self.record_event(Event::Quieted, Some("quiet was called".to_owned()));
         self.wait();
     }
 
     /// Sidekiq's `:shutdown` event.
     pub fn stopping(&self) {
         self.catch_up();
-        self.happened(Event::Stopped, Some("stop was called".to_owned()));
+        self.record_event(Event::Stopped, Some("stop was called".to_owned()));
         // Ruby may have handled the signal long after its arrival, and its own timeout has only just started.
         if self.is_ours() {
             if let Some(manager) = self.manager.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
                 manager.stopping_since = None;
             }
-            self.tell_manager(false);
+            self.notify_manager(false);
         }
         self.wait();
     }
@@ -214,10 +214,10 @@ impl Lifecycle {
         if !self.is_ours() {
             return;
         }
-        self.heart_beats();
-        self.known(|Inner { record, .. }| record.busy = if record.drained { 0 } else { busy });
-        self.look_at_path();
-        self.tell_manager(true);
+        self.record_heartbeat();
+        self.with_inner(|Inner { record, .. }| record.busy = if record.drained { 0 } else { busy });
+        self.check_signal_path();
+        self.notify_manager(true);
         self.hand_over(Work { strangers: true, publish: Some(Durability::Whole), ..Work::default() });
         self.wait();
     }
@@ -231,8 +231,8 @@ impl Lifecycle {
             }
             is_news
         };
-        if self.is_ours() && self.known(is_news) {
-            self.tell_manager(false);
+        if self.is_ours() && self.with_inner(is_news) {
+            self.notify_manager(false);
             self.publish(Durability::Whole);
             self.wait();
         }
@@ -247,8 +247,8 @@ impl Lifecycle {
             inner.withhold();
             is_news
         };
-        if self.is_ours() && self.known(is_news) {
-            self.tell_manager(false);
+        if self.is_ours() && self.with_inner(is_news) {
+            self.notify_manager(false);
             self.publish(Durability::Whole);
             self.wait();
         }
@@ -260,13 +260,13 @@ impl Lifecycle {
         let is_news = |Inner { record, .. }: &mut Inner| {
             let is_news = !record.drained && matches!(record.state, State::Quiet | State::Stopping);
             if is_news {
-                record.drains();
+                record.mark_drained();
             }
             is_news
         };
-        let is_news = self.is_ours() && self.known(is_news);
+        let is_news = self.is_ours() && self.with_inner(is_news);
         if is_news {
-            self.tell_manager(false);
+            self.notify_manager(false);
             self.publish(Durability::Flushed);
             self.wait();
         }
@@ -282,19 +282,19 @@ impl Lifecycle {
         }
         let deadline = Instant::now() + FAREWELL;
         self.catch_up();
-        let state = self.known(|inner| inner.record.state);
+        let state = self.with_inner(|inner| inner.record.state);
         self.hooks_end();
-        let why = self.known(|Inner { record, .. }| {
+        let why = self.with_inner(|Inner { record, .. }| {
             record.exit_status = status;
             (record.interrupted_jobs, record.lost_jobs) = (interrupted, lost);
-            let told = record.why.clone().filter(|_| state == State::Stopping);
-            match (told, why) {
-                (Some(told), Some(why)) if !why.contains(&told) => Some(format!("{told}, {why}")),
-                (told, why) => why.or(told),
+            let stopped_by = record.why.clone().filter(|_| state == State::Stopping);
+            match (stopped_by, why) {
+                (Some(stopped_by), Some(why)) if !why.contains(&stopped_by) => Some(format!("{stopped_by}, {why}")),
+                (stopped_by, why) => why.or(stopped_by),
             }
         });
         self.record_hooks();
-        self.happened(Event::Ended, why);
+        self.record_event(Event::Ended, why);
         self.writer.wait(deadline);
     }
 
@@ -306,14 +306,14 @@ impl Lifecycle {
         let problem =
             observer::reinstall(signal).err().map(|errno| format!("{signal} cannot be observed: {}", errno.desc()));
         self.set_problem(&format!("observe_{}", signal.as_str().to_lowercase()), problem);
-        self.known(|inner| *inner.record.rearmed.entry(signal.to_string()).or_default() += 1);
+        self.with_inner(|inner| *inner.record.rearmed.entry(signal.to_string()).or_default() += 1);
         self.publish(Durability::Whole);
         self.wait();
     }
 
     /// Stores what is wrong under a code, an identifier for machines; `None` clears it.
     pub fn set_problem(&self, code: &str, message: Option<String>) {
-        self.known(|Inner { record, problems, .. }| {
+        self.with_inner(|Inner { record, problems, .. }| {
             match message {
                 Some(message) => drop(problems.insert(code.to_owned(), masked(&message))),
                 None => drop(problems.remove(code)),
@@ -327,7 +327,7 @@ impl Lifecycle {
     /// The current record.
     #[must_use]
     pub fn record(&self) -> Record {
-        self.known(|inner| inner.record.clone())
+        self.with_inner(|inner| inner.record.clone())
     }
 
     /// The record and the results of the probes, as JSON (see [`Process`]).
@@ -335,7 +335,7 @@ impl Lifecycle {
     /// # Errors
     /// The record cannot be written as JSON.
     pub fn report(&self) -> serde_json::Result<String> {
-        self.look_whether_late();
+        self.check_lateness();
         let record = self.record();
         let facts = record.facts_with(Presence::Here);
         serde_json::to_string(&Process::new(&Ok(record), &facts))
@@ -363,11 +363,11 @@ impl Lifecycle {
         OBSERVED.into_iter().filter(|signal| observer::has_arrived(*signal)).for_each(|signal| self.arrived(signal));
     }
 
-    pub(super) fn happened(&self, event: Event, why: Option<String>) {
+    pub(super) fn record_event(&self, event: Event, why: Option<String>) {
         if !self.is_ours() {
             return;
         }
-        let moved = self.known(|Inner { progress, record, .. }| {
+        let moved = self.with_inner(|Inner { progress, record, .. }| {
             let after = progress.after(event);
             let moved = after.state != progress.state;
             *progress = after;
@@ -382,12 +382,12 @@ impl Lifecycle {
         // First of all, so that the ready file is gone before anything else happens.
         let withdraw = state > State::Running;
         self.hand_over(Work { withdraw, publish: Some(Durability::Flushed), ..Work::default() });
-        self.tell_manager(false);
+        self.notify_manager(false);
     }
 
     /// The only access to the state. Nothing inside `change` may wait, or call this again.
-    pub(super) fn known<T>(&self, look: impl FnOnce(&mut Inner) -> T) -> T {
-        look(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(super) fn with_inner<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
+        change(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -402,6 +402,6 @@ impl Inner {
     /// Remembers how long the hooks took at earlier stops in this directory.
     pub(super) fn remember_hooks(&mut self, seconds: impl IntoIterator<Item = f64>) {
         seconds.into_iter().for_each(|seconds| self.hooks.remember(seconds));
-        self.record.hooks = self.hooks.known(Instant::now(), false);
+        self.record.hooks = self.hooks.to_record(Instant::now(), false);
     }
 }

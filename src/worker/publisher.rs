@@ -38,7 +38,7 @@ impl Lifecycle {
     }
 
     /// Keeps a problem while the writer is late, and returns it.
-    pub(super) fn look_whether_late(&self) -> Option<String> {
+    pub(super) fn check_lateness(&self) -> Option<String> {
         if !self.is_ours() {
             return None;
         }
@@ -75,7 +75,7 @@ impl Lifecycle {
         }
         if work.sweep {
             let hooks = open.hooks();
-            self.known(|inner| inner.remember_hooks(hooks));
+            self.with_inner(|inner| inner.remember_hooks(hooks));
             note(sweep(&open));
         }
         if work.strangers {

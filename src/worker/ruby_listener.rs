@@ -9,56 +9,56 @@ use crate::model::stall::Answer;
 /// threads get to run: if it is asked and does not return, it cannot get the GVL.
 #[derive(Debug, Default)]
 pub struct Listener {
-    state: Mutex<Ear>,
+    state: Mutex<ListenerState>,
     news: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Ear {
+struct ListenerState {
     is_listening: bool,
-    is_wanted: bool,
+    is_called: bool,
     /// How many questions were asked, and how many of those it has answered by coming back.
     asked: u64,
     answered: u64,
     /// The thread was listening when the last question was asked.
-    is_heard: bool,
+    was_listening: bool,
 }
 
 impl Listener {
-    fn state(&self) -> MutexGuard<'_, Ear> {
+    fn state(&self) -> MutexGuard<'_, ListenerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn listen(&self) {
-        let mut ear = self.state();
-        ear.answered = ear.asked;
-        ear.is_listening = true;
-        while !ear.is_wanted {
-            ear = self.news.wait(ear).unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
+        state.answered = state.asked;
+        state.is_listening = true;
+        while !state.is_called {
+            state = self.news.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        ear.is_wanted = false;
-        ear.is_listening = false;
+        state.is_called = false;
+        state.is_listening = false;
     }
 
     /// Makes [`Lifecycle::listen`](super::lifecycle::Lifecycle::listen) return.
     pub fn call(&self) {
-        self.state().is_wanted = true;
+        self.state().is_called = true;
         self.news.notify_all();
     }
 
     pub(super) fn ask(&self) {
-        let mut ear = self.state();
-        ear.asked += 1;
-        ear.is_heard = ear.is_listening;
-        drop(ear);
+        let mut state = self.state();
+        state.asked += 1;
+        state.was_listening = state.is_listening;
+        drop(state);
         self.call();
     }
 
     pub(super) fn answer(&self) -> Answer {
         match &*self.state() {
-            Ear { is_heard: false, .. } => Answer::NotHeard,
-            Ear { asked, answered, .. } if asked == answered => Answer::Given,
-            Ear { .. } => Answer::None,
+            ListenerState { was_listening: false, .. } => Answer::NotListening,
+            ListenerState { asked, answered, .. } if asked == answered => Answer::Given,
+            ListenerState { .. } => Answer::None,
         }
     }
 }

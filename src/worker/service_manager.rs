@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use crate::model::sd_notify::{self, Situation, Told, Watchdog};
+use crate::model::sd_notify::{self, Sent, StatusSnapshot, Watchdog};
 use crate::model::stall;
 use crate::model::state::State;
 use crate::model::stop_timeout::{self};
@@ -30,7 +30,7 @@ impl Lifecycle {
         if !self.is_ours() {
             return Speaks::default();
         }
-        self.known(|inner| inner.limit = stall::limit(None, pause));
+        self.with_inner(|inner| inner.limit = stall::limit(None, pause));
         let socket = Socket::of_environment();
         self.set_problem("systemd", socket.as_ref().err().map(ToString::to_string));
         let Ok(Some(socket)) = socket else { return Speaks::default() };
@@ -39,28 +39,28 @@ impl Lifecycle {
         let watchdog = sd_notify::watchdog(usec.as_deref(), pid.as_deref(), self.owner, pause);
         let is_fed = matches!(watchdog, Watchdog::Heart(_));
         if let Watchdog::Heart(seconds) = watchdog {
-            self.known(|inner| inner.limit = stall::limit(Some(seconds), pause));
+            self.with_inner(|inner| inner.limit = stall::limit(Some(seconds), pause));
         }
         let problem = if let Watchdog::Sidekiqs(problem) = watchdog { Some(problem) } else { None };
         self.set_problem("watchdog", problem);
         *self.manager.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(Manager { socket, told: Told::default(), is_fed, is_heard: true, stopping_since: None });
+            Some(Manager { socket, sent: Sent::default(), is_fed, is_accepted: true, stopping_since: None });
         if let Some(main) = platform::other_main_process() {
-            self.look_whether_heard(main);
+            self.check_main_process(main);
         }
-        self.tell_manager(false);
+        self.notify_manager(false);
         Speaks { of_state: true, of_heart: is_fed }
     }
 
     /// By default systemd accepts notifications only from the main process of a service. A thread of its own queries
     /// systemd, because no boot waits for it.
-    pub(super) fn look_whether_heard(self: &Arc<Self>, main: i32) {
-        self.set_heard(false);
+    pub(super) fn check_main_process(self: &Arc<Self>, main: i32) {
+        self.set_accepted(false);
         let lifecycle = Arc::clone(self);
         let ask = move || {
             let service = platform::service(lifecycle.owner);
-            if service.as_ref().is_some_and(|service| service.hears_all) {
-                return lifecycle.set_heard(true);
+            if service.as_ref().is_some_and(|service| service.accepts_all) {
+                return lifecycle.set_accepted(true);
             }
             // An ordinary user without D-Bus cannot query systemd, and it may be set.
             let unless = if service.is_some() { "" } else { " unless NotifyAccess=all is set" };
@@ -78,28 +78,28 @@ impl Lifecycle {
         }
     }
 
-    pub(super) fn set_heard(&self, is_heard: bool) {
+    pub(super) fn set_accepted(&self, is_accepted: bool) {
         if let Some(manager) = self.manager.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            manager.is_heard = is_heard;
+            manager.is_accepted = is_accepted;
         }
     }
 
     /// Sends the service manager the current state. What did not reach it is sent again at the next heartbeat.
-    pub(super) fn tell_manager(&self, heart_has_beaten: bool) {
-        let late = self.look_whether_late();
+    pub(super) fn notify_manager(&self, is_heartbeat: bool) {
+        let late = self.check_lateness();
         let mut manager = self.manager.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Manager { socket, told, is_fed, stopping_since, .. }) = manager.as_mut() else { return };
+        let Some(Manager { socket, sent, is_fed, stopping_since, .. }) = manager.as_mut() else { return };
         let record = self.record();
         let time = record.about.timeout.filter(|_| record.state == State::Stopping);
         let left = time.map(|timeout| {
             let now = Instant::now();
-            let (taken, to_come) = self.known(|Inner { hooks, .. }| (hooks.so_far(now), hooks.to_come(now)));
+            let (taken, to_come) = self.with_inner(|Inner { hooks, .. }| (hooks.so_far(now), hooks.to_come(now)));
             let (since, before) = *stopping_since.get_or_insert((now, taken));
             timeout + stop_timeout::EPILOGUE + to_come + (taken - before)
                 - now.saturating_duration_since(since).as_secs_f64()
         });
         let why = record.why_in_words();
-        let now = Situation {
+        let now = StatusSnapshot {
             state: record.state,
             drained: record.drained,
             withheld: record.withheld.as_deref(),
@@ -110,10 +110,10 @@ impl Lifecycle {
             why: why.as_deref(),
             late: late.as_deref(),
         };
-        let sent = socket.send(&sd_notify::notice(*told, &now, heart_has_beaten && *is_fed));
-        if sent.is_ok() {
-            *told = told.with(&now);
+        let result = socket.send(&sd_notify::message(*sent, &now, is_heartbeat && *is_fed));
+        if result.is_ok() {
+            *sent = sent.with(&now);
         }
-        self.set_problem("systemd", sent.err().map(|error| error.to_string()));
+        self.set_problem("systemd", result.err().map(|error| error.to_string()));
     }
 }

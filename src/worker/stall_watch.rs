@@ -26,14 +26,14 @@ impl Lifecycle {
         }
         disposition::unblock()?;
         let mut observer = Observer::arm()?;
-        let mut watch = Watch::new(self.known(|inner| inner.limit));
+        let mut watch = Watch::new(self.with_inner(|inner| inner.limit));
         let lifecycle = Arc::clone(self);
         let run = move || {
             let mut pipes = Vec::new();
             while let Ok(signal) = observer.wait(&pipes, lifecycle.due(&watch)) {
-                let mut look = || {
+                let mut work = || {
                     if let Some(signal) = signal {
-                        lifecycle.heard(signal);
+                        lifecycle.on_signal(signal);
                     }
                     if signal.is_some() || !pipes.is_empty() {
                         lifecycle.mute();
@@ -42,11 +42,11 @@ impl Lifecycle {
                             .filter(|output| output.is_pipe() && !output.is_unread())
                             .collect();
                     }
-                    lifecycle.look_at_heart(&mut watch);
-                    lifecycle.look_at_hooks();
+                    lifecycle.check_heartbeat(&mut watch);
+                    lifecycle.check_hooks();
                 };
                 // Whatever goes wrong, the next signal is processed as well.
-                let _ = catch_unwind(AssertUnwindSafe(&mut look));
+                let _ = catch_unwind(AssertUnwindSafe(&mut work));
             }
         };
         disposition::spawn("lifecycle", run).map(drop)
@@ -87,21 +87,21 @@ impl Lifecycle {
     /// A job starts; its id and class.
     pub fn takes(&self, jid: String, class: String) {
         if self.is_ours() {
-            self.known(|inner| inner.jobs.insert(jid, class));
+            self.with_inner(|inner| inner.jobs.insert(jid, class));
         }
     }
 
     /// A job has ended.
     pub fn gives(&self, jid: &str) {
         if self.is_ours() {
-            self.known(|inner| inner.jobs.remove(jid));
+            self.with_inner(|inner| inner.jobs.remove(jid));
         }
     }
 
     /// Hooks of the application with this name start. Their first `free` seconds run while jobs do.
     pub fn hooks_begin(&self, name: String, free: f64) {
         if self.is_ours() {
-            self.known(|Inner { hooks, .. }| hooks.begin(name, free, Instant::now()));
+            self.with_inner(|Inner { hooks, .. }| hooks.start(name, free, Instant::now()));
             observer::wake();
         }
     }
@@ -109,26 +109,26 @@ impl Lifecycle {
     /// The hooks have ended.
     pub fn hooks_end(&self) {
         if self.is_ours() {
-            self.known(|Inner { hooks, .. }| hooks.end(Instant::now()));
+            self.with_inner(|Inner { hooks, .. }| hooks.end(Instant::now()));
             self.record_hooks();
         }
     }
 
     /// Ruby runs. Returns how long there was no heartbeat, if a stall was reported.
     pub fn runs(&self) -> Option<String> {
-        let Stuck { since, jobs } = self.known(|inner| inner.stuck.take())?;
+        let Stuck { since, jobs } = self.with_inner(|inner| inner.stuck.take())?;
         self.set_problem("stalled", None);
         self.publish(Durability::Whole);
         Some(stall::over(since.elapsed(), &jobs))
     }
 
     /// Records a heartbeat.
-    pub(super) fn heart_beats(&self) {
-        let is_awaited = self.known(|inner| {
-            inner.record.beats();
-            inner.beat.replace(Instant::now()).is_none() | std::mem::take(&mut inner.is_awaited)
+    pub(super) fn record_heartbeat(&self) {
+        let awaits_heartbeat = self.with_inner(|inner| {
+            inner.record.record_heartbeat();
+            inner.beat.replace(Instant::now()).is_none() | std::mem::take(&mut inner.awaits_heartbeat)
         });
-        if is_awaited {
+        if awaits_heartbeat {
             observer::wake();
         }
     }
@@ -136,47 +136,47 @@ impl Lifecycle {
     /// Records how long the hooks have taken so far.
     pub(super) fn record_hooks(&self) {
         let now = Instant::now();
-        let problem = self.known(|Inner { record, hooks, .. }| {
-            record.hooks = hooks.known(now, record.exit_status.is_some());
+        let problem = self.with_inner(|Inner { record, hooks, .. }| {
+            record.hooks = hooks.to_record(now, record.exit_status.is_some());
             hooks.problem(now)
         });
         self.set_problem("hooks", problem);
     }
 
     pub(super) fn due(&self, watch: &Watch) -> Option<Duration> {
-        let due = self.known(|inner| inner.hooks.due()).into_iter().chain(watch.due()).min();
+        let due = self.with_inner(|inner| inner.hooks.due()).into_iter().chain(watch.due()).min();
         due.map(|due| due.saturating_duration_since(Instant::now()))
     }
 
-    pub(super) fn look_at_heart(&self, watch: &mut Watch) {
+    pub(super) fn check_heartbeat(&self, watch: &mut Watch) {
         let now = Instant::now();
-        let beat = self.known(|inner| inner.beat);
-        match watch.look(now, beat, self.listener.answer()) {
+        let beat = self.with_inner(|inner| inner.beat);
+        match watch.check(now, beat, self.listener.answer()) {
             Act::Wait => {}
             Act::Ask => self.listener.ask(),
-            Act::Tell => self.tell_of_silence(now, beat.unwrap_or(now)),
+            Act::Report => self.report_stall(now, beat.unwrap_or(now)),
         }
     }
 
     /// Reports a stall, because Ruby cannot.
-    pub(super) fn tell_of_silence(&self, now: Instant, beat: Instant) {
-        let problem = self.known(|inner| {
-            inner.is_awaited = true;
+    pub(super) fn report_stall(&self, now: Instant, beat: Instant) {
+        let problem = self.with_inner(|inner| {
+            inner.awaits_heartbeat = true;
             inner.stuck = Some(Stuck { since: beat, jobs: stall::in_hand(&inner.jobs) });
             stall::stuck(now.saturating_duration_since(beat), &inner.jobs)
         });
-        outputs::complain(&format!("sidekiq_lifecycle: {problem}"));
+        outputs::warn(&format!("sidekiq_lifecycle: {problem}"));
         self.set_problem("stalled", Some(problem));
         self.publish(Durability::Whole);
-        self.tell_manager(false);
+        self.notify_manager(false);
     }
 
     /// Reports hooks that have been running for long: the record has it before the process may be killed, the service
     /// manager is asked for more time, and Ruby logs it.
-    pub(super) fn look_at_hooks(&self) {
-        if self.known(|Inner { hooks, .. }| hooks.look(Instant::now())) {
+    pub(super) fn check_hooks(&self) {
+        if self.with_inner(|Inner { hooks, .. }| hooks.check(Instant::now())) {
             self.record_hooks();
-            self.tell_manager(false);
+            self.notify_manager(false);
             self.publish(Durability::Whole);
             self.listener.call();
         }

@@ -50,7 +50,7 @@ struct Backlog {
     waiting_since: Option<Instant>,
     in_hand_since: Option<Instant>,
     /// How many rounds have started, and how many are done.
-    begun: u64,
+    started: u64,
     done: u64,
 }
 
@@ -62,18 +62,18 @@ impl Backlog {
 
     /// The round after which all work handed over so far is done.
     fn last(&self) -> u64 {
-        self.begun + u64::from(self.waiting_since.is_some())
+        self.started + u64::from(self.waiting_since.is_some())
     }
 
-    fn begin(&mut self) -> Option<Work> {
+    fn start_round(&mut self) -> Option<Work> {
         self.in_hand_since = Some(self.waiting_since.take()?);
-        self.begun += 1;
+        self.started += 1;
         Some(std::mem::take(&mut self.waiting))
     }
 
     fn finish(&mut self) {
         self.in_hand_since = None;
-        self.done = self.begun;
+        self.done = self.started;
     }
 
     /// The age of the oldest work that is not done.
@@ -107,7 +107,7 @@ impl Shared {
     fn next(&self) -> Option<Work> {
         let mut state = self.state();
         loop {
-            if let Some(work) = state.backlog.begin() {
+            if let Some(work) = state.backlog.start_round() {
                 return Some(work);
             }
             if state.is_closed {
@@ -236,11 +236,11 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut backlog = Backlog::default();
-        assert_eq!((backlog.begin(), backlog.last(), backlog.behind(at(9))), (None, 0, Duration::ZERO));
+        assert_eq!((backlog.start_round(), backlog.last(), backlog.behind(at(9))), (None, 0, Duration::ZERO));
         backlog.add(BEAT, at(0));
         backlog.add(WITHDRAW, at(1));
         assert_eq!((backlog.last(), backlog.behind(at(2))), (1, Duration::from_secs(2)));
-        assert_eq!(backlog.begin(), Some(BEAT.and(WITHDRAW)));
+        assert_eq!(backlog.start_round(), Some(BEAT.and(WITHDRAW)));
         assert_eq!((backlog.last(), backlog.behind(at(3))), (1, Duration::from_secs(3)));
         for seconds in 4..100 {
             backlog.add(CHANGE, at(seconds));
@@ -248,9 +248,9 @@ mod tests {
         assert_eq!((backlog.last(), backlog.done, backlog.behind(at(100))), (2, 0, Duration::from_secs(100)));
         backlog.finish();
         assert_eq!((backlog.last(), backlog.done, backlog.behind(at(100))), (2, 1, Duration::from_secs(96)));
-        assert_eq!(backlog.begin(), Some(CHANGE));
+        assert_eq!(backlog.start_round(), Some(CHANGE));
         backlog.finish();
-        assert_eq!((backlog.begin(), backlog.done, backlog.behind(at(100))), (None, 2, Duration::ZERO));
+        assert_eq!((backlog.start_round(), backlog.done, backlog.behind(at(100))), (None, 2, Duration::ZERO));
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub(super) fn watched(out: &mut impl Write, target: &Target, json: bool) -> io::
     let term = Term::stdout();
     let mut screen = None;
     if can_draw(&term) && !json {
-        watch.take_pauses()?;
+        watch.receive_pauses()?;
         screen = Some(Screen::enter(&term)?);
     }
     let mut shown = None;

@@ -51,9 +51,9 @@ pub struct Link {
     /// It is the init of the machine: PID 1 of the first PID namespace.
     pub is_machines: bool,
     /// The signals that `run`, above it, sends it (see [`reach`](crate::model::recipients::reach)).
-    pub told_by_run: Vec<Asked>,
+    pub signalled_by_run: Vec<Asked>,
     /// Its traps [run at once](crate::model::shell_traps), because the next link runs in its background.
-    pub is_free: bool,
+    pub child_in_background: bool,
     /// How many threads it has.
     pub threads: u32,
     /// The relay forwards signals past it.
@@ -106,8 +106,8 @@ impl Link {
     #[must_use]
     pub fn effect(&self, asked: Asked) -> Effect {
         let handling = self.handling(asked);
-        let decides = self.program == Program::Shell && self.is_free && handling == Handling::Handled;
-        if self.is_carried() && !decides {
+        let decides = self.program == Program::Shell && self.child_in_background && handling == Handling::Handled;
+        if self.is_bypassed() && !decides {
             return Effect::Relayed;
         }
         match (self.program, asked) {
@@ -150,13 +150,13 @@ impl Link {
 
     /// Whether a person uses it: an interactive shell at a terminal that was not given a command to run.
     #[must_use]
-    pub fn is_persons(&self) -> bool {
+    pub fn is_used_by_person(&self) -> bool {
         self.program == Program::Shell && self.is_interactive && self.has_terminal && self.was_given_nothing_to_run()
     }
 
     /// Whether the relay forwards signals past it, instead of only making [its exit wait](super::Path::can_be_held).
     #[must_use]
-    pub fn is_carried(&self) -> bool {
+    pub fn is_bypassed(&self) -> bool {
         self.is_relayed && self.can_be_relayed()
     }
 
@@ -165,7 +165,7 @@ impl Link {
     #[must_use]
     pub fn can_be_relayed(&self) -> bool {
         match self.program {
-            Program::Shell => !self.is_persons(),
+            Program::Shell => !self.is_used_by_person(),
             Program::Timeout => true,
             Program::DumbInit => !self.is_single_child() && !self.rewrites_tstp(),
             // These receive their signals with sigwait(3) and signalfd(2), which no tracer sees.

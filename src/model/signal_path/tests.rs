@@ -27,7 +27,7 @@ fn link(pid: i32, program: Program, command: &str) -> Link {
 fn worker() -> Link {
     let handled = Handling::Handled;
     let sidekiq = link(99, Program::Other, "sidekiq");
-    Link { term: handled, tstp: handled, threads: 9, told_by_run: vec![Asked::Stop, Asked::Quiet], ..sidekiq }
+    Link { term: handled, tstp: handled, threads: 9, signalled_by_run: vec![Asked::Stop, Asked::Quiet], ..sidekiq }
 }
 
 fn shell(pid: i32, command: &str) -> Link {
@@ -58,7 +58,7 @@ fn path_to(worker: Link, above: &[Link]) -> Path {
 fn what_becomes_of_term_and_tstp() {
     use Fate::{Arrives, CutShort, Freezes, Lost, Unknown};
     let tini = || init(Program::Tini, "tini -- sh /app/entry.sh");
-    let free = |link| Link { is_free: true, ..link };
+    let free = |link| Link { child_in_background: true, ..link };
     let systemd = || init(Program::Manager, "/sbin/init");
     let bash = |pid| shell(pid, "bash /app/entry.sh");
     let relayed = |link| Link { is_relayed: true, ..link };
@@ -185,12 +185,12 @@ fn who_kills_before_sidekiq_is_done() {
     let told = || vec![Asked::Stop];
     let run = |command, is_told: bool| {
         let (above, below) = if is_told { (told(), Vec::new()) } else { (Vec::new(), told()) };
-        let worker = Link { told_by_run: below, ..worker() };
-        path_to(worker, &[run_link(command), Link { told_by_run: above, ..timeout(3.0) }])
+        let worker = Link { signalled_by_run: below, ..worker() };
+        path_to(worker, &[run_link(command), Link { signalled_by_run: above, ..timeout(3.0) }])
     };
     let runsvdir = |command| {
-        let runsvdir = Link { told_by_run: told(), ..init(Program::Runsvdir, "runsvdir") };
-        path_to(Link { told_by_run: Vec::new(), ..worker() }, &[run_link(command), runsvdir])
+        let runsvdir = Link { signalled_by_run: told(), ..init(Program::Runsvdir, "runsvdir") };
+        path_to(Link { signalled_by_run: Vec::new(), ..worker() }, &[run_link(command), runsvdir])
     };
     for (name, path, needed, fate) in [
         ("in time", path(&[tini(), timeout(12.0)]), Some(12.0), Arrives),
@@ -323,15 +323,18 @@ fn the_shortest_fix() {
     }
     assert_eq!(path(&[init(Program::Tini, "tini -- sidekiq")]).fix(), None);
     let below_run = |command, link: Link| {
-        let told = Link { told_by_run: vec![Asked::Stop, Asked::Quiet], ..link };
-        path_to(Link { told_by_run: Vec::new(), ..worker() }, &[run_link(command), told])
+        let told = Link { signalled_by_run: vec![Asked::Stop, Asked::Quiet], ..link };
+        path_to(Link { signalled_by_run: Vec::new(), ..worker() }, &[run_link(command), told])
     };
     for (path, expected) in [
         (
-            path(&[Link { is_free: true, ..trap(1) }]),
+            path(&[Link { child_in_background: true, ..trap(1) }]),
             "test it with sidekiq-lifecycle doctor -- in front of it, or remove",
         ),
-        (below_run("run -- x", Link { is_free: true, ..trap(7) }), "test it with sidekiq-lifecycle doctor --"),
+        (
+            below_run("run -- x", Link { child_in_background: true, ..trap(7) }),
+            "test it with sidekiq-lifecycle doctor --",
+        ),
         (
             below_run("run --grace 3 -- x", init(Program::Runsvdir, "runsvdir")),
             "give sidekiq-lifecycle run a --grace of at least 12 s",
@@ -399,7 +402,7 @@ fn every_verdict_is_a_sentence() {
         shell(1, "sh"),
         shell(7, "sh"),
         trap(7),
-        Link { is_free: true, ..trap(7) },
+        Link { child_in_background: true, ..trap(7) },
         init(Program::Tini, "tini x"),
         init(Program::DumbInit, "dumb-init x"),
         init(Program::Catatonit, "catatonit x"),

@@ -13,10 +13,10 @@ impl Path {
         }
         let Some(top) = self.links.len().checked_sub(1).filter(|top| *top > 0) else { return (Fate::Arrives, 0) };
         let is_for_all = self.kill_mode == Some(KillMode::ControlGroup);
-        let mut walk = Walk { told: vec![is_for_all; self.links.len()], is_for_all, ..Walk::default() };
-        walk.tell(top);
+        let mut walk = Walk { reached: vec![is_for_all; self.links.len()], is_for_all, ..Walk::default() };
+        walk.reach(top);
         for index in (1..=top).rev() {
-            if let Some(link) = self.links.get(index).filter(|_| walk.is_told(index)) {
+            if let Some(link) = self.links.get(index).filter(|_| walk.has_reached(index)) {
                 self.step(link, index, asked, &mut walk);
             }
         }
@@ -27,36 +27,36 @@ impl Path {
     fn step(&self, link: &Link, index: usize, asked: Asked, walk: &mut Walk) {
         let below = index - 1;
         // systemd signals the main process; a person at a shell signals the processes themselves.
-        if link.program == Program::Manager || (link.is_persons() && !self.ends_all(index)) || link.is_machines {
-            return walk.tell(below);
+        if link.program == Program::Manager || (link.is_used_by_person() && !self.ends_all(index)) || link.is_machines {
+            return walk.reach(below);
         }
         match link.effect(asked) {
             Effect::Arrives => {}
             Effect::Forwards if link.program == Program::Run => self.run(link, index, asked, walk),
-            Effect::Forwards => walk.tell(below),
-            Effect::ForwardsToGroup => self.group(below).for_each(|told| walk.tell(told)),
-            Effect::Freezes if self.group(below).any(|member| member == 0) => walk.freezes(index),
-            Effect::Freezes | Effect::Stops | Effect::Defers | Effect::Drops => walk.swallows(index),
+            Effect::Forwards => walk.reach(below),
+            Effect::ForwardsToGroup => self.group(below).for_each(|index| walk.reach(index)),
+            Effect::Freezes if self.group(below).any(|member| member == 0) => walk.mark_frozen(index),
+            Effect::Freezes | Effect::Stops | Effect::Defers | Effect::Drops => walk.mark_swallowed(index),
             // dumb-init receives its signals itself; the relay only keeps it from suspending Sidekiq.
-            Effect::Relayed if link.program == Program::DumbInit => walk.tell(below),
+            Effect::Relayed if link.program == Program::DumbInit => walk.reach(below),
             // The relay signals Sidekiq itself, or the program that decides for several.
-            Effect::Relayed => walk.tell(self.decider(index, asked)),
+            Effect::Relayed => walk.reach(self.decider(index, asked)),
             Effect::Kills => {
-                walk.tell(below);
-                self.kills(link.kills_after.unwrap_or_default(), index, walk);
+                walk.reach(below);
+                self.check_kill(link.kills_after.unwrap_or_default(), index, walk);
             }
             // systemd may signal all of the service's processes, or only this one.
             Effect::Dies if self.kill_mode.is_none() && self.is_below_manager(index) => {
-                walk.doubts(index);
-                walk.tell(below);
+                walk.mark_doubtful(index);
+                walk.reach(below);
             }
             // systemd waits for everything that is left.
             Effect::Dies | Effect::Leaves if walk.is_for_all => {}
-            Effect::Dies | Effect::Leaves if walk.outlives => walk.tell(0),
-            Effect::Dies | Effect::Leaves => walk.ends_early(index),
+            Effect::Dies | Effect::Leaves if walk.outlives => walk.reach(0),
+            Effect::Dies | Effect::Leaves => walk.mark_early(index),
             Effect::Traps | Effect::Unknown => {
-                walk.doubts(index);
-                walk.tell(below);
+                walk.mark_doubtful(index);
+                walk.reach(below);
             }
         }
     }
@@ -71,21 +71,22 @@ impl Path {
     /// What `run` does: it signals the processes that its rule selects, and stops a worker that outlives the command
     /// and waits for it.
     fn run(&self, run: &Link, index: usize, asked: Asked, walk: &mut Walk) {
-        let told = self.links.iter().take(index).enumerate().filter(|(_, link)| link.told_by_run.contains(&asked));
-        told.for_each(|(told, _)| walk.tell(told));
+        let signalled =
+            self.links.iter().take(index).enumerate().filter(|(_, link)| link.signalled_by_run.contains(&asked));
+        signalled.for_each(|(index, _)| walk.reach(index));
         walk.outlives = asked == Asked::Stop && self.needed.unwrap_or_default() <= wrappers::grace(&run.arguments);
         match run.kills_after {
-            Some(seconds) if asked == Asked::Stop => self.kills(seconds, index, walk),
+            Some(seconds) if asked == Asked::Stop => self.check_kill(seconds, index, walk),
             _ => {}
         }
     }
 
     /// A link that kills some seconds after TERM.
-    fn kills(&self, seconds: f64, index: usize, walk: &mut Walk) {
+    fn check_kill(&self, seconds: f64, index: usize, walk: &mut Walk) {
         match self.needed {
             Some(needed) if needed <= seconds => {}
-            Some(_) => walk.ends_early(index),
-            None => walk.doubts(index),
+            Some(_) => walk.mark_early(index),
+            None => walk.mark_doubtful(index),
         }
     }
 
@@ -108,7 +109,7 @@ impl Path {
 #[derive(Default)]
 struct Walk {
     /// The links that receive it, by index.
-    told: Vec<bool>,
+    reached: Vec<bool>,
     /// All have received it at once from systemd, which waits for all of them.
     is_for_all: bool,
     /// `run` is above: it stops what outlives its command, and waits for it.
@@ -123,34 +124,34 @@ struct Walk {
 }
 
 impl Walk {
-    fn tell(&mut self, index: usize) {
-        if let Some(told) = self.told.get_mut(index) {
-            *told = true;
+    fn reach(&mut self, index: usize) {
+        if let Some(reached) = self.reached.get_mut(index) {
+            *reached = true;
         }
     }
 
-    fn is_told(&self, index: usize) -> bool {
-        self.told.get(index) == Some(&true)
+    fn has_reached(&self, index: usize) -> bool {
+        self.reached.get(index) == Some(&true)
     }
 
-    fn freezes(&mut self, index: usize) {
+    fn mark_frozen(&mut self, index: usize) {
         self.frozen.get_or_insert(index);
     }
 
-    fn swallows(&mut self, index: usize) {
+    fn mark_swallowed(&mut self, index: usize) {
         self.swallowed.get_or_insert(index);
     }
 
-    fn ends_early(&mut self, index: usize) {
+    fn mark_early(&mut self, index: usize) {
         self.early.get_or_insert(index);
     }
 
-    fn doubts(&mut self, index: usize) {
+    fn mark_doubtful(&mut self, index: usize) {
         self.doubtful = Some(index);
     }
 
     fn end(self) -> (Fate, usize) {
-        let arrived = self.is_told(0);
+        let arrived = self.has_reached(0);
         match (self.frozen, self.early, self.swallowed, self.doubtful) {
             (Some(index), ..) => (Fate::Freezes, index),
             (_, Some(index), ..) if arrived => (Fate::CutShort, index),

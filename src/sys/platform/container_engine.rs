@@ -35,14 +35,14 @@ const ORCHESTRATORS: [&str; 4] = ["io.kubernetes.", "com.amazonaws.ecs.", "com.d
 pub fn engine_stop_timeout(pid: i32) -> Option<StopTimeout> {
     let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
     let container = of_cgroup(&read("cgroup")).or_else(|| of_mounts(&read("mountinfo")))?;
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     let ask = move || {
         let found = sockets().iter().find_map(|socket| ask(socket, &container));
-        let _ = tell.send(found.and_then(|description| parse(&container, &description)));
+        let _ = sender.send(found.and_then(|description| parse(&container, &description)));
     };
     // connect(2) has no time limit of its own.
     thread::Builder::new().spawn(ask).ok()?;
-    told.recv_timeout(LIMIT).ok().flatten()
+    receiver.recv_timeout(LIMIT).ok().flatten()
 }
 
 /// The engine that `docker` would use, and the usual places.

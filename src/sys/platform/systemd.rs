@@ -28,9 +28,9 @@ pub struct Service {
     /// KillMode.
     pub kill_mode: Option<KillMode>,
     /// The process is the main one, and systemd accepts its notifications (NotifyAccess): it may ask for more time.
-    pub is_heard: bool,
+    pub is_accepted: bool,
     /// systemd accepts notifications from every process of the service (NotifyAccess=all).
-    pub hears_all: bool,
+    pub accepts_all: bool,
 }
 
 /// Queries systemd for the service of a process; `None` if it is in none, or systemd is not running. It starts
@@ -75,9 +75,9 @@ fn parse_service(pid: i32, unit: &str, text: &str) -> Service {
     Service {
         stop_timeout: seconds.map(|seconds| StopTimeout { seconds, source: Source::Systemd(unit.to_owned()) }),
         kill_mode: property("KillMode").and_then(KillMode::named),
-        is_heard: property("MainPID") == Some(&pid.to_string())
+        is_accepted: property("MainPID") == Some(&pid.to_string())
             && property("NotifyAccess").is_some_and(|access| access != "none"),
-        hears_all: property("NotifyAccess") == Some("all"),
+        accepts_all: property("NotifyAccess") == Some("all"),
     }
 }
 
@@ -134,9 +134,9 @@ mod tests {
         assert_eq!(service.stop_timeout.unwrap().seconds, 90.0);
         assert_eq!(
             parse_service(7, "x", ""),
-            Service { stop_timeout: None, kill_mode: None, is_heard: false, hears_all: false }
+            Service { stop_timeout: None, kill_mode: None, is_accepted: false, accepts_all: false }
         );
-        for (text, is_heard, hears_all) in [
+        for (text, is_accepted, accepts_all) in [
             ("NotifyAccess=main\nMainPID=7\n", true, false),
             ("NotifyAccess=all\nMainPID=7\n", true, true),
             ("NotifyAccess=all\nMainPID=77\n", false, true),
@@ -144,7 +144,7 @@ mod tests {
             ("MainPID=7\n", false, false),
         ] {
             let service = parse_service(7, "x", text);
-            assert_eq!((service.is_heard, service.hears_all), (is_heard, hears_all), "{text}");
+            assert_eq!((service.is_accepted, service.accepts_all), (is_accepted, accepts_all), "{text}");
         }
     }
 
