@@ -28,21 +28,17 @@ module SidekiqLifecycle
       exec([built, NAME], *arguments)
     end
 
-    # Lets the native command read and check the arguments. If it has answered by itself (misuse, `--help`), this
-    # process exits as it did.
+    # Parses a command line of `fleet` or `generate`. If the parser has answered it (misuse, `--help`), this process
+    # exits.
     #
     # @param arguments [Array<String>]
-    # @return [Hash{String => Object}] what is asked for, as `src/cli/hand_over.rs` writes it
-    def self.read(arguments)
+    # @return [Hash{String => Object}] what it asks for, as `src/cli/fleet.rs` and `src/cli/generate.rs` describe it
+    def self.parse(arguments)
+      built
       require "json"
-      reader, writer = IO.pipe
-      environment = { "SIDEKIQ_LIFECYCLE_ANSWER" => writer.fileno.to_s }
-      pid = spawn(environment, [built, NAME], *arguments, writer => writer)
-      writer.close
-      answer = reader.read
-      status = Process.wait2(pid).last
-      exit(status.exitstatus || 1) if answer.empty?
-      JSON.parse(answer)
+      require "sidekiq_lifecycle/native"
+      request, exit_code = Native.parse_command_line([NAME, *arguments])
+      request ? JSON.parse(request) : exit(exit_code)
     end
 
     def self.built

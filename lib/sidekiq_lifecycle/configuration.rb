@@ -6,7 +6,7 @@ module SidekiqLifecycle
   # The settings of an application, made in the block of {SidekiqLifecycle.install}.
   class Configuration
     # The default lifecycle directory, below the application's root.
-    DEFAULT_DIRECTORY = "tmp/sidekiq"
+    DEFAULT_DIRECTORY = Native::DEFAULT_DIRECTORY
 
     # Values of `$SIDEKIQ_LIFECYCLE_SIGNAL_RELAY`, and others that mean the same.
     RELAY_WORDS = { "off" => :off, "false" => :off, "no" => :off, "0" => :off,
@@ -60,7 +60,7 @@ module SidekiqLifecycle
     def directory=(path)
       set = expand(:directory, path)
       # As the native command reads it: a leading ~ has no meaning.
-      from_environment = from_environment("SIDEKIQ_LIFECYCLE_DIR")
+      from_environment = from_environment(Native::DIRECTORY_VARIABLE)
       @directory = from_environment ? readable(File.absolute_path(from_environment.b, @root.b)) : set
     end
 
@@ -117,14 +117,14 @@ module SidekiqLifecycle
     # @api private
     # @return [String, nil]
     def environment_problem
-      relay = from_environment("SIDEKIQ_LIFECYCLE_SIGNAL_RELAY")
-      directory = from_environment("SIDEKIQ_LIFECYCLE_DIR")
+      relay = from_environment(Native::SIGNAL_RELAY_VARIABLE)
+      directory = from_environment(Native::DIRECTORY_VARIABLE)
       problems = []
       if relay && !relay_of_environment
-        problems << "SIDEKIQ_LIFECYCLE_SIGNAL_RELAY is #{relay.inspect} and is ignored; set it to auto or off"
+        problems << "#{Native::SIGNAL_RELAY_VARIABLE} is #{relay.inspect} and is ignored; set it to auto or off"
       end
       if directory && Text.one_line(directory) != Text.readable(directory)
-        problems << "SIDEKIQ_LIFECYCLE_DIR is #{directory.inspect} and is used with its invisible characters; set it " \
+        problems << "#{Native::DIRECTORY_VARIABLE} is #{directory.inspect} and is used with its invisible characters; set it " \
                     "to a path on one line"
       end
       problems.join("; ") if problems.any?
@@ -138,7 +138,7 @@ module SidekiqLifecycle
     end
 
     def relay_of_environment
-      RELAY_WORDS[Text.readable(from_environment("SIDEKIQ_LIFECYCLE_SIGNAL_RELAY")).strip.downcase]
+      RELAY_WORDS[Text.readable(from_environment(Native::SIGNAL_RELAY_VARIABLE)).strip.downcase]
     end
 
     # Without a locale Ruby labels paths from the system as ASCII. As bytes, all paths can be joined.

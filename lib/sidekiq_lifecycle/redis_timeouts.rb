@@ -8,8 +8,8 @@ module SidekiqLifecycle
   #
   # @api private
   module RedisTimeouts
-    # Beyond this `live` takes a silent process for stuck (`MAX_BEAT_AGE`, `src/model/probe.rs`).
-    LIVE = 60
+    # Seconds without a heartbeat after which `live` fails.
+    LIVE = Native::MAX_BEAT_AGE
 
     class << self
       # Whether that is too long for `live`, or for systemd's watchdog.

@@ -63,8 +63,8 @@ module SidekiqLifecycle
       private
 
       def no_agent
-        "ecs_task_protection is set, but $ECS_AGENT_URI is #{ENV["ECS_AGENT_URI"].inspect}, which is not the address of " \
-          "an ECS agent; jobs are not protected from scale-in"
+        "ecs_task_protection is set, but $ECS_AGENT_URI is #{ENV["ECS_AGENT_URI"].inspect}, which is not the address " \
+          "of an ECS agent; jobs are not protected from scale-in"
       end
     end
 

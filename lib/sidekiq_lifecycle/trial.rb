@@ -7,10 +7,10 @@ module SidekiqLifecycle
   # @api private
   module Trial
     # The environment variable that the doctor sets.
-    VARIABLE = "SIDEKIQ_LIFECYCLE_TRIAL"
+    VARIABLE = Native::TRIAL_VARIABLE
 
-    # Of the 4 s that Sidekiq takes after `-t`, those before its own exit.
-    REST = 3.5
+    # Seconds that Sidekiq takes after `-t` before its own exit.
+    REST = Native::SHUTDOWN_OVERHEAD - 0.5
 
     # Waits as long as if a job ended at the last moment.
     #

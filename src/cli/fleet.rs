@@ -1,18 +1,15 @@
-//! The command line of `fleet`. What it does is Ruby's, for only the application knows how to reach its Redis; what may
-//! be asked of it is read and checked here.
+//! The command line of `fleet`. It is parsed here and run in Ruby, because only the application knows how to reach its
+//! Redis.
 
 use std::ffi::OsStr;
-use std::io;
 use std::num::NonZeroU32;
-use std::process::ExitCode;
 
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
 use clap::{Arg, Args, Command, Error, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use crate::cli::hand_over;
-use crate::model::duration;
+use crate::model::{duration, pattern};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -209,19 +206,8 @@ fn seconds(text: &str) -> Result<f64, String> {
     duration::parse_argument(text).map(|time| time.as_secs_f64())
 }
 
-const FIELDS: [&str; 7] = ["hostname", "tag", "label", "queue", "version", "process", "identity"];
-
 fn pattern(text: &str) -> Result<String, String> {
-    for part in text.split(',') {
-        let (field, glob) = part.split_once('=').map_or((None, part), |(field, glob)| (Some(field), glob));
-        if glob.is_empty() {
-            return Err("write a pattern, such as 'worker-*' or tag=shop".to_owned());
-        }
-        if let Some(field) = field.filter(|field| !FIELDS.contains(field)) {
-            return Err(format!("there is no field {field}; use one of {}", FIELDS.join(", ")));
-        }
-    }
-    Ok(text.to_owned())
+    pattern::parse(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 /// Of a webhook; none where it is empty, as a variable may be set to nothing.
@@ -249,15 +235,15 @@ impl TypedValueParser for AddressParser {
     }
 }
 
-/// Hands over to Ruby what was asked.
-///
-/// # Errors
-/// Ruby has gone.
-pub fn main(fleet: &Fleet) -> io::Result<ExitCode> {
-    hand_over::to_ruby(
-        &fleet.action,
-        "fleet loads the application to reach its Redis; run it with Ruby: bundle exec sidekiq-lifecycle fleet …",
-    )
+/// Why the native command does not run it.
+pub(super) const NEEDS_RUBY: &str =
+    "fleet loads the application to reach its Redis; run it with Ruby: bundle exec sidekiq-lifecycle fleet …";
+
+impl Fleet {
+    /// What it asks for.
+    pub(super) fn action(&self) -> &impl Serialize {
+        &self.action
+    }
 }
 
 #[cfg(test)]

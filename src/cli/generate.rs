@@ -1,15 +1,11 @@
-//! The command line of `generate`. The files are written by Ruby, which reads the application's as Sidekiq does; what may
-//! be asked of it is read and checked here.
+//! The command line of `generate`. It is parsed here and run in Ruby, which reads the application's files as Sidekiq does.
 
-use std::io;
 use std::num::NonZeroU32;
-use std::process::ExitCode;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use crate::cli::hand_over;
 use crate::model::text::one_line;
 
 const EXAMPLES: &str = "\
@@ -120,16 +116,9 @@ fn user(text: &str) -> Result<String, String> {
     }
 }
 
-/// Hands over to Ruby what was asked.
-///
-/// # Errors
-/// Ruby has gone.
-pub fn main(generate: &Generate) -> io::Result<ExitCode> {
-    hand_over::to_ruby(
-        generate,
-        "generate reads the application's configuration; run it with Ruby: bundle exec sidekiq-lifecycle generate …",
-    )
-}
+/// Why the native command does not run it.
+pub(super) const NEEDS_RUBY: &str =
+    "generate reads the application's configuration; run it with Ruby: bundle exec sidekiq-lifecycle generate …";
 
 #[cfg(test)]
 mod tests {

@@ -25,8 +25,8 @@ use crate::sys::signals::disposition;
 pub mod control;
 pub mod fleet;
 pub mod generate;
-mod hand_over;
 mod manual;
+pub mod ruby_bridge;
 pub mod status;
 pub mod target;
 
@@ -142,10 +142,6 @@ impl From<Question> for Probe {
 /// Runs the command line of the calling process. Misuse is answered by clap, with exit code 2.
 #[must_use]
 pub fn main() -> ExitCode {
-    // Only Ruby calls it, so no help and no completion shows it.
-    if env::args_os().skip(1).eq([crate::output::progress::SUBCOMMAND]) {
-        return crate::output::progress::main();
-    }
     match run(plain_check().or_else(init_alone).unwrap_or_else(|| Arguments::parse().command)) {
         Ok(code) => code,
         // The reader of our output has gone; nobody is left to report to.
@@ -195,8 +191,8 @@ fn run(command: Command) -> io::Result<ExitCode> {
         Command::Stop(options) => Ok(control::stop(options)),
         Command::Wait(options) => Ok(control::wait(options)),
         Command::Run(options) => Ok(init::run(options)),
-        Command::Fleet(options) => fleet::main(&options),
-        Command::Generate(options) => generate::main(&options),
+        Command::Fleet(_) => Ok(refuse(fleet::NEEDS_RUBY)),
+        Command::Generate(_) => Ok(refuse(generate::NEEDS_RUBY)),
         Command::Doctor { directory, json, timeout, command } => doctor(out, directory, json, timeout, &command),
         Command::Path => {
             writeln!(out, "{}", env::current_exe()?.display())?;
@@ -205,6 +201,12 @@ fn run(command: Command) -> io::Result<ExitCode> {
         Command::Completions { shell } => manual::completions(out, shell, Arguments::command()),
         Command::Man => manual::page(out, Arguments::command()),
     }
+}
+
+/// Refuses a command that only Ruby can run (see [`ruby_bridge`]).
+fn refuse(why: &str) -> ExitCode {
+    print_error(why);
+    ExitCode::from(2)
 }
 
 #[cfg(target_os = "linux")]

@@ -3,6 +3,7 @@
 use std::env;
 use std::path::{self, Path, PathBuf};
 
+use crate::model::variables;
 use crate::store;
 use crate::store::directory::{DEFAULT, Directory};
 use crate::store::lookup::{self, ObservedProcess};
@@ -20,7 +21,7 @@ impl DirArg {
     /// As Ruby finds it; absolute, because a reader of the output may not know the working directory.
     #[must_use]
     pub fn directory(self) -> Directory {
-        let from_environment = || env::var_os("SIDEKIQ_LIFECYCLE_DIR").filter(|path| !path.is_empty());
+        let from_environment = || env::var_os(variables::DIRECTORY).filter(|path| !path.is_empty());
         let path = self.directory.or_else(|| from_environment().map(PathBuf::from)).unwrap_or_else(|| DEFAULT.into());
         Directory::new(&path::absolute(&path).unwrap_or(path), None)
     }

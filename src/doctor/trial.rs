@@ -27,6 +27,7 @@ use crate::model::diagnosis::Verdict;
 use crate::model::signal_path::Fate;
 use crate::model::state::State;
 use crate::model::stop_timeout::EPILOGUE;
+use crate::model::variables;
 use crate::output::progress::{Progress, Step};
 use crate::store::directory::Directory;
 use crate::store::lookup::ObservedProcess;
@@ -97,8 +98,7 @@ impl Trial {
                  in one started with docker run --privileged"
             )
         })?;
-        let environment =
-            [("SIDEKIQ_LIFECYCLE_DIR", directory.path().as_os_str()), ("SIDEKIQ_LIFECYCLE_TRIAL", OsStr::new("1"))];
+        let environment = [(variables::DIRECTORY, directory.path().as_os_str()), (variables::TRIAL, OsStr::new("1"))];
         let first = namespace::start(command, &environment, &output).map_err(|error| {
             let program = command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
             format!("cannot start {program} in a new PID namespace ({error})")

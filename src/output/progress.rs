@@ -1,26 +1,18 @@
 //! What people see of something that takes its time: a bar, what is going on, the time passed and left.
 //!
 //! On a terminal a few lines at the bottom are drawn anew; elsewhere each message is a plain line, once. All of it goes
-//! to standard error: standard output is for the result. `sidekiq-lifecycle progress` lends this to Ruby.
+//! to standard error: standard output is for the result. Ruby uses it through [`ProgressThread`].
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, Write};
 use std::mem;
-use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use console::{Term, colors_enabled_stderr, measure_text_width, style, truncate_str};
-use nix::libc::SIGINT;
-use serde::Deserialize;
 
 use crate::model::duration;
 use crate::model::text::one_line;
-
-/// The word by which Ruby calls [`main`].
-pub const SUBCOMMAND: &str = "progress";
 
 /// How often what is drawn is drawn anew, for the time that passes.
 pub const TICK: Duration = Duration::from_secs(1);
@@ -30,8 +22,7 @@ const BAR: usize = 20;
 const CLEAR: &str = "\r\x1b[J";
 
 /// How far it has come.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Step {
     /// How many are where they are to be.
     pub done: usize,
@@ -161,34 +152,70 @@ fn time(step: &Step) -> String {
     }
 }
 
-/// What Ruby writes, a line of JSON each.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Said {
-    Line { line: String },
-    Step(Step),
+/// Shows progress for a caller that does not redraw it: a thread of its own does, each second.
+#[derive(Debug)]
+pub struct ProgressThread {
+    sender: Option<Sender<Message>>,
+    thread: Option<JoinHandle<()>>,
 }
 
-/// `sidekiq-lifecycle progress`: shows what comes on standard input until that ends. Ctrl-C is for whoever writes there.
-pub fn main() -> ExitCode {
-    let _ = signal_hook::flag::register(SIGINT, Arc::new(AtomicBool::new(false)));
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        let said = io::stdin().lock().lines().map_while(Result::ok);
-        for said in said.filter_map(|line| serde_json::from_str::<Said>(&line).ok()) {
-            if sender.send(said).is_err() {
-                break;
-            }
+#[derive(Debug)]
+enum Message {
+    Step(Step),
+    Line(String),
+}
+
+impl ProgressThread {
+    /// Starts the thread. `spawn` decides with which signal mask.
+    ///
+    /// # Errors
+    /// The system has no thread left.
+    pub fn start(spawn: impl FnOnce(Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>>) -> io::Result<Self> {
+        let (sender, receiver) = mpsc::channel();
+        let thread = spawn(Box::new(move || draw(&receiver)))?;
+        Ok(Self { sender: Some(sender), thread: Some(thread) })
+    }
+
+    /// Shows a step.
+    pub fn show(&self, step: Step) {
+        self.send(Message::Step(step));
+    }
+
+    /// Prints a line that stays.
+    pub fn print(&self, line: String) {
+        self.send(Message::Line(line));
+    }
+
+    /// Removes what is drawn, and waits until it is gone.
+    pub fn close(&mut self) {
+        self.sender = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
         }
-    });
+    }
+
+    fn send(&self, message: Message) {
+        if let Some(sender) = &self.sender {
+            let _ = sender.send(message);
+        }
+    }
+}
+
+impl Drop for ProgressThread {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn draw(receiver: &Receiver<Message>) {
     let mut progress = Progress::default();
     let mut current: Option<(Step, Instant)> = None;
     loop {
         match receiver.recv_timeout(TICK) {
-            Ok(Said::Line { line }) => progress.say(&line),
-            Ok(Said::Step(step)) => current = Some((step, Instant::now())),
+            Ok(Message::Line(line)) => progress.say(&line),
+            Ok(Message::Step(step)) => current = Some((step, Instant::now())),
             Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return ExitCode::SUCCESS,
+            Err(RecvTimeoutError::Disconnected) => return,
         }
         if let Some((step, since)) = &current {
             progress.show(&Step { begun: step.begun + since.elapsed().as_secs_f64(), ..step.clone() });
@@ -242,14 +269,5 @@ mod tests {
         assert_eq!(bar(3, 2), format!("[{}]", "=".repeat(BAR)));
         assert_eq!(time(&Step { timeout: None, ..step() }), "1 min 3 s");
         assert_eq!(time(&Step { timeout: Some(1.0), ..step() }), "1 min 3 s, 0 s left");
-    }
-
-    #[test]
-    fn what_ruby_says() {
-        let step: Said =
-            serde_json::from_str(r#"{"done":1,"total":2,"message":"m","timeout":null,"begun":1}"#).unwrap();
-        assert!(matches!(step, Said::Step(Step { done: 1, total: 2, timeout: None, .. })));
-        let line: Said = serde_json::from_str(r#"{"line":"text"}"#).unwrap();
-        assert!(matches!(line, Said::Line { line } if line == "text"));
     }
 }

@@ -3,8 +3,10 @@
 
 #![allow(missing_docs)] // of the function that magnus generates; nothing else is public
 
+mod command_line;
 mod error;
 mod gvl;
+mod progress_bar;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -322,7 +324,6 @@ fn release_boot(ruby: &Ruby) -> Result<(bool, bool), Error> {
     })
 }
 
-/// Called by Ruby when the extension is required.
 /// magnus looks the class up when the first object is made, by a call of Ruby's, and panics if that raises. It raises when a
 /// signal has come meanwhile, and the process would end with `fatal`. So it is looked up now, and what has come before
 /// that is raised as what it is.
@@ -332,6 +333,7 @@ fn look_up_process_class(ruby: &Ruby) -> Result<(), Error> {
     Ok(())
 }
 
+/// Called by Ruby when the extension is required.
 #[magnus::init(name = "native")]
 fn init(ruby: &Ruby) -> Result<(), Error> {
     let module: RModule = ruby.define_module("SidekiqLifecycle")?.define_module("Native")?;
@@ -388,5 +390,7 @@ fn init(ruby: &Ruby) -> Result<(), Error> {
     claim.define_method("take", method!(Claim::take, 0))?;
     claim.define_method("alone?", method!(Claim::is_alone, 0))?;
     claim.define_method("leave", method!(Claim::leave, 0))?;
-    Ok(())
+
+    command_line::init(ruby, module)?;
+    progress_bar::init(ruby, module)
 }

@@ -16,19 +16,8 @@ module SidekiqLifecycle
       # "1 job", "2 jobs"
       def count(number, one, several = "#{one}s") = "#{number} #{number == 1 ? one : several}"
 
-      # A duration in its two largest units.
-      def duration(seconds)
-        seconds = seconds.round
-        minutes = seconds / 60
-        hours = seconds / 3600
-        return "#{seconds} s" if minutes.zero?
-        return both("#{minutes} min", seconds % 60, "s") if hours.zero?
-
-        both("#{hours} h", minutes % 60, "min")
-      end
-
-      # "1 h 5 min", or "1 h" if the rest is zero
-      def both(large, number, unit) = number.zero? ? large : "#{large} #{number} #{unit}"
+      # A duration in its two largest units, as the native commands print it.
+      def duration(seconds) = Native.format_duration(seconds.to_f)
 
       # Redis keeps any bytes; JSON and terminals need UTF-8.
       def readable(bytes) = bytes.dup.force_encoding(Encoding::UTF_8).scrub

@@ -15,7 +15,7 @@ module SidekiqLifecycle
     class GoalTracker
       # Seconds for which a process may be missing without a trace before it counts as gone. Redis may have been
       # restarted or replaced, and the process has not sent a heartbeat since.
-      MISSING = 60
+      MISSING = Native::MAX_BEAT_AGE
       # Idle heartbeats after which a process with this gem that does not report itself drained will hardly do so soon.
       IDLE_BEATS = 3
 

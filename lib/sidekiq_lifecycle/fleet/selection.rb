@@ -57,27 +57,19 @@ module SidekiqLifecycle
       def listed(patterns)
         list = patterns.is_a?(Array) ? patterns : [*patterns]
         wrong = list.find { |pattern| !pattern.is_a?(String) }
-        raise ArgumentError, not_a_pattern(wrong) if wrong
+        raise ArgumentError, "#{wrong.inspect} is not a pattern: write one, such as worker-* or tag=shop" if wrong
 
         list
       end
 
+      # The native extension knows the grammar, because the command line has it as well.
       def parse(pattern)
-        "#{pattern},".split(",", -1)[..-2].map do |part|
-          field, glob = part.include?("=") ? part.split("=", 2) : [nil, part]
-          raise ArgumentError, not_a_pattern(pattern) if glob.empty?
-
-          [field ? [field_named(field)] : fields_for(glob), glob]
-        end
+        Native.parse_pattern(pattern).map { |field, glob| [field ? [FIELDS.fetch(field)] : fields_for(glob), glob] }
+      rescue SidekiqLifecycle::Error, EncodingError => e
+        raise ArgumentError, "#{pattern.inspect} is not a pattern: #{e.message}"
       end
-
-      def not_a_pattern(text) = "#{text.inspect} is not a pattern; write one such as worker-* or tag=shop"
 
       def fields_for(glob) = glob.include?(":") ? FIELDS.values : FIELDS.except(*BY_COLON).values
-
-      def field_named(name)
-        FIELDS.fetch(name) { raise ArgumentError, "there is no field #{name}; use one of #{FIELDS.keys.join(", ")}" }
-      end
 
       def any?(patterns, process)
         patterns.any? do |parts|

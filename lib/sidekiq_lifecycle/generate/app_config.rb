@@ -3,6 +3,7 @@
 require "erb"
 require "shellwords"
 require "yaml"
+require "sidekiq_lifecycle/native"
 require_relative "error"
 require_relative "../text"
 require_relative "capistrano_config"
@@ -15,7 +16,7 @@ module SidekiqLifecycle
     # @api private
     class AppConfig
       # Sidekiq's default `:timeout` (`config.rb`, in 6.x `sidekiq.rb`).
-      DEFAULT_TIMEOUT = 25
+      DEFAULT_TIMEOUT = Native::DEFAULT_TIMEOUT.to_i
       # Its default `:concurrency` in the versions that have capsules (`config.rb`).
       DEFAULT_CONCURRENCY = 5
       # Where Sidekiq looks for its configuration (`cli.rb`, `setup_options`).
@@ -92,7 +93,7 @@ module SidekiqLifecycle
       # @return [String, nil] the lifecycle directory; nil: `tmp/sidekiq` below the root
       # @raise [Misuse] if it has control characters
       def lifecycle_directory
-        directory = ENV.fetch("SIDEKIQ_LIFECYCLE_DIR", "")
+        directory = ENV.fetch(Native::DIRECTORY_VARIABLE, "")
         return if directory.empty?
         return directory if Text.one_line(directory) == directory
 

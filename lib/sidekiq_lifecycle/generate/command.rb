@@ -12,7 +12,7 @@ module SidekiqLifecycle
   #
   # @api private
   module Generate
-    # Does what the command line `sidekiq-lifecycle generate` asks for. The native command has read and checked it.
+    # Does what the command line `sidekiq-lifecycle generate` asks for. The native extension has parsed it.
     #
     # @api private
     module Command
@@ -22,7 +22,7 @@ module SidekiqLifecycle
       def self.run(arguments)
         # Containers often have no locale.
         Encoding.default_external = Encoding::UTF_8
-        options = CLI.read(arguments)
+        options = CLI.parse(arguments)
         application = AppConfig.new(options.fetch("root"), options)
         files = Target.new(options.fetch("target"), application).files
         Writer.new(application.root, force: options.fetch("force"), dry_run: options.fetch("dry_run")).write(files)

@@ -1,5 +1,6 @@
 # frozen_string_literal: true
 
+require "sidekiq_lifecycle/native"
 require_relative "error"
 
 module SidekiqLifecycle
@@ -10,13 +11,13 @@ module SidekiqLifecycle
     class StopTimes
       # Seconds that Sidekiq takes after its shutdown timeout, to push jobs back (`launcher.rb` and `manager.rb`). The
       # doctor uses the same.
-      SHUTDOWN_OVERHEAD = 4
+      SHUTDOWN_OVERHEAD = Native::SHUTDOWN_OVERHEAD.ceil
       # The longest `stopTimeout` on ECS with Fargate.
       ECS_MOST = 120
 
       # systemd's `WatchdogSec`. A hanging Redis can block Sidekiq's heartbeat for less than that with Sidekiq's default
       # timeouts (30 s by their sum, 20 s as measured). It is also the age at which `live` calls a heartbeat too old.
-      WATCHDOG = 60
+      WATCHDOG = Native::MAX_BEAT_AGE
 
       # @return [Integer] Sidekiq's `-t`
       attr_reader :timeout

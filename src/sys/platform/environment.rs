@@ -6,10 +6,11 @@ use thiserror::Error;
 
 use crate::model::duration;
 use crate::model::stop_timeout::{Source, StopTimeout};
+use crate::model::variables;
 
 /// The variables that may have it, and what they are as a source; the first one that is set is used.
 const VARIABLES: [(&str, Source); 2] =
-    [("SIDEKIQ_LIFECYCLE_STOP_TIMEOUT", Source::Environment), ("ECS_CONTAINER_STOP_TIMEOUT", Source::Ecs)];
+    [(variables::STOP_TIMEOUT, Source::Environment), ("ECS_CONTAINER_STOP_TIMEOUT", Source::Ecs)];
 
 /// A variable holds no duration.
 #[derive(Debug, Error)]

@@ -14,7 +14,7 @@ module SidekiqLifecycle
   class Fleet
     # The command line `sidekiq-lifecycle fleet`.
     module CLI
-      # Does what the command line asks for. The native command has read and checked it.
+      # Does what the command line asks for. The native extension has parsed it.
       #
       # @api private
       class Command
@@ -30,14 +30,14 @@ module SidekiqLifecycle
         #
         # @param arguments [Array<String>] of the whole command, with `fleet`
         def self.run(arguments)
-          options = SidekiqLifecycle::CLI.read(arguments)
+          options = SidekiqLifecycle::CLI.parse(arguments)
           # Output of the application while it is loaded is not part of the answer.
           out = $stdout.dup
           $stdout.reopen($stderr)
           exit new(options, out).run
         end
 
-        # @param options [Hash{String => Object}] as `src/cli/fleet.rs` writes them
+        # @param options [Hash{String => Object}] as `src/cli/fleet.rs` describes them
         # @param out [IO] where the answer goes
         def initialize(options, out)
           @options = options
@@ -108,6 +108,8 @@ module SidekiqLifecycle
           finish
           answer(outcome, reason)
           exit_code || OUTCOMES.fetch(outcome)
+        ensure
+          @display&.close
         end
 
         # Ctrl-C while webhooks are being called does not suppress the answer.

@@ -1,12 +1,11 @@
 # frozen_string_literal: true
 
-require "json"
-require_relative "../../cli"
+require_relative "../format"
 
 module SidekiqLifecycle
   class Fleet
     module CLI
-      # Shows progress on standard error. The native command draws it, as it draws its own.
+      # Shows progress on standard error, with the bar of the native commands.
       #
       # @api private
       class ProgressDisplay
@@ -14,26 +13,19 @@ module SidekiqLifecycle
         NAMED = 5
 
         def initialize
-          reader, @pipe = IO.pipe
-          @pid = spawn([SidekiqLifecycle::CLI.path, SidekiqLifecycle::CLI::NAME], "progress", in: reader, out: :err)
-          reader.close
-          @pipe.sync = true
+          @bar = Native::ProgressBar.new
         end
 
         # @param progress [Progress]
         def show(progress)
-          write(done: progress.done, total: progress.total, message: progress.to_s, notes: notes(progress.jobs),
-                timeout: progress.timeout, begun: progress.elapsed)
+          @bar.show(progress.done, progress.total, progress.to_s, notes(progress.jobs), progress.timeout, progress.elapsed)
         end
 
         # @param line [String] a line that stays
-        def print(line) = write(line:)
+        def print(line) = @bar.print(line)
 
         # Removes it, and leaves a clean line.
-        def close
-          @pipe.close
-          ::Process.wait(@pid)
-        end
+        def close = @bar.close
 
         private
 
@@ -41,12 +33,6 @@ module SidekiqLifecycle
           jobs.first(NAMED).map do |job|
             "#{job.job_class} #{job.jid} on #{job.process.name}, running for #{Format.duration(job.age)}"
           end
-        end
-
-        def write(step)
-          @pipe.write("#{JSON.generate(step)}\n")
-        rescue Errno::EPIPE
-          nil # the display has ended
         end
       end
     end

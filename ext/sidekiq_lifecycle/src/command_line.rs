@@ -1,0 +1,53 @@
+//! What `fleet` and `generate` need of the core: the parser of the command line, patterns, durations and constants.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+use magnus::value::ReprValue;
+use magnus::{Error, Module, Object, RArray, RModule, Ruby, function};
+use sidekiq_lifecycle::cli::ruby_bridge::{self, Parsed};
+use sidekiq_lifecycle::model::{duration, pattern, probe, stop_timeout, variables};
+use sidekiq_lifecycle::store::directory;
+
+use crate::error::{guarded, raise};
+
+/// What a command line asks for, as JSON; or the exit code, if it has been answered.
+fn parse(ruby: &Ruby, arguments: RArray) -> Result<(Option<String>, Option<i32>), Error> {
+    guarded(ruby, || {
+        let words = arguments.into_iter().map(|word| {
+            let bytes: Vec<u8> = word.funcall("bytes", ())?;
+            Ok(OsString::from_vec(bytes))
+        });
+        Ok(match ruby_bridge::parse(&words.collect::<Result<Vec<_>, Error>>()?) {
+            Parsed::Request(json) => (Some(json), None),
+            Parsed::Answered(code) => (None, Some(code)),
+        })
+    })
+}
+
+/// The parts of a pattern: a field, or nil, and a glob each.
+fn parse_pattern(ruby: &Ruby, text: String) -> Result<Vec<(Option<String>, String)>, Error> {
+    guarded(ruby, || {
+        let parts = pattern::parse(&text).map_err(|error| raise(ruby, error))?;
+        Ok(parts.iter().map(|part| (part.field.map(str::to_owned), part.glob.to_owned())).collect())
+    })
+}
+
+fn format_duration(seconds: f64) -> String {
+    duration::format(seconds)
+}
+
+pub fn init(_: &Ruby, module: RModule) -> Result<(), Error> {
+    module.const_set("SHUTDOWN_OVERHEAD", stop_timeout::EPILOGUE)?;
+    module.const_set("DEFAULT_TIMEOUT", stop_timeout::DEFAULT_TIMEOUT)?;
+    module.const_set("MAX_BEAT_AGE", probe::MAX_BEAT_AGE.as_secs())?;
+    module.const_set("DEFAULT_DIRECTORY", directory::DEFAULT)?;
+    module.const_set("DIRECTORY_VARIABLE", variables::DIRECTORY)?;
+    module.const_set("SIGNAL_RELAY_VARIABLE", variables::SIGNAL_RELAY)?;
+    module.const_set("TRIAL_VARIABLE", variables::TRIAL)?;
+    module.const_set("PATTERN_FIELDS", pattern::FIELDS.to_vec())?;
+    module.define_singleton_method("parse_command_line", function!(parse, 1))?;
+    module.define_singleton_method("parse_pattern", function!(parse_pattern, 1))?;
+    module.define_singleton_method("format_duration", function!(format_duration, 1))?;
+    Ok(())
+}
