@@ -14,8 +14,8 @@ require "sidekiq_lifecycle/cli"
 ROUNDS = Integer(ARGV.fetch(0, "500"))
 READY = "tmp/sidekiq/ready"
 
-worker = SidekiqLifecycle::Native::Process.begin(File.expand_path("tmp/sidekiq"), nil, "{}", nil)
-worker.started
+worker = SidekiqLifecycle::Native::Process.register(File.expand_path("tmp/sidekiq"), nil, "{}")
+worker.record_started
 
 # The smallest HTTP probe there is, in a process of its own.
 server = TCPServer.new("127.0.0.1", 0)
@@ -57,7 +57,7 @@ end
 times = Hash.new { |hash, name| hash[name] = [] }
 commands.each_value { |command| 5.times { call(command) } }
 ROUNDS.times do
-  worker.beat(0)
+  worker.record_heartbeat(0)
   commands.keys.shuffle.each { |name| times[name] << call(commands[name]) }
 end
 Process.kill(:KILL, prober)

@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -447,26 +447,6 @@ fn nobody_is_left_out_where_too_few_files_may_be_open() {
     }
 }
 
-// ---- what Ruby shows ----
-
-#[test]
-fn progress_prints_what_it_is_told_and_ends_with_its_input() {
-    let app = App::new();
-    let mut progress = app.command("progress").stdin(Stdio::piped()).spawn().unwrap();
-    let mut input = progress.stdin.take().unwrap();
-    writeln!(input, r#"{{"done":1,"total":2,"message":"1 of 2 drained","notes":["a"],"timeout":10,"begun":1}}"#)
-        .unwrap();
-    writeln!(input, r#"{{"done":1,"total":2,"message":"1 of 2 drained","notes":["b"],"timeout":null,"begun":2}}"#)
-        .unwrap();
-    writeln!(input, "what is this").unwrap();
-    writeln!(input, r#"{{"line":"worker-3 does not answer"}}"#).unwrap();
-    kill(Pid::from_raw(i32::try_from(progress.id()).unwrap()), Signal::SIGWINCH).unwrap();
-    drop(input);
-    let output = progress.wait_with_output().unwrap();
-    assert_eq!(String::from_utf8(output.stderr).unwrap(), "1 of 2 drained\nworker-3 does not answer\n");
-    assert_eq!((output.status.code(), output.stdout), (Some(0), Vec::new()));
-}
-
 // ---- made of the command's own definition ----
 
 #[test]
@@ -483,8 +463,6 @@ fn the_manual_has_every_subcommand_as_a_section_and_completions_know_them() {
             assert!(sections.contains(&subcommand.to_uppercase().as_str()), "{subcommand}: {sections:?}");
             assert!(script.contains(subcommand), "{shell} {subcommand}");
         }
-        // What only Ruby calls is shown to nobody.
-        assert!(!sections.contains(&"PROGRESS") && !script.contains("progress"), "{shell}");
     }
     for shell in ["bash", "zsh", "fish"] {
         let script: PathBuf = app.home.path().join(shell);

@@ -64,7 +64,7 @@ module SidekiqLifecycle
 
       # Removes the guard.
       def release
-        stop, quiet = Native.release_boot
+        stop, quiet = Native.release_boot_guard
         @stop ||= stop
         @quiet ||= quiet
         nil
@@ -105,14 +105,14 @@ module SidekiqLifecycle
       # Ignored signals are inherited from the parent process (`execve(2)`). Blocked signals are inherited as well. Ruby
       # unblocks them when it starts, but a native library may have blocked them again.
       def take_signals
-        ignored = Native.ignored.each { |signal| Signal.trap(signal, "DEFAULT") }
-        Native.hold_boot
-        blocked = Native.unblock
+        ignored = Native.ignored_signals.each { |signal| Signal.trap(signal, "DEFAULT") }
+        Native.install_boot_guard
+        blocked = Native.unblock_signals
         @repaired = ignored.map { |signal| "#{signal} was ignored" } + blocked.map { |signal| "#{signal} was blocked" }
       end
 
       def wait_for_stop
-        while Native.guarding?
+        while Native.boot_guarded?
           signal = Native.wait_for_stop
           return stop(signal) if signal
         end

@@ -46,7 +46,7 @@ module SidekiqLifecycle
     end
 
     # Sidekiq waited for its scheduler's thread to end, and found that it had died.
-    def record_scheduler_died(error) = @native.note("scheduler", ProcessorThreads.scheduler_died(error))
+    def record_scheduler_died(error) = @native.set_problem("scheduler", ProcessorThreads.scheduler_died(error))
 
     # @return [Boolean]
     def drained?
@@ -79,8 +79,8 @@ module SidekiqLifecycle
       return unless @launcher
 
       ProcessorThreads.new(@launcher).tap do |threads|
-        { "lost_jobs" => @lost_problem, **threads.problems }.each { |name, problem| @native.note(name, problem) }
-        @native.hindered(threads.takes_no_job, @lost_problem || threads.never_drains)
+        { "lost_jobs" => @lost_problem, **threads.problems }.each { |name, problem| @native.set_problem(name, problem) }
+        @native.record_hindrances(threads.takes_no_job, @lost_problem || threads.never_drains)
       end
     end
 

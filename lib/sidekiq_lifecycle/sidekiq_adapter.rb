@@ -172,10 +172,10 @@ module SidekiqLifecycle
       # The application, or a library, rescued the exception by which TERM was to end the boot. Nothing has started.
       raise SignalException, "SIGTERM" if stop
 
-      native.quieted if @quiet_requested
+      native.record_quiet if @quiet_requested
       @process.describe(@config)
       TaskProtection.start(@configuration, SidekiqCompat.method(:busy)) do |problem|
-        native.note("ecs_task_protection", problem)
+        native.set_problem("ecs_task_protection", problem)
       end
       return unless server?
 
@@ -189,15 +189,15 @@ module SidekiqLifecycle
       return unless waiting.is_a?(String)
 
       pipe.ungetbyte(waiting)
-      (waiting.split.map { |name| "SIG#{name}" } & SignalTraps::SIGNALS).each { |signal| native.arrived(signal) }
+      (waiting.split.map { |name| "SIG#{name}" } & SignalTraps::SIGNALS).each { |signal| native.record_signal(signal) }
     end
 
     def on_launched(launcher)
       drain.launcher = launcher
       @has_launched = true
       SignalTraps.report_to_relay
-      native.note("redis_timeouts", RedisTimeouts.problem(@config, Systemd.watchdog))
-      native.started
+      native.set_problem("redis_timeouts", RedisTimeouts.problem(@config, Systemd.watchdog))
+      native.record_started
       @process.report_problems
       @process.log_start
       # A stop may have been requested in the meantime. The process was running all the same.
@@ -210,7 +210,7 @@ module SidekiqLifecycle
 
     def on_beat
       @process.check_drained
-      native.beat(SidekiqCompat.busy)
+      native.record_heartbeat(SidekiqCompat.busy)
       @process.restore_traps
       @process.report_problems
     end
@@ -226,9 +226,9 @@ module SidekiqLifecycle
     def on_core_reported = @process.report_problems
 
     # If one job holds the GVL, the core can name the running jobs.
-    def on_job_started(job) = native.takes(job["jid"].to_s, (job["wrapped"] || job["class"]).to_s)
+    def on_job_started(job) = native.record_job_started(job["jid"].to_s, (job["wrapped"] || job["class"]).to_s)
 
-    def on_job_finished(job) = native.gives(job["jid"].to_s)
+    def on_job_finished(job) = native.record_job_finished(job["jid"].to_s)
 
     def on_job_error(error, job)
       drain.record_lost(error, job)
@@ -239,24 +239,24 @@ module SidekiqLifecycle
 
     # Nothing that Sidekiq logs from here on may keep it from stopping.
     def on_quiet_or_stop_requested
-      native.mute
+      native.replace_dead_outputs
       SafeLogger.protect(@config.logger)
     end
 
     # From 7.0.0 on the hooks at `:shutdown` may take the jobs' time as well.
     def on_hooks_started(event)
       beside = event == :shutdown && SidekiqCompat.capsules? ? options[:timeout] + CLEANUP : 0
-      native.hooks_begin(event == :at_exit ? "at_exit" : ":#{event}", beside.to_f)
+      native.record_hooks_started(event == :at_exit ? "at_exit" : ":#{event}", beside.to_f)
     end
 
     def on_hooks_finished
-      native.hooks_end
+      native.record_hooks_finished
       @process.report_problems
     end
 
     def on_quiet
-      native.quieted
-      native.draining(SidekiqCompat.busy)
+      native.record_quiet
+      native.record_busy(SidekiqCompat.busy)
       @process.notify(:quiet)
       on_fetching_ended if SidekiqCompat.capsules?
     end
@@ -273,7 +273,7 @@ module SidekiqLifecycle
 
     # 6.x fires `:shutdown` after the scheduler's thread has ended, 7.0.0 and later after `:quiet`.
     def on_shutdown
-      native.stopping
+      native.record_stopping
       @process.notify(:stopping)
       on_fetching_ended
       Trial.take_time(options[:timeout])
@@ -288,7 +288,7 @@ module SidekiqLifecycle
     def on_processor_ended(manager)
       return unless manager.stopped?
 
-      native.draining(SidekiqCompat.busy)
+      native.record_busy(SidekiqCompat.busy)
       @process.report_problems
       @process.check_drained
     end

@@ -17,7 +17,7 @@ module SidekiqLifecycle
     def self.report_to_relay
       return unless Native.relay?
 
-      FATAL.each { |signal| Native.trapped(signal) unless %w[DEFAULT SYSTEM_DEFAULT].include?(current(signal)) }
+      FATAL.each { |signal| Native.report_trap_to_relay(signal) unless %w[DEFAULT SYSTEM_DEFAULT].include?(current(signal)) }
     end
 
     # Ruby returns the current trap only when another is set. It returns nil for a handler of native code.

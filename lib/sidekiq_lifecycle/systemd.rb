@@ -13,7 +13,7 @@ module SidekiqLifecycle
       #
       # @param native [Native::Process]
       def start(native)
-        @sends_state, @sends_watchdog = native.notify(::Sidekiq::Launcher::BEAT_PAUSE)
+        @sends_state, @sends_watchdog = native.notify_systemd(::Sidekiq::Launcher::BEAT_PAUSE)
         # If the socket is unusable, Sidekiq's own message raises in :startup, and the process exits. The core has
         # already reported what is wrong with the socket.
         @socket_unusable = !@sends_state && !ENV.fetch("NOTIFY_SOCKET", "").empty?

@@ -34,11 +34,11 @@ module SidekiqLifecycle
       @listeners = listeners
       @once_logger = once_logger
       @embedded = embedded
-      @native = Native::Process.begin(configuration.directory, configuration.ready_file, about)
+      @native = Native::Process.register(configuration.directory, configuration.ready_file, about)
       @drain = DrainMonitor.new(config, @native)
       @redis = RedisStatus.new(config)
       @native.require_signal_path(configuration.require_signal_path)
-      @native.note("environment", configuration.environment_problem)
+      @native.set_problem("environment", configuration.environment_problem)
     end
 
     # @return [Boolean] whether it is the calling process, and not the parent of a child that a job has forked
@@ -59,7 +59,7 @@ module SidekiqLifecycle
     # Observes signals, keeps Sidekiq's traps in place, and logs from now on what the core finds wrong by itself.
     def observe_signals
       @traps = SignalTraps.new
-      @native.observe
+      @native.observe_signals
       start_reporter
     end
 
@@ -67,9 +67,9 @@ module SidekiqLifecycle
     def restore_traps
       return unless @traps
 
-      Native.displaced.each do |signal|
+      Native.displaced_signals.each do |signal|
         theirs = @traps.restore(signal)
-        @native.rearm(signal)
+        @native.record_restored_trap(signal)
         what = theirs ? "had been taken from Sidekiq by #{theirs}" : "could no longer be observed"
         @config.logger.warn("sidekiq_lifecycle: #{signal} #{what}; repaired")
       end
@@ -78,7 +78,7 @@ module SidekiqLifecycle
     # Sidekiq may finish before the last processor's thread reports its own end. Whatever goes wrong here, the heartbeat
     # goes on, and the end is reported.
     def check_drained
-      notify(:drained) if @drain.drained? && @native.drained
+      notify(:drained) if @drain.drained? && @native.mark_drained
     rescue StandardError => e
       failed("work", e)
     end
@@ -88,13 +88,13 @@ module SidekiqLifecycle
     # @param identity [String] Sidekiq's name for the process
     def publish(identity)
       check_drained
-      @native.note("redis_status", @redis.publish(identity, status, **@drain.counts))
+      @native.set_problem("redis_status", @redis.publish(identity, status, **@drain.counts))
     end
 
     # @param exit_status [Integer, nil] nil: the program goes on
     # @param why [String, nil]
     def finish(exit_status, why)
-      @native.ended(exit_status, why, @drain.interrupted, @drain.lost_jobs)
+      @native.record_exit(exit_status, why, @drain.interrupted, @drain.lost_jobs)
       notify(:stopped)
     end
 
@@ -108,7 +108,7 @@ module SidekiqLifecycle
 
     # Logs each problem that the core has found, once. A call of this shows that Ruby runs.
     def report_problems
-      @native.runs&.then { |silence| warn_once(silence) }
+      @native.take_stall_report&.then { |silence| warn_once(silence) }
       @native.problems.each { |problem| warn_once(problem.last) }
     end
 
@@ -135,7 +135,7 @@ module SidekiqLifecycle
     def start_reporter
       thread = Thread.new do
         loop do
-          @native.listen
+          @native.wait_for_report
           SidekiqAdapter.handle(:core_reported)
         end
       end

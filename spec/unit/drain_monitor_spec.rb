@@ -1,7 +1,7 @@
 # frozen_string_literal: true
 
 RSpec.describe SidekiqLifecycle::DrainMonitor do
-  let(:native) { instance_double(SidekiqLifecycle::Native::Process, note: nil, hindered: nil) }
+  let(:native) { instance_double(SidekiqLifecycle::Native::Process, set_problem: nil, record_hindrances: nil) }
   let(:monitor) { described_class.new(nil, native) }
   let(:error) { IOError.new("gone\nfor good") }
   let(:managers) { [manager] }
@@ -42,12 +42,12 @@ RSpec.describe SidekiqLifecycle::DrainMonitor do
     monitor.record_lost(error, { "class" => "Mail", "jid" => "a1" })
     one = "a job could not be pushed back to Redis and is lost (IOError: gone), so this process is not called " \
           "drained: Mail a1"
-    expect(native).to have_received(:note).with("lost_jobs", one)
-    expect(native).to have_received(:hindered).with(nil, one)
+    expect(native).to have_received(:set_problem).with("lost_jobs", one)
+    expect(native).to have_received(:record_hindrances).with(nil, one)
     ['{"class":"Wrapper","wrapped":"Import","jid":"b2"}', nil, "{"].each { |job| monitor.record_lost(error, job) }
     four = "4 jobs could not be pushed back to Redis and are lost (IOError: gone), so this process is not called " \
            "drained: Mail a1, Import b2, a job that is not JSON, 1 just fetched"
-    expect(native).to have_received(:note).with("lost_jobs", four)
+    expect(native).to have_received(:set_problem).with("lost_jobs", four)
     expect(monitor.lost_jobs)
       .to eq(["Mail a1", "Import b2", "a job that had just been fetched", "a job that is not JSON"])
   end
@@ -57,6 +57,6 @@ RSpec.describe SidekiqLifecycle::DrainMonitor do
     monitor.launcher = launcher
     monitor.record_lost(error, { "class" => "Mail", "jid" => "a1" })
     expect(monitor.lost_jobs).to eq([])
-    expect(native).not_to have_received(:note)
+    expect(native).not_to have_received(:set_problem)
   end
 end

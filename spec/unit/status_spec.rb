@@ -14,7 +14,7 @@ RSpec.describe SidekiqLifecycle::Status do
   end
   let(:about) { { sidekiq: Sidekiq::VERSION, concurrency: 7, embedded: false } }
   let(:native) do
-    SidekiqLifecycle::Native::Process.begin(configuration.directory, configuration.ready_file, JSON.generate(about))
+    SidekiqLifecycle::Native::Process.register(configuration.directory, configuration.ready_file, JSON.generate(about))
   end
 
   def status(busy: 0)
@@ -29,17 +29,17 @@ RSpec.describe SidekiqLifecycle::Status do
       stop_timeout: 30, sidekiq_version: Sidekiq::VERSION, version: SidekiqLifecycle::VERSION,
       ready?: false, live?: true, quiet?: false, drained?: false, embedded?: false
     )
-    native.started
+    native.record_started
     expect(status(busy: 3)).to have_attributes(state: :running, busy: 3, ready?: true, live?: true, quiet?: false,
                                                beat_age: be >= 0)
-    native.quieted
+    native.record_quiet
     expect(status).to have_attributes(state: :quiet, why: "quiet was called", ready?: false, live?: true, quiet?: true,
                                       drained?: false)
-    native.drained
+    native.mark_drained
     expect(status).to have_attributes(state: :quiet, drained?: true)
-    native.stopping
+    native.record_stopping
     expect(status).to have_attributes(state: :stopping, why: "stop was called", quiet?: true, drained?: true)
-    native.ended(3, "SIGINT", 0, [])
+    native.record_exit(3, "SIGINT", 0, [])
     expect(status).to have_attributes(state: :stopped, exit_status: 3, quiet?: false, ready?: false, live?: false)
     expect(status.timings.keys).to contain_exactly(:booting, :running, :quiet, :drained, :stopping, :stopped)
     expect(status.timings.values.sort).to eq(status.timings.values_at(:booting, :running, :quiet, :drained, :stopping,
@@ -51,7 +51,7 @@ RSpec.describe SidekiqLifecycle::Status do
     before = status
     expect(Ractor.shareable?(before)).to be(true)
     told = before.to_h
-    native.started
+    native.record_started
     expect(before.to_h).to eq(told)
     expect { before.timings[:running] = Time.now }.to raise_error(FrozenError)
     expect { before.problems << "none" }.to raise_error(FrozenError)

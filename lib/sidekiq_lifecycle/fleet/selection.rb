@@ -56,8 +56,10 @@ module SidekiqLifecycle
 
       def listed(patterns)
         list = patterns.is_a?(Array) ? patterns : [*patterns]
-        wrong = list.find { |pattern| !pattern.is_a?(String) }
-        raise ArgumentError, "#{wrong.inspect} is not a pattern: write one, such as worker-* or tag=shop" if wrong
+        wrong = list.grep_v(String)
+        return list if wrong.empty?
+
+        raise ArgumentError, "#{wrong.first.inspect} is not a pattern: write one, such as worker-* or tag=shop"
 
         list
       end
