@@ -60,8 +60,6 @@ module SidekiqLifecycle
         return list if wrong.empty?
 
         raise ArgumentError, "#{wrong.first.inspect} is not a pattern: write one, such as worker-* or tag=shop"
-
-        list
       end
 
       # The native extension knows the grammar, because the command line has it as well.
