@@ -8,12 +8,12 @@ require_relative "version"
 module SidekiqLifecycle
   # Capistrano's tasks for workers: `require "sidekiq_lifecycle/capistrano"` in the Capfile after `capistrano/deploy`,
   # or in a file of lib/capistrano/tasks, as `generate capistrano` does.
-  # docs/deploy/capistrano.md says what happens when.
+  # docs/deploy/capistrano.md describes when each task runs.
   #
-  # It runs where somebody deploys, and not where Sidekiq is: neither Sidekiq nor the native part is loaded. All that is
-  # to be known of a worker the native command says, on the worker's own host.
+  # It runs on the machine that deploys, and loads neither Sidekiq nor the native part. It gets the state of a worker from
+  # the native command on the worker's host.
   class CapistranoPlugin < Capistrano::Plugin
-    # Settings, with what they are unless `config/deploy.rb` says otherwise.
+    # Settings and their defaults, which `config/deploy.rb` can change.
     def set_defaults
       set_if_empty :sidekiq_roles, :worker
       set_if_empty :sidekiq_units, %w[sidekiq]
@@ -30,8 +30,8 @@ module SidekiqLifecycle
       end
     end
 
-    # Waits before `deploy:publishing`, so that a deploy which fails there has changed nothing: `current` is still the
-    # old release, and what wakes the workers starts that one.
+    # Waits before `deploy:publishing`. If the deploy fails there, `current` is still the old release, and waking the
+    # workers starts that one.
     def register_hooks
       after "deploy:starting", "sidekiq:quiet"
       before "deploy:publishing", "sidekiq:wait_drained"
@@ -45,13 +45,13 @@ module SidekiqLifecycle
         desc "Tell the workers to take no more jobs"
         task(:quiet) { on_workers { quiet } }
 
-        desc "Wait until the workers have finished every job in hand, for :sidekiq_drain_timeout at most"
+        desc "Wait until the workers have finished every running job, for :sidekiq_drain_timeout at most"
         task(:wait_drained) { wait_drained }
 
         desc "Restart the workers, and wait until they are ready, for :sidekiq_start_timeout at most"
         task(:restart) { on_workers { restart } }
 
-        desc "Restart the workers of hosts on which one is quiet: nothing else makes it take jobs again"
+        desc "Restart the workers of hosts on which one is quiet; only a restart makes it take jobs again"
         task(:wake) { on_workers { |host| wake(host) } }
 
         desc "Show every worker"
@@ -69,7 +69,7 @@ module SidekiqLifecycle
       hosts = roles(*Array(fetch(:sidekiq_roles)))
       if hosts.empty?
         SSHKit.config.output.warn("No server has the role #{Array(fetch(:sidekiq_roles)).join(" or ")} " \
-                                  "(:sidekiq_roles): no worker is looked after")
+                                  "(:sidekiq_roles): no worker is quieted or restarted")
       end
       on(hosts) { |host| block.call(host) }
     end
@@ -78,13 +78,13 @@ module SidekiqLifecycle
       lifecycle(:quiet) if anyone?("nothing to quiet")
     end
 
-    # The command has said why itself; here it is said once, when all hosts have had their time.
+    # The command prints the reason on each host. This reports the hosts together, when all of them have finished.
     def wait_drained
       late = Queue.new
       on_workers { |host| late << host.hostname unless drained? }
       return if late.empty?
 
-      where = "not drained, as said above: #{Array.new(late.size) { late.pop }.sort.join(", ")}"
+      where = "not drained, see above: #{Array.new(late.size) { late.pop }.sort.join(", ")}"
       raise "#{where}; no worker has been restarted" if fetch(:sidekiq_when_not_drained) == :fail
 
       SSHKit.config.output.warn("#{where}; :sidekiq_when_not_drained is :go_on, and jobs have Sidekiq's -t left")
@@ -100,40 +100,40 @@ module SidekiqLifecycle
       with_gem { lifecycle(:wait, :ready, "--timeout", fetch(:sidekiq_start_timeout)) }
     end
 
-    # One that boots may have been told to be quiet already, and would be as soon as it has started. What goes wrong on
-    # one host must not keep the others from being woken.
+    # A booting worker may already have been told to be quiet, and would go quiet once it has started. A failure on one
+    # host must not prevent the wake on others.
     def wake(host)
       restart if living.any? { |process| process.dig("record", "state") != "running" }
     rescue StandardError => e
-      backend.error "#{host}: could not be woken, and takes no jobs: #{e.message}"
+      backend.error "#{host}: its workers could not be woken, and take no jobs: #{e.message}"
     end
 
     def status(host)
       table = registered? && with_gem { lifecycle(:status, with: :capture) }
       table ||= "No Sidekiq has registered in #{directory}."
-      # In one piece: hosts answer at the same time.
+      # One call, because hosts answer at the same time.
       $stdout.print "#{host}\n#{table}\n"
     end
 
-    # Those that exist, as docs/json.md describes them. With `cap --dry-run` nothing is answered.
+    # The existing processes, as docs/json.md describes them. With `cap --dry-run` there is no answer.
     def living
-      said = registered? ? with_gem { lifecycle(:status, "--json", with: :capture) }.to_s : ""
-      said.empty? ? [] : JSON.parse(said).fetch("processes").select { |process| process["exists"] }
+      report = registered? ? with_gem { lifecycle(:status, "--json", with: :capture) }.to_s : ""
+      report.empty? ? [] : JSON.parse(report).fetch("processes").select { |process| process["exists"] }
     end
 
-    # Asked first, and not of the command: before the first deploy there is none.
+    # Checked without the command, which does not exist before the first deploy.
     def registered?
       backend.test("[ -d #{directory.shellescape}/processes ] && [ -d #{current_path.to_s.shellescape} ]")
     end
 
-    # In a release from before this gem, as after a rollback, there is no such command, and nobody who registers.
+    # A release from before this gem, as after a rollback, has no such command, and its workers do not register.
     def with_gem
       yield
     rescue SSHKit::Command::Failed
       raise if backend.within(current_path) { backend.test(*words(:sidekiq_lifecycle_command), :path) }
 
-      backend.warn("sidekiq-lifecycle cannot be called in #{current_path}, which is taken for a release from before " \
-                   "it: its workers can be restarted, but not quieted or waited for")
+      backend.warn("sidekiq-lifecycle cannot be run in #{current_path}, which seems to be a release from before this " \
+                   "gem: its workers can be restarted, but not quieted or waited for")
       nil
     end
 
@@ -142,7 +142,7 @@ module SidekiqLifecycle
       backend.within(current_path) { backend.public_send(with, *command, options) }
     end
 
-    # Whether a Sidekiq is there. That none is, is no error.
+    # Whether a Sidekiq runs there. It is not an error if none does.
     def anyone?(otherwise)
       return true if living.any?
 
@@ -152,7 +152,7 @@ module SidekiqLifecycle
 
     def directory = fetch(:sidekiq_lifecycle_dir).to_s
 
-    # SSHKit takes a command and its arguments apart only if they come apart.
+    # SSHKit needs a command and its arguments as separate words.
     def words(setting) = Array(fetch(setting)).flat_map { |word| word.to_s.split }
   end
 end

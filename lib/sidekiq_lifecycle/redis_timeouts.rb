@@ -21,10 +21,10 @@ module SidekiqLifecycle
         longest = silence(config)
         return unless longest && longest >= [watchdog, LIVE].compact.min
 
-        victim = "check live takes it for stuck after #{LIVE} s"
-        victim = "systemd's watchdog kills it, with its jobs, after #{watchdog.round} s" if watchdog && watchdog < LIVE
-        "a Redis that hangs can silence Sidekiq's heartbeat for #{longest.ceil} s, as this application has set the " \
-          "timeouts of its Redis client, and #{victim}: set shorter timeouts in config.redis" \
+        effect = "check live fails after #{LIVE} s"
+        effect = "systemd's watchdog kills it, with its jobs, after #{watchdog.round} s" if watchdog && watchdog < LIVE
+        "with the timeouts of this application's Redis client, a hanging Redis can block Sidekiq's heartbeat for " \
+          "#{longest.ceil} s, and #{effect}: set shorter timeouts in config.redis" \
           "#{", or WatchdogSec=#{(longest / 10).floor.succ * 10}" if watchdog && watchdog < LIVE}"
       end
 

@@ -112,7 +112,7 @@ module SidekiqLifecycle
       @installed_by = Process.pid
     end
 
-    # Installs the hooks, and starts if the command `sidekiq` is booting. Otherwise nobody knows yet whether this
+    # Installs the hooks, and starts if the command `sidekiq` is booting. Otherwise it is not known yet whether this
     # process will be a Sidekiq (embedded, preloaded) or not (a web server, a rake task). Then it starts with `:cli_run`
     # or `:startup`. Called again, it applies changed settings.
     def install(config)

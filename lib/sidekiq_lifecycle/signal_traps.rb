@@ -17,7 +17,8 @@ module SidekiqLifecycle
     def self.report_to_relay
       return unless Native.relay?
 
-      FATAL.each { |signal| Native.report_trap_to_relay(signal) unless %w[DEFAULT SYSTEM_DEFAULT].include?(current(signal)) }
+      trapped = FATAL.reject { |signal| %w[DEFAULT SYSTEM_DEFAULT].include?(current(signal)) }
+      trapped.each { |signal| Native.report_trap_to_relay(signal) }
     end
 
     # Ruby returns the current trap only when another is set. It returns nil for a handler of native code.

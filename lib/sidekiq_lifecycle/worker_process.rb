@@ -108,15 +108,16 @@ module SidekiqLifecycle
 
     # Logs each problem that the core has found, once. A call of this shows that Ruby runs.
     def report_problems
-      @native.take_stall_report&.then { |silence| warn_once(silence) }
+      @native.take_stall_report&.then { |stall| warn_once(stall) }
       @native.problems.each { |problem| warn_once(problem.last) }
     end
 
     # Logs the state in which Sidekiq has started.
     def log_start
       now = status
-      said = "#{now.ready? ? "ready" : now.state} (#{now.directory})#{", but see the warnings" if now.problems.any?}"
-      @config.logger.info("sidekiq_lifecycle #{VERSION}: #{said}")
+      warnings = ", but see the warnings" if now.problems.any?
+      state = now.ready? ? "ready" : now.state
+      @config.logger.info("sidekiq_lifecycle #{VERSION}: #{state} (#{now.directory})#{warnings}")
       now.doubts.each { |doubt| @config.logger.info("sidekiq_lifecycle: #{doubt}") }
     end
 

@@ -119,7 +119,7 @@ RSpec.describe "Capistrano, to hosts with systemd", :containers, :integration,
     @deployment.commit("second")
     code, said = cap("deploy", SETTINGS: %(set :sidekiq_drain_timeout, "1s"))
     expect(code).to eq(1)
-    expect(said).to include("The deploy has failed with an error: not drained, as said above: 127.0.0.1; " \
+    expect(said).to include("The deploy has failed with an error: not drained, see above: 127.0.0.1; " \
                             "no worker has been restarted\n")
     expect(said).to match(/timed out after \d+ s: .*process \d+ is quiet, 1 job still running/)
     expect([host.current, states(host)]).to eq([before.first, %w[running]])
@@ -128,7 +128,7 @@ RSpec.describe "Capistrano, to hosts with systemd", :containers, :integration,
     # The job that was cut off has begun again.
     wait_until("the job begins") { notes == ["long begins"] * 2 }
     _, said = deploy(SETTINGS: %(set :sidekiq_drain_timeout, "1s"; set :sidekiq_when_not_drained, :go_on))
-    expect(said).to include("not drained, as said above: 127.0.0.1; :sidekiq_when_not_drained is :go_on, and ")
+    expect(said).to include("not drained, see above: 127.0.0.1; :sidekiq_when_not_drained is :go_on, and ")
     go
     wait_until("the job has been done") { notes.include?("long ends in second") }
     expect([notes.size, queued, retries]).to eq([4, 0, 0])
@@ -178,7 +178,7 @@ RSpec.describe "Capistrano, to hosts with systemd", :containers, :integration,
 
   it "takes a release from before this gem as it is, also one that is rolled back to" do
     start_hosts(1, "set :sidekiq_units, %w[sidekiq]")
-    from_before = %r{cannot be called in /srv/shop/current, which is taken for a release from before it}
+    from_before = %r{cannot be run in /srv/shop/current, which seems to be a release from before}
     active = include("ActiveState" => "active")
     @deployment.commit("old", gem: false)
     _, said = deploy
@@ -199,7 +199,7 @@ RSpec.describe "Capistrano, to hosts with systemd", :containers, :integration,
     start_host("first")
     code, said = cap("deploy", SETTINGS: "set :sidekiq_units, %w[sidekiq cron]")
     expect([code, said]).to match([1, /sudo: a password is required/])
-    expect(said).to match(/127\.0\.0\.1: could not be woken, and takes no jobs: /)
+    expect(said).to match(/127\.0\.0\.1: its workers could not be woken, and take no jobs: /)
     expect(states(host)).to eq(%w[quiet])
     expect(cap("sidekiq:wake").first).to eq(0)
     expect(states(host)).to eq(%w[running])

@@ -430,7 +430,7 @@ RSpec.describe "signals during the boot" do
     {
       "installed before" => failing.call(application: 'raise "no database"'),
       "installed by its application" => failing.call(
-        before: "SidekiqLifecycle.remove_instance_variable(:@lifecycle)",
+        before: "SidekiqLifecycle::SidekiqAdapter.remove_instance_variable(:@current)",
         application: 'Sidekiq.configure_server { |config| SidekiqLifecycle.install(config) }; raise "no database"'
       )
     }.each do |how, code|

@@ -197,7 +197,7 @@ RSpec.describe "with Redis" do
       worker.signal(:TERM)
       expect_recorded_end(worker)
       expect(notes.count("announces")).to eq(before)
-      expect(worker.log).not_to match(/sidekiq_lifecycle: (beaten|beat|last_word)/)
+      expect(worker.log).not_to match(/sidekiq_lifecycle: (beat|heartbeat)/)
       redis.thaw_process if redis.pid
     end
   end

@@ -21,7 +21,7 @@ module SidekiqLifecycle
 
       # What has happened to a process that is gone.
       KILLED = "fell silent, as if it had been killed: the jobs it had may be lost"
-      FORGOTTEN = "has gone without a trace: nobody can tell whether it had drained"
+      FORGOTTEN = "has gone without a trace: it is unknown whether it had drained"
       LEFT = "ended before it was seen to have drained"
       private_constant :KILLED, :FORGOTTEN, :LEFT
 

@@ -3,7 +3,7 @@
 require "rails/generators/base"
 
 module SidekiqLifecycle
-  # Where Rails looks for what `rails generate` can do.
+  # Generators for `rails generate`.
   #
   # @api private
   module Generators
@@ -14,7 +14,7 @@ module SidekiqLifecycle
       desc "Writes an initializer that installs sidekiq_lifecycle into this application's Sidekiq."
       source_root File.expand_path("templates", __dir__)
 
-      # A file of its own: it works beside a `configure_server` that is there, in whatever order they come.
+      # A separate file works beside an existing `configure_server`, in any order.
       def write_initializer
         copy_file "sidekiq_lifecycle.rb.tt", "config/initializers/sidekiq_lifecycle.rb"
       end

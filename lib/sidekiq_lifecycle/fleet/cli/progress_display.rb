@@ -18,7 +18,8 @@ module SidekiqLifecycle
 
         # @param progress [Progress]
         def show(progress)
-          @bar.show(progress.done, progress.total, progress.to_s, notes(progress.jobs), progress.timeout, progress.elapsed)
+          notes = notes(progress.jobs)
+          @bar.show(progress.done, progress.total, progress.to_s, notes, progress.timeout, progress.elapsed)
         end
 
         # @param line [String] a line that stays
