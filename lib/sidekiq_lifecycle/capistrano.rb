@@ -10,8 +10,8 @@ module SidekiqLifecycle
   # or in a file of lib/capistrano/tasks, as `generate capistrano` does.
   # docs/deploy/capistrano.md describes when each task runs.
   #
-  # It runs on the machine that deploys, and loads neither Sidekiq nor the native part. It gets the state of a worker from
-  # the native command on the worker's host.
+  # It runs on the machine that deploys, and loads neither Sidekiq nor the native part. It gets the state of a worker
+  # from the native command on the worker's host.
   class CapistranoPlugin < Capistrano::Plugin
     # Settings and their defaults, which `config/deploy.rb` can change.
     def set_defaults

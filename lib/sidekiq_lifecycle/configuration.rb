@@ -124,7 +124,7 @@ module SidekiqLifecycle
         problems << "#{Native::SIGNAL_RELAY_VARIABLE} is #{relay.inspect} and is ignored; set it to auto or off"
       end
       if directory && Text.one_line(directory) != Text.readable(directory)
-        problems << "#{Native::DIRECTORY_VARIABLE} is #{directory.inspect} and is used with its invisible characters; " \
+        problems << "#{Native::DIRECTORY_VARIABLE} is #{directory.inspect} and is used with invisible characters; " \
                     "set it to a path on one line"
       end
       problems.join("; ") if problems.any?

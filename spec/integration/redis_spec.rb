@@ -123,7 +123,7 @@ RSpec.describe "with Redis" do
         expect(names).to match_array(jids.map { |jid| "Evaluate #{jid}" })
         expect(command("status").last).to include("2 lost").and include(*names)
         expect(worker.log.scan("2 jobs could not be pushed back").size).to eq(1)
-        expect(worker.log).not_to match(/sidekiq_lifecycle: (beaten|beat|last_word|push_back)/)
+        expect(worker.log).not_to match(/sidekiq_lifecycle: (beat|heartbeat|push_back)/)
       end
     end
 

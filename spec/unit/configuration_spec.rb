@@ -65,7 +65,7 @@ RSpec.describe SidekiqLifecycle::Configuration do
     end
     ENV["SIDEKIQ_LIFECYCLE_DIR"] = "/run/a\n"
     expect(configuration.environment_problem)
-      .to start_with('SIDEKIQ_LIFECYCLE_DIR is "/run/a\n" and is used with its invisible characters')
+      .to start_with('SIDEKIQ_LIFECYCLE_DIR is "/run/a\n" and is used with invisible characters')
   end
 
   it "joins paths of any encoding" do
