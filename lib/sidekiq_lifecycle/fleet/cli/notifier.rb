@@ -44,7 +44,7 @@ module SidekiqLifecycle
           @threads.each do |kind, thread|
             next if thread.join([ends - now, 0].max)
 
-            @report.call("the #{NAMES.fetch(kind)} has not answered for #{LIMIT} s; it may have missed the last message")
+            @report.call("the #{NAMES.fetch(kind)} has not answered for #{LIMIT} s; it may lack the last message")
           end
         end
 
