@@ -29,7 +29,7 @@ RSpec.describe "Capistrano's tasks", if: capistrano do
     code, said = cap("sidekiq:status", "set :sidekiq_when_not_drained, :maybe")
     expect([code, said]).to match([1, /:sidekiq_when_not_drained is :maybe; set it to :fail or :go_on/])
     code, said = cap("sidekiq:status", "set :sidekiq_roles, :nobody")
-    expect([code, said]).to match([0, /No server has the role nobody \(:sidekiq_roles\): no worker is quieted or restarted/])
+    expect([code, said]).to match([0, /No server has the role nobody \(:sidekiq_roles\): no worker is quieted/])
   end
 
   it "load neither Sidekiq nor the native part on the deploying machine" do

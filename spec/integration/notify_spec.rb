@@ -212,8 +212,8 @@ RSpec.describe "the notification of systemd" do
       worker = start_ready(environment: environment(WATCHDOG_USEC: "30000000"), install: client)
       longest, advised = Sandbox::MAJOR == 6 ? [60, 70] : [80, 90]
       problem = "with the timeouts of this application's Redis client, a hanging Redis can block Sidekiq's heartbeat " \
-                "for #{longest} s, and systemd's watchdog kills it, with its jobs, after 30 s: set shorter timeouts in " \
-                "config.redis, or WatchdogSec=#{advised}"
+                "for #{longest} s, and systemd's watchdog kills it, with its jobs, after 30 s: set shorter timeouts " \
+                "in config.redis, or WatchdogSec=#{advised}"
       expect(problems_of(worker.pid)).to eq([problem])
       expect(worker.log.scan(problem).size).to eq(1)
       expect(count("READY=1")).to eq(1)
