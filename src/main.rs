@@ -10,7 +10,7 @@ fn main() -> ExitCode {
     sidekiq_lifecycle::cli::main()
 }
 
-/// The relay goes by a name of its own, and does without the command line's parser, for it is to be small.
+/// The relay has a name of its own, and does not use the command line parser, which keeps it small.
 #[cfg(target_os = "linux")]
 fn relay_arguments() -> Option<Vec<String>> {
     let mut arguments = std::env::args();

@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn those_that_end_together() {
+    fn programs_that_end_together() {
         let shell = || link(6, "sh", &["sh", "-c", "bundle exec sidekiq"]);
         for (name, arguments) in [
             ("foreman", &["ruby", "/usr/bin/foreman", "start"][..]),
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_that_ends() {
+    fn a_container_that_ends_with_its_pid_1() {
         let shell = |pid| link(pid, "dash", &["dash", "-c", "puma & sidekiq"]);
         let free = |pid| Link { child_in_background: true, ..shell(pid) };
         let person = |pid| Link { is_interactive: true, has_terminal: true, ..shell(pid) };

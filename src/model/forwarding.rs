@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_worker_gets() {
+    fn signals_that_a_worker_gets() {
         use libc::{SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGUSR1, SIGUSR2};
         let mask = |signals: &[i32]| signals.iter().fold(0, |mask, signal| with(mask, *signal));
         // The handlers of a Sidekiq: its own traps, and what Ruby itself catches.

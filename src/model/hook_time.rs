@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered() {
+    fn the_longest_stop_is_remembered() {
         let now = Instant::now();
         for (seconds, expected) in [
             (&[][..], None),
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_they_take() {
+    fn the_time_that_hooks_take() {
         let start = Instant::now();
         let mut hooks = Hooks::default();
         hooks.remember(5.0);
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn quick_ones_are_no_problem() {
+    fn quick_hooks_are_not_a_problem() {
         let start = Instant::now();
         let mut hooks = Hooks::default();
         for (second, name) in [(0.0, ":quiet"), (0.5, ":shutdown"), (0.8, "at_exit")] {
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn no_timeout_is_too_long_to_reckon_with() {
+    fn any_timeout_can_be_handled() {
         let now = Instant::now();
         for free in [1e18, 1.8e19, f64::MAX, f64::INFINITY, f64::NAN, -1.0] {
             let mut hooks = Hooks::default();

@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sentinel_does_not_look_at_the_heart() {
+    fn a_sentinel_ignores_the_heartbeat() {
         let silent = Facts { beat_age: Some(Duration::from_secs(3600)), ..process(7, State::Running) };
         assert!(sentinel(std::slice::from_ref(&silent), Probe::Ready));
         assert!(ask(&[silent], Probe::Ready, AGE).is_err());

@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn the_worker_wherever_it_stands() {
+    fn the_worker_wherever_it_is() {
         use Signal::{SIGCONT, SIGTERM, SIGTSTP};
         let none = &[][..];
         let table: &[(&str, &[Process], Signal, Expected)] = &[
@@ -403,7 +403,7 @@ mod tests {
             ("a shell alone is not stopped", &[shell(2, 1, 0)], SIGTSTP, (none, none, none)),
             ("a shell alone, trap", &[shell(2, 1, TERM)], SIGTERM, (&[2], none, none)),
             ("no /proc", &[], SIGTSTP, (none, &[2], none)),
-            ("a wrapper that would stop", &[other(2, 1, TERM), sidekiq(3, 2)], SIGTSTP, (none, &[3], none)),
+            ("a wrapper that would be suspended", &[other(2, 1, TERM), sidekiq(3, 2)], SIGTSTP, (none, &[3], none)),
             ("a wrapper that would die", &[other(2, 1, 0), sidekiq(3, 2)], SIGTERM, (none, &[3], none)),
             ("a wrapper's own signal", &[other(2, 1, HUP), sidekiq(3, 2)], Signal::SIGHUP, (none, &[2], none)),
             (
@@ -518,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn how_it_comes_to_a_sidekiq() {
+    fn how_a_signal_reaches_a_sidekiq() {
         let su = || other(2, 1, TERM);
         let table: &[(&str, &[Process], Reach)] = &[
             ("itself", &[sidekiq(9, 1), sidekiq(2, 1)], Reach::None),
@@ -538,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_below() {
+    fn processes_below() {
         let processes = [
             shell(2, 1, 0),
             sidekiq(3, 2),

@@ -157,7 +157,7 @@ mod tests {
     const STOPPED: StatusSnapshot<'_> = StatusSnapshot { state: State::Stopped, left: 0.0, ..RUNNING };
 
     #[test]
-    fn what_is_said_when() {
+    fn messages_by_state() {
         let (new, up) = (Sent::default(), Sent { ready: true, stopping: false });
         let down = Sent { ready: true, stopping: true };
         let drained = |snapshot| StatusSnapshot { drained: true, busy: 0, ..snapshot };
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn who_feeds_the_watchdog() {
+    fn what_feeds_the_watchdog() {
         let is_sidekiqs = |watchdog: &Watchdog| matches!(watchdog, Watchdog::Sidekiqs(_));
         for (usec, pid, pause) in [
             (None, None, 10.0),

@@ -70,7 +70,7 @@ mod tests {
     /// As strace shows them for dash, bash, busybox, zsh and ksh.
     #[cfg(target_os = "linux")]
     #[test]
-    fn what_a_shell_does_while_a_trap_is_put_off_and_when_it_runs() {
+    fn system_calls_while_a_trap_is_deferred_and_while_it_runs() {
         use libc::{SYS_clone, SYS_dup3, SYS_execve, SYS_exit_group, SYS_fcntl, SYS_kill, SYS_openat, SYS_write};
         let waits = [libc::SYS_rt_sigreturn, libc::SYS_rt_sigprocmask, libc::SYS_wait4, libc::SYS_rt_sigsuspend];
         let acts = [SYS_clone, SYS_dup3, SYS_execve, SYS_exit_group, SYS_fcntl, SYS_kill, SYS_openat, SYS_write];

@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn half_of_what_somebody_kills_after() {
+    fn half_of_the_shortest_limit() {
         for (watchdog, pause, seconds) in [
             (None, 10.0, 30.0),
             (Some(60.0), 10.0, 30.0),
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_heart() {
+    fn missing_heartbeats() {
         let start = Instant::now();
         let at = |seconds: f64| start + Duration::from_secs_f64(seconds);
         let due = |watch: &Watch| watch.due().map(|due| (due - start).as_secs_f64());
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said() {
+    fn messages() {
         let none = BTreeMap::new();
         let jobs = BTreeMap::from([("1a".to_owned(), "Pdf".to_owned()), ("2b".to_owned(), "Mail".to_owned())]);
         assert_eq!(

@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_of_moves() {
+    fn transitions() {
         let table: &[(&[Event], State)] = &[
             (&[], State::Booting),
             (&[Started], State::Running),
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn no_sequence_of_events_moves_up() {
+    fn no_sequence_of_events_goes_back() {
         let events = [Started, Quieted, Stop, Ended];
         let mut frontier = vec![Progress::BOOTING];
         for _ in 0..5 {

@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn how_long_a_stop_takes_at_the_most() {
+    fn the_longest_stop() {
         let table = [(Some(8.0), 13.0), (None, 30.0), (Some(0.5), 5.5), (Some(-3.0), 5.0)];
         for (timeout, seconds) in table {
             assert_eq!(longest_stop(timeout), Duration::from_secs_f64(seconds), "{timeout:?}");
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fits() {
+    fn timeouts_that_fit() {
         for (timeout, hooks, seconds) in [
             (25.0, 0.0, 30.0),
             (25.0, 0.0, 29.0),
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_says_the_two_numbers() {
+    fn a_timeout_that_is_too_short_gives_two_numbers() {
         let table: &[(f64, f64, f64, &str)] = &[
             (
                 25.0,
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_says_what_is_needed() {
+    fn an_unknown_timeout_gives_the_time_needed() {
         let table = [
             (
                 need(25.0, 0.0),
@@ -286,14 +286,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_needed() {
+    fn the_time_needed() {
         assert_eq!(need(25.0, 0.0).seconds(), Some(29.0));
         assert_eq!(need(8.5, 1.2).seconds(), Some(14.0));
         assert_eq!(Need::default().seconds(), None);
     }
 
     #[test]
-    fn who_says_so() {
+    fn sources() {
         let systemd = StopTimeout { seconds: 90.0, source: Source::Systemd("shop.service".to_owned()) };
         assert_eq!(systemd.to_string(), "stop timeout of 90 s (TimeoutStopSec of shop.service)");
         let never = StopTimeout { seconds: f64::INFINITY, ..systemd };

@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_terminal_gets() {
+    fn text_for_a_terminal() {
         for (text, expected) in [
             ("plain, Grün, 日本", "plain, Grün, 日本"),
             ("a\nb\x1b[31mc\u{9b}d", "a b [31mc d"),
@@ -165,12 +165,12 @@ mod tests {
     }
 
     #[test]
-    fn who_else_may_look() {
+    fn as_whom_to_inspect_a_process() {
         assert_eq!([as_root(false), as_root(true)], ["as root", "with docker exec --privileged"]);
     }
 
     #[test]
-    fn what_is_not_shown() {
+    fn secrets_are_hidden() {
         for (text, expected) in [
             ("bundle exec sidekiq -r ./app.rb -c 5", "bundle exec sidekiq -r ./app.rb -c 5"),
             ("REDIS_URL=redis://:pw@h:1/0 A=\"b c\" sidekiq; x", "REDIS_URL=[hidden] A=[hidden] sidekiq; x"),

@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_supervisord_leaves() {
+    fn the_stop_time_of_supervisord() {
         let configuration = "\
             [supervisord]\nnodaemon=true\n[program:web]\ncommand=puma\nstopsignal=QUIT\n; [program:commented]\n\
             [program:worker]\ncommand=sidekiq -t 25\nstopwaitsecs = 30 ; seconds\n# stopwaitsecs=5\n[program:short]\n\
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn seconds_that_run_waits() {
+    fn the_grace_of_run() {
         for (command, seconds) in [
             ("sidekiq-lifecycle run -- sidekiq", 120.0),
             ("sidekiq-lifecycle run --grace 0 -- sidekiq", 0.0),

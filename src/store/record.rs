@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_record_says_why() {
+    fn invalid_records_are_rejected_with_a_reason() {
         let later = Record::new(About::default(), None).to_json().unwrap();
         let later = later.replace("\"schema\":2", "\"schema\":3").replace(crate::VERSION, "9.9.9");
         for (json, reason) in [
@@ -373,14 +373,14 @@ mod tests {
     }
 
     #[test]
-    fn a_field_added_within_a_schema_is_passed_over() {
+    fn a_field_added_within_a_schema_is_ignored() {
         let json = Record::new(About::default(), None).to_json().unwrap();
         let json = json.replacen('{', "{\"added_later\":1,", 1);
         assert!(Record::parse(json.as_bytes()).is_ok());
     }
 
     #[test]
-    fn the_heart_ages() {
+    fn the_heartbeat_ages() {
         let mut record = Record::new(About::default(), None);
         assert_eq!(record.beat_age(), None);
         record.record_heartbeat();

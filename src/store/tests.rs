@@ -254,7 +254,7 @@ fn no_process_hides_or_fakes_anothers_readiness() {
 }
 
 #[test]
-fn a_process_that_stops_being_ready_meanwhile_is_not_put_up() {
+fn a_process_that_stops_being_ready_meanwhile_gets_no_sentinel() {
     let place = Place::new();
     let asked = std::cell::Cell::new(0);
     // Running when first asked, quiet once the temporary file has been written.
@@ -309,7 +309,7 @@ fn a_strict_umask_is_respected() {
     }
 }
 
-// ---- what stands where the directory should be ----
+// ---- other files in place of the directory ----
 
 #[test]
 fn a_missing_directory_is_made_by_a_writer_only() {
@@ -407,8 +407,8 @@ fn a_file_in_place_of_a_directory() {
 const NO_POWER: &str = "exec unshare --user \"$@\"";
 
 #[test]
-fn a_directory_of_another_users_says_so() {
-    if within("a_directory_of_another_users_says_so", "unshare --user true", NO_POWER) {
+fn a_directory_of_another_user_is_reported() {
+    if within("a_directory_of_another_user_is_reported", "unshare --user true", NO_POWER) {
         let place = Place::new();
         fs::set_permissions(place.home.path(), Permissions::from_mode(0o555)).unwrap();
         let said = error(place.directory.open());
@@ -486,8 +486,8 @@ fn on_a_full_file_system_the_record_stays_true() {
 }
 
 #[test]
-fn a_read_only_file_system_says_so_and_is_readable() {
-    const TEST: &str = "a_read_only_file_system_says_so_and_is_readable";
+fn a_read_only_file_system_is_reported_and_readable() {
+    const TEST: &str = "a_read_only_file_system_is_reported_and_readable";
     if !within(TEST, MOUNTS, SMALL) {
         return;
     }
@@ -597,7 +597,7 @@ fn a_file_among_the_parents_of_a_ready_file() {
 // ---- the sweep ----
 
 #[test]
-fn the_sweep_clears_what_ended_processes_left() {
+fn the_sweep_removes_files_of_ended_processes() {
     let place = Place::new();
     let neighbour = Living::new();
     let dead = gone(State::Running);
@@ -624,7 +624,7 @@ fn the_sweep_clears_what_ended_processes_left() {
 }
 
 #[test]
-fn the_sweep_keeps_what_is_of_the_living() {
+fn the_sweep_keeps_files_of_live_processes() {
     let place = Place::new();
     let neighbour = Living::new();
     let mut living = of(neighbour.pid(), State::Running);
@@ -644,7 +644,7 @@ fn the_sweep_keeps_what_is_of_the_living() {
 }
 
 #[test]
-fn the_sweep_puts_nothing_up() {
+fn the_sweep_creates_nothing() {
     let place = Place::new();
     place.publish(&own(State::Running));
     place.open().sweep().unwrap();
@@ -652,7 +652,7 @@ fn the_sweep_puts_nothing_up() {
 }
 
 #[test]
-fn the_sweep_touches_a_foreign_file_that_a_record_names_as_little_as_ever() {
+fn the_sweep_does_not_touch_a_foreign_file_that_a_record_names() {
     let place = Place::new();
     let precious = place.path("precious");
     fs::write(&precious, "precious").unwrap();
@@ -662,7 +662,7 @@ fn the_sweep_touches_a_foreign_file_that_a_record_names_as_little_as_ever() {
 }
 
 #[test]
-fn the_sweep_goes_on_past_what_it_cannot_remove() {
+fn the_sweep_continues_after_a_file_that_it_cannot_remove() {
     let place = Place::new();
     let stuck = place.record_file(gone(State::Running).identity.pid);
     place.open();
@@ -719,7 +719,7 @@ fn twin(state: State) -> Record {
 }
 
 #[test]
-fn two_containers_with_one_pid_have_a_record_each() {
+fn two_containers_with_the_same_pid_have_one_record_each() {
     let place = Place::new();
     let (ours, mut theirs) = (own(State::Running), twin(State::Running));
     let pid = ours.identity.pid;
@@ -762,7 +762,7 @@ fn two_containers_with_one_pid_have_a_record_each() {
 }
 
 #[test]
-fn the_sentinels_speak_of_all_containers_and_the_probes_of_the_own_one() {
+fn sentinels_cover_all_containers_and_probes_their_own() {
     let answer = |place: &Place, probe| {
         let facts: Vec<Facts> = place.directory.read().unwrap().iter().map(Entry::facts).collect();
         crate::model::probe::ask(&facts, probe, MAX_BEAT_AGE).is_ok()
@@ -803,7 +803,7 @@ fn the_sentinels_speak_of_all_containers_and_the_probes_of_the_own_one() {
 }
 
 #[test]
-fn another_container_at_work_in_the_directory_is_noticed() {
+fn another_container_that_uses_the_directory_is_noticed() {
     let own_record = Record::new(About::default(), None);
     let foreign_process = |theirs: &Record| {
         let place = Place::new();
@@ -818,17 +818,17 @@ fn another_container_at_work_in_the_directory_is_noticed() {
     theirs.identity.boot_id = Some("another".to_owned());
     assert_eq!(foreign_process(&theirs), Some(theirs.identity.pid), "on another machine");
     theirs.beat = theirs.beat.map(|beat| beat - jiff::SignedDuration::from_secs(3600));
-    assert_eq!(foreign_process(&theirs), None, "from before the machine was booted anew");
+    assert_eq!(foreign_process(&theirs), None, "from before the machine was rebooted");
     theirs.identity.boot_id = crate::sys::identity::Identity::own().boot_id;
     assert_eq!(foreign_process(&theirs), None, "a predecessor, from before this process began");
     theirs.beat = None;
     assert_eq!(foreign_process(&theirs), None, "it has never beaten");
 }
 
-// ---- records that are none ----
+// ---- files that are not records ----
 
 #[test]
-fn names_that_are_no_pid_are_passed_over() {
+fn names_that_are_not_pids_are_ignored() {
     let place = Place::new();
     place.open();
     for name in ["0", "-1", "+7", "007", "7 ", "self", "99999999999", ".1"] {
@@ -841,7 +841,7 @@ fn names_that_are_no_pid_are_passed_over() {
 }
 
 #[test]
-fn what_is_planted_in_place_of_a_record_is_told_and_hangs_nobody() {
+fn files_planted_in_place_of_a_record_are_reported_and_block_nothing() {
     type Plant = fn(&Path, i32);
     let plants: [(&str, Plant, &str); 7] = [
         ("an empty file", |path, _| fs::write(path, "").unwrap(), "EOF"),
@@ -872,7 +872,7 @@ fn what_is_planted_in_place_of_a_record_is_told_and_hangs_nobody() {
 }
 
 #[test]
-fn an_unreadable_record_that_nobody_writes_any_more_is_nobodys() {
+fn an_unreadable_record_that_is_no_longer_written_is_ignored() {
     let place = Place::new();
     let neighbour = Living::new();
     let file = place.record_file(neighbour.pid());
@@ -956,10 +956,10 @@ fn a_child_forked_while_the_lock_is_held_does_not_keep_it() {
     drop(inherited);
 }
 
-// ---- what does not wait ----
+// ---- urgent work ----
 
 #[test]
-fn what_is_urgent_is_done_between_two_records() {
+fn urgent_work_is_done_between_two_records() {
     let place = Place::new();
     let record = own(State::Running);
     place.publish(&record);
@@ -980,7 +980,7 @@ fn what_is_urgent_is_done_between_two_records() {
 }
 
 #[test]
-fn what_is_kept_is_given_up_and_never_what_is_somebody_elses_by_now() {
+fn kept_descriptors_are_released_but_never_those_of_others() {
     let place = Place::new();
     let mut kept = KeptDescriptors::default();
     assert!(!kept.release());

@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shared_but_for_one_who_is_alone() {
+    fn shared_unless_held_exclusively() {
         let home = tempfile::TempDir::new().unwrap();
         let [one, other] = [(); 2].map(|()| Claim::new(home.path()));
         assert_eq!((one.take(), other.take(), one.is_alone()), (Some(true), Some(true), Some(false)));
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn while_one_call_hangs_no_other_waits() {
+    fn no_call_waits_while_another_hangs() {
         let home = tempfile::TempDir::new().unwrap();
         let claim = Claim::new(home.path());
         let hanging = claim.held.lock().unwrap();

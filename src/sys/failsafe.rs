@@ -84,7 +84,7 @@ mod tests {
 
     /// A process that starts a [`Failsafe`] and then does nothing; the tests below run it.
     #[test]
-    #[ignore = "it is a process for other tests"]
+    #[ignore = "a process for other tests"]
     fn stuck() {
         let failsafe = Failsafe::start().unwrap();
         println!("started");
@@ -94,7 +94,7 @@ mod tests {
 
     /// The same with the first tick pending.
     #[test]
-    #[ignore = "it is a process for other tests"]
+    #[ignore = "a process for other tests"]
     fn stuck_with_a_tick() {
         use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
         let failsafe = Failsafe::start().unwrap();

@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_does_not_read_is_not_waited_for() {
+    fn a_socket_without_a_reader_is_not_waited_for() {
         let home = tempfile::TempDir::new().unwrap();
         let path = home.path().join("notify");
         let _listener = UnixDatagram::bind(&path).unwrap();
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_none() {
+    fn invalid_names() {
         for name in ["@", "run/notify", "vsock:2:1234", &format!("/{}", "x".repeat(200))] {
             let problem = Socket::named(name.into()).unwrap_err().to_string();
             assert!(

@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_about_to_pass_is_looked_at_again_but_not_for_ever() {
+    fn a_transient_state_is_read_again_but_not_for_ever() {
         for (passes_after, looks) in [(0, 1), (3, 4), (usize::MAX, 21)] {
             let mut count = 0;
             let look = || {

@@ -277,7 +277,7 @@ mod tests {
 
     /// A process for the test below.
     #[test]
-    #[ignore = "it is a process for another test"]
+    #[ignore = "a process for another test"]
     fn another_thread() {
         println!("started");
         std::thread::sleep(std::time::Duration::from_secs(300));

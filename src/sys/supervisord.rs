@@ -64,13 +64,13 @@ mod tests {
     use std::process::{Command, Stdio};
 
     #[test]
-    fn it_is_found_from_its_working_directory_and_in_what_it_includes() {
+    fn the_configuration_is_found_with_its_includes() {
         let home = tempfile::TempDir::new().unwrap();
         fs::create_dir(home.path().join("conf.d")).unwrap();
         fs::write(home.path().join("s.conf"), "[program:web]\n[include]\nfiles=conf.d/*.conf\n").unwrap();
         fs::write(home.path().join("conf.d/worker.conf"), "[program:worker]\nstopwaitsecs=30\n").unwrap();
         fs::write(home.path().join("conf.d/worker.txt"), "[program:other]\n").unwrap();
-        // It stands for supervisord and for the child.
+        // One process plays supervisord and the child.
         for (name, seconds) in [("worker", Some(30.0)), ("web", Some(10.0)), ("other", None)] {
             let mut command = Command::new("sleep");
             command.arg("60").current_dir(home.path()).env("SUPERVISOR_PROCESS_NAME", name).stdout(Stdio::null());

@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_handed_over_meanwhile_is_done_in_one_round() {
+    fn work_handed_over_meanwhile_is_done_in_one_round() {
         let writer = Writer::default();
         let (begins, has_begun) = mpsc::channel();
         let (go, may_go) = mpsc::channel::<()>();
@@ -267,7 +267,7 @@ mod tests {
         assert!(writer.hand_over(BEAT));
         assert_eq!(has_begun.recv().unwrap(), BEAT);
         writer.wait(Instant::now() + Duration::from_millis(1));
-        assert!(writer.behind() > Duration::ZERO && writer.is_last(), "nobody is kept");
+        assert!(writer.behind() > Duration::ZERO && writer.is_last(), "no caller is delayed");
         for _ in 0..1000 {
             assert!(writer.hand_over(BEAT) && writer.hand_over(Work { withdraw: true, ..CHANGE }));
         }
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_thread_nothing_is_taken() {
+    fn without_a_thread_no_work_is_accepted() {
         let writer = Writer::default();
         assert!(!writer.hand_over(CHANGE));
         writer.wait(Instant::now() + Duration::from_secs(60));

@@ -143,7 +143,7 @@ fn what_becomes_of_term_and_tstp() {
 }
 
 #[test]
-fn a_signal_to_a_group_reaches_who_is_in_it() {
+fn a_signal_to_a_group_reaches_its_members() {
     use Fate::{Arrives, CutShort, Lost};
     let elsewhere = || Link { group: 50, ..worker() };
     let tini = |variable: &str| Link { variables: vec![variable.to_owned()], ..init(Program::Tini, "tini -- x") };
@@ -173,7 +173,7 @@ fn run_link(command: &str) -> Link {
 }
 
 #[test]
-fn who_kills_before_sidekiq_is_done() {
+fn programs_that_kill_before_sidekiq_has_finished() {
     use Fate::{Arrives, CutShort, Lost, Unknown};
     let timeout = |seconds| Link {
         term: Handling::Handled,
@@ -196,20 +196,20 @@ fn who_kills_before_sidekiq_is_done() {
         ("in time", path(&[tini(), timeout(12.0)]), Some(12.0), Arrives),
         ("too early", path(&[tini(), timeout(3.0)]), Some(12.0), CutShort),
         ("nobody knows", path(&[tini(), timeout(3.0)]), None, Unknown),
-        ("not told, by run", run("run -- x", false), Some(12.0), Arrives),
-        ("told by run", run("run -- x", true), Some(12.0), CutShort),
+        ("not signalled, by run", run("run -- x", false), Some(12.0), Arrives),
+        ("signalled by run", run("run -- x", true), Some(12.0), CutShort),
         ("run in time", run("run --stop-grace 12 -- x", false), Some(12.0), Arrives),
         ("run too early", run("run --stop-grace 11 -- x", false), Some(12.0), CutShort),
         ("outlives the command", runsvdir("run -- x"), Some(12.0), Arrives),
         ("does not outlive it", runsvdir("run --grace 3 -- x"), Some(12.0), Lost),
-        ("not told, by the relay", path(&[tini(), carried(), timeout(3.0)]), Some(12.0), Arrives),
+        ("not signalled, by the relay", path(&[tini(), carried(), timeout(3.0)]), Some(12.0), Arrives),
     ] {
         assert_eq!(path.with_needed(needed).fate(Asked::Stop).0, fate, "{name}");
     }
 }
 
 #[test]
-fn who_is_taken_by_the_relay() {
+fn processes_that_the_relay_traces() {
     let person = Link { is_interactive: true, has_terminal: true, ..shell(5, "bash") };
     let supervisor = Link { threads: 5, ..link(6, Program::Other, "envconsul") };
     let handling = |pid, command: &str| Link { term: Handling::Handled, ..link(pid, Program::Other, command) };
@@ -240,7 +240,7 @@ fn who_is_taken_by_the_relay() {
 }
 
 #[test]
-fn whose_end_ends_all() {
+fn links_that_end_everything() {
     let path = path(&[shell(1, "sh"), link(7, Program::Tini, "tini -s -- x"), shell(8, "sh"), shell(9, "sh")]);
     let ends_all: Vec<bool> = (1..5).map(|index| path.ends_all(index)).collect();
     assert_eq!(ends_all, [false, true, false, true]);
@@ -281,7 +281,7 @@ fn pid_1_of_a_container_seen_from_its_host() {
 }
 
 #[test]
-fn what_was_started_beside_pid_1() {
+fn a_sidekiq_beside_pid_1() {
     let first = |link| Link { is_first: true, ..link };
     let lone = Path::new(vec![first(worker())]);
     let below = Path::new(vec![worker(), first(shell(50, "sh -c 'x'"))]);
@@ -352,7 +352,7 @@ fn the_shortest_fix() {
 }
 
 #[test]
-fn a_fix_that_anybody_may_read_has_nothing_of_a_command_line() {
+fn public_advice_contains_no_command_line() {
     let in_line = "put exec before the command that starts Sidekiq in `sh -c '…'`, or put sidekiq-lifecycle run -- in front of it";
     for (link, expected) in [
         (shell(1, "sh -c 'bundle exec sidekiq'"), in_line),
@@ -372,7 +372,7 @@ fn a_fix_that_anybody_may_read_has_nothing_of_a_command_line() {
 }
 
 #[test]
-fn what_is_wrong() {
+fn problems() {
     let table: &[(Link, Option<&str>)] = &[
         (
             shell(1, "sh -c 'sidekiq'"),
@@ -397,7 +397,7 @@ fn what_is_wrong() {
 }
 
 #[test]
-fn every_verdict_is_a_sentence() {
+fn every_verdict_names_the_signal() {
     for link in [
         shell(1, "sh"),
         shell(7, "sh"),

@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_description_says() {
+    fn stop_timeouts_in_descriptions() {
         let container = || Source::Container("0e8c7f66c719".to_owned());
         let table = [
             (json!({"Config": {"StopTimeout": 60}}), Some((60.0, container()))),

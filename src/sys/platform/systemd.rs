@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_systemctl_shows() {
+    fn output_of_systemctl() {
         let service = parse_service(7, "shop.service", "KillMode=mixed\nTimeoutStopUSec=1min 30s\n");
         assert_eq!(service.kill_mode, Some(KillMode::Mixed));
         assert_eq!(service.stop_timeout.unwrap().seconds, 90.0);
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_that_is_not_there_says_nothing() {
+    fn a_missing_command_has_no_output() {
         assert_eq!(output(Command::new("echo").arg("yes")).as_deref(), Some("yes\n"));
         assert_eq!(output(&mut Command::new("/nonexistent")), None);
         assert_eq!(output(Command::new("sh").args(["-c", "echo yes; exit 1"])), None);

@@ -48,15 +48,15 @@ impl Observer {
                 reinstall(signal)?;
                 continue;
             }
-            let tell = move || {
+            let report = move || {
                 if OBSERVER.is_ours() {
                     arrived.store(true, SeqCst);
                     OBSERVER.send(number);
                     relay_link::notify(number);
                 }
             };
-            // SAFETY: `tell` reads atomics, calls getpid and writes to a pipe, and nothing else.
-            unsafe { signal_hook::low_level::register(number, tell) }?;
+            // SAFETY: `report` reads atomics, calls getpid and writes to a pipe, and nothing else.
+            unsafe { signal_hook::low_level::register(number, report) }?;
             let now = disposition::disposition(signal)?;
             armed.get_or_init(|| now);
         }
