@@ -129,7 +129,7 @@ RSpec.describe "docs/fleet.md" do
   it "names the schema and the exit codes" do
     codes = page[/^## Exit codes.*?(?=^##)/m].scan(/^\| (\d+) \|/).flatten.map(&:to_i)
     require "sidekiq_lifecycle/fleet/cli/command"
-    expect(codes).to match_array([*SidekiqLifecycle::Fleet::CLI::Command::OUTCOMES.values, 2])
+    expect(codes).to match_array([*SidekiqLifecycle::Fleet::CLI::Command::OUTCOMES.values, 2, 128 + Signal.list["TERM"]])
     expect(page).to include("`schema` (#{SidekiqLifecycle::Fleet::CLI::Command::SCHEMA})")
   end
 end

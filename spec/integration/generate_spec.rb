@@ -57,8 +57,8 @@ RSpec.describe "the command generate" do
     expect(generate("docker", "--root", "nowhere")).to eq(
       [1, "", "sidekiq-lifecycle: nowhere is not a directory; point --root to the application's root\n"]
     )
-    { ["--user", "root ALL"] => /a user is called by/,
-      ["--user", "x\ny ALL=(ALL) NOPASSWD: ALL"] => /a user is called by/,
+    { ["--user", "root ALL"] => /a user name starts with/,
+      ["--user", "x\ny ALL=(ALL) NOPASSWD: ALL"] => /a user name starts with/,
       ["-e", "production\nExecStartPre=/bin/evil"] => /an environment is called by/,
       ["-q", "a\nb"] => /there is a control character in it/ }.each do |arguments, sentence|
       %w[systemd kubernetes].each do |target|
