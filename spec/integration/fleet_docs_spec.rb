@@ -129,7 +129,8 @@ RSpec.describe "docs/fleet.md" do
   it "names the schema and the exit codes" do
     codes = page[/^## Exit codes.*?(?=^##)/m].scan(/^\| (\d+) \|/).flatten.map(&:to_i)
     require "sidekiq_lifecycle/fleet/cli/command"
-    expect(codes).to match_array([*SidekiqLifecycle::Fleet::CLI::Command::OUTCOMES.values, 2, 128 + Signal.list["TERM"]])
+    outcomes = SidekiqLifecycle::Fleet::CLI::Command::OUTCOMES.values
+    expect(codes).to match_array([*outcomes, 2, 128 + Signal.list.fetch("TERM")])
     expect(page).to include("`schema` (#{SidekiqLifecycle::Fleet::CLI::Command::SCHEMA})")
   end
 end
