@@ -60,7 +60,7 @@ RSpec.describe "the command generate" do
     { ["--user", "root ALL"] => /a user name starts with/,
       ["--user", "x\ny ALL=(ALL) NOPASSWD: ALL"] => /a user name starts with/,
       ["-e", "production\nExecStartPre=/bin/evil"] => /an environment name consists of/,
-      ["-q", "a\nb"] => /there is a control character in it/ }.each do |arguments, sentence|
+      ["-q", "a\nb"] => /it contains a control character/ }.each do |arguments, sentence|
       %w[systemd kubernetes].each do |target|
         expect(generate(target, "--root", "shop", *arguments)).to match([2, "", sentence])
       end
