@@ -37,8 +37,8 @@ impl Path {
             }
             // With `run` in front, the trap decides as well.
             (Program::Shell, _, Effect::Traps) => {
-                "test it with sidekiq-lifecycle doctor -- in front of it, or remove the trap and put exec before the command \
-                 that starts Sidekiq"
+                "remove the trap and put exec before the command that starts Sidekiq, or test it with sidekiq-lifecycle \
+                 doctor -- in front of it"
                     .to_owned()
             }
             (Program::Shell, ..) => format!("{}{or_run}", link.fix_shell(in_full)),

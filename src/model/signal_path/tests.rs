@@ -329,12 +329,9 @@ fn the_shortest_fix() {
     for (path, expected) in [
         (
             path(&[Link { child_in_background: true, ..trap(1) }]),
-            "test it with sidekiq-lifecycle doctor -- in front of it, or remove",
+            "remove the trap and put exec before the command that starts Sidekiq, or test it with sidekiq-lifecycle doctor --",
         ),
-        (
-            below_run("run -- x", Link { child_in_background: true, ..trap(7) }),
-            "test it with sidekiq-lifecycle doctor --",
-        ),
+        (below_run("run -- x", Link { child_in_background: true, ..trap(7) }), "remove the trap and put exec"),
         (
             below_run("run --grace 3 -- x", init(Program::Runsvdir, "runsvdir")),
             "give sidekiq-lifecycle run a --grace of at least 12 s",
