@@ -1,9 +1,9 @@
 # frozen_string_literal: true
 
-# Capistrano deploys over ssh to hosts with a real systemd and sudo: with the files of examples/capistrano, generated
-# and by hand. Only the stage is our own: where the hosts are.
+# Capistrano deploys over ssh to hosts with a real systemd and sudo, with the files of examples/capistrano. Only the
+# stage is ours, because it names the hosts.
 #
-# Of the three systems, that of Sidekiq 7 has Capistrano.
+# Only the Debian system of Sidekiq 7 has Capistrano.
 RSpec.describe "Capistrano, to hosts with systemd", :containers, :integration,
                if: Sandbox::MAJOR == 7, skip: SystemdMachine.missing do
   before(:context) { Container.prepare }
@@ -23,8 +23,8 @@ RSpec.describe "Capistrano, to hosts with systemd", :containers, :integration,
     FileUtils.rm_rf(@directory)
   end
 
-  # One at 127.0.0.1, the next at 127.0.0.2, …
-  # @param settings [String] more for the stage
+  # Starts hosts at 127.0.0.1, 127.0.0.2, …
+  # @param settings [String] further settings of the stage
   def start_hosts(count, settings = "")
     servers = Array.new(count) do |index|
       address = "127.0.0.#{index + 1}"
@@ -42,8 +42,8 @@ RSpec.describe "Capistrano, to hosts with systemd", :containers, :integration,
     RUBY
   end
 
-  # One with one worker, on which these have been released. The native command is called without a Ruby around it, which
-  # takes most of a call's time.
+  # Starts a host with one worker and these releases. The native command is called without Ruby, which would take most
+  # of the time of a call.
   def start_host(*releases)
     start_hosts(1, "set :sidekiq_units, %w[sidekiq]\nset :sidekiq_lifecycle_command, #{Sandbox::COMMAND.inspect}")
     releases.each_with_index do |release, index|
@@ -57,7 +57,7 @@ RSpec.describe "Capistrano, to hosts with systemd", :containers, :integration,
   def cap(...) = @deployment.cap(...)
   def deploy(**environment) = cap("deploy", **environment).tap { |code, said| expect(code).to eq(0), said }
 
-  # Of the workers that live on a host.
+  # The states of the running workers of a host.
   def states(host)
     processes = JSON.parse(host.lifecycle("status", "--json").last)["processes"]
     processes.select { |process| process["exists"] }.map { |process| process["record"]["state"] }
@@ -75,12 +75,12 @@ RSpec.describe "Capistrano, to hosts with systemd", :containers, :integration,
 
   def go = @hosts.each { |host| FileUtils.touch(host.shared("go")) }
 
-  # When the processes of these units were started on all hosts, in µs of the clock that hosts have in common.
+  # When the processes of these units were started on all hosts, in µs of the clock that all hosts share.
   def starts(*units)
     @hosts.flat_map { |host| units.map { |unit| host.show(unit)["ExecMainStartTimestampMonotonic"].to_i } }
   end
 
-  it "quiets the workers of all hosts, and when all have drained, and not before, publishes and restarts" do
+  it "quiets the workers of all hosts, and publishes and restarts only when all have drained" do
     units = %w[sidekiq@1 sidekiq@2]
     start_hosts(2)
     _, said = deploy
@@ -112,7 +112,7 @@ RSpec.describe "Capistrano, to hosts with systemd", :containers, :integration,
     expect(said).to match(/^127\.0\.0\.2\nPID +STATE.*\n\d+ +running .*\n\d+ +running /)
   end
 
-  it "fails before anything is published when the drain takes too long, or goes on where it is told to" do
+  it "fails before it publishes if the drain takes too long, or continues with :go_on" do
     start_host("first")
     occupy
     before = [host.current, starts("sidekiq")]
@@ -125,16 +125,16 @@ RSpec.describe "Capistrano, to hosts with systemd", :containers, :integration,
     expect([host.current, states(host)]).to eq([before.first, %w[running]])
     expect(starts("sidekiq")).not_to eq(before.last)
 
-    # The job that was cut off has begun again.
+    # The interrupted job has begun again.
     wait_until("the job begins") { notes == ["long begins"] * 2 }
     _, said = deploy(SETTINGS: %(set :sidekiq_drain_timeout, "1s"; set :sidekiq_when_not_drained, :go_on))
     expect(said).to include("not drained, see above: 127.0.0.1; :sidekiq_when_not_drained is :go_on, and ")
     go
-    wait_until("the job has been done") { notes.include?("long ends in second") }
+    wait_until("the job ends") { notes.include?("long ends in second") }
     expect([notes.size, queued, retries]).to eq([4, 0, 0])
   end
 
-  it "wakes the workers when a deploy fails in the middle, however it does, and nobody who was not quieted" do
+  it "restarts the quieted workers, and no others, if a deploy fails in any way" do
     start_host("first")
     before = [host.current, starts("sidekiq")]
     expect(cap("deploy", SETTINGS: %(append :linked_files, "missing")).first).to eq(1)
@@ -153,7 +153,7 @@ RSpec.describe "Capistrano, to hosts with systemd", :containers, :integration,
     expect([host.current, states(host)]).to eq([before.first, %w[running]])
   end
 
-  it "rolls back as it deploys, and wakes the workers where there is nothing to roll back to" do
+  it "rolls back like it deploys, and restarts the workers if there is nothing to roll back to" do
     start_host("first", "second")
     occupy
     second = host.current
@@ -167,7 +167,7 @@ RSpec.describe "Capistrano, to hosts with systemd", :containers, :integration,
     wait_until("the next job ends") { notes.size == 4 }
     expect(notes.last).to eq("next ends in first")
 
-    # Capistrano says so with `exit 1`.
+    # Capistrano reports it with `exit 1`.
     host.keep_current
     before = starts("sidekiq")
     code, said = cap("deploy:rollback")
@@ -176,7 +176,7 @@ RSpec.describe "Capistrano, to hosts with systemd", :containers, :integration,
     expect(starts("sidekiq")).not_to eq(before)
   end
 
-  it "takes a release from before this gem as it is, also one that is rolled back to" do
+  it "supports a release without this gem, also one that it rolls back to" do
     start_hosts(1, "set :sidekiq_units, %w[sidekiq]")
     from_before = %r{cannot be run in /srv/shop/current, which seems to be a release from before}
     active = include("ActiveState" => "active")
@@ -195,7 +195,7 @@ RSpec.describe "Capistrano, to hosts with systemd", :containers, :integration,
     expect(cap("deploy", "--dry-run").first).to eq(0)
   end
 
-  it "says of what sudo does not let it restart that it takes no jobs" do
+  it "reports that a worker which sudo does not let it restart takes no jobs" do
     start_host("first")
     code, said = cap("deploy", SETTINGS: "set :sidekiq_units, %w[sidekiq cron]")
     expect([code, said]).to match([1, /sudo: a password is required/])
@@ -205,7 +205,7 @@ RSpec.describe "Capistrano, to hosts with systemd", :containers, :integration,
     expect(states(host)).to eq(%w[running])
   end
 
-  it "fails where the workers register elsewhere, and are never seen" do
+  it "fails if the workers register in another directory" do
     start_host("first")
     nowhere = %(set :sidekiq_lifecycle_dir, "/nowhere"; set :sidekiq_start_timeout, "1s")
     code, said = cap("sidekiq:status", "sidekiq:restart", SETTINGS: nowhere)

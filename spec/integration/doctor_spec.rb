@@ -196,7 +196,8 @@ RSpec.describe "the doctor" do
 
     it "could not tell how much time the platform leaves" do
       code, output = try("dash", "-c", '"$@"; true', "dash", timeout: 3)
-      expect([code, output.lines.last]).to match([3, /^could not tell: the stop timeout is not known and must be at least 7 s/])
+      expect([code, output.lines.last])
+        .to match([3, /^could not tell: the stop timeout is not known and must be at least 7 s/])
     end
 
     it "measures a wrapper that kills before Sidekiq is done" do

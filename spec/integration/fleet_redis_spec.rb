@@ -228,8 +228,8 @@ RSpec.describe "the Redis of the command fleet" do
 
     it "signals all of them, and waits until all are quiet" do
       quieting = fleet_in_background("quiet", "--timeout", "10m")
-      wait_until("all are signalled") { simulated.told.all?(["TSTP"]) || quieting.raise_if_ended }
-      expect(simulated.told_for).to all(be_between(1, 60))
+      wait_until("all are signalled") { simulated.sent_signals.all?(["TSTP"]) || quieting.raise_if_ended }
+      expect(simulated.signals_expire_in).to all(be_between(1, 60))
       expect(quieting).to be_running
       simulated.beat(quiet: true)
       expect(quieting.exit_code).to eq(0)

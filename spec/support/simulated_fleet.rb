@@ -30,10 +30,10 @@ class SimulatedFleet
   end
 
   # The signals sent to each, the last one first.
-  def told = @redis.pipelined(*identities.map { |identity| ["LRANGE", signals(identity), 0, -1] }, database: @database)
+  def sent_signals = @redis.pipelined(*identities.map { |identity| ["LRANGE", signals(identity), 0, -1] }, database: @database)
 
   # In how many seconds the signals of each expire.
-  def told_for = @redis.pipelined(*identities.map { |identity| ["TTL", signals(identity)] }, database: @database)
+  def signals_expire_in = @redis.pipelined(*identities.map { |identity| ["TTL", signals(identity)] }, database: @database)
 
   # @return [Integer] how many of them have the gem
   def with_gem = identities.each_index.count { |number| gem?(number) }
