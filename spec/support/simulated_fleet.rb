@@ -30,10 +30,14 @@ class SimulatedFleet
   end
 
   # The signals sent to each, the last one first.
-  def sent_signals = @redis.pipelined(*identities.map { |identity| ["LRANGE", signals(identity), 0, -1] }, database: @database)
+  def sent_signals
+    @redis.pipelined(*identities.map { |identity| ["LRANGE", signals(identity), 0, -1] }, database: @database)
+  end
 
   # In how many seconds the signals of each expire.
-  def signals_expire_in = @redis.pipelined(*identities.map { |identity| ["TTL", signals(identity)] }, database: @database)
+  def signals_expire_in
+    @redis.pipelined(*identities.map { |identity| ["TTL", signals(identity)] }, database: @database)
+  end
 
   # @return [Integer] how many of them have the gem
   def with_gem = identities.each_index.count { |number| gem?(number) }
