@@ -18,7 +18,7 @@ RSpec.describe "the stop timeout of a container, seen from its host", :container
 
   it "is Docker's default if none is set" do
     expect(time_of({}))
-      .to match([1, /do not fit into the stop timeout of 10 s \(the engine's own, for container \h{12} /])
+      .to match([1, /do not fit into the stop timeout of 10 s \(the engine's default, as container \h{12} /])
   end
 
   it "is what generate writes into the environment" do

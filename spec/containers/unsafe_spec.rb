@@ -78,7 +78,7 @@ RSpec.describe "a signal path that the relay cannot fix", :containers, full: San
     %w[ptrace pidfd_open pidfd_send_signal signalfd4 timer_create].each do |call|
       it "to allow #{call} in the seccomp profile, as Docker's own does" do
         LaunchedContainer.open(shell, denied: [call]) do |launch|
-          expect(launch.log).to match(/for #{call}\b.* is refused.*: allow #{call}\b.* in the seccomp profile, as the/)
+          expect(launch.log).to match(/because #{call}\b.* is refused.*: allow #{call}\b.* in the seccomp profile, as/)
         end
         expect_fixed(shell)
       end
@@ -102,7 +102,7 @@ RSpec.describe "a signal path that the relay cannot fix", :containers, full: San
       form, container = self.class.root_below_another_user
       LaunchedContainer.open(form, **container) do |launch|
         expect(launch.log).to include("it belongs to another user (uid 1000): run both as one user, or to keep its " \
-                                      "command is to stay, add the capability SYS_PTRACE")
+                                      "command, add the capability SYS_PTRACE")
       end
       form, container = self.class.root_below_another_user(capabilities: ["SYS_PTRACE"])
       expect_fixed(form, **container)
@@ -114,7 +114,7 @@ RSpec.describe "a signal path that the relay cannot fix", :containers, full: San
     def expect_not_seen(user, words)
       LaunchedContainer.open(LaunchForm.line("sidekiq; echo x"), install: "lifecycle.stop_timeout = 30") do |launch|
         doctor = ->(**settings) { launch.exec("sidekiq-lifecycle", "doctor", **settings).last }
-        expect(doctor.call(User: user)).to match(/^  not seen .*, for the doctor is #{words}$/)
+        expect(doctor.call(User: user)).to match(/^  not seen .*: the doctor runs as #{words}$/)
         seen = yield doctor
         expect(seen).to match(/\A(?!.*not seen).*^safe$/m)
       end

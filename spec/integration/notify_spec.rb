@@ -291,7 +291,7 @@ RSpec.describe "the notification of systemd" do
 
     it "sends at the next heartbeat what it could not send at once" do
       worker = start_ready(environment:, before: quick_heartbeat)
-      expect(problems_of(worker.pid)).to match([/systemd is not told/])
+      expect(problems_of(worker.pid)).to match([/cannot notify systemd/])
       listen
       wait_for("READY=1")
       wait_until("all is well") { problems_of(worker.pid).empty? }

@@ -130,8 +130,8 @@ RSpec.describe "processes that share a directory" do
 
     # The problem that both sides log.
     def shared_line(pid)
-      "process #{pid} of another container or machine uses #{file("tmp/sidekiq")} as well; " \
-        "give each a directory of its own"
+      "process #{pid} of another container or machine also uses #{file("tmp/sidekiq")}; " \
+        "give each its own directory"
     end
 
     it "answer only for themselves, and log that they share the directory" do
