@@ -2,7 +2,8 @@
 //!
 //! # Layout
 //!
-//! A module uses only those in rows above its own, and no two files import each other (`tests/layers.rs`).
+//! A module uses only those in rows above its own, which are the layers below it, and no two files import each other
+//! (`tests/layers.rs`).
 //! ARCHITECTURE.md says which file does what.
 //!
 //! | modules | what they are |

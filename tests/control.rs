@@ -148,7 +148,7 @@ fn what_has_been_killed_is_said() {
         (
             124,
             format!(
-                "timed out after 0 s, not stopped: process {pid} is running; SIGTERM was sent to process {pid}: wait on with sidekiq-lifecycle wait stopped"
+                "timed out after 0 s, not stopped: process {pid} is running; SIGTERM was sent to process {pid}: to keep waiting, run sidekiq-lifecycle wait stopped"
             )
         )
     );
@@ -183,7 +183,7 @@ fn only_those_that_live_stay_quiet() {
     assert!(line.contains(&format!("process {killed} is gone; ")), "{line}");
     let told = [(first, second), (second, first)]
         .map(|(one, other)| line.contains(&format!("; 2 processes ({one}, {other}) stay quiet: ")));
-    assert!(told.contains(&true) && line.ends_with("or end them with sidekiq-lifecycle stop"), "{line}");
+    assert!(told.contains(&true) && line.ends_with("to stop them, run sidekiq-lifecycle stop"), "{line}");
 }
 
 #[test]
@@ -401,10 +401,9 @@ fn a_signal_ends_the_waiting_only() {
         let report: Value = serde_json::from_str(&json).unwrap();
         assert_eq!((ended_with, report["outcome"].as_str()), (code, Some("interrupted")));
         let reason = report["reason"].as_str().unwrap();
-        assert!(
-            reason
-                .ends_with(&format!("SIGTERM was sent to process {pid}: wait on with sidekiq-lifecycle wait stopped"))
-        );
+        assert!(reason.ends_with(&format!(
+            "SIGTERM was sent to process {pid}: to keep waiting, run sidekiq-lifecycle wait stopped"
+        )));
         assert_eq!(report["processes"][0]["pid"], pid);
     }
 }

@@ -136,8 +136,10 @@ module SidekiqLifecycle
       warn_once("#{event}: #{e.class}: #{e.message} (#{e.backtrace&.first})")
     end
 
-    # The process exits, on whatever path: also where Sidekiq fires no event.
+    # The process exits, on whatever path: also where Sidekiq fires no event, and where a signal has ended the boot
+    # between the process's registration and our knowing of it.
     def handle_exit(error)
+      return WorkerProcess.finish_unknown(*ExitReason.of(error)) unless @process
       return if !ours? || native.state == "stopped"
 
       @process.check_drained

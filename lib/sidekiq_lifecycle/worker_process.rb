@@ -21,6 +21,13 @@ module SidekiqLifecycle
     # @return [RedisStatus]
     attr_reader :redis
 
+    # Records the exit of a process that has been registered, and that no object is there for: a signal has raised in
+    # between. In a child that a job has forked it does nothing.
+    def self.finish_unknown(exit_status, why)
+      native = Native::Process.last
+      native.record_exit(exit_status, why, 0, []) if native&.ours? && native.state != "stopped"
+    end
+
     # Registers the process in the lifecycle directory.
     #
     # @param config [Object] Sidekiq's

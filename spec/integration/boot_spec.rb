@@ -47,6 +47,16 @@ RSpec.describe "signals during the boot" do
     expect(File).not_to exist(file("tmp"))
   end
 
+  it "TERM just after the process has been registered, before the gem knows it, is recorded as its end" do
+    worker = start(before: <<~RUBY)
+      require "sidekiq_lifecycle"
+      SidekiqLifecycle::Native::Process.singleton_class.prepend(Module.new do
+        def register(*) = super.tap { raise SignalException, "SIGTERM" }
+      end)
+    RUBY
+    expect_ended_by_term(worker)
+  end
+
   { "in an ordinary process" => [], "as PID 1" => in_namespace }.each do |where, its_launcher|
     context where do
       let(:launcher) { its_launcher }

@@ -84,8 +84,8 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       code, said = command("quiet", "--wait", "--timeout", "1s")
       expect(code).to eq(124)
       expect(said.lines.last).to start_with("timed out after 1 s, not drained: #{names(worker)} is quiet, ")
-      stays = "; #{names(worker)} stays quiet: wait on with sidekiq-lifecycle wait drained, or end it with " \
-              "sidekiq-lifecycle stop\n"
+      stays = "; #{names(worker)} stays quiet: to keep waiting, run sidekiq-lifecycle wait drained; to " \
+              "stop it, run sidekiq-lifecycle stop\n"
       expect(said).to end_with(stays)
       expect(state(worker)).to eq(["quiet", false])
     end
@@ -120,7 +120,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       worker = start_ready
       occupy
       code, said = command("stop", "--drain-first", "--timeout", "1s")
-      expect([code, said]).to match([124, /stays quiet: wait on with sidekiq-lifecycle wait drained/])
+      expect([code, said]).to match([124, /stays quiet: to keep waiting, run sidekiq-lifecycle wait drained/])
       expect(state(worker)).to eq(["quiet", false])
     end
 
@@ -148,7 +148,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       code, said = command("stop", "--timeout", "1s")
       expect(code).to eq(124)
       frozen = "it is suspended (SIGSTOP or Ctrl-Z) and handles no signal, resume it with kill -CONT #{worker.pid};"
-      sent = "SIGTERM was sent to #{names(worker)}: wait on with sidekiq-lifecycle wait stopped"
+      sent = "SIGTERM was sent to #{names(worker)}: to keep waiting, run sidekiq-lifecycle wait stopped"
       expect(said.lines.last).to include(frozen, sent)
       worker.signal(:CONT)
       expect(command("wait", "stopped", "--pid", worker.pid).first).to eq(0)

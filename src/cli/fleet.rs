@@ -24,7 +24,7 @@ with a colon in it, also with the name (worker-1:4711) and the identity (worker-
 FIELD=PATTERN compares with one field: hostname, tag, label, queue, version, process, identity.
 Patterns separated by commas must all match.
 
-Exit codes: 0 reached, 1 not reached (the reason is printed), 2 misuse, 124 timed out, 130 Ctrl-C.";
+Exit codes: 0 reached, 1 not reached (the reason is printed), 2 misuse, 124 timed out, 130 Ctrl-C, 143 SIGTERM.";
 
 /// Show and control every Sidekiq that uses the application's Redis
 ///
@@ -86,7 +86,7 @@ enum Action {
         #[command(flatten)]
         #[serde(flatten)]
         selection: Selection,
-        /// Quiet them first, and stop each once it has drained
+        /// Quiet them first, wait until all of them (of the batch) have drained, then stop them
         #[arg(long)]
         drain_first: bool,
         /// Stop this many at a time; the next batch waits until as many replacements are ready
@@ -104,7 +104,7 @@ enum Action {
         #[command(flatten)]
         #[serde(flatten)]
         selection: Selection,
-        /// Include quiet processes that still have jobs; these get Sidekiq's shutdown timeout, and the rest is pushed back
+        /// Include quiet processes that still have jobs: the jobs get Sidekiq's shutdown timeout, and are then pushed back
         #[arg(long)]
         even_busy: bool,
         #[command(flatten)]

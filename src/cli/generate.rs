@@ -49,7 +49,7 @@ pub struct Generate {
     /// Sidekiq's shutdown timeout [default: from the configuration file, else 25]
     #[arg(short, long, value_name = "SECONDS")]
     timeout: Option<NonZeroU32>,
-    /// A queue, with a weight if it has one; repeatable [default: from the configuration file]
+    /// A queue that the workers process, optionally with its weight; repeatable [default: from the configuration file]
     #[arg(short, long = "queue", value_name = "QUEUE[,WEIGHT]", value_parser = line)]
     queues: Vec<String>,
     /// The user that runs the workers on each host [default: Capistrano's SSH user, else the application's name]

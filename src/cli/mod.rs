@@ -63,14 +63,14 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Check one condition: exit code 0 for yes, 1 for no (the reason is printed)
+    /// Answer a probe: exit code 0 for yes, 1 for no (the reason is printed)
     Check {
-        /// The condition
+        /// The probe
         #[arg(value_enum, default_value_t = Question::Ready)]
         probe: Question,
         #[command(flatten)]
         target: TargetArgs,
-        /// The oldest heartbeat that counts as alive
+        /// How old the last heartbeat may be
         #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration::parse_argument)]
         max_age: Duration,
     },
@@ -123,7 +123,7 @@ enum InitAlone {
 enum Question {
     /// Started, and taking jobs
     Ready,
-    /// Running, with a recent heartbeat; stays true while it drains
+    /// The process exists, and its last heartbeat is recent; stays true while it drains
     Live,
     /// Quiet or stopping, and finished with every job
     Drained,

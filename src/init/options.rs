@@ -17,11 +17,11 @@ In a Dockerfile, in front of whatever starts the worker:
   CMD [\"/app/worker.sh\"]
 
 A program around one Sidekiq (su, sudo, foreman) or beside it (puma) gets SIGTERM once Sidekiq has
-exited. A shell with a trap for a signal gets the signal as well. If it runs the worker in the
+exited. A shell with a trap for a signal gets it as well as the worker. If the worker runs in the shell's
 background (worker & wait), only the shell gets it, and its trap decides.
 
-Exit codes: the command's (128 + n for signal n), 127 command not found, 126 cannot be run,
-137 --stop-grace has passed, 2 misuse, 1 the system does not allow it to work.";
+Exit codes: the command's (128 + n for signal n), 127 command not found, 126 not executable,
+137 killed after --stop-grace, 2 misuse, 1 the system refuses a call that run needs.";
 
 /// Run a command as an init: deliver signals to its worker, reap, and wait until the worker has drained
 ///
@@ -45,8 +45,8 @@ pub struct Options {
     pub(super) parent_death_signal: Option<Number>,
     /// How long a worker, or a program beside it, may outlive the command; 0 for not at all, as with tini
     ///
-    /// Such a worker gets SIGTERM, unless it has had one. The default is the longest stop timeout of ECS on Fargate; a
-    /// platform with a shorter one ends it sooner.
+    /// A worker that is left behind gets SIGTERM, unless it has already received one. The default is the longest stop
+    /// timeout of ECS on Fargate. If the platform's stop timeout is shorter, the platform kills the worker sooner.
     #[arg(long, value_name = "DURATION", default_value = "120s", value_parser = duration::parse_argument_or_zero)]
     pub(super) grace: Duration,
     /// Send SIGKILL to what is left this long after the first TERM, INT or QUIT [default: never]

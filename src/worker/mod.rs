@@ -7,5 +7,5 @@ pub mod own_path;
 mod publisher;
 pub mod ruby_listener;
 pub mod service_manager;
-mod stall_watch;
+mod signal_thread;
 mod writer;

@@ -11,7 +11,7 @@ mod progress_bar;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use error::{guarded, raise};
 use magnus::value::ReprValue;
@@ -24,6 +24,12 @@ use sidekiq_lifecycle::worker::clearing;
 use sidekiq_lifecycle::worker::lifecycle::Lifecycle;
 use sidekiq_lifecycle::worker::own_path;
 
+static REGISTERED: Mutex<Option<Arc<Lifecycle>>> = Mutex::new(None);
+
+fn registered() -> MutexGuard<'static, Option<Arc<Lifecycle>>> {
+    REGISTERED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// `SidekiqLifecycle::Native::Process`: the calling process's lifecycle.
 #[magnus::wrap(class = "SidekiqLifecycle::Native::Process", free_immediately, size)]
 struct Process(Arc<Lifecycle>);
@@ -34,8 +40,15 @@ impl Process {
             let about = parse(ruby, &about)?;
             let directory = Directory::new(&path(directory)?, ready_file.map(path).transpose()?.as_deref());
             let begin = || Lifecycle::begin(directory.clone(), about.clone());
-            Ok(Self(gvl::without(begin, None).unwrap_or_else(begin)))
+            let lifecycle = gvl::without(begin, None).unwrap_or_else(begin);
+            *registered() = Some(Arc::clone(&lifecycle));
+            Ok(Self(lifecycle))
         })
+    }
+
+    /// The one that was registered last. A signal may raise before its caller has it in hand.
+    fn last() -> Option<Self> {
+        registered().clone().map(Self)
     }
 
     fn describe(ruby: &Ruby, this: &Self, about: String) -> Result<(), Error> {
@@ -327,7 +340,7 @@ fn release_boot(ruby: &Ruby) -> Result<(bool, bool), Error> {
 /// magnus looks the class up when the first object is made, by a call of Ruby's, and panics if that raises. It raises when a
 /// signal has come meanwhile, and the process would end with `fatal`. So it is looked up now, and what has come before
 /// that is raised as what it is.
-fn look_up_process_class(ruby: &Ruby) -> Result<(), Error> {
+fn look_up_classes(ruby: &Ruby) -> Result<(), Error> {
     ruby.eval::<magnus::Value>("nil")?;
     let _ = <Process as TypedData>::class(ruby);
     Ok(())
@@ -354,7 +367,8 @@ fn init(ruby: &Ruby) -> Result<(), Error> {
     module.define_singleton_method("stop_relay", function!(stop_relay, 0))?;
 
     let process = module.define_class("Process", ruby.class_object())?;
-    look_up_process_class(ruby)?;
+    look_up_classes(ruby)?;
+    process.define_singleton_method("last", function!(Process::last, 0))?;
     process.define_singleton_method("register", function!(Process::begin, 3))?;
     process.define_method("describe", method!(Process::describe, 1))?;
     process.define_method("notify_systemd", method!(Process::notify, 1))?;

@@ -75,8 +75,8 @@ pub fn still_quiet(set: &ProcessSet, outcome: Outcome) -> String {
     let living = set.pids(|member| !member.has_ended);
     let (stay, them) = if living.len() == 1 { ("stays", "it") } else { ("stay", "them") };
     format!(
-        "{}, not drained: {}; {} {stay} quiet: wait on with sidekiq-lifecycle wait drained, or end {them} with \
-         sidekiq-lifecycle stop",
+        "{}, not drained: {}; {} {stay} quiet: to keep waiting, run sidekiq-lifecycle wait drained; to stop \
+         {them}, run sidekiq-lifecycle stop",
         interruption(set, outcome),
         reasons(set, Goal::Drained),
         process_names(&living)
@@ -86,7 +86,7 @@ pub fn still_quiet(set: &ProcessSet, outcome: Outcome) -> String {
 /// A `stop` whose wait has ended too early takes nothing back.
 pub fn still_stopping(set: &ProcessSet, outcome: Outcome) -> String {
     format!(
-        "{}, not stopped: {}; SIGTERM was sent to {}: wait on with sidekiq-lifecycle wait stopped",
+        "{}, not stopped: {}; SIGTERM was sent to {}: to keep waiting, run sidekiq-lifecycle wait stopped",
         interruption(set, outcome),
         reasons(set, Goal::Stopped),
         process_names(&set.pids(|member| !member.has_ended))

@@ -6,7 +6,7 @@
 #[cfg(target_os = "linux")]
 mod commands;
 #[cfg(not(target_os = "linux"))]
-#[path = "elsewhere.rs"]
+#[path = "unsupported.rs"]
 mod commands;
 #[cfg(target_os = "linux")]
 mod error;
