@@ -1,6 +1,6 @@
 # frozen_string_literal: true
 
-require "sidekiq_lifecycle/generate/plan"
+require "sidekiq_lifecycle/generate/stop_times"
 require "socket"
 
 RSpec.describe "the notification of systemd" do
