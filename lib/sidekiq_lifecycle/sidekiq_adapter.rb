@@ -17,7 +17,7 @@ module SidekiqLifecycle
   # Translates what happens in Sidekiq to the native core, which owns the state, the files and the signals. What differs
   # between versions of Sidekiq is in {SidekiqCompat}; when a process is drained, in {DrainTracker}.
   #
-  # The core is told at once, everything else waits. No handler uses the network, and none raises into Sidekiq
+  # The core gets each event at once, everything else waits. No handler uses the network, and none raises into Sidekiq
   # ({#handle}).
   #
   # @api private

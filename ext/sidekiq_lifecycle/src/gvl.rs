@@ -1,4 +1,4 @@
-//! Waiting without Ruby's lock, so that jobs run on meanwhile.
+//! Waiting without the GVL, so that jobs keep running.
 
 #![allow(unsafe_code)]
 

@@ -1,5 +1,5 @@
-//! The Ruby binding: as thin as it can be. Ruby and the core exchange strings, numbers and JSON; what they mean is
-//! written down on either side, not here.
+//! The Ruby binding, as thin as possible. Ruby and the core exchange strings, numbers and JSON. What they mean is documented
+//! on either side, not here.
 
 #![allow(missing_docs)] // of the function that magnus generates; nothing else is public
 
@@ -58,7 +58,7 @@ impl Process {
         })
     }
 
-    /// Whether the service manager is told of its state, and whether of Ruby's heart.
+    /// Whether systemd is notified of the state, and whether Ruby's heartbeat feeds its watchdog.
     fn notify(ruby: &Ruby, this: &Self, pause: f64) -> Result<(bool, bool), Error> {
         let lifecycle = Arc::clone(&this.0);
         this.write(ruby, move |_| {
@@ -271,7 +271,7 @@ fn displaced(ruby: &Ruby) -> Result<Vec<String>, Error> {
 }
 
 fn named(ruby: &Ruby, name: &str) -> Result<Signal, Error> {
-    name.parse().map_err(|_| raise(ruby, format!("{name} is no signal")))
+    name.parse().map_err(|_| raise(ruby, format!("{name} is not a signal")))
 }
 
 fn names(signals: Vec<Signal>) -> Vec<String> {
@@ -297,7 +297,7 @@ fn wait_for_stop(ruby: &Ruby) -> Result<Option<String>, Error> {
     guarded(ruby, || Ok(wait().map(|signal| signal.to_string())))
 }
 
-/// It may take 2 s, in which a booting process is to hear of signals.
+/// It may take 2 s. A booting process must still receive signals meanwhile, so it runs without the GVL.
 fn start_relay(ruby: &Ruby, command: RString, timeout: Option<f64>) -> Result<(), Error> {
     guarded(ruby, || {
         let command = path(command)?;
