@@ -189,7 +189,7 @@ fn a_trial_in_vain_says_why_and_shows_what_was_said() {
     let report: Value = serde_json::from_str(&slow.1).unwrap();
     assert_eq!(
         report["summary"],
-        "could not tell: no Sidekiq started within 3 s; use --timeout SECONDS to wait longer"
+        "could not tell: no Sidekiq started within 3 s; use --timeout DURATION to wait longer"
     );
     let missing = surgery.doctor(&["--", "/nonexistent"]);
     assert!(missing.0 == 3 && missing.1.starts_with("could not tell: cannot start /nonexistent in a"), "{missing:?}");

@@ -24,6 +24,7 @@ use super::examination::Measured;
 use super::report::{Report, SCHEMA, examine, find, is_started};
 use super::text::print;
 use crate::model::diagnosis::Verdict;
+use crate::model::duration;
 use crate::model::signal_path::Fate;
 use crate::model::state::State;
 use crate::model::stop_timeout::EPILOGUE;
@@ -63,13 +64,13 @@ pub fn main(out: &mut impl Write, command: &[OsString], timeout: Duration, json:
     }
     let report = match Trial::start(command, Directory::new(&path, None), interrupted.clone()) {
         Ok(mut trial) => trial.run(timeout),
-        Err(reason) => Err(reason),
+        Err(error) => Err(error),
     };
     // 128 + n, as a shell would report it.
     if let Ok(signal @ 1..) = u8::try_from(interrupted.load(SeqCst)) {
         return Ok(128 + signal);
     }
-    let report = report.unwrap_or_else(|reason| Report::failed(&reason));
+    let report = report.unwrap_or_else(|error| Report::failed(&error.to_string()));
     print(out, &report, json)?;
     Ok(report.exit_code())
 }
@@ -81,6 +82,26 @@ impl Report {
     }
 }
 
+/// Why the trial has no result.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(
+        "creating a PID namespace is not allowed here ({0}); run the doctor as root outside of a container, or in one \
+         started with docker run --privileged"
+    )]
+    NoNamespace(io::Error),
+    #[error("cannot start {program} in a new PID namespace ({error})")]
+    NotStarted { program: String, error: io::Error },
+    #[error("the command ended before a Sidekiq had started ({0})")]
+    Ended(ExitStatus),
+    #[error("no Sidekiq started within {}; use --timeout DURATION to wait longer", duration::format(.0.as_secs_f64()))]
+    TimedOut(Duration),
+    #[error("interrupted")]
+    Interrupted,
+    #[error(transparent)]
+    System(#[from] io::Error),
+}
+
 struct Trial {
     first: Child,
     ended: Option<ExitStatus>,
@@ -90,23 +111,18 @@ struct Trial {
 }
 
 impl Trial {
-    fn start(command: &[OsString], directory: Directory, interrupted: Arc<AtomicUsize>) -> Result<Self, String> {
-        let output = tempfile::tempfile().map_err(|error| error.to_string())?;
-        namespace::enter().map_err(|error| {
-            format!(
-                "creating a PID namespace is not allowed here ({error}); run the doctor as root outside of a container, or \
-                 in one started with docker run --privileged"
-            )
-        })?;
+    fn start(command: &[OsString], directory: Directory, interrupted: Arc<AtomicUsize>) -> Result<Self, Error> {
+        let output = tempfile::tempfile()?;
+        namespace::enter().map_err(Error::NoNamespace)?;
         let environment = [(variables::DIRECTORY, directory.path().as_os_str()), (variables::TRIAL, OsStr::new("1"))];
         let first = namespace::start(command, &environment, &output).map_err(|error| {
             let program = command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
-            format!("cannot start {program} in a new PID namespace ({error})")
+            Error::NotStarted { program, error }
         })?;
         Ok(Self { first, ended: None, output, directory, interrupted })
     }
 
-    fn run(&mut self, timeout: Duration) -> Result<Report, String> {
+    fn run(&mut self, timeout: Duration) -> Result<Report, Error> {
         let found = self.wait_for_sidekiqs(timeout)?;
         let all = Snapshot::living();
         let examined = examine(&found, &all, |_| None);
@@ -117,18 +133,18 @@ impl Trial {
 
     /// Waits until every Sidekiq that exists has started: with the gem its record shows that, without it its title
     /// does.
-    fn wait_for_sidekiqs(&mut self, timeout: Duration) -> Result<Vec<ObservedProcess>, String> {
+    fn wait_for_sidekiqs(&mut self, timeout: Duration) -> Result<Vec<ObservedProcess>, Error> {
         let began = Instant::now();
         let (mut progress, waiting) = (Progress::default(), "waiting for a Sidekiq to start");
         let (mut before, mut since) = (Vec::new(), began);
         loop {
             if self.is_interrupted() {
-                return Err("interrupted".to_owned());
+                return Err(Error::Interrupted);
             }
             if let Some(status) = self.has_ended() {
                 drop(progress);
                 self.show_output();
-                return Err(format!("the command ended before a Sidekiq had started ({status})"));
+                return Err(Error::Ended(status));
             }
             let found = find(&Snapshot::living(), &self.directory);
             let standing: Vec<i32> = found.iter().filter(|found| has_started(found)).map(|found| found.pid).collect();
@@ -141,10 +157,7 @@ impl Trial {
             if began.elapsed() > timeout {
                 drop(progress);
                 self.show_output();
-                return Err(format!(
-                    "no Sidekiq started within {} s; use --timeout SECONDS to wait longer",
-                    timeout.as_secs_f64()
-                ));
+                return Err(Error::TimedOut(timeout));
             }
             show(&mut progress, waiting, began.elapsed());
             thread::sleep(Duration::from_millis(50));
