@@ -73,7 +73,7 @@ RSpec.describe SidekiqLifecycle::Fleet::Operation do
       reached = operation(both, [*ended, fresh("c:1:x", 0)], [*ended, fresh("c:1:x", 0.00001)])
                 .stop(drain_first: false, batch: 1)
       expect(told).to eq([["a:1:x", "TERM"]])
-      expect(reached.to_s).to eq("2 of 2 ready, batch 2 of 2; 1 has gone unasked")
+      expect(reached.to_s).to eq("2 of 2 ready, batch 2 of 2; 1 exited before its turn")
     end
 
     it "ends with who was killed before his turn" do

@@ -134,7 +134,7 @@ mod tests {
         let withheld = Facts { withheld: Some("a SIGTERM is lost".to_owned()), ..process(State::Running) };
         let stuck = |state| Facts { never_drains: Some("a thread has died".to_owned()), ..process(state) };
         let unknown = Facts { unreadable: Some("there is none".to_owned()), ..process(State::Booting) };
-        let cut_off = ended("exit 0, SIGTERM, 2 cut off", false);
+        let cut_off = ended("exit 0, SIGTERM, 2 jobs interrupted", false);
         let table: &[(Goal, Facts, &str)] = &[
             (Ready, process(State::Booting), "not yet: process 7 is booting"),
             (Ready, process(State::Running), "reached"),
@@ -158,14 +158,14 @@ mod tests {
             (Drained, drained(State::Quiet), "reached"),
             (Drained, ended("exit 0, SIGTERM", true), "reached"),
             (Drained, Facts { presence: Presence::Gone, ..drained(State::Quiet) }, "reached"),
-            (Drained, cut_off.clone(), "never: process 7 has stopped (exit 0, SIGTERM, 2 cut off)"),
+            (Drained, cut_off.clone(), "never: process 7 has stopped (exit 0, SIGTERM, 2 jobs interrupted)"),
             (Drained, killed(State::Quiet), "never: process 7 is gone"),
             (Drained, unknown.clone(), "not yet: the record of process 7 cannot be read: there is none"),
             // It has recorded its end, and still exists.
             (
                 Drained,
                 Facts { presence: Presence::Here, ..cut_off.clone() },
-                "not yet: process 7 has stopped (exit 0, SIGTERM, 2 cut off)",
+                "not yet: process 7 has stopped (exit 0, SIGTERM, 2 jobs interrupted)",
             ),
             (Stopped, busy(State::Stopping, 2), "not yet: process 7 is stopping, 2 jobs still running"),
             (Stopped, process(State::Stopped), "not yet: process 7 is stopped"),

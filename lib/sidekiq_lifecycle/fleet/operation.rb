@@ -109,12 +109,12 @@ module SidekiqLifecycle
       # themselves.
       def wait_for_replacements(stopped)
         needed = @signalled["stop"].size
-        unasked = stopped - needed
-        remark = "#{Format.count(unasked, "has", "have")} gone unasked" if unasked.positive?
+        exited_early = stopped - needed
+        remark = "#{exited_early} exited before its turn" if exited_early.positive?
         loop do
           new = [@replacements.ready, needed].min
-          waiting = "waiting for new processes" if new < needed
-          report_progress(goal: :ready, total: stopped, done: new + unasked, remarks: [waiting, remark])
+          waiting = "waiting for replacements" if new < needed
+          report_progress(goal: :ready, total: stopped, done: new + exited_early, remarks: [waiting, remark])
           return @last unless waiting
 
           pause
