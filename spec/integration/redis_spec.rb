@@ -99,7 +99,7 @@ RSpec.describe "with Redis" do
         hold
         goes.call
         worker.signal(:TERM)
-        wait_until("it tries again") { worker.log.include?("Redis does not take a job") || worker.raise_if_ended }
+        wait_until("it tries again") { worker.log.include?("cannot push a job back") || worker.raise_if_ended }
         comes.call
         expect(expect_recorded_end(worker)).to include(cut_off.merge("problems" => []))
         expect([queued, worker.exit_code]).to eq([1, 0])
@@ -144,7 +144,7 @@ RSpec.describe "with Redis" do
       worker.signal(:TERM)
       expect(expect_recorded_end(worker)).to include(cut_off.merge("problems" => []))
       expect(notes).to include("keeps 1")
-      expect(worker.log).not_to include("Redis does not take")
+      expect(worker.log).not_to match(/cannot push .* back/)
     end
   end
 
