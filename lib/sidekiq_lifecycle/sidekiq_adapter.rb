@@ -179,9 +179,7 @@ module SidekiqLifecycle
       TaskProtection.start(@configuration, SidekiqCompat.method(:busy)) do |problem|
         native.set_problem("ecs_task_protection", problem)
       end
-      return unless server?
-
-      @process.observe_signals
+      @process.observe_signals if server?
     end
 
     # Signals that reached Sidekiq's traps before the core observed them are still in their pipe, and stay there for
