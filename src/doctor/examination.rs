@@ -86,7 +86,7 @@ pub struct Link {
 pub struct Relay {
     pub pid: Option<i32>,
     /// The links that it forwards signals past.
-    pub carries: Vec<String>,
+    pub forwards_past: Vec<String>,
     /// Why there is none or it cannot do everything; `None` if nothing is wrong.
     pub problem: Option<String>,
 }
@@ -174,7 +174,7 @@ impl Examination {
         };
         let relay = Relay {
             pid: relay.map(|relay| relay.pid),
-            carries: path
+            forwards_past: path
                 .links()
                 .iter()
                 .filter(|link| link.is_bypassed())

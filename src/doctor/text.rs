@@ -100,7 +100,7 @@ fn rows(sidekiq: &Examination) -> Vec<Row> {
 
 fn relay(sidekiq: &Examination) -> Row {
     let relay = &sidekiq.relay;
-    let does = match relay.carries.as_slice() {
+    let does = match relay.forwards_past.as_slice() {
         [] => "forwards no signals, and delays the exit of programs until Sidekiq has ended".to_owned(),
         links => format!("forwards signals past {}", links.join(", ")),
     };
