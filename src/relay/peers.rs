@@ -1,8 +1,10 @@
 //! Messages from and to other relays and the worker.
 
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -10,9 +12,12 @@ use super::state::Relay;
 use crate::model::forwarding::{self, stops};
 use crate::model::relay_message::Message;
 use crate::model::signal_path::Handling;
-use crate::sys::mailbox;
+use crate::sys::mailbox::{self, Mail};
 use crate::sys::pidfd::PidFd;
 use crate::sys::procfs::Snapshot;
+
+/// How long a relay waits for the answer of another one. It takes some milliseconds, unless that one is suspended.
+const ANSWER: Duration = Duration::from_millis(500);
 
 impl Relay {
     pub(super) fn receive(&mut self, sender: i32, message: Message) {
@@ -45,6 +50,8 @@ impl Relay {
                 if self.stop_requested.contains(&pid) && !self.holds.contains(&pid) {
                     self.end_restart_loop(pid, &peer);
                 }
+                // The answer to it; see [`Relay::await_owners`].
+                let _ = mailbox::send(&peer, self.limit_message());
                 self.peers.push((pid, peer));
             }
             Message::Forward(signal, pid) => drop(self.forward(pid, signal)),
@@ -64,6 +71,26 @@ impl Relay {
         if pid != 1 && would_end && self.ended.is_some() {
             self.to_be_terminated.push(pid);
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+        }
+    }
+
+    /// Waits until each owner has answered. If a stop is under way, its SIGTERM comes before that answer: the worker gets it
+    /// while it boots, because the boot waits for this relay, and takes no job.
+    pub(super) fn await_owners(&mut self) {
+        let mut missing: Vec<i32> = self.owners.iter().map(|(_, owner)| owner.pid).collect();
+        let until = Instant::now() + ANSWER;
+        while let Some(left) = until.checked_duration_since(Instant::now()).filter(|_| !missing.is_empty()) {
+            let mut polled = [PollFd::new(self.inbox.as_fd(), PollFlags::POLLIN)];
+            let _ = poll(&mut polled, PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::ZERO));
+            for mail in self.inbox.read() {
+                match mail {
+                    Mail::Message(sender, Message::StopLimit(_)) if missing.contains(&sender) => {
+                        missing.retain(|owner| *owner != sender);
+                    }
+                    Mail::Message(sender, message) => self.receive(sender, message),
+                    Mail::Signal(signal) => self.signalled_itself(signal),
+                }
+            }
         }
     }
 

@@ -84,6 +84,7 @@ fn relay(pid: i32, start_time: u64, limit: Duration) -> io::Result<()> {
     }
     let stopped: Vec<i32> = Snapshot::chain(pid).iter().filter(|link| link.state == 'T').map(|link| link.pid).collect();
     let refused = relay.trace_path();
+    relay.await_owners();
     // A TSTP came before the relay: a suspended shell would not see Sidekiq end, nor receive any signal.
     for pid in stopped.into_iter().filter(|pid| relay.traced.contains(pid)) {
         let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
