@@ -77,7 +77,7 @@ RSpec.describe "the command generate" do
     expect(generate("docker", "--root", "shop")).to match(
       [1, /^-FROM mine$/, /: Dockerfile.sidekiq would change, and there is no terminal to ask on; nothing was written/]
     )
-    expect(command("generate", "docker")).to match([2, /call it as: bundle exec sidekiq-lifecycle generate …/])
+    expect(command("generate", "docker")).to match([2, /run it with Ruby: bundle exec sidekiq-lifecycle generate …/])
   end
 
   describe "the sample application" do
