@@ -24,7 +24,7 @@ RSpec.describe "the command fleet, when something fails" do
     signalled = ->(identity) { call_redis("EXISTS", "#{identity}-signals") == 1 }
     wait_until("the first is signalled") { signalled.call(first) || stopping.raise_if_ended }
     call_redis("SREM", "processes", first, second)
-    wait_until("it waits for new ones") { stopping.log.include?("waiting for new") || stopping.raise_if_ended }
+    wait_until("it waits for new ones") { stopping.log.include?("waiting for replacements") || stopping.raise_if_ended }
     call_redis("DEL", second, "#{second}:lifecycle") # a minute later
     wait_until("the third is signalled") do
       beat("new:1:a", "new:2:b") && (signalled.call(third) || stopping.raise_if_ended)
@@ -43,12 +43,12 @@ RSpec.describe "the command fleet, when something fails" do
     call_redis("SREM", "processes", first)
     number = 0
     wait_until("it waits for new ones", every: 0.3) do
-      beat("new:#{number += 1}:a") && (stopping.log.include?("waiting for new") || stopping.raise_if_ended)
+      beat("new:#{number += 1}:a") && (stopping.log.include?("waiting for replacements") || stopping.raise_if_ended)
     end
     15.times { beat("new:#{number += 1}:a") && sleep(0.3) }
     stopping.signal(:INT)
     expect(stopping.exit_code).to eq(130)
-    expect(stopping.log).to include("not reached: interrupted: 0 of 1 ready, batch 1 of 2; waiting for new")
+    expect(stopping.log).to include("not reached: interrupted: 0 of 1 ready, batch 1 of 2; waiting for replacements")
     expect(call_redis("EXISTS", "#{second}-signals")).to eq(0)
   end
 

@@ -130,8 +130,8 @@ RSpec.describe SidekiqLifecycle::Fleet::Operation do
       busy = quiet("b:1:x", busy: 2)
       looks = [[quiet("a:1:x"), busy], [quiet("a:1:x", beat: 110.0), busy], [gone("a:1:x"), busy]]
       expect { operation(*looks, timeout: 0.5).wake(even_busy: false) }
-        .to raise_error(SidekiqLifecycle::Fleet::TimedOut, "timed out after 0 s: 0 of 1 ready, waiting for new " \
-                                                           "processes; still busy and left alone: b:1 (2 jobs)")
+        .to raise_error(SidekiqLifecycle::Fleet::TimedOut, "timed out after 0 s: 0 of 1 ready, waiting for " \
+                                                           "replacements; still busy and left alone: b:1 (2 jobs)")
     end
 
     it "says that nobody is there any more to get ready" do

@@ -28,7 +28,7 @@ RSpec.describe SidekiqLifecycle::Text do
   # The table is that of src/model/text.rs.
   describe ".masked" do
     source = File.read(File.expand_path("../../src/model/text.rs", __dir__))
-    table = source[/fn what_is_not_shown.*/m].scan(/\(\s*("(?:[^"\\]|\\.)*"),\s*("(?:[^"\\]|\\.)*"),?\s*\)/)
+    table = source[/fn secrets_are_hidden.*/m].scan(/\(\s*("(?:[^"\\]|\\.)*"),\s*("(?:[^"\\]|\\.)*"),?\s*\)/)
     it "has examples" do
       expect(table.size).to be > 10
     end

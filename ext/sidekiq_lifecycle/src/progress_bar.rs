@@ -21,6 +21,7 @@ impl ProgressBar {
         })
     }
 
+    #[allow(clippy::too_many_arguments)] // Ruby's, which magnus hands over one by one
     fn show(
         ruby: &Ruby,
         this: &Self,
