@@ -1,6 +1,6 @@
 //! `SidekiqLifecycle::Native::ProgressBar`: the bar of the native commands, for the fleet's.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use magnus::{Error, Module, Object, RModule, Ruby, TypedData, function, method};
 use sidekiq_lifecycle::output::progress::{ProgressThread, Step};
@@ -11,13 +11,13 @@ use crate::gvl;
 
 /// A thread draws it. It is gone when it is closed.
 #[magnus::wrap(class = "SidekiqLifecycle::Native::ProgressBar", free_immediately, size)]
-struct ProgressBar(Mutex<ProgressThread>);
+struct ProgressBar(Mutex<Option<ProgressThread>>);
 
 impl ProgressBar {
     fn new(ruby: &Ruby) -> Result<Self, Error> {
         guarded(ruby, || {
             let bar = ProgressThread::start(|draw| disposition::spawn("progress", draw));
-            bar.map(|bar| Self(Mutex::new(bar))).map_err(|error| raise(ruby, error))
+            bar.map(|bar| Self(Mutex::new(Some(bar)))).map_err(|error| raise(ruby, error))
         })
     }
 
@@ -40,22 +40,30 @@ impl ProgressBar {
         this.with(ruby, |bar| bar.print(line))
     }
 
+    /// The lock is free while this waits without the GVL: another of Ruby's threads that wants it holds the GVL.
     fn close(ruby: &Ruby, this: &Self) -> Result<(), Error> {
-        this.with(ruby, |bar| {
-            gvl::without(|| bar.close(), None);
+        guarded(ruby, || {
+            let bar = this.bar().take();
+            if let Some(mut bar) = bar {
+                gvl::without(|| bar.close(), None);
+            }
+            Ok(())
         })
     }
 
     fn with(&self, ruby: &Ruby, work: impl FnOnce(&mut ProgressThread)) -> Result<(), Error> {
         guarded(ruby, || {
-            let mut bar = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            work(&mut bar);
+            self.bar().as_mut().map(work);
             Ok(())
         })
     }
+
+    fn bar(&self) -> MutexGuard<'_, Option<ProgressThread>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// Defines the class. magnus looks it up here rather than when the first object is made (see `look_up_process_class`).
+/// Defines the class. magnus looks it up here rather than when the first object is made (see `look_up_classes`).
 pub fn init(ruby: &Ruby, module: RModule) -> Result<(), Error> {
     let class = module.define_class("ProgressBar", ruby.class_object())?;
     let _ = <ProgressBar as TypedData>::class(ruby);
