@@ -4,7 +4,7 @@ require "open3"
 require "rbconfig"
 
 RSpec.describe "SidekiqLifecycle::Native::ProgressBar" do
-  # Closing waits without the GVL. If it held a lock meanwhile, the printing thread would wait for that lock with the GVL.
+  # Closing waits without the GVL. If it held a lock meanwhile, the printing thread would wait for it with the GVL.
   it "can be closed while another thread prints" do
     script = <<~RUBY
       require "sidekiq_lifecycle"
