@@ -9,6 +9,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+#[cfg(target_os = "linux")]
+use nix::errno::Errno;
 use nix::unistd::geteuid;
 
 use super::directory::{DEFAULT, Directory};
@@ -20,6 +22,8 @@ use crate::model::program::Sidekiq;
 use crate::model::state::State;
 use crate::model::text::as_root;
 use crate::sys::descriptors;
+#[cfg(target_os = "linux")]
+use crate::sys::identity;
 #[cfg(target_os = "linux")]
 use crate::sys::pidfd::PidFd;
 use crate::sys::procfs::Snapshot;
@@ -71,20 +75,26 @@ impl ObservedProcess {
     pub fn open(&self) -> nix::Result<Option<PidFd>> {
         let Some(snapshot) = &self.snapshot else { return Ok(None) };
         let pidfd = match PidFd::open(snapshot.pid) {
-            Err(nix::errno::Errno::ESRCH) => return Ok(None),
+            Err(Errno::ESRCH) => return Ok(None),
             pidfd => pidfd?,
         };
         // Compared after the pidfd exists: from then on no other process can get the pid unnoticed.
-        let is_same = crate::sys::identity::start_time_if_any(pidfd.pid)? == Some(snapshot.start_time);
+        let is_same = identity::start_time_if_any(pidfd.pid)? == Some(snapshot.start_time);
         Ok(is_same.then_some(pidfd))
     }
 
     /// The input of the probes.
     #[must_use]
     pub fn facts(&self) -> Facts {
+        self.facts_with(self.presence)
+    }
+
+    /// The same with a presence that is known better by now.
+    #[must_use]
+    pub fn facts_with(&self, presence: Presence) -> Facts {
         match &self.record {
-            Ok(record) => Facts { pid: self.pid, ..record.facts_with(self.presence) },
-            Err(reason) => Facts::unknown(self.pid, self.presence, reason.clone()),
+            Ok(record) => Facts { pid: self.pid, ..record.facts_with(presence) },
+            Err(reason) => Facts::unknown(self.pid, presence, reason.clone()),
         }
     }
 }

@@ -13,7 +13,7 @@ use super::process_set::{Collected, ProcessSet};
 use super::waiter::Waiter;
 use crate::cli::target::Target;
 use crate::model::duration;
-use crate::model::goal::Goal;
+use crate::model::goal::{Goal, Standing};
 use crate::model::probe::{self, Facts, MAX_BEAT_AGE, Presence, Probe};
 use crate::model::text::process_names;
 use crate::output::progress::Progress;
@@ -128,7 +128,7 @@ fn none_living(target: &Target, goal: Goal, ended: &[ObservedProcess]) -> End {
     }
     // The same answer as if they had ended a moment later. The program around an embedded one may live on.
     let facts: Vec<Facts> = facts.map(|facts| Facts { presence: Presence::Gone, ..facts }).collect();
-    let failed = facts.iter().rev().find(|facts| goal.standing(facts) != crate::model::goal::Standing::Reached);
+    let failed = facts.iter().rev().find(|facts| goal.standing(facts) != Standing::Reached);
     match (failed, facts.last()) {
         (Some(facts), _) => (Outcome::NotReached, format!("not {goal}: {}", why(facts))),
         (None, Some(last)) => (Outcome::Reached, format!("{goal} already: {}", why(last))),

@@ -3,14 +3,13 @@
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
-use thiserror::Error as ErrorTrait;
 
 use crate::cli::target;
 use crate::model::text::{as_root, process_names};
 use crate::store;
 
 /// Why, and what to do.
-#[derive(Debug, ErrorTrait)]
+#[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The directory cannot be read.
     #[error(transparent)]

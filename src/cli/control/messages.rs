@@ -1,16 +1,12 @@
 //! Every sentence that `quiet`, `stop` and `wait` end with.
 
 use super::outcome::Outcome;
-use super::process_set::{Loss, Member, ProcessSet};
+use super::process_set::{Loss, Member, ProcessSet, SHOWN_REASONS};
 use crate::model::duration;
 use crate::model::goal::{Goal, Standing, jobs};
 use crate::model::probe::{Facts, Presence};
 use crate::model::state::State;
 use crate::model::text::process_names;
-use crate::sys::procfs::Snapshot;
-
-/// How many reasons are shown at once.
-pub const SHOWN_REASONS: usize = 5;
 
 /// What `quiet` has done: "sent SIGTSTP to process 7; already quiet: process 8".
 pub fn quieted(set: &ProcessSet, sent: &[i32]) -> String {
@@ -34,26 +30,13 @@ pub fn reasons(set: &ProcessSet, goal: Goal) -> String {
         Standing::Failed(reason) => Some(reason),
         Standing::Reached | Standing::Waiting(_) => None,
     });
-    let reasons: Vec<String> = failed.chain(waiting(set, goal)).collect();
+    let reasons: Vec<String> = failed.chain(set.waiting(goal)).collect();
     let more = match reasons.len().saturating_sub(SHOWN_REASONS) {
         0 => String::new(),
         more => format!("; and {more} more"),
     };
     let shown: Vec<String> = reasons.into_iter().take(SHOWN_REASONS).collect();
     format!("{}{more}", shown.join("; "))
-}
-
-/// Why each that has not reached the goal yet has not.
-pub fn waiting(set: &ProcessSet, goal: Goal) -> impl Iterator<Item = String> {
-    set.members.iter().filter_map(move |member| match goal.standing(&member.facts()) {
-        Standing::Waiting(reason) => Some(match Snapshot::of(member.pidfd.pid) {
-            Some(Snapshot { state: 'T', pid, .. }) => format!(
-                "{reason}; it is suspended (SIGSTOP or Ctrl-Z) and handles no signal, resume it with kill -CONT {pid}"
-            ),
-            _ => reason,
-        }),
-        Standing::Reached | Standing::Failed(_) => None,
-    })
 }
 
 /// That all have reached the goal.

@@ -25,6 +25,9 @@ use crate::sys::pidfd::PidFd;
 use crate::sys::procfs::Snapshot;
 use crate::sys::watch::{Place, SLOW, Woken};
 
+/// How many reasons are shown at once.
+pub const SHOWN_REASONS: usize = 5;
+
 #[derive(Debug)]
 pub struct ProcessSet {
     pub members: Vec<Member>,
@@ -178,12 +181,7 @@ impl ProcessSet {
         self.refresh_all();
         loop {
             let facts: Vec<Facts> = self.members.iter().map(Member::facts).collect();
-            let waiting = facts.iter().filter_map(|facts| match goal.standing(facts) {
-                Standing::Waiting(reason) => Some(reason),
-                Standing::Reached | Standing::Failed(_) => None,
-            });
-            let waiting: Vec<String> = waiting.collect();
-            if waiting.is_empty() {
+            if !facts.iter().any(|facts| matches!(goal.standing(facts), Standing::Waiting(_))) {
                 return Ok(None);
             }
             if self.waiter.is_over() {
@@ -192,7 +190,8 @@ impl ProcessSet {
             if kill_after.is_some_and(|after| started.elapsed() >= after) {
                 self.kill(kill_after.take().unwrap_or_default());
             }
-            self.waiter.show(goal, &facts, waiting);
+            let notes = self.waiting(goal).take(SHOWN_REASONS).collect();
+            self.waiter.show(goal, &facts, notes);
             let next = kill_after.map(|after| after.saturating_sub(started.elapsed()));
             let (living, pidfds): (Vec<usize>, Vec<&PidFd>) = self
                 .members
@@ -208,6 +207,19 @@ impl ProcessSet {
                 return Ok(Some(Outcome::Interrupted(signal)));
             }
         }
+    }
+
+    /// Why each that has not reached the goal yet has not, and how to continue one that is suspended.
+    pub fn waiting(&self, goal: Goal) -> impl Iterator<Item = String> {
+        self.members.iter().filter_map(move |member| match goal.standing(&member.facts()) {
+            Standing::Waiting(reason) => Some(match Snapshot::of(member.pidfd.pid) {
+                Some(Snapshot { state: 'T', pid, .. }) => format!(
+                    "{reason}; it is suspended (SIGSTOP or Ctrl-Z) and handles no signal, resume it with kill -CONT {pid}"
+                ),
+                _ => reason,
+            }),
+            Standing::Reached | Standing::Failed(_) => None,
+        })
     }
 
     /// Reads again what has changed, and now and then everything.
@@ -272,7 +284,7 @@ impl ProcessSet {
 
 impl Member {
     pub fn facts(&self) -> Facts {
-        Facts { pid: self.pidfd.pid, ..ObservedProcess { presence: self.presence(), ..self.process.clone() }.facts() }
+        self.process.facts_with(self.presence())
     }
 
     pub fn loss(&self) -> Loss {
