@@ -34,15 +34,18 @@ pub fn parse(arguments: &[OsString]) -> Parsed {
     let request = match command {
         Command::Fleet(fleet) => serde_json::to_string(fleet.action()),
         Command::Generate(generate) => serde_json::to_string(&generate),
-        _ => Ok(String::new()),
-    };
-    match request {
-        Ok(request) if !request.is_empty() => Parsed::Request(request),
         _ => {
             print_error("Ruby runs only fleet and generate");
-            Parsed::Answered(2)
+            return Parsed::Answered(2);
         }
-    }
+    };
+    request.map_or_else(
+        |error| {
+            print_error(&error.to_string());
+            Parsed::Answered(1)
+        },
+        Parsed::Request,
+    )
 }
 
 #[cfg(test)]

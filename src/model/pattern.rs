@@ -1,6 +1,6 @@
 //! The patterns by which the fleet's processes are selected: a shell glob, `FIELD=GLOB`, or several joined with commas.
 
-use std::fmt;
+use thiserror::Error;
 
 /// The fields that a pattern can name.
 pub const FIELDS: [&str; 7] = ["hostname", "tag", "label", "queue", "version", "process", "identity"];
@@ -15,26 +15,15 @@ pub struct Part<'a> {
 }
 
 /// What is wrong with a pattern.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Error, PartialEq, Eq)]
 pub enum Error {
     /// A part of it is empty.
+    #[error("write a pattern, such as 'worker-*' or tag=shop")]
     Empty,
     /// There is no such field.
+    #[error("there is no field {0}; use one of {fields}", fields = FIELDS.join(", "))]
     UnknownField(String),
 }
-
-impl fmt::Display for Error {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Empty => write!(out, "write a pattern, such as 'worker-*' or tag=shop"),
-            Self::UnknownField(field) => {
-                write!(out, "there is no field {field}; use one of {}", FIELDS.join(", "))
-            }
-        }
-    }
-}
-
-impl std::error::Error for Error {}
 
 /// Parses a pattern. All of its parts have to match.
 ///
