@@ -159,7 +159,7 @@ fn what_has_been_killed_is_said() {
 }
 
 #[test]
-fn whoever_was_quiet_already_was_not_told() {
+fn a_quiet_process_gets_no_signal() {
     let mut app = App::new();
     let states = [State::Running, State::Quiet, State::Stopping];
     let [running, quiet, stopping] = states.map(|state| app.start(WORKER, state).identity.pid);

@@ -53,7 +53,7 @@ RSpec.describe SidekiqLifecycle::Fleet::Operation do
   let(:both) { [member("a:1:x"), member("b:1:x")] }
 
   describe "a rolling stop" do
-    # A new process at a beat of its heart.
+    # A new process at a heartbeat.
     def fresh(identity, beat) = member(identity, beat: 100.0 + beat, age: 0.0)
 
     it "tells those of a later batch who were without a trace when their turn came" do

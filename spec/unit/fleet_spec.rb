@@ -228,7 +228,7 @@ RSpec.describe SidekiqLifecycle::Fleet do
       expect(tracker(:stopped, stuck)).not_to be_over
     end
 
-    it "gives a process time to come back that is missing without a trace: Redis may have been started anew" do
+    it "gives a process time to come back that is missing without a trace: Redis may have restarted" do
       %i[quiet drained stopped].each do |goal|
         missing = SidekiqLifecycle::Fleet::Process.new("worker-1:7:abc", listed: false)
         told = tracker(goal, member)
@@ -271,7 +271,7 @@ RSpec.describe SidekiqLifecycle::Fleet do
       expect(stopped.failed.keys).to eq(["b:2:y"])
     end
 
-    it "takes whoever has left for quiet, but not who was killed" do
+    it "counts a process that has left as quiet, but not one that was killed" do
       left = see(tracker(:quiet, member), gone)
       expect([left.over?, left.failed]).to eq([true, {}])
       [member, member(quiet: true)].each do |one|

@@ -207,7 +207,7 @@ RSpec.describe SidekiqLifecycle::TaskProtection do
       wait_until("released") { !ecs.protected? }
     end
 
-    it "asks anew while a job goes on" do
+    it "asks again while a job runs" do
       stub_const("#{described_class}::RENEW", 0.05)
       @busy = 1
       protection.record_job

@@ -1,6 +1,6 @@
 //! What people see of something that takes its time: a bar, what is going on, the time passed and left.
 //!
-//! On a terminal a few lines at the bottom are drawn anew; elsewhere each message is a plain line, once. All of it goes
+//! On a terminal a few lines at the bottom are redrawn; elsewhere each message is a plain line, once. All of it goes
 //! to standard error: standard output is for the result. Ruby uses it through [`ProgressThread`].
 
 use std::io::{self, Write};
@@ -14,7 +14,7 @@ use console::{Term, colors_enabled_stderr, measure_text_width, style, truncate_s
 use crate::model::duration;
 use crate::model::text::one_line;
 
-/// How often what is drawn is drawn anew, for the time that passes.
+/// How often it is redrawn, because time passes.
 pub const TICK: Duration = Duration::from_secs(1);
 
 const BAR: usize = 20;
@@ -57,7 +57,7 @@ impl Default for Progress {
     }
 }
 
-/// Whether something can be drawn anew there.
+/// Whether something can be redrawn there.
 #[must_use]
 pub fn can_draw(term: &Term) -> bool {
     term.is_term() && std::env::var_os("TERM").is_none_or(|name| name != "dumb")
@@ -118,7 +118,7 @@ fn drawing(lines: &[String]) -> String {
 }
 
 fn lines(step: &Step, width: usize, height: usize, has_colour: bool) -> Vec<String> {
-    // A terminal that tells no size is given the usual one; the last column is left free, for some break the line there.
+    // A terminal without a size gets the usual one. The last column is left free, because some terminals break the line there.
     let width = if width == 0 { 79 } else { width.saturating_sub(1).max(1) };
     let height = if height == 0 { 23 } else { height.saturating_sub(1).max(1) };
     let first = first_line(step, width, has_colour);

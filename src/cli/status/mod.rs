@@ -36,7 +36,7 @@ pub struct Options {
 /// Prints it.
 ///
 /// # Errors
-/// Whoever reads it has gone.
+/// The output cannot be written because its reader has exited.
 pub fn main(out: &mut impl Write, options: Options) -> io::Result<ExitCode> {
     let Options { target, json, watch } = options;
     let target = Target::from(target);

@@ -16,7 +16,7 @@ use crate::store::record::now;
 /// For people.
 ///
 /// # Errors
-/// Whoever reads it has gone.
+/// The output cannot be written because its reader has exited.
 pub fn print(out: &mut impl Write, target: &Target, processes: &[ObservedProcess]) -> io::Result<()> {
     match (processes, target.directory()) {
         ([], Some(directory)) => writeln!(out, "No Sidekiq has registered in {}.", directory.display()),

@@ -1,5 +1,5 @@
-//! `status --watch`: on a terminal a screen of its own, drawn anew when something changes, each second for the ages, and when
-//! the terminal changes its size; elsewhere what has changed is printed anew.
+//! `status --watch`: on a terminal a screen of its own, redrawn when something changes, each second for the ages, and when
+//! the terminal changes its size; elsewhere the status is printed again when it changes.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
