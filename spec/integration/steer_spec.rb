@@ -369,6 +369,18 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       expect([code, shown.lines.last]).to match([0, /drained after \d+ s: #{names(worker)}\r\n\z/])
     end
 
+    it "shows what keeps a wait waiting, and how to resume a process that is suspended" do
+      worker = start_ready
+      worker.signal(:STOP)
+      code, = at_terminal("wait", "drained") do |terminal, keys, drawn|
+        terminal.winsize = [24, 250]
+        wait_until("the reason is drawn") { drawn.match?(/suspended .*, resume it with kill -CONT #{worker.pid}/) }
+        worker.signal(:CONT)
+        keys.write("\x03")
+      end
+      expect(code).to eq(130)
+    end
+
     it "stops waiting at Ctrl-C, and says what stays in effect" do
       worker = start_ready
       occupy
