@@ -39,27 +39,20 @@ class LaunchForm
   # Takes the place of a web server, and notes its signals.
   WEB = %q(ruby -e 'trap("TERM") { File.write("notes", "web hears TERM\n", mode: "a"); exit! 3 }; sleep')
 
-  # The scripts. (The first `wait` ends when the trap has run, the second with Sidekiq.)
+  # A script with a trap. The first `wait` ends when the trap has run, the second with the worker.
+  def self.trap_and_wait(trap, worker = TARGET)
+    "trap '#{trap}' TERM\n#{worker} &\nP=$!\nwait $P\nwait $P\n"
+  end
+
+  # The scripts.
   SCRIPTS = {
     "foreground" => TARGET,
-    "trap and wait" => <<~SH,
-      trap 'kill $P' TERM
-      #{TARGET} &
-      P=$!
-      wait $P
-      wait $P
-    SH
+    "trap and wait" => trap_and_wait("kill $P"),
     "trap and foreground" => <<~SH,
       trap 'kill $P' TERM
       #{TARGET}
     SH
-    "trap that sends TSTP, waits, sends TERM" => <<~SH,
-      trap 'kill -TSTP $P; sleep 1; kill -TERM $P' TERM
-      #{TARGET} &
-      P=$!
-      wait $P
-      wait $P
-    SH
+    "trap that sends TSTP, waits, sends TERM" => trap_and_wait("kill -TSTP $P; sleep 1; kill -TERM $P"),
     "trap on EXIT" => <<~SH,
       trap 'echo bye' EXIT
       #{TARGET}

@@ -7,41 +7,14 @@ require_relative "launch_forms"
 class LaunchForm
   # Each waits a moment before it signals the worker, so that an extra signal in the meantime would be seen.
   TRAPS = {
-    "sleeps, quiets, waits for the drain, stops" => <<~SH,
-      trap 'sleep 1; sidekiq-lifecycle quiet --wait --timeout 60s; kill -TERM $P' TERM
-      #{TARGET} &
-      P=$!
-      wait $P
-      wait $P
-    SH
-    "sleeps, quiets, sleeps, stops" => <<~SH,
-      trap 'sleep 1; kill -TSTP $P; sleep 3; kill -TERM $P' TERM
-      #{TARGET} &
-      P=$!
-      wait $P
-      wait $P
-    SH
-    "sleeps, stops the child of a subshell" => <<~SH,
-      trap 'sleep 1; pkill -TERM -P $P' TERM
-      (#{TARGET}; true) &
-      P=$!
-      wait $P
-      wait $P
-    SH
-    "sleeps, stops the child of another shell" => <<~SH,
-      trap 'sleep 1; pkill -TERM -P $P' TERM
-      sh -c '#{TARGET}; true' &
-      P=$!
-      wait $P
-      wait $P
-    SH
-    "sleeps, stops the first of a pipeline" => <<~SH,
-      trap 'sleep 1; pkill -TERM -f "^sidekiq [0-9]"' TERM
-      #{TARGET} | cat &
-      P=$!
-      wait $P
-      wait $P
-    SH
+    "sleeps, quiets, waits for the drain, stops" =>
+      trap_and_wait("sleep 1; sidekiq-lifecycle quiet --wait --timeout 60s; kill -TERM $P"),
+    "sleeps, quiets, sleeps, stops" => trap_and_wait("sleep 1; kill -TSTP $P; sleep 3; kill -TERM $P"),
+    "sleeps, stops the child of a subshell" => trap_and_wait("sleep 1; pkill -TERM -P $P", "(#{TARGET}; true)"),
+    "sleeps, stops the child of another shell" =>
+      trap_and_wait("sleep 1; pkill -TERM -P $P", "sh -c '#{TARGET}; true'"),
+    "sleeps, stops the first of a pipeline" =>
+      trap_and_wait('sleep 1; pkill -TERM -f "^sidekiq [0-9]"', "#{TARGET} | cat"),
     "sleeps, stops a group of its own" => <<~SH
       set -m
       trap 'sleep 1; kill -TERM $P' TERM
