@@ -16,7 +16,9 @@ RSpec.describe "SidekiqLifecycle::Native::ProgressBar" do
       end
       puts "closed"
     RUBY
-    out, = Open3.capture2("timeout", "120", RbConfig.ruby, "-I", $LOAD_PATH.join(":"), "-e", script, err: File::NULL)
+    # A Ruby in that deadlock handles no SIGTERM.
+    ruby = ["timeout", "--signal=KILL", "120", RbConfig.ruby]
+    out, = Open3.capture2(*ruby, "-I", $LOAD_PATH.join(":"), "-e", script, err: File::NULL)
     expect(out).to eq("closed\n")
   end
 end
