@@ -1,6 +1,7 @@
 //! Standard output and standard error of the command: one owner of each form.
 
 pub mod progress;
+pub mod table;
 
 use std::io::{self, Write};
 

@@ -7,6 +7,7 @@ use magnus::value::ReprValue;
 use magnus::{Error, Module, Object, RArray, RModule, Ruby, function};
 use sidekiq_lifecycle::cli::ruby_bridge::{self, Parsed};
 use sidekiq_lifecycle::model::{duration, pattern, probe, stop_timeout, variables};
+use sidekiq_lifecycle::output::table::{self, Tone};
 use sidekiq_lifecycle::store::directory;
 
 use crate::error::{guarded, raise};
@@ -33,6 +34,13 @@ fn parse_pattern(ruby: &Ruby, text: String) -> Result<Vec<(Option<String>, Strin
     })
 }
 
+/// The lines of a table, from its headings, and its rows with the name of their tone each.
+fn format_table(headings: Vec<String>, rows: Vec<(Vec<String>, String)>, is_coloured: bool) -> Vec<String> {
+    let headings: Vec<&str> = headings.iter().map(String::as_str).collect();
+    let rows: Vec<_> = rows.into_iter().map(|(cells, tone)| (cells, Tone::named(&tone))).collect();
+    if is_coloured { table::format(&headings, &rows) } else { table::format_plain(&headings, &rows) }
+}
+
 fn format_duration(seconds: f64) -> String {
     duration::format(seconds)
 }
@@ -48,6 +56,7 @@ pub fn init(_: &Ruby, module: RModule) -> Result<(), Error> {
     module.const_set("PATTERN_FIELDS", pattern::FIELDS.to_vec())?;
     module.define_singleton_method("parse_command_line", function!(parse, 1))?;
     module.define_singleton_method("parse_pattern", function!(parse_pattern, 1))?;
+    module.define_singleton_method("format_table", function!(format_table, 3))?;
     module.define_singleton_method("format_duration", function!(format_duration, 1))?;
     Ok(())
 }

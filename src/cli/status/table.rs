@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 
-use clap::builder::styling::{AnsiColor, Style};
 use jiff::Timestamp;
 
 use crate::cli::target::Target;
@@ -10,6 +9,7 @@ use crate::model::duration;
 use crate::model::probe::{Facts, MAX_BEAT_AGE, Presence, Probe};
 use crate::model::state::State;
 use crate::model::text::one_line;
+use crate::output::table::{self, Tone};
 use crate::store::lookup::ObservedProcess;
 use crate::store::record::now;
 
@@ -21,28 +21,16 @@ pub fn print(out: &mut impl Write, target: &Target, processes: &[ObservedProcess
     match (processes, target.directory()) {
         ([], Some(directory)) => writeln!(out, "No Sidekiq has registered in {}.", directory.display()),
         ([], None) => writeln!(out, "No Sidekiq runs here."),
-        (processes, _) => table(out, processes, now()),
+        (processes, _) => print_table(out, processes, now()),
     }
 }
 
 const HEADINGS: [&str; 8] = ["PID", "STATE", "SINCE", "BUSY", "BEAT", "SIDEKIQ", "TAG", "WHY"];
 
-fn table(out: &mut impl Write, processes: &[ObservedProcess], now: Timestamp) -> io::Result<()> {
-    let rows: Vec<[String; 8]> =
-        processes.iter().map(|process| row(process, now).map(|cell| one_line(&cell))).collect();
-    let mut widths = HEADINGS.map(str::len);
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
-    let bold = Style::new().bold();
-    let headings: Vec<String> = HEADINGS.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-    writeln!(out, "{bold}{}{bold:#}", headings.join("  ").trim_end())?;
-    for (row, process) in rows.iter().zip(processes) {
-        let style = style(&process.facts());
-        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        writeln!(out, "{style}{}{style:#}", cells.join("  ").trim_end())?;
+fn print_table(out: &mut impl Write, processes: &[ObservedProcess], now: Timestamp) -> io::Result<()> {
+    let rows: Vec<_> = processes.iter().map(|process| (row(process, now).to_vec(), tone(&process.facts()))).collect();
+    for line in table::format(&HEADINGS, &rows) {
+        writeln!(out, "{line}")?;
     }
     for process in processes {
         for problem in process.record.iter().flat_map(|record| &record.problems) {
@@ -83,13 +71,11 @@ fn row(process: &ObservedProcess, now: Timestamp) -> [String; 8] {
     ]
 }
 
-fn style(facts: &Facts) -> Style {
-    let colour = |colour: AnsiColor| colour.on_default();
+fn tone(facts: &Facts) -> Tone {
     match (facts.counts(), facts.answer(Probe::Live, MAX_BEAT_AGE).is_ok(), facts.state) {
-        (true, true, State::Running) => colour(AnsiColor::Green),
-        (true, true, _) => colour(AnsiColor::Yellow),
-        (true, false, _) => colour(AnsiColor::Red),
-        (false, ..) if facts.state == State::Stopped => Style::new().dimmed(),
-        (false, ..) => colour(AnsiColor::Red),
+        (true, true, State::Running) => Tone::Good,
+        (true, true, _) => Tone::Changing,
+        (false, _, State::Stopped) => Tone::Past,
+        _ => Tone::Bad,
     }
 }

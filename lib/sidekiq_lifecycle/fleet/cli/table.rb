@@ -9,8 +9,8 @@ module SidekiqLifecycle
       class Table
         # The columns.
         HEADINGS = %w[PROCESS STATE BUSY BEAT SIDEKIQ TAG QUEUES SIGTERM].freeze
-        # Escape sequences (ECMA-48, Select Graphic Rendition).
-        COLOURS = { running: 32, quiet: 33, stopping: 33, ghost: 31 }.freeze
+        # What a row's colour says, by the process's state.
+        TONES = { running: "good", quiet: "changing", stopping: "changing", ghost: "bad" }.freeze
 
         # @param processes [Array<Process>]
         # @param colour [Boolean]
@@ -22,11 +22,8 @@ module SidekiqLifecycle
 
         # @return [String]
         def to_s
-          rows = @processes.map { |process| row(process).map { |cell| Text.one_line(cell) } }
-          widths = [HEADINGS, *rows].transpose.map { |column| column.map(&:size).max }
-          line = ->(cells) { cells.zip(widths).map { |cell, width| cell.ljust(width) }.join("  ").rstrip }
-          body = rows.zip(@processes).map { |cells, process| paint(line.call(cells), COLOURS[process.state]) }
-          [paint(line.call(HEADINGS), 1), *body, "", summary].join("\n")
+          rows = @processes.map { |process| [row(process), TONES.fetch(process.state, "plain")] }
+          [*Native.format_table(HEADINGS, rows, @colour), "", summary].join("\n")
         end
 
         private
@@ -35,7 +32,7 @@ module SidekiqLifecycle
           beat = "#{Format.duration(process.beat_age)} ago" if process.beat_age
           cells = [name(process), state(process), busy(process), beat, process.version, process.tag, queues(process),
                    process.signal_path]
-          cells.map { |cell| cell || "-" }
+          cells.map { |cell| Text.one_line(cell || "-") }
         end
 
         # A name for `--match`: hostname and pid, or the identity if several processes have the same.
@@ -62,8 +59,6 @@ module SidekiqLifecycle
           threads = @processes.sum { |process| process.concurrency.to_i }
           "#{@processes.size} in all: #{states.join(", ")}; #{@processes.sum(&:busy)} of #{threads} threads busy"
         end
-
-        def paint(text, code) = @colour && code ? "\e[#{code}m#{text}\e[0m" : text
       end
     end
   end
