@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::model::diagnosis::{Diagnosis, Findings, Verdict, judge};
 use crate::model::probe::{Facts, Presence};
 use crate::model::program::{Program, Sidekiq};
-use crate::model::signal_path::{Asked, Effect, Fate, KillMode, Path};
+use crate::model::signal_path::{Effect, Fate, KillMode, Path, Request};
 use crate::model::state::State;
 use crate::model::stop_timeout::{self, Fit, Need, Source, StopTimeout};
 use crate::model::text::{as_root, masked};
@@ -270,7 +270,7 @@ fn no_relay(path: &Path, has_relay: bool, said: Option<String>, has_gem: Option<
     if path.to_be_relayed().is_empty() {
         return None;
     }
-    let is_needed = [Asked::Stop, Asked::Quiet].into_iter().any(|asked| path.fate(asked).0.is_bad());
+    let is_needed = [Request::Stop, Request::Quiet].into_iter().any(|request| path.fate(request).0.is_bad());
     match (said, has_gem) {
         (Some(said), _) => Some(said),
         _ if !is_needed || has_relay => None,
@@ -280,7 +280,7 @@ fn no_relay(path: &Path, has_relay: bool, said: Option<String>, has_gem: Option<
 }
 
 fn signal_path(path: &Path) -> SignalPath {
-    let ((term, culprit), (tstp, tstp_culprit)) = (path.fate(Asked::Stop), path.fate(Asked::Quiet));
+    let ((term, culprit), (tstp, tstp_culprit)) = (path.fate(Request::Stop), path.fate(Request::Quiet));
     let link = |(index, link): (usize, &crate::model::signal_path::Link)| {
         let is_worse = tstp.is_bad() && index == tstp_culprit && !(term.is_bad() && culprit == tstp_culprit);
         let verdict = match (index, path.kill_mode()) {
@@ -290,17 +290,17 @@ fn signal_path(path: &Path) -> SignalPath {
                 mode => format!("signals the service's main process (KillMode={mode})"),
             },
             _ if link.is_used_by_person() => "is a person's interactive shell".to_owned(),
-            _ => link.verdict(Asked::Stop),
+            _ => link.verdict(Request::Stop),
         };
         Link {
             pid: link.pid,
             title: link.title(),
             program: link.program,
             arguments: link.arguments.iter().map(|word| masked(word)).collect(),
-            term: path.effect(index, Asked::Stop),
-            tstp: path.effect(index, Asked::Quiet),
+            term: path.effect(index, Request::Stop),
+            tstp: path.effect(index, Request::Quiet),
             verdict,
-            tstp_verdict: is_worse.then(|| link.verdict(Asked::Quiet)),
+            tstp_verdict: is_worse.then(|| link.verdict(Request::Quiet)),
             is_culprit: term != Fate::Arrives && index == culprit,
         }
     };

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::model::signal_path::{Asked, Fate, Handling, Path};
+use crate::model::signal_path::{Fate, Handling, Path, Request};
 use crate::model::stop_timeout::Fit;
 
 /// The verdict.
@@ -63,11 +63,11 @@ pub struct Diagnosis {
 #[must_use]
 pub fn judge(findings: &Findings<'_>) -> Diagnosis {
     let Findings { path, no_relay, time, is_booting, is_embedded, measured } = *findings;
-    let (judged, index) = path.fate(Asked::Stop);
+    let (judged, index) = path.fate(Request::Stop);
     let mut diagnosis = Diagnosis { verdict: Verdict::Safe, reasons: Vec::new(), fix: None, remarks: Vec::new() };
     let fate = measured.unwrap_or(judged);
     let top = path.links().last().map(|link| link.title()).unwrap_or_default();
-    let culprit = path.links().get(index).map(|link| format!("{} {}", link.title(), link.verdict(Asked::Stop)));
+    let culprit = path.links().get(index).map(|link| format!("{} {}", link.title(), link.verdict(Request::Stop)));
     let culprit = culprit.unwrap_or_default();
 
     match (path.links().first(), fate) {
@@ -130,10 +130,10 @@ impl Diagnosis {
 
 /// TSTP loses no job by itself. It is mentioned only if it does worse than TERM.
 fn tstp(path: &Path) -> Option<String> {
-    let (fate, index) = path.fate(Asked::Quiet);
-    let link = path.links().get(index).filter(|_| fate.is_bad() && !path.fate(Asked::Stop).0.is_bad())?;
+    let (fate, index) = path.fate(Request::Quiet);
+    let link = path.links().get(index).filter(|_| fate.is_bad() && !path.fate(Request::Stop).0.is_bad())?;
     let top = path.links().last()?;
-    Some(format!("a SIGTSTP sent to {} {fate}: {} {}", top.title(), link.title(), link.verdict(Asked::Quiet)))
+    Some(format!("a SIGTSTP sent to {} {fate}: {} {}", top.title(), link.title(), link.verdict(Request::Quiet)))
 }
 
 #[cfg(test)]

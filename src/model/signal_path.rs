@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::program::{Program, Sidekiq};
 
-pub use link::{Asked, Effect, Handling, Link};
+pub use link::{Effect, Handling, Link, Request};
 
 mod advice;
 mod link;
@@ -172,9 +172,9 @@ impl Path {
 
     /// What a link of this path does with a signal.
     #[must_use]
-    pub fn effect(&self, index: usize, asked: Asked) -> Effect {
+    pub fn effect(&self, index: usize, request: Request) -> Effect {
         match self.links.get(index) {
-            Some(link) if index > 0 => link.effect(asked),
+            Some(link) if index > 0 => link.effect(request),
             _ => Effect::Arrives,
         }
     }
@@ -183,7 +183,8 @@ impl Path {
     /// exit.
     #[must_use]
     pub fn to_be_relayed(&self) -> Vec<i32> {
-        let is_needed = [Asked::Stop, Asked::Quiet].into_iter().any(|asked| self.fate(asked).0 != Fate::Arrives);
+        let is_needed =
+            [Request::Stop, Request::Quiet].into_iter().any(|request| self.fate(request).0 != Fate::Arrives);
         let is_taken = |index: usize, link: &Link| link.can_be_relayed() || self.can_be_held(index);
         let links = self.links.iter().enumerate().skip(1).filter(|(index, link)| is_needed && is_taken(*index, link));
         links.map(|(_, link)| link.pid).collect()
@@ -223,13 +224,13 @@ impl Path {
         if let Some(beside) = self.beside() {
             return Some(beside.to_owned());
         }
-        [(Asked::Stop, "SIGTERM"), (Asked::Quiet, "SIGTSTP")].into_iter().find_map(|(asked, signal)| {
-            let (fate, index) = self.fate(asked);
+        [(Request::Stop, "SIGTERM"), (Request::Quiet, "SIGTSTP")].into_iter().find_map(|(request, signal)| {
+            let (fate, index) = self.fate(request);
             // Below a supervisor with its own procedure, TSTP is not expected to pass.
             let is_expected =
-                asked == Asked::Stop || fate == Fate::Freezes || self.fate(Asked::Stop).0 == Fate::Arrives;
+                request == Request::Stop || fate == Fate::Freezes || self.fate(Request::Stop).0 == Fate::Arrives;
             let link = self.links.get(index).filter(|_| fate.is_bad() && is_expected)?;
-            let verdict = link.verdict(asked);
+            let verdict = link.verdict(request);
             Some(format!("a {signal} sent to {} {fate}: {} {verdict}", top.title(), link.title()))
         })
     }
@@ -237,9 +238,9 @@ impl Path {
     /// Why it is unknown whether TERM arrives, in words; `None` if it is known.
     #[must_use]
     pub fn doubt(&self) -> Option<String> {
-        let (fate, index) = self.fate(Asked::Stop);
+        let (fate, index) = self.fate(Request::Stop);
         let link = self.links.get(index).filter(|_| fate == Fate::Unknown)?;
-        let (top, verdict) = (self.links.last()?.title(), link.verdict(Asked::Stop));
+        let (top, verdict) = (self.links.last()?.title(), link.verdict(Request::Stop));
         Some(format!("a SIGTERM sent to {top} may not arrive: {} {verdict}", link.title()))
     }
 }

@@ -49,8 +49,8 @@ pub struct Watch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Listening,
-    Asked,
-    Told,
+    Asking,
+    Reported,
 }
 
 impl Watch {
@@ -73,11 +73,11 @@ impl Watch {
         }
         match (self.step, answer) {
             (Step::Listening, _) => {
-                self.step = Step::Asked;
+                self.step = Step::Asking;
                 Act::Ask
             }
-            (Step::Asked, Answer::None) => {
-                self.step = Step::Told;
+            (Step::Asking, Answer::None) => {
+                self.step = Step::Reported;
                 Act::Report
             }
             // Only the heartbeat is missing, or Ruby cannot be asked; tries again later.
@@ -92,9 +92,9 @@ impl Watch {
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
         match (self.since, self.step) {
-            (None, _) | (_, Step::Told) => None,
+            (None, _) | (_, Step::Reported) => None,
             (Some(since), Step::Listening) => Some(since + (self.limit - self.patience())),
-            (Some(since), Step::Asked) => Some(since + self.limit),
+            (Some(since), Step::Asking) => Some(since + self.limit),
         }
     }
 

@@ -12,7 +12,7 @@ use crate::model::program::Program;
 use crate::model::recipients;
 use crate::model::relay_message::Message;
 use crate::model::shell_traps;
-use crate::model::signal_path::{Asked, Effect, Handling, Link};
+use crate::model::signal_path::{Effect, Handling, Link, Request};
 use crate::sys::pidfd::PidFd;
 use crate::sys::procfs::Snapshot;
 use crate::sys::ptrace::Sender;
@@ -203,7 +203,7 @@ impl Relay {
     /// signal lives on. They are signalled when the worker has ended, by the same rule as in `run`, unless the sender
     /// has signalled the whole group.
     pub(super) fn record_followers(&mut self, pid: i32, signal: i32) {
-        let is_grouped = |link: &Link| link.effect(Asked::Stop) == Effect::ForwardsToGroup;
+        let is_grouped = |link: &Link| link.effect(Request::Stop) == Effect::ForwardsToGroup;
         if !stops(signal) || !self.followers.is_empty() || Snapshot::path(pid).links().iter().any(is_grouped) {
             return;
         }

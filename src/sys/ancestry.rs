@@ -8,7 +8,7 @@ use crate::model::companions;
 use crate::model::program::Program;
 use crate::model::recipients::{self, Reach};
 use crate::model::shell_traps;
-use crate::model::signal_path::{Asked, Handling, Link, Path};
+use crate::model::signal_path::{Handling, Link, Path, Request};
 use crate::model::wrappers;
 use crate::sys::identity;
 use crate::sys::supervisord;
@@ -147,14 +147,14 @@ fn set_signalled_by_run(links: &mut [Link], run: usize) {
     let input = links.get(run).and_then(|run| Pipe::read_by(run.pid));
     let all: Vec<recipients::Process> =
         Snapshot::living().iter().map(|snapshot| snapshot.for_recipients(input)).collect();
-    for (asked, signal) in [(Asked::Stop, Signal::SIGTERM), (Asked::Quiet, Signal::SIGTSTP)] {
+    for (request, signal) in [(Request::Stop, Signal::SIGTERM), (Request::Quiet, Signal::SIGTSTP)] {
         let told = match recipients::reach(&all, root, worker, signal.into()) {
             Reach::Direct => worker,
             Reach::Trap(pid) | Reach::Through(pid) => pid,
             Reach::None => continue,
         };
         for link in links.iter_mut().filter(|link| link.pid == told) {
-            link.signalled_by_run.push(asked);
+            link.signalled_by_run.push(request);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path as File;
 use nix::sys::signal::Signal;
 use nix::unistd::getpid;
 
-use crate::model::signal_path::{Asked, Path};
+use crate::model::signal_path::{Path, Request};
 #[cfg(target_os = "linux")]
 use crate::relay::launch as relay;
 use crate::store::record::SignalPath;
@@ -32,7 +32,8 @@ pub fn own(needed: Option<f64>) -> Option<(SignalPath, Option<String>)> {
     let path = path.with_needed(needed);
     let doubt = path.doubt().map(|doubt| sentence(&doubt, None, &path));
     let problem = path.problem().map(|problem| sentence(&problem, no_relay.as_deref(), &path));
-    let fates = SignalPath { term: path.fate(Asked::Stop).0, tstp: path.fate(Asked::Quiet).0, relay, no_relay, doubt };
+    let fates =
+        SignalPath { term: path.fate(Request::Stop).0, tstp: path.fate(Request::Quiet).0, relay, no_relay, doubt };
     Some((fates, problem))
 }
 

@@ -16,24 +16,24 @@ use super::lifecycle::{Inner, Lifecycle, Manager};
 
 /// What the service manager is notified of from now on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Speaks {
+pub struct Notified {
     /// When the process is ready, and when it stops.
     pub of_state: bool,
     /// The heartbeat, for the watchdog.
-    pub of_heart: bool,
+    pub of_heartbeat: bool,
 }
 
 impl Lifecycle {
     /// Starts to notify the service manager, if one has launched this process (`$NOTIFY_SOCKET`). A heartbeat comes
     /// every `pause` seconds.
-    pub fn notify(self: &Arc<Self>, pause: f64) -> Speaks {
+    pub fn notify(self: &Arc<Self>, pause: f64) -> Notified {
         if !self.is_ours() {
-            return Speaks::default();
+            return Notified::default();
         }
         self.with_inner(|inner| inner.limit = stall::limit(None, pause));
         let socket = Socket::of_environment();
         self.set_problem("systemd", socket.as_ref().err().map(ToString::to_string));
-        let Ok(Some(socket)) = socket else { return Speaks::default() };
+        let Ok(Some(socket)) = socket else { return Notified::default() };
         let of_environment = |name| std::env::var(name).ok();
         let (usec, pid) = (of_environment("WATCHDOG_USEC"), of_environment("WATCHDOG_PID"));
         let watchdog = sd_notify::watchdog(usec.as_deref(), pid.as_deref(), self.owner, pause);
@@ -49,7 +49,7 @@ impl Lifecycle {
             self.check_main_process(main);
         }
         self.notify_manager(false);
-        Speaks { of_state: true, of_heart: is_fed }
+        Notified { of_state: true, of_heartbeat: is_fed }
     }
 
     /// By default systemd accepts notifications only from the main process of a service. A thread of its own queries

@@ -62,8 +62,8 @@ impl Process {
     fn notify(ruby: &Ruby, this: &Self, pause: f64) -> Result<(bool, bool), Error> {
         let lifecycle = Arc::clone(&this.0);
         this.write(ruby, move |_| {
-            let speaks = lifecycle.notify(pause);
-            (speaks.of_state, speaks.of_heart)
+            let notified = lifecycle.notify(pause);
+            (notified.of_state, notified.of_heartbeat)
         })
     }
 

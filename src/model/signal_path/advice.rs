@@ -1,6 +1,6 @@
 //! What to change: the shortest way to a path that loses nothing.
 
-use super::{Asked, Effect, Fate, Link, Path};
+use super::{Effect, Fate, Link, Path, Request};
 use crate::model::program::Program;
 use crate::model::text::masked;
 
@@ -22,17 +22,17 @@ impl Path {
         if self.is_beside {
             return Some("start it as the container's command, or in its own container".to_owned());
         }
-        let culprit = |asked| match self.fate(asked) {
+        let culprit = |request| match self.fate(request) {
             (Fate::Arrives, _) => None,
-            (_, index) => self.links.get(index).map(|link| (link, index, asked)),
+            (_, index) => self.links.get(index).map(|link| (link, index, request)),
         };
-        let (link, index, asked) = culprit(Asked::Stop).or_else(|| culprit(Asked::Quiet))?;
+        let (link, index, request) = culprit(Request::Stop).or_else(|| culprit(Request::Quiet))?;
         let is_below_run = self.links.iter().skip(index + 1).any(|above| above.program == Program::Run);
         // This helps almost always.
         let or_run = if is_below_run { "" } else { ", or put sidekiq-lifecycle run -- in front of it" };
         let (name, needed) = (&link.name, self.needed_in_words());
-        Some(match (link.program, asked, link.effect(asked)) {
-            (_, Asked::Stop, Effect::Dies | Effect::Leaves) if is_below_run => {
+        Some(match (link.program, request, link.effect(request)) {
+            (_, Request::Stop, Effect::Dies | Effect::Leaves) if is_below_run => {
                 format!("give sidekiq-lifecycle run a --grace of at least {needed}")
             }
             // With `run` in front, the trap decides as well.
@@ -42,7 +42,7 @@ impl Path {
                     .to_owned()
             }
             (Program::Shell, ..) => format!("{}{or_run}", link.fix_shell(in_full)),
-            (Program::DumbInit, Asked::Quiet, _) => {
+            (Program::DumbInit, Request::Quiet, _) => {
                 "write dumb-init --rewrite 20:20, or replace it with sidekiq-lifecycle run --".to_owned()
             }
             (Program::Tini | Program::DumbInit | Program::Catatonit, ..) => {
@@ -52,8 +52,8 @@ impl Path {
             (Program::Timeout, ..) => format!("remove timeout from the command that starts Sidekiq{or_run}"),
             (Program::Su, ..) => format!("replace {name} with setpriv, which leaves no process in between{or_run}"),
             (Program::Foreman, ..) => format!("start Sidekiq without foreman{or_run}"),
-            (Program::Supervisord, Asked::Stop, _) => format!("set stopwaitsecs of the program to at least {needed}"),
-            (Program::S6Supervise, Asked::Stop, _) => {
+            (Program::Supervisord, Request::Stop, _) => format!("set stopwaitsecs of the program to at least {needed}"),
+            (Program::S6Supervise, Request::Stop, _) => {
                 "set the service's timeout-kill to 0 (no limit)".to_owned()
             }
             (Program::Init, ..) => "replace init with sidekiq-lifecycle run --".to_owned(),

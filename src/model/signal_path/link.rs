@@ -51,7 +51,7 @@ pub struct Link {
     /// It is the init of the machine: PID 1 of the first PID namespace.
     pub is_machines: bool,
     /// The signals that `run`, above it, sends it (see [`reach`](crate::model::recipients::reach)).
-    pub signalled_by_run: Vec<Asked>,
+    pub signalled_by_run: Vec<Request>,
     /// Its traps [run at once](crate::model::shell_traps), because the next link runs in its background.
     pub child_in_background: bool,
     /// How many threads it has.
@@ -62,7 +62,7 @@ pub struct Link {
 
 /// The two signals that the path is examined for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub enum Asked {
+pub enum Request {
     /// TERM.
     Stop,
     /// TSTP.
@@ -104,47 +104,47 @@ pub enum Effect {
 impl Link {
     /// What it does with a signal, if it is not Sidekiq itself.
     #[must_use]
-    pub fn effect(&self, asked: Asked) -> Effect {
-        let handling = self.handling(asked);
+    pub fn effect(&self, request: Request) -> Effect {
+        let handling = self.handling(request);
         let decides = self.program == Program::Shell && self.child_in_background && handling == Handling::Handled;
         if self.is_bypassed() && !decides {
             return Effect::Relayed;
         }
-        match (self.program, asked) {
+        match (self.program, request) {
             (Program::Run, _) => return Effect::Forwards,
             (Program::Manager, _) => return Effect::Unknown,
             (Program::DumbInit, _) if self.is_single_child() => return Effect::Forwards,
-            (Program::DumbInit, Asked::Quiet) if !self.rewrites_tstp() => return Effect::Freezes,
+            (Program::DumbInit, Request::Quiet) if !self.rewrites_tstp() => return Effect::Freezes,
             (Program::DumbInit, _) => return Effect::ForwardsToGroup,
             (Program::Tini, _) if self.signals_group() => return Effect::ForwardsToGroup,
-            (Program::Catatonit, Asked::Quiet) => return Effect::Drops,
+            (Program::Catatonit, Request::Quiet) => return Effect::Drops,
             (Program::Tini | Program::Catatonit, _) => return Effect::Forwards,
             _ => {}
         }
-        match (handling, self.program, asked) {
+        match (handling, self.program, request) {
             (Handling::Ignored, ..) => Effect::Drops,
             (Handling::Handled, Program::Shell, _) if decides => Effect::Traps,
             (Handling::Handled, Program::Shell, _) => Effect::Defers,
             (Handling::Blocked, Program::Shell | Program::Timeout, _) => Effect::Drops,
-            (Handling::Handled | Handling::Blocked, Program::Runsvdir, Asked::Stop) => Effect::Leaves,
-            (Handling::Handled | Handling::Blocked, _, Asked::Stop) if self.kills_after.is_some() => Effect::Kills,
+            (Handling::Handled | Handling::Blocked, Program::Runsvdir, Request::Stop) => Effect::Leaves,
+            (Handling::Handled | Handling::Blocked, _, Request::Stop) if self.kills_after.is_some() => Effect::Kills,
             (
                 Handling::Handled | Handling::Blocked,
                 Program::Timeout | Program::Runsv | Program::S6Svscan | Program::S6Supervise,
-                Asked::Stop,
+                Request::Stop,
             )
             | (Handling::Handled | Handling::Blocked, Program::Sudo, _) => Effect::Forwards,
             (Handling::Handled | Handling::Blocked, ..) => Effect::Unknown,
             (Handling::Default, ..) if self.is_pid1 => Effect::Drops,
-            (Handling::Default, _, Asked::Stop) => Effect::Dies,
-            (Handling::Default, _, Asked::Quiet) => Effect::Stops,
+            (Handling::Default, _, Request::Stop) => Effect::Dies,
+            (Handling::Default, _, Request::Quiet) => Effect::Stops,
         }
     }
 
-    pub(super) fn handling(&self, asked: Asked) -> Handling {
-        match asked {
-            Asked::Stop => self.term,
-            Asked::Quiet => self.tstp,
+    pub(super) fn handling(&self, request: Request) -> Handling {
+        match request {
+            Request::Stop => self.term,
+            Request::Quiet => self.tstp,
         }
     }
 
@@ -181,21 +181,21 @@ impl Link {
 
     /// In words: what it does with a signal, and how that is known.
     #[must_use]
-    pub fn verdict(&self, asked: Asked) -> String {
-        let (signal, number) = match asked {
-            Asked::Stop => ("TERM", 15),
-            Asked::Quiet => ("TSTP", 20),
+    pub fn verdict(&self, request: Request) -> String {
+        let (signal, number) = match request {
+            Request::Stop => ("TERM", 15),
+            Request::Quiet => ("TSTP", 20),
         };
-        match self.effect(asked) {
+        match self.effect(request) {
             Effect::Arrives => "is Sidekiq".to_owned(),
             Effect::Forwards if self.program == Program::Run => format!("forwards {signal} to Sidekiq itself"),
             Effect::Forwards => format!("forwards {signal} to its child"),
             Effect::ForwardsToGroup => format!("forwards {signal} to its whole group"),
             Effect::Relayed => format!("is bypassed by the relay, which forwards {signal}"),
-            Effect::Drops if self.program == Program::Catatonit && asked == Asked::Quiet => {
+            Effect::Drops if self.program == Program::Catatonit && request == Request::Quiet => {
                 format!("drops {signal}, as it always does")
             }
-            Effect::Drops if self.is_pid1 && self.handling(asked) == Handling::Default => {
+            Effect::Drops if self.is_pid1 && self.handling(request) == Handling::Default => {
                 let place = if self.pid == 1 { "PID 1" } else { "PID 1 of its container" };
                 format!("drops {signal}: it is {place} and has no handler for it (bit {number} of SigCgt is not set)")
             }
@@ -215,13 +215,13 @@ impl Link {
             }
             Effect::Leaves => format!("exits at once on {signal}, and forwards nothing"),
             Effect::Unknown if self.program == Program::Manager => "stops its services in its own way".to_owned(),
-            Effect::Unknown if asked == Asked::Stop && self.program == Program::Foreman => {
+            Effect::Unknown if request == Request::Stop && self.program == Program::Foreman => {
                 "forwards TERM, and kills what has not ended after its --timeout (5 s by default)".to_owned()
             }
-            Effect::Unknown if asked == Asked::Stop && self.program == Program::Supervisord => {
+            Effect::Unknown if request == Request::Stop && self.program == Program::Supervisord => {
                 "forwards TERM, and kills a program after its stopwaitsecs (10 by default)".to_owned()
             }
-            Effect::Unknown if self.is_relayed && asked == Asked::Stop => {
+            Effect::Unknown if self.is_relayed && request == Request::Stop => {
                 format!(
                     "handles {signal} in a way that is not visible; the relay delays its exit until Sidekiq has ended"
                 )

@@ -27,7 +27,7 @@ fn link(pid: i32, program: Program, command: &str) -> Link {
 fn worker() -> Link {
     let handled = Handling::Handled;
     let sidekiq = link(99, Program::Other, "sidekiq");
-    Link { term: handled, tstp: handled, threads: 9, signalled_by_run: vec![Asked::Stop, Asked::Quiet], ..sidekiq }
+    Link { term: handled, tstp: handled, threads: 9, signalled_by_run: vec![Request::Stop, Request::Quiet], ..sidekiq }
 }
 
 fn shell(pid: i32, command: &str) -> Link {
@@ -138,7 +138,7 @@ fn what_becomes_of_term_and_tstp() {
     ];
     for (name, links, term, tstp) in table {
         let path = path(links);
-        assert_eq!((path.fate(Asked::Stop).0, path.fate(Asked::Quiet).0), (*term, *tstp), "{name}");
+        assert_eq!((path.fate(Request::Stop).0, path.fate(Request::Quiet).0), (*term, *tstp), "{name}");
     }
 }
 
@@ -163,7 +163,7 @@ fn a_signal_to_a_group_reaches_its_members() {
         ),
     ];
     for (name, path, fate) in table {
-        assert_eq!(path.fate(Asked::Stop).0, *fate, "{name}");
+        assert_eq!(path.fate(Request::Stop).0, *fate, "{name}");
     }
 }
 
@@ -182,7 +182,7 @@ fn programs_that_kill_before_sidekiq_has_finished() {
     };
     let tini = || init(Program::Tini, "tini -- x");
     let carried = || Link { is_relayed: true, ..shell(6, "sh x") };
-    let told = || vec![Asked::Stop];
+    let told = || vec![Request::Stop];
     let run = |command, is_told: bool| {
         let (above, below) = if is_told { (told(), Vec::new()) } else { (Vec::new(), told()) };
         let worker = Link { signalled_by_run: below, ..worker() };
@@ -204,7 +204,7 @@ fn programs_that_kill_before_sidekiq_has_finished() {
         ("does not outlive it", runsvdir("run --grace 3 -- x"), Some(12.0), Lost),
         ("not signalled, by the relay", path(&[tini(), carried(), timeout(3.0)]), Some(12.0), Arrives),
     ] {
-        assert_eq!(path.with_needed(needed).fate(Asked::Stop).0, fate, "{name}");
+        assert_eq!(path.with_needed(needed).fate(Request::Stop).0, fate, "{name}");
     }
 }
 
@@ -257,7 +257,7 @@ fn a_service_of_systemd() {
         (KillMode::named("process"), Fate::Lost),
     ];
     for (kill_mode, fate) in table {
-        assert_eq!(path(&links).with_kill_mode(kill_mode).fate(Asked::Stop).0, fate, "{kill_mode:?}");
+        assert_eq!(path(&links).with_kill_mode(kill_mode).fate(Request::Stop).0, fate, "{kill_mode:?}");
     }
     let handled = |program, kills_after| Link { term: Handling::Handled, kills_after, ..link(7, program, "x") };
     for (link, fate) in [
@@ -267,17 +267,17 @@ fn a_service_of_systemd() {
         (link(7, Program::Other, "perl"), Fate::Arrives),
     ] {
         let path = path(&[init(Program::Manager, "/sbin/init"), link.clone()]).with_needed(Some(12.0));
-        assert_eq!(path.with_kill_mode(KillMode::named("control-group")).fate(Asked::Stop).0, fate, "{link:?}");
+        assert_eq!(path.with_kill_mode(KillMode::named("control-group")).fate(Request::Stop).0, fate, "{link:?}");
     }
     let container = path(&[shell(1, "sh")]).with_kill_mode(KillMode::named("control-group"));
-    assert_eq!(container.fate(Asked::Stop).0, Fate::Lost);
+    assert_eq!(container.fate(Request::Stop).0, Fate::Lost);
 }
 
 #[test]
 fn pid_1_of_a_container_seen_from_its_host() {
     let seen = Link { is_first: true, is_pid1: true, ..shell(4711, "sh -c 'sidekiq'") };
-    assert_eq!(path(std::slice::from_ref(&seen)).fate(Asked::Stop), (Fate::Lost, 1));
-    assert!(seen.verdict(Asked::Stop).starts_with("drops TERM: it is PID 1 of its container and has no handler"));
+    assert_eq!(path(std::slice::from_ref(&seen)).fate(Request::Stop), (Fate::Lost, 1));
+    assert!(seen.verdict(Request::Stop).starts_with("drops TERM: it is PID 1 of its container and has no handler"));
 }
 
 #[test]
@@ -286,7 +286,7 @@ fn a_sidekiq_beside_pid_1() {
     let lone = Path::new(vec![first(worker())]);
     let below = Path::new(vec![worker(), first(shell(50, "sh -c 'x'"))]);
     for path in [lone, below] {
-        assert_eq!((path.fate(Asked::Stop).0, path.fate(Asked::Quiet).0), (Fate::Lost, Fate::Lost));
+        assert_eq!((path.fate(Request::Stop).0, path.fate(Request::Quiet).0), (Fate::Lost, Fate::Lost));
         assert_eq!(path.problem().as_deref(), path.beside());
         assert!(path.fix().unwrap().starts_with("start it as the container's command"));
     }
@@ -323,7 +323,7 @@ fn the_shortest_fix() {
     }
     assert_eq!(path(&[init(Program::Tini, "tini -- sidekiq")]).fix(), None);
     let below_run = |command, link: Link| {
-        let told = Link { signalled_by_run: vec![Asked::Stop, Asked::Quiet], ..link };
+        let told = Link { signalled_by_run: vec![Request::Stop, Request::Quiet], ..link };
         path_to(Link { signalled_by_run: Vec::new(), ..worker() }, &[run_link(command), told])
     };
     for (path, expected) in [
@@ -410,8 +410,8 @@ fn every_verdict_names_the_signal() {
         Link { kills_after: Some(2.0), ..init(Program::Su, "su") },
         link(7, Program::Other, "x"),
     ] {
-        for (asked, name) in [(Asked::Stop, "TERM"), (Asked::Quiet, "TSTP")] {
-            let verdict = link.verdict(asked);
+        for (request, name) in [(Request::Stop, "TERM"), (Request::Quiet, "TSTP")] {
+            let verdict = link.verdict(request);
             assert!(verdict.contains(name) || link.program == Program::Manager, "{verdict}");
         }
     }

@@ -1,13 +1,13 @@
 //! A signal goes down the path, link by link: which links get it, and what becomes of it.
 
-use super::{Asked, Effect, Fate, Handling, KillMode, Link, Path};
+use super::{Effect, Fate, Handling, KillMode, Link, Path, Request};
 use crate::model::program::Program;
 use crate::model::wrappers;
 
 impl Path {
     /// What becomes of a signal, and the index of the link that decides it.
     #[must_use]
-    pub fn fate(&self, asked: Asked) -> (Fate, usize) {
+    pub fn fate(&self, request: Request) -> (Fate, usize) {
         if self.is_beside {
             return (Fate::Lost, self.links.len() - 1);
         }
@@ -17,22 +17,22 @@ impl Path {
         walk.reach(top);
         for index in (1..=top).rev() {
             if let Some(link) = self.links.get(index).filter(|_| walk.has_reached(index)) {
-                self.step(link, index, asked, &mut walk);
+                self.step(link, index, request, &mut walk);
             }
         }
         walk.end()
     }
 
     /// What a link that has received the signal does with it.
-    fn step(&self, link: &Link, index: usize, asked: Asked, walk: &mut Walk) {
+    fn step(&self, link: &Link, index: usize, request: Request, walk: &mut Walk) {
         let below = index - 1;
         // systemd signals the main process; a person at a shell signals the processes themselves.
         if link.program == Program::Manager || (link.is_used_by_person() && !self.ends_all(index)) || link.is_machines {
             return walk.reach(below);
         }
-        match link.effect(asked) {
+        match link.effect(request) {
             Effect::Arrives => {}
-            Effect::Forwards if link.program == Program::Run => self.run(link, index, asked, walk),
+            Effect::Forwards if link.program == Program::Run => self.run(link, index, request, walk),
             Effect::Forwards => walk.reach(below),
             Effect::ForwardsToGroup => self.group(below).for_each(|index| walk.reach(index)),
             Effect::Freezes if self.group(below).any(|member| member == 0) => walk.mark_frozen(index),
@@ -40,7 +40,7 @@ impl Path {
             // dumb-init receives its signals itself; the relay only keeps it from suspending Sidekiq.
             Effect::Relayed if link.program == Program::DumbInit => walk.reach(below),
             // The relay signals Sidekiq itself, or the program that decides for several.
-            Effect::Relayed => walk.reach(self.decider(index, asked)),
+            Effect::Relayed => walk.reach(self.decider(index, request)),
             Effect::Kills => {
                 walk.reach(below);
                 self.check_kill(link.kills_after.unwrap_or_default(), index, walk);
@@ -70,13 +70,13 @@ impl Path {
 
     /// What `run` does: it signals the processes that its rule selects, and stops a worker that outlives the command
     /// and waits for it.
-    fn run(&self, run: &Link, index: usize, asked: Asked, walk: &mut Walk) {
+    fn run(&self, run: &Link, index: usize, request: Request, walk: &mut Walk) {
         let signalled =
-            self.links.iter().take(index).enumerate().filter(|(_, link)| link.signalled_by_run.contains(&asked));
+            self.links.iter().take(index).enumerate().filter(|(_, link)| link.signalled_by_run.contains(&request));
         signalled.for_each(|(index, _)| walk.reach(index));
-        walk.outlives = asked == Asked::Stop && self.needed.unwrap_or_default() <= wrappers::grace(&run.arguments);
+        walk.outlives = request == Request::Stop && self.needed.unwrap_or_default() <= wrappers::grace(&run.arguments);
         match run.kills_after {
-            Some(seconds) if asked == Asked::Stop => self.check_kill(seconds, index, walk),
+            Some(seconds) if request == Request::Stop => self.check_kill(seconds, index, walk),
             _ => {}
         }
     }
@@ -91,10 +91,10 @@ impl Path {
     }
 
     /// The first link below this one that handles the signal for several programs, or Sidekiq.
-    fn decider(&self, index: usize, asked: Asked) -> usize {
+    fn decider(&self, index: usize, request: Request) -> usize {
         let decides = |below: &usize| {
             self.links.get(*below).is_some_and(|link| {
-                link.program.decides() && matches!(link.handling(asked), Handling::Handled | Handling::Blocked)
+                link.program.decides() && matches!(link.handling(request), Handling::Handled | Handling::Blocked)
             })
         };
         (1..index).rev().find(decides).unwrap_or(0)
