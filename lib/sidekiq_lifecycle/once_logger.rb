@@ -24,18 +24,30 @@ module SidekiqLifecycle
 
     def initialize
       @logged = {}
+      @lock = Mutex.new
     end
 
     # @param logger [Logger]
     # @param problem [String]
     # @return [void]
     def warn(logger, problem)
-      is_known = @logged.delete(problem)
-      @logged[problem] = true
-      @logged.shift if @logged.size > REMEMBERED
-      logger.warn("sidekiq_lifecycle: #{Text.one_line(Text.masked(problem))}") unless is_known
+      logger.warn("sidekiq_lifecycle: #{Text.one_line(Text.masked(problem))}") if remember(problem)
     rescue StandardError
       nil
+    end
+
+    private
+
+    # Several threads report problems. Only one of them logs a new one.
+    #
+    # @return [Boolean] whether it is new
+    def remember(problem)
+      @lock.synchronize do
+        is_new = !@logged.delete(problem)
+        @logged[problem] = true
+        @logged.shift if @logged.size > REMEMBERED
+        is_new
+      end
     end
   end
 end

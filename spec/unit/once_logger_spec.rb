@@ -12,6 +12,13 @@ RSpec.describe SidekiqLifecycle::OnceLogger do
     expect(log.string.scan("sidekiq_lifecycle: no redis://[hidden]@h TOKEN=[hidden]\n").size).to eq(1)
   end
 
+  # A thread switch between two lines of {OnceLogger#warn} would otherwise let two threads log the same problem.
+  it "logs it once when several threads report it" do
+    switch = TracePoint.new(:line) { |point| Thread.pass if point.path.end_with?("/once_logger.rb") }
+    switch.enable { 4.times.map { Thread.new { 50.times { subject.warn(logger, "problem") } } }.each(&:join) }
+    expect(log.string.lines.size).to eq(1)
+  end
+
   it "does not remember for ever, but what was said last" do
     limit = described_class::REMEMBERED
     (10 * limit).times { |number| subject.warn(logger, "problem #{number}") }
