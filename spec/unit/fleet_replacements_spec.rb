@@ -44,7 +44,7 @@ RSpec.describe SidekiqLifecycle::Fleet::Replacements do
     expect(ready(member(started_at: nil), member(started_at: nil, beat: 5011.0))).to eq([0, 0])
   end
 
-  it "match, are unknown, fetch jobs and can be steered" do
+  it "match, are unknown, fetch jobs and can be controlled" do
     { { quiet: true } => {}, { embedded: true } => {}, {} => { matching: "other" },
       { version: "8.1.7" } => { known: { "new:1:a" => member } } }.each do |what, asked|
       expect(ready(member(**what), member(**what, beat: 5011.0), **asked)).to eq([0, 0]), what.inspect

@@ -154,7 +154,7 @@ RSpec.describe SidekiqLifecycle::Fleet do
       described_class.new(members.to_h { |one| [one.identity, one] }, SidekiqLifecycle::Fleet::Selection.new)
     end
 
-    it "say who is left out, the embedded where they could only be steered by others" do
+    it "say who is left out, the embedded where they could only be controlled by others" do
       all = targets(member, member("web:1:x", info: { "embedded" => true }), ghost("old:1:x"))
       expect([all.present.size, all.left_out]).to eq([2, "1 ghost left out"])
       expect([all.controllable.map(&:hostname), all.left_out]).to eq([%w[worker-1], "1 ghost and 1 embedded left out"])
