@@ -76,7 +76,7 @@ RSpec.describe "the lifecycle directory" do
       install = "lifecycle.ecs_task_protection = #{name == "ECS_AGENT_URI"}"
       worker = start_ready(environment: { name => value }, install:)
       # The log follows the ready file.
-      wait_until("it is in the log") { complaints(worker).grep(problem).size == 1 }
+      wait_until(-> { "it is in the log:\n#{worker.log}" }) { complaints(worker).grep(problem).any? }
       expect(problems_of(worker.pid)).to match([problem])
     end
   end

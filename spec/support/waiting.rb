@@ -6,13 +6,14 @@ module Waiting
 
   def self.now = Process.clock_gettime(Process::CLOCK_MONOTONIC)
 
-  # Waits until the block returns something true, and returns that.
+  # Waits until the block returns something true, and returns that. What is waited for may be a proc, whose result then
+  # shows what there was in the end.
   def wait_until(what, limit: LIMIT, every: 0.01)
     deadline = Waiting.now + limit
     loop do
       answer = yield
       return answer if answer
-      raise "waited #{limit} s in vain: #{what}" if Waiting.now > deadline
+      raise "waited #{limit} s in vain: #{what.respond_to?(:call) ? what.call : what}" if Waiting.now > deadline
 
       sleep every
     end
