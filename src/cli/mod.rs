@@ -142,7 +142,7 @@ impl From<Question> for Probe {
 /// Runs the command line of the calling process. Misuse is answered by clap, with exit code 2.
 #[must_use]
 pub fn main() -> ExitCode {
-    match run(plain_check().or_else(init_alone).unwrap_or_else(|| Arguments::parse().command)) {
+    match run(plain_check().or_else(plain_run).or_else(init_alone).unwrap_or_else(|| Arguments::parse().command)) {
         Ok(code) => code,
         // The reader of our output has gone; nobody is left to report to.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
@@ -174,6 +174,15 @@ fn plain_check() -> Option<Command> {
         target: TargetArgs::of_directory(directory.map(PathBuf::from)),
         max_age: MAX_BEAT_AGE,
     })
+}
+
+/// `run -- COMMAND`, the form of an ENTRYPOINT, is parsed here too: the parser would take as long as the rest of the start,
+/// and leave memory behind that is held as long as the command runs.
+fn plain_run() -> Option<Command> {
+    let mut words = env::args_os().skip(1);
+    let is_plain = words.next().is_some_and(|word| word == "run") && words.next().is_some_and(|word| word == "--");
+    let command: Vec<OsString> = if is_plain { words.collect() } else { Vec::new() };
+    (!command.is_empty()).then(|| Command::Run(init::options::Options::plain(command)))
 }
 
 fn init_alone() -> Option<Command> {
@@ -261,5 +270,13 @@ mod tests {
             unreachable!("check was asked for");
         };
         assert_eq!(max_age, MAX_BEAT_AGE);
+        for command in [&["true"][..], &["worker", "--grace", "3s", "--", "-x"]] {
+            let line = ["sidekiq-lifecycle", "run", "--"].iter().chain(command);
+            let Command::Run(parsed) = Arguments::parse_from(line).command else {
+                unreachable!("run was asked for");
+            };
+            let plain = init::options::Options::plain(command.iter().map(OsString::from).collect());
+            assert_eq!(format!("{plain:?}"), format!("{parsed:?}"));
+        }
     }
 }

@@ -59,3 +59,20 @@ pub struct Options {
     #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true)]
     pub(super) command: Vec<OsString>,
 }
+
+impl Options {
+    /// Those of `run -- COMMAND`, as the parser would find them.
+    #[must_use]
+    pub fn plain(command: Vec<OsString>) -> Self {
+        Self {
+            signals: Vec::new(),
+            codes: Vec::new(),
+            group: false,
+            parent_death_signal: None,
+            grace: Duration::from_secs(120),
+            stop_grace: None,
+            verbose: false,
+            command,
+        }
+    }
+}

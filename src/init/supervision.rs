@@ -208,11 +208,11 @@ impl Supervision {
         }
     }
 
-    /// A first child that is a Sidekiq is all that is needed: /proc need not be searched.
+    /// A first child that is a Sidekiq is all that is needed: what is below it need not be searched.
     fn relevant_processes(&self, by_group: bool) -> Vec<Snapshot> {
         let is_alone = |first: &Snapshot| !by_group && self.code.is_none() && first.sidekiq().is_some();
         let alone = Snapshot::of(self.first).filter(is_alone);
-        alone.map_or_else(Snapshot::living, |first| vec![first])
+        alone.map_or_else(descendants, |first| vec![first])
     }
 
     fn remember(&mut self, found: &Recipients, snapshots: &[Snapshot]) {
@@ -308,9 +308,8 @@ impl Supervision {
         }
         // A shell that is suspended would not see its worker end, and a worker whose pipe nobody reads would block.
         if signal.is_in(&STOPPING) {
-            let below = recipients::descendants(processes, Pid::this().as_raw());
             let is_worker = |pid| self.workers.iter().any(|worker| worker.pid == pid);
-            let stopped = processes.iter().filter(|process| below.contains(&process.pid) && !process.handles(signal));
+            let stopped = processes.iter().filter(|process| !process.handles(signal));
             for process in stopped.filter(|process| !is_worker(process.pid)) {
                 let _ = children::send(process.pid, Signal::SIGCONT.into());
             }
@@ -338,12 +337,13 @@ impl Supervision {
     /// A worker that outlives the command is not killed with it: it is stopped, and waited for.
     fn first_has_ended(&mut self, code: u8) {
         self.code = Some(code);
-        if self.options.grace.is_zero() {
+        // Whatever outlives the command is a child now, or below one.
+        if self.options.grace.is_zero() || !children::exist() {
             self.workers.clear();
             self.followers.clear();
             return;
         }
-        let snapshots = Snapshot::living();
+        let snapshots = descendants();
         let workers = recipients::sidekiqs(&processes(&snapshots), Pid::this().as_raw()).into_iter();
         let workers = workers.map(|pid| recipients::Worker { pid, decider: None }).collect();
         self.remember(&Recipients { workers, ..Recipients::default() }, &snapshots);
@@ -404,7 +404,7 @@ impl Supervision {
             let keeps_on = snapshot.for_recipients(None).handles(Signal::SIGTSTP.into()) && snapshot.state != 'T';
             group == Ok(self.first) && !keeps_on
         };
-        for snapshot in Snapshot::living().iter().filter(|snapshot| is_stopped(snapshot)) {
+        for snapshot in descendants().iter().filter(|snapshot| is_stopped(snapshot)) {
             let _ = children::send(snapshot.pid, Signal::SIGCONT.into());
         }
     }
@@ -415,18 +415,17 @@ impl Supervision {
         let mut is_logged = false;
         loop {
             while children::reap().is_some() {}
-            let snapshots = Snapshot::living();
-            let mut left = recipients::descendants(&processes(&snapshots), Pid::this().as_raw());
+            if !children::exist() || has_come(until) {
+                return KILLED;
+            }
+            let snapshots = descendants();
+            let mut left: Vec<i32> = snapshots.iter().map(|snapshot| snapshot.pid).collect();
             if snapshots.is_empty() && self.code.is_none() {
                 // No /proc.
                 left.push(-self.first);
             }
-            if left.is_empty() || has_come(until) {
-                return KILLED;
-            }
             if !is_logged {
-                let names = snapshots.iter().filter(|snapshot| left.contains(&snapshot.pid)).map(Worker::new);
-                let names = list(&names.collect::<Vec<_>>());
+                let names = list(&snapshots.iter().map(Worker::new).collect::<Vec<_>>());
                 log(format_args!("killed {names}: --stop-grace of {seconds} s has passed"));
                 is_logged = true;
             }
@@ -436,15 +435,17 @@ impl Supervision {
             // Not every one is a child, whose end would be an event, so it sleeps briefly.
             while self.signals.next().is_some() {}
             self.signals.sleep(iter::empty::<&PidFd>(), Instant::now().checked_add(Duration::from_millis(10)));
-            if snapshots.is_empty() {
-                return KILLED;
-            }
         }
     }
 }
 
 fn has_come(time: Instant) -> bool {
     time <= Instant::now()
+}
+
+/// Every process below this one.
+fn descendants() -> Vec<Snapshot> {
+    Snapshot::below(Pid::this().as_raw())
 }
 
 fn processes(snapshots: &[Snapshot]) -> Vec<Process> {

@@ -8,23 +8,25 @@ use crate::model::signal_path::Link;
 const TOGETHER: [&str; 5] = ["foreman", "forego", "hivemind", "honcho", "overmind"];
 
 /// What stopping a process does to others, in one sentence; `None` if nothing is known to end. `chain` starts with
-/// the process itself; `others` are the processes beside it that its ancestors have started.
+/// the process itself; `others` finds the processes beside it that its ancestors have started.
 #[must_use]
-pub fn warning(chain: &[Link], others: &[String]) -> Option<String> {
+pub fn warning(chain: &[Link], others: impl FnOnce() -> Vec<String>) -> Option<String> {
     let sidekiq = chain.first()?.pid;
     let above = chain.get(1..).unwrap_or_default();
     let keeps = "quiet ends no process";
     if let Some((name, pid)) = above.iter().find_map(|link| Some((together(link)?, link.pid))) {
         return Some(format!("{name} (pid {pid}) ends all of its processes when process {sidekiq} ends; {keeps}"));
     }
-    let first = above.last().filter(|link| link.is_pid1 && !others.is_empty())?;
+    let first = above.last().filter(|link| link.is_pid1)?;
     let ends = above.iter().all(|link| match link.program {
         Program::Shell => !(link.child_in_background || link.is_interactive && link.has_terminal),
         Program::Timeout => true,
         program => program.ends_with_first_child() && !link.is_machines,
     });
-    let (name, pid, others) = (&first.name, first.pid, others.join(", "));
-    ends.then(|| format!("{name} (pid {pid}) may end when process {sidekiq} ends, and {others} with it; {keeps}"))
+    let others = if ends { others().join(", ") } else { String::new() };
+    let (name, pid) = (&first.name, first.pid);
+    (!others.is_empty())
+        .then(|| format!("{name} (pid {pid}) may end when process {sidekiq} ends, and {others} with it; {keeps}"))
 }
 
 /// The program of that kind: by its own name, as the script of an interpreter, or by its title (`foreman: master`).
@@ -68,7 +70,7 @@ mod tests {
         let sidekiq = link(7, "ruby", &["sidekiq 8.1.7 shop [0 of 5 busy]"]);
         let chain: Vec<Link> = std::iter::once(sidekiq).chain(above).collect();
         let others: Vec<String> = others.iter().map(|&other| other.to_owned()).collect();
-        warning(&chain, &others)
+        warning(&chain, || others)
     }
 
     #[test]

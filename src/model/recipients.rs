@@ -262,20 +262,6 @@ pub fn sidekiqs(processes: &[Process], above: i32) -> Vec<i32> {
     found.into_iter().map(|process| process.pid).collect()
 }
 
-/// Every process below one.
-#[must_use]
-pub fn descendants(processes: &[Process], above: i32) -> Vec<i32> {
-    let mut found = vec![above];
-    let mut done = 0;
-    while let Some(parent) = found.get(done).copied() {
-        let below = children(processes, parent).map(|child| child.pid).filter(|pid| !found.contains(pid));
-        let below: Vec<i32> = below.collect();
-        found.extend(below);
-        done += 1;
-    }
-    found.split_off(1)
-}
-
 fn children(processes: &[Process], parent: i32) -> impl Iterator<Item = &Process> {
     processes.iter().filter(move |process| process.parent == parent)
 }
@@ -539,17 +525,7 @@ mod tests {
 
     #[test]
     fn processes_below() {
-        let processes = [
-            shell(2, 1, 0),
-            sidekiq(3, 2),
-            sidekiq(4, 3),
-            shell(5, 1, 0),
-            sidekiq(6, 5),
-            sidekiq(7, 0),
-            other(8, 8, 0),
-        ];
+        let processes = [shell(2, 1, 0), sidekiq(3, 2), sidekiq(4, 3), shell(5, 1, 0), sidekiq(6, 5), sidekiq(7, 0)];
         assert_eq!(sidekiqs(&processes, 1), [3, 6]);
-        assert_eq!(descendants(&processes, 1), [2, 5, 3, 6, 4]);
-        assert_eq!(descendants(&processes, 8), [0; 0]);
     }
 }

@@ -137,10 +137,9 @@ impl Relay {
     /// A TSTP meant for Sidekiq has suspended others of its group, such as the cat of a pipeline: Sidekiq would soon
     /// block on its pipe.
     pub(super) fn continue_siblings(&self) {
-        let is_sibling = |snapshot: &Snapshot| {
-            snapshot.state == 'T' && self.traced.contains(&snapshot.parent) && !self.traced.contains(&snapshot.pid)
-        };
-        for sibling in Snapshot::all().iter().filter(|snapshot| is_sibling(snapshot)) {
+        let is_sibling = |snapshot: &Snapshot| snapshot.state == 'T' && !self.traced.contains(&snapshot.pid);
+        let children = self.traced.iter().flat_map(|pid| Snapshot::children(*pid));
+        for sibling in children.filter(is_sibling) {
             let _ = kill(Pid::from_raw(sibling.pid), Signal::SIGCONT);
         }
     }
@@ -207,7 +206,8 @@ impl Relay {
         if !stops(signal) || !self.followers.is_empty() || Snapshot::path(pid).links().iter().any(is_grouped) {
             return;
         }
-        let processes: Vec<_> = Snapshot::living().iter().map(|snapshot| snapshot.for_recipients(None)).collect();
+        let snapshots = Snapshot::of(pid).into_iter().chain(Snapshot::below(pid));
+        let processes: Vec<_> = snapshots.map(|snapshot| snapshot.for_recipients(None)).collect();
         let above: Vec<i32> = Snapshot::chain(self.worker.pid).iter().map(|link| link.pid).collect();
         let beside = recipients::recipients(&processes, &[pid], Signal::SIGTERM.into()).followers.into_iter();
         self.followers = beside.filter(|pid| !above.contains(pid)).filter_map(|pid| PidFd::open(pid).ok()).collect();

@@ -60,21 +60,24 @@ impl Snapshot {
         Path::new(links)
     }
 
-    /// Which processes end together with a Sidekiq that is stopped, in a sentence. `all`: every process; `told`:
-    /// those that are stopped as well.
+    /// Which processes end together with a Sidekiq that is stopped, in a sentence. `told`: those that are stopped as
+    /// well.
     #[must_use]
-    pub fn companions(pid: i32, all: &[Self], told: &[i32]) -> Option<String> {
+    pub fn companions(pid: i32, told: &[i32]) -> Option<String> {
         let chain = Self::chain(pid);
         let (sidekiq, above) = chain.split_first()?;
-        let is_beside = |other: &&Self| {
-            above.iter().any(|ancestor| ancestor.pid == other.parent)
-                && !chain.iter().any(|link| link.pid == other.pid)
+        let is_beside = |other: &Self| {
+            !chain.iter().any(|link| link.pid == other.pid)
                 && !told.contains(&other.pid)
                 && other.program() != Program::Relay
                 && !other.reads_from(sidekiq)
         };
-        let others = all.iter().filter(is_beside).map(|other| format!("{} (pid {})", other.name, other.pid));
-        companions::warning(&Self::links(&chain), &others.collect::<Vec<_>>())
+        companions::warning(&Self::links(&chain), || {
+            let children = above.iter().flat_map(|ancestor| Self::children(ancestor.pid));
+            let mut others: Vec<Self> = children.filter(is_beside).collect();
+            others.sort_by_key(|other| other.pid);
+            others.iter().map(|other| format!("{} (pid {})", other.name, other.pid)).collect()
+        })
     }
 
     /// The process as a link of a path; `below` is the next one towards Sidekiq.
@@ -145,10 +148,10 @@ fn set_signalled_by_run(links: &mut [Link], run: usize) {
     // It may be the path to `run` itself.
     let (Some(worker), Some(root)) = (pid(0), run.checked_sub(1).and_then(pid)) else { return };
     let input = links.get(run).and_then(|run| Pipe::read_by(run.pid));
-    let all: Vec<recipients::Process> =
-        Snapshot::living().iter().map(|snapshot| snapshot.for_recipients(input)).collect();
+    let below = Snapshot::of(root).into_iter().chain(Snapshot::below(root));
+    let below: Vec<recipients::Process> = below.map(|snapshot| snapshot.for_recipients(input)).collect();
     for (request, signal) in [(Request::Stop, Signal::SIGTERM), (Request::Quiet, Signal::SIGTSTP)] {
-        let told = match recipients::reach(&all, root, worker, signal.into()) {
+        let told = match recipients::reach(&below, root, worker, signal.into()) {
             Reach::Direct => worker,
             Reach::Trap(pid) | Reach::Through(pid) => pid,
             Reach::None => continue,

@@ -16,6 +16,7 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{AccessFlags, Pid, access, getpgrp, tcgetpgrp, tcsetpgrp};
 
 use crate::model::signal_map::Number;
@@ -104,6 +105,13 @@ pub fn reap() -> Option<Change> {
     }
     let code = if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) };
     Some(Change::Ended(pid, u8::try_from(code).unwrap_or(u8::MAX)))
+}
+
+/// Whether there is any child, even one that has ended and is not reaped.
+#[must_use]
+pub fn exist() -> bool {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    waitid(Id::All, flags) != Err(Errno::ECHILD)
 }
 
 /// Sends a signal to a process, or with a negative pid to a process group.

@@ -4,6 +4,7 @@ pub mod ancestry;
 #[cfg(target_os = "linux")]
 pub mod children;
 pub mod claim;
+pub mod descendants;
 pub mod descriptors;
 #[cfg(target_os = "linux")]
 pub mod failsafe;

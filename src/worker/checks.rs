@@ -40,7 +40,7 @@ impl Lifecycle {
     /// Records which programs end together with this one, for `fleet stop`, which cannot inspect them remotely.
     pub(super) fn record_companions(&self) {
         if !self.with_inner(|inner| inner.record.about.embedded) {
-            let company = Snapshot::companions(self.owner, &Snapshot::living(), &[]);
+            let company = Snapshot::companions(self.owner, &[]);
             self.with_inner(|inner| inner.record.company = company);
         }
     }

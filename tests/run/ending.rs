@@ -59,6 +59,8 @@ fn a_worker_that_outlives_the_command_drains_first() {
         for (command, code, terms) in [
             // Nobody has told it.
             ("./sidekiq log 1 & until [ -s log ]; do sleep 0.1; done; exit 3", 3, 1),
+            // It is nobody's child any more, in a session and a group of its own.
+            ("(setsid ./sidekiq log 1 &); until [ -s log ]; do sleep 0.1; done; exit 3", 3, 1),
             // Its shell ends at the signal, and was to decide.
             ("trap 'exit 5' TERM; ./other log 1 & wait", 5, 1),
             // bash dies of the signal after its EXIT trap; the worker had it as well.

@@ -144,10 +144,9 @@ impl ProcessSet {
 
     /// Prints, before they are stopped, what else ends with them.
     pub fn warn_of_companions(&mut self) {
-        let all = Snapshot::living();
         let stopped = self.pids(|_| true);
         let living = self.pids(|member| !member.has_ended);
-        for warning in living.into_iter().filter_map(|pid| Snapshot::companions(pid, &all, &stopped)) {
+        for warning in living.into_iter().filter_map(|pid| Snapshot::companions(pid, &stopped)) {
             self.waiter.progress.say(&warning);
         }
     }
