@@ -11,8 +11,8 @@ namespace :test do
     sh "cargo", "test", "--locked"
   end
 
-  desc "Run the specs on one major of Sidekiq: rake 'test:specs[8,spec/unit]'"
-  task :specs, %i[major path] do |_, arguments|
-    sh "bin/in-sidekiq", arguments.fetch(:major, "8"), "bin/spec", *arguments[:path]
+  desc "Run the specs in one of the systems of bin/in-sidekiq: rake 'test:specs[8,spec/unit]'"
+  task :specs, %i[system path] do |_, arguments|
+    sh "bin/in-sidekiq", arguments.fetch(:system, "8"), "bin/spec", *arguments[:path]
   end
 end

@@ -2,15 +2,23 @@
 #
 # Each major of Sidekiq is tested in a Debian system that ships it, with that system's Ruby: a directory made by
 # mmdebstrap, kept read-only, and entered with unshare and chroot. Rust is this machine's rustup toolchain.
+#
+# A system is named after its major; one with another Ruby than Debian's default, after that as well.
 
 rust_needed=1.85
+systems="6 7 8 8-ruby3.4"
 cache=${SIDEKIQ_LIFECYCLE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sidekiq_lifecycle}
 packages=ruby,ruby-dev,ruby-sidekiq,ruby-rspec,ruby-railties,redis-server,libclang-dev,gcc,make,libc6-dev,procps,python3-minimal
 # The inits and shells of the launch forms.
 packages=$packages,tini,dumb-init,catatonit,busybox,zsh,ksh93u+m,strace
 
+is_system() { [[ " $systems " == *" ${1:-none} "* ]]; }
+
+# Debian experimental has Ruby 3.4 today, but keeps nothing for long. The rest is tested without it.
+is_optional() { [ "$1" = 8-ruby3.4 ]; }
+
 suite_of() {
-  case "$1" in 6) echo bookworm ;; 7) echo trixie ;; 8) echo forky ;; esac
+  case "$1" in 6) echo bookworm ;; 7) echo trixie ;; 8*) echo forky ;; esac
 }
 
 # Further packages of each system. Two run systemd (Debian 14's does not support cgroups version 1). One of these deploys,
@@ -20,8 +28,12 @@ packages_of() {
     6) echo "$packages,bundler,systemd,systemd-sysv,sudo" ;;
     7) echo "$packages,ruby-foreman,puma,supervisor,runit,s6,capistrano,bundler,git,openssh-server,openssh-client,systemd,systemd-sysv,sudo,docker-cli,docker-compose" ;;
     8) echo "$packages,rubocop,yard,curl" ;;
+    8-ruby3.4) echo "$packages,ruby3.4,ruby3.4-dev" ;;
   esac
 }
+
+# What changes a system while it is made, as hooks of mmdebstrap.
+hooks_of() { find script -path "script/$1/*" | sort; }
 
 can_install() {
   [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null
@@ -45,13 +57,13 @@ rust_missing() {
   fi
 }
 
-# Fails and prints why the systems of the three majors cannot be made here; succeeds silently if they can.
+# Fails and prints why the Debian systems cannot be made here; succeeds silently if they can.
 roots_missing() {
   local sysroot
   if [ "$(uname -s)" != Linux ]; then
-    echo "the Debian systems of the three Sidekiq majors need Linux"
+    echo "the Debian systems of the tests need Linux"
   elif [ "$(id -u)" != 0 ]; then
-    echo "the Debian systems of the three Sidekiq majors need root; run as root, for instance with sudo -E"
+    echo "the Debian systems of the tests need root; run as root, for instance with sudo -E"
   elif ! command -v mmdebstrap >/dev/null; then
     echo "mmdebstrap is needed; install it (Debian and Ubuntu: apt-get install mmdebstrap)"
   elif ! unshare --mount --pid --fork true 2>/dev/null; then
@@ -64,25 +76,32 @@ roots_missing() {
   return 1
 }
 
-# The name depends on the packages, so that a change makes a new system.
+# The name depends on the packages and the hooks, so that a change makes a new system.
 root_of() {
-  echo "$cache/roots/$(suite_of "$1")-$(packages_of "$1" | cksum | cut -d' ' -f1)"
+  local hooks
+  hooks=$(hooks_of "$1")
+  # shellcheck disable=SC2086 # it is a list of words
+  echo "$cache/roots/$(suite_of "$1")-$({ packages_of "$1" && cat ${hooks:-/dev/null}; } | cksum | cut -d' ' -f1)"
 }
 
+# Whether the system is there: bin/setup has made it.
+has_root() { [ -e "$(root_of "$1")" ]; }
+
 make_root() {
-  local root
+  local root hooks
   root=$(root_of "$1")
+  hooks=$(hooks_of "$1")
   mkdir -p "$cache/roots"
   exec 9>"$root.lock"
   flock 9
   if [ ! -e "$root" ]; then
-    echo "Making a Debian $(suite_of "$1") with Sidekiq $1 (once, about half a minute)…"
+    echo "Making the Debian $(suite_of "$1") for Sidekiq $1 (once, about half a minute)…"
     rm -rf "$root.part"
     # Debian testing changes all the time, and a mirror's list of it may be somewhat old.
-    if ! mmdebstrap --quiet --variant=minbase --include="$(packages_of "$1")" \
+    if ! mmdebstrap --quiet --variant=minbase --include="$(packages_of "$1")" ${hooks:+--hook-dir="script/$1"} \
       --aptopt='Acquire::Check-Valid-Until "false"' "$(suite_of "$1")" "$root.part" 2>"$root.log"; then
       cat "$root.log" >&2
-      echo "bin/setup: Debian $(suite_of "$1") could not be made; see above" >&2
+      echo "bin/setup: the Debian $(suite_of "$1") for Sidekiq $1 could not be made; see above" >&2
       return 1
     fi
     mkdir -p "$root.part"/{repo,build,opt/rust,opt/cargo}
@@ -91,14 +110,14 @@ make_root() {
   exec 9>&-
 }
 
-# Runs a command in the system of a major: in_root MAJOR COMMAND ARG…
+# Runs a command in a system: in_root SYSTEM COMMAND ARG…
 # /repo is this repository, read-only; /build is kept. Everything else is discarded, and every process is ended.
 # Docker's socket is there if Docker runs; for Docker the system is $ROOT_OUTSIDE and /build is $BUILD_OUTSIDE.
 in_root() {
-  local major=$1 root build rust cargo_home
+  local system=$1 root build rust cargo_home
   shift
-  root=$(root_of "$major")
-  build=$cache/build/$major
+  root=$(root_of "$system")
+  build=$cache/build/$system
   rust=$(rustc --print sysroot)
   cargo_home=${CARGO_HOME:-$HOME/.cargo}
   mkdir -p "$build"

@@ -1,6 +1,9 @@
 # frozen_string_literal: true
 
-RSpec.describe "in Rails" do
+# Debian builds nokogiri, which Rails needs, for its default Ruby only.
+has_rails = system(Gem.ruby, "-e", "require 'rails'", err: IO::NULL)
+
+RSpec.describe "in Rails", skip: has_rails ? false : "Rails cannot be loaded" do
   before do
     write("rails/config.ru", "") # by which Rails knows its root
     write("rails/config/application.rb", <<~RUBY)
