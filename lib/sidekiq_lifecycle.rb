@@ -2,13 +2,7 @@
 
 require_relative "sidekiq_lifecycle/version"
 require_relative "sidekiq_lifecycle/error"
-
-begin
-  require "sidekiq_lifecycle/native"
-rescue LoadError => e
-  raise LoadError, "sidekiq_lifecycle's native part cannot be loaded (#{e.message}). If it was not built, run: " \
-                   "gem pristine sidekiq_lifecycle; in a checkout: rake compile"
-end
+require_relative "sidekiq_lifecycle/native_extension"
 require_relative "sidekiq_lifecycle/cli"
 require_relative "sidekiq_lifecycle/configuration"
 require_relative "sidekiq_lifecycle/listeners"

@@ -36,7 +36,7 @@ module SidekiqLifecycle
     def self.parse(arguments)
       built
       require "json"
-      require "sidekiq_lifecycle/native"
+      require_relative "native_extension"
       request, exit_code = Native.parse_command_line([NAME, *arguments])
       request ? JSON.parse(request) : exit(exit_code)
     end

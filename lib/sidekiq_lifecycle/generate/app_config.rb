@@ -3,7 +3,7 @@
 require "erb"
 require "shellwords"
 require "yaml"
-require "sidekiq_lifecycle/native"
+require_relative "../native_extension"
 require_relative "error"
 require_relative "../text"
 require_relative "capistrano_config"

@@ -1,6 +1,6 @@
 # frozen_string_literal: true
 
-require "sidekiq_lifecycle/native"
+require_relative "../native_extension"
 require_relative "error"
 
 module SidekiqLifecycle
