@@ -174,22 +174,147 @@ qemu_missing() {
 }
 
 # Builds the gem and installs it as a user would: install_gem REPOSITORY WORK. Sets GEM_HOME and PATH to use it.
-# If $SPEC_GEMS is set, an installed gem is kept there and used until one of its files changes.
+# If $SPEC_GEMS is set, an installed gem is kept there and used until one of its files changes. If $GEM_FILE is set, that is
+# the gem.
 install_gem() {
   local keep contents gem_file=$2/sidekiq_lifecycle.gem
   keep=${SPEC_GEMS:-$2}
   mkdir -p "$keep"
-  contents=$(cd "$1" && find src ext lib exe sig Cargo.toml Cargo.lock sidekiq_lifecycle.gemspec -type f | sort | xargs cksum | cksum)
+  if [ -n "${GEM_FILE:-}" ]; then contents=$(cksum <"$GEM_FILE"); else contents=$(cd "$1" && find src ext lib exe sig Cargo.toml Cargo.lock sidekiq_lifecycle.gemspec -type f | sort | xargs cksum | cksum); fi
   export GEM_HOME=$keep/${contents%% *}
   export PATH=$GEM_HOME/bin:$PATH
   exec 9>"$keep/lock"
   flock 9
   if [ ! -e "$GEM_HOME/installed" ]; then
     find "$keep" -mindepth 1 -maxdepth 1 -name '[0-9]*' -mtime +1 -exec rm -rf {} +
-    (cd "$1" && gem build --silent --output "$gem_file" sidekiq_lifecycle.gemspec >"$2/build.log" 2>&1) ||
-      { cat "$2/build.log" >&2; return 1; }
+    if [ -n "${GEM_FILE:-}" ]; then
+      gem_file=$GEM_FILE
+    else
+      (cd "$1" && gem build --silent --output "$gem_file" sidekiq_lifecycle.gemspec >"$2/build.log" 2>&1) ||
+        { cat "$2/build.log" >&2; return 1; }
+    fi
     gem install --local --no-document "$gem_file" >"$2/install.log" 2>&1 || { cat "$2/install.log" >&2; return 1; }
     touch "$GEM_HOME/installed"
+  fi
+  exec 9>&-
+}
+
+# The platforms that have a gem of their own, by RubyGems' names.
+gem_platforms="x86_64-linux-gnu aarch64-linux-gnu x86_64-linux-musl aarch64-linux-musl"
+
+# Those that a run of the tests builds: this machine's own, and with $FULL all of them.
+platforms_to_build() {
+  if [ -n "${FULL:-}" ]; then echo "$gem_platforms"; else echo "$(uname -m)-linux-gnu"; fi
+}
+
+# The Rubies whose extensions a platform gem holds, and the Debian suites with their headers. (The release workflow has more.)
+gem_rubies="3.1:bookworm 3.3:trixie 3.4:experimental"
+
+# How the command of a platform gem is linked. It needs no library, so the same one serves glibc and musl.
+command_flags="-C target-feature=+crt-static -C relocation-model=static"
+
+# Rust's own linker links for every architecture, so no foreign compiler is needed.
+own_linker="-C linker=rust-lld -C linker-flavor=ld.lld"
+
+# Unpacks Debian packages and what they need, for any architecture, and runs none of their scripts:
+# extract_packages x86_64|aarch64 SUITE PACKAGES DIRECTORY
+extract_packages() {
+  local mirror sources suite=$2 architecture=amd64
+  if [ "$1" = aarch64 ]; then architecture=arm64; fi
+  # A suite that is no longer supported moves to the archive.
+  for mirror in deb archive; do
+    sources=("deb http://$mirror.debian.org/debian $suite main")
+    # Experimental is an addition to unstable.
+    if [ "$suite" = experimental ]; then sources+=("deb http://$mirror.debian.org/debian unstable main"); fi
+    rm -rf "$4"
+    if mmdebstrap --quiet --variant=extract --architectures="$architecture" --include="$3" \
+      --aptopt='Acquire::Check-Valid-Until "false"' "$suite" "$4" "${sources[@]}" 2>>"$4.log"; then return; fi
+  done
+  cat "$4.log" >&2
+  return 1
+}
+
+# The directory in which extensions for an architecture are built, with the headers and libraries of Debian. It is in /build
+# of Sidekiq 8's system.
+sysroot_of() {
+  echo "$cache/build/8/sysroots/$1-$(declare -f extract_packages make_sysroot | cksum | cut -d' ' -f1)-${gem_rubies//[: ]/-}"
+}
+
+# make_sysroot x86_64|aarch64
+#   usr/   libc's and Ruby's headers, and each Ruby's rbconfig.rb
+#   gnu/   what an extension is linked with: glibc of Debian 11, so that it also runs on systems as old as that
+#   musl/  the same for musl. Ruby's headers are those of Debian's Ruby all the same: an extension uses only what they
+#          say about Ruby, and that does not depend on the libc.
+# In both, libgcc is a static library, because not every image has libgcc_s.so.1.
+make_sysroot() {
+  local root triple=$1-linux-gnu from suite version name
+  root=$(sysroot_of "$1")
+  mkdir -p "${root%/*}"
+  exec 9>"$root.lock"
+  flock 9
+  if [ ! -e "$root" ]; then
+    echo "Fetching headers and libraries for $1 (once)…"
+    rm -rf "$root.part" "$root.log"
+    mkdir -p "$root.part"/{usr/include,gnu,musl,"usr/lib/$triple/ruby"}
+    from=$root.packages
+    extract_packages "$1" bullseye libc6-dev,libgcc-10-dev,musl-dev "$from" || return 1
+    cp -a "$from/usr/include/." "$root.part/usr/include"
+    cp "$from/lib/$1-linux-musl/libc.so" "$root.part/musl"
+    for name in c m dl pthread rt util; do
+      cp -L "$from/lib/$triple/lib$name".so.[0-9] "$root.part/gnu"
+      ln -s "$(cd "$root.part/gnu" && echo "lib$name".so.[0-9])" "$root.part/gnu/lib$name.so"
+    done
+    # Older glibcs have a part of their functions in a static library.
+    cp "$from/usr/lib/$triple/libc_nonshared.a" "$root.part/gnu"
+    rm "$root.part/gnu/libc.so"
+    echo "INPUT(libc.so.6 -lc_nonshared)" >"$root.part/gnu/libc.so"
+    for name in gnu musl; do
+      cp "$from/usr/lib/gcc/$triple/10"/libgcc{,_eh}.a "$root.part/$name"
+      echo "INPUT(-lgcc_eh -lgcc)" >"$root.part/$name/libgcc_s.so"
+    done
+    for name in $gem_rubies; do
+      version=${name%:*} suite=${name#*:}
+      extract_packages "$1" "$suite" "ruby$version-dev" "$from" || return 1
+      cp -a "$from/usr/include/ruby-$version.0" "$root.part/usr/include"
+      cp -a "$from/usr/include/$triple/ruby-$version.0" "$root.part/usr/include/$triple"
+      # It finds the headers by its own path.
+      install -D "$from/usr/lib/$triple/ruby/$version.0/rbconfig.rb" -t "$root.part/usr/lib/$triple/ruby/$version.0"
+    done
+    rm -rf "$from"
+    mv "$root.part" "$root"
+  fi
+  exec 9>&-
+}
+
+# Runs Cargo or a Ruby that calls it for another system: cross_compile TARGET RUSTFLAGS BINDGEN_FLAGS COMMAND ARG…
+cross_compile() {
+  rustup target add "$1" >/dev/null 2>&1 || { echo "rustup cannot add the target $1" >&2 && return 1; }
+  in_root 8 env CARGO_TARGET_DIR=/build/platforms CARGO_BUILD_TARGET="$1" RUSTFLAGS="$own_linker $2" \
+    BINDGEN_EXTRA_CLANG_ARGS="$3" "${@:4}"
+}
+
+# Systems of a major that have no tools to build a gem with: bare, which has Ruby, Sidekiq and Bundler; and for Debian 12
+# bare-cargo, with its own Rust. They are in /build of the major's system.
+make_bare_roots() {
+  make_bare_root "$1" bare ruby-sidekiq,bundler
+  if [ "$1" = 6 ]; then make_bare_root "$1" bare-cargo ruby,cargo; fi
+}
+
+# make_bare_root SYSTEM NAME PACKAGES
+make_bare_root() {
+  local root=$cache/build/$1/$2 suite made
+  suite=$(suite_of "$1")
+  made=$root/made-$(echo "$3" "$(declare -f make_bare_root)" | cksum | cut -d' ' -f1)
+  mkdir -p "$cache/build/$1"
+  exec 9>"$root.lock"
+  flock 9
+  if [ ! -e "$made" ]; then
+    echo "Making a Debian $suite with $3 (once, about half a minute)…"
+    rm -rf "$root"
+    mmdebstrap --quiet --variant=minbase --include="$3" --aptopt='Acquire::Check-Valid-Until "false"' \
+      "$suite" "$root" 2>"$root.log" || { cat "$root.log" >&2 && return 1; }
+    mkdir -p "$root"/{app,pkg}
+    touch "$made"
   fi
   exec 9>&-
 }

@@ -20,7 +20,9 @@ RSpec.configure do |config|
 
   config.include Waiting
   config.include Sandbox, :integration
-  config.define_derived_metadata(file_path: %r{/spec/integration/}) { |metadata| metadata[:integration] = true }
+  config.define_derived_metadata(file_path: %r{/spec/(integration|platform_gems)/}) do |metadata|
+    metadata[:integration] = true
+  end
   config.define_derived_metadata(file_path: %r{/spec/containers/}) { |metadata| metadata[:containers] = true }
   config.filter_run_excluding(full: true) unless ENV["FULL"]
   if (why = Container.missing)
