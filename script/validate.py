@@ -1,4 +1,4 @@
-"""What bin/validate runs: validates examples/ and the CI workflow against the platforms' own models.
+"""What bin/validate runs: validates examples/ and the workflows against the platforms' own models.
 
 Each model also gets a spoiled copy and has to refuse it: a model that accepts everything would prove nothing.
 """
@@ -94,8 +94,8 @@ def iam_resource(document):
     return cloudformation("AWS::IAM::Policy", properties)
 
 
-def workflow():
-    document = yaml.safe_load((ROOT / WORKFLOW).read_text())
+def workflow(name):
+    document = yaml.safe_load((ROOT / name).read_text())
     # YAML 1.1 reads the key `on` as true.
     return {("on" if key is True else key): value for key, value in document.items()}
 
@@ -123,7 +123,8 @@ TASK = "ecs/deploy/ecs/task-definition.yaml"
 SERVICE = "ecs/deploy/ecs/service.yaml"
 POLICY = "ecs/deploy/ecs/task-protection-policy.json"
 DOCUMENT = "ssm/deploy/ssm/quiet-sidekiq.yaml"
-WORKFLOW = ".github/workflows/ci.yml"
+CI = ".github/workflows/ci.yml"
+RELEASE = ".github/workflows/release.yml"
 
 # (file, model, how it refuses, the document, what spoils it)
 LOOKS = [
@@ -137,7 +138,8 @@ LOOKS = [
     (DOCUMENT, "botocore", botocore_takes("ssm", "CreateDocument"), create_document(DOCUMENT),
      {"path": ["DocumentType"], "to": "Order"}),
     (DOCUMENT, "cfn-lint", ssm_resource, read(DOCUMENT), {"path": ["schemaVersion"], "to": "9"}),
-    (WORKFLOW, "GitHub's schema", github, workflow(), {"path": ["jobs", "test", "steps", 0, "uses"], "to": 4}),
+    (CI, "GitHub's schema", github, workflow(CI), {"path": ["jobs", "test", "steps", 0, "uses"], "to": 4}),
+    (RELEASE, "GitHub's schema", github, workflow(RELEASE), {"path": ["jobs", "draft", "needs"], "to": 4}),
 ]
 
 failed = False
