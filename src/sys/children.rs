@@ -5,9 +5,10 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::iter;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
@@ -124,11 +125,23 @@ pub fn send(pid: i32, signal: Number) -> nix::Result<()> {
 }
 
 /// Starts a command in its own process group, with no signal blocked, and in the terminal's foreground if this
-/// process is there.
+/// process is there. A script without a `#!` line is run by sh, as execvp(3) of glibc does; that of musl does not.
 ///
 /// # Errors
 /// The command could not be started.
 pub fn start(program: &OsStr, arguments: &[OsString]) -> io::Result<i32> {
+    let started = spawn(program, arguments);
+    let is_script = started.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::ENOEXEC));
+    match is_script.then(|| executable(program)).flatten() {
+        Some(script) => {
+            let arguments: Vec<OsString> = iter::once(script.into()).chain(arguments.iter().cloned()).collect();
+            spawn(OsStr::new("/bin/sh"), &arguments)
+        }
+        None => started,
+    }
+}
+
+fn spawn(program: &OsStr, arguments: &[OsString]) -> io::Result<i32> {
     let has_terminal = foreground() == Some(getpgrp().as_raw());
     let mut command = Command::new(program);
     command.args(arguments).process_group(0);
@@ -148,12 +161,16 @@ pub fn start(program: &OsStr, arguments: &[OsString]) -> io::Result<i32> {
 /// Whether this user may execute a program, looked up as the system does: by its path, or by its name in `$PATH`.
 #[must_use]
 pub fn is_executable(program: &OsStr) -> bool {
-    let may_execute = |path: &Path| path.is_file() && access(path, AccessFlags::X_OK).is_ok();
+    executable(program).is_some()
+}
+
+fn executable(program: &OsStr) -> Option<PathBuf> {
+    let may_execute = |path: &PathBuf| path.is_file() && access(path, AccessFlags::X_OK).is_ok();
     if program.as_encoded_bytes().contains(&b'/') {
-        return may_execute(Path::new(program));
+        return Some(PathBuf::from(program)).filter(may_execute);
     }
     let directories = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&directories).any(|directory| may_execute(&directory.join(program)))
+    std::env::split_paths(&directories).map(|directory| directory.join(program)).find(may_execute)
 }
 
 /// The process group in the foreground of the terminal on standard input; `None` without a terminal of this session.

@@ -53,6 +53,21 @@ fn commands_that_cannot_be_run_and_misuse() {
     }
 }
 
+/// The C libraries differ in this, so `run` does it itself.
+#[test]
+fn a_script_without_a_first_line_is_the_shells() {
+    for place in places() {
+        let home = Home::new();
+        fs::write(home.0.path().join("no-first-line"), "exit $(($# + $1))\n").unwrap();
+        fs::set_permissions(home.0.path().join("no-first-line"), PermissionsExt::from_mode(0o755)).unwrap();
+        for program in ["./no-first-line", "no-first-line"] {
+            let mut line = home.command(place, &[], &[program, "3", "x"]);
+            let path = format!("{}:{}", std::env::var("PATH").unwrap(), home.0.path().display());
+            assert_eq!(line.env("PATH", path).status().unwrap().code(), Some(5), "{place:?} {program}");
+        }
+    }
+}
+
 #[test]
 fn a_worker_that_outlives_the_command_drains_first() {
     for place in places() {
