@@ -208,11 +208,14 @@ impl Supervision {
         }
     }
 
-    /// A first child that is a Sidekiq is all that is needed: what is below it need not be searched.
+    /// The command and what is below it, while it runs; a Sidekiq is all that is needed.
     fn relevant_processes(&self, by_group: bool) -> Vec<Snapshot> {
-        let is_alone = |first: &Snapshot| !by_group && self.code.is_none() && first.sidekiq().is_some();
-        let alone = Snapshot::of(self.first).filter(is_alone);
-        alone.map_or_else(descendants, |first| vec![first])
+        if by_group || self.code.is_some() {
+            return descendants();
+        }
+        let Some(first) = Snapshot::of(self.first).filter(|first| !first.has_ended()) else { return Vec::new() };
+        let below = if first.sidekiq().is_some() { Vec::new() } else { Snapshot::below(self.first) };
+        iter::once(first).chain(below).collect()
     }
 
     fn remember(&mut self, found: &Recipients, snapshots: &[Snapshot]) {

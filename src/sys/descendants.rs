@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use super::proc_file;
 use super::procfs::Snapshot;
 
 /// So many looks are enough, even if a process below starts one command after the other.
@@ -83,7 +84,7 @@ fn until_nobody_is_new(mut look: impl FnMut() -> Vec<i32>) -> Vec<i32> {
 fn listed_children(pid: i32) -> Vec<i32> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let mut children = Vec::new();
-    for list in threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok()) {
+    for list in threads.filter_map(|thread| proc_file::text(thread.path().join("children")).ok()) {
         children.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
     }
     children

@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::model::probe::Presence;
+use crate::sys::proc_file;
 
 /// What distinguishes a process from every other that has had, or will have, its pid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,7 +84,7 @@ pub fn start_time(pid: i32) -> Option<u64> {
 /// # Errors
 /// The system's error, such as too many open files.
 pub fn start_time_if_any(pid: i32) -> nix::Result<Option<u64>> {
-    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+    match proc_file::text(format!("/proc/{pid}/stat")) {
         Ok(text) => Ok(parse_stat(&text).map(|stat| stat.start_time)),
         Err(error) => match error.raw_os_error().map_or(Errno::EIO, Errno::from_raw) {
             // There is none, or it ended during the read.
@@ -109,7 +110,7 @@ pub struct Stat {
 /// The fields of a process; `None` if there is no such process, or no /proc.
 #[must_use]
 pub fn stat(pid: i32) -> Option<Stat> {
-    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    parse_stat(&proc_file::text(format!("/proc/{pid}/stat")).ok()?)
 }
 
 /// The command name (field 2) may hold spaces and parentheses, so the fields are counted from its last `)`.

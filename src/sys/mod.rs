@@ -18,6 +18,7 @@ pub mod outputs;
 #[cfg(target_os = "linux")]
 pub mod pidfd;
 pub mod platform;
+pub mod proc_file;
 pub mod procfs;
 #[cfg(target_os = "linux")]
 pub mod ptrace;

@@ -16,7 +16,7 @@ use crate::model::program::{Program, Sidekiq};
 use crate::model::recipients::{self};
 use crate::model::shell_traps;
 use crate::model::signal_path::Handling;
-use crate::sys::identity;
+use crate::sys::{identity, proc_file};
 
 /// One process, as /proc showed it at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -93,13 +93,13 @@ impl Snapshot {
     /// The process as it is now; `None` if there is none, or no /proc.
     #[must_use]
     pub fn of(pid: i32) -> Option<Self> {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let status = proc_file::text(format!("/proc/{pid}/status")).ok()?;
         let mut snapshot = parse_status(&status)?;
         let stat = identity::stat(pid)?;
         snapshot.start_time = stat.start_time;
         snapshot.group = stat.group;
         snapshot.has_terminal = stat.has_terminal;
-        let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let arguments = proc_file::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         snapshot.arguments = parse_arguments(&arguments);
         snapshot.executable = fs::read_link(format!("/proc/{pid}/exe")).ok();
         snapshot.namespace = identity::pid_namespace(pid);
