@@ -14,10 +14,12 @@ module SidekiqLifecycle
     SCHEMA = 1
     # Seconds until it expires, as with Sidekiq's own keys (`launcher.rb`, `expire(key, 60)`).
     EXPIRY = 60
+    # What is appended to the identity of a process in the name of its key.
+    SUFFIX = ":lifecycle"
 
     # @param identity [String] Sidekiq's name for the process
     # @return [String] the key
-    def self.key(identity) = "#{identity}:lifecycle"
+    def self.key(identity) = "#{identity}#{SUFFIX}"
 
     # @param config [Object] answers `redis`
     def initialize(config)

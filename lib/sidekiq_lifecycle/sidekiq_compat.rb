@@ -100,6 +100,15 @@ module SidekiqLifecycle
 
     # ---- Redis clients: redis-rb 4 under 6.x, redis-client under 7.0.0 and later ----
 
+    # Runs a script in Redis.
+    #
+    # @return [Array] its answer
+    def evaluate(redis, script, keys, arguments)
+      return redis.eval(script, keys, arguments) unless redis.respond_to?(:call_v)
+
+      redis.call("EVAL", script, keys.size, *keys, *arguments)
+    end
+
     # @return [Array<Class>] what is raised where Redis cannot be reached
     def connection_errors
       loaded("Redis::BaseConnectionError", "RedisClient::ConnectionError", "ConnectionPool::TimeoutError")

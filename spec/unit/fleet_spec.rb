@@ -49,6 +49,12 @@ RSpec.describe SidekiqLifecycle::Fleet do
       expect(ghost("odd").name).to eq("odd")
     end
 
+    it "cannot be changed, nor anything in it" do
+      drained = member(published: { drained_at: Time.now.iso8601 })
+      all = [drained, member(info: { "labels" => ["a"] }), ghost, ghost("odd")]
+      expect(all).to all(satisfy { |one| Ractor.shareable?(one) })
+    end
+
     it "passes over what is no JSON" do
       fields = { "info" => "{", "busy" => "1", "beat" => "1.5" }
       odd = described_class.new("worker:7:abc", listed: true, fields:, published: "[]")

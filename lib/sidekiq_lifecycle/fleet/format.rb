@@ -20,7 +20,11 @@ module SidekiqLifecycle
       def duration(seconds) = Native.format_duration(seconds.to_f)
 
       # Redis keeps any bytes; JSON and terminals need UTF-8.
-      def readable(bytes) = bytes.dup.force_encoding(Encoding::UTF_8).scrub
+      def readable(bytes)
+        return bytes if bytes.encoding == Encoding::UTF_8 && bytes.valid_encoding?
+
+        bytes.dup.force_encoding(Encoding::UTF_8).scrub
+      end
 
       # Several lines for a terminal or a webhook, without invisible characters.
       def lines(text) = text.to_s.split("\n", -1).map { |line| Text.one_line(line) }.join("\n")

@@ -9,21 +9,14 @@ module SidekiqLifecycle
     # One process of the fleet, as Redis showed it at one moment: Sidekiq's own fields (`launcher.rb`, `❤`), and what
     # this gem publishes beside them, if the process has it. An immutable value.
     class Process
-      # The fields that the gem publishes, and their types. Anything else comes from another version, with another
+      # The fields that the gem publishes, by their types. Anything else comes from another version, with another
       # format. Then only Sidekiq's fields are used.
-      PUBLISHED = {
-        "state" => ->(value) { %w[booting running quiet stopping stopped].include?(value) },
-        "ready" => ->(value) { [true, false].include?(value) },
-        "drained" => ->(value) { [true, false].include?(value) },
-        "drained_at" => ->(value) { value.nil? || Time.iso8601(value) },
-        "cut_off" => ->(value) { value.nil? || value.is_a?(Integer) },
-        "lost" => ->(value) { value.nil? || value.is_a?(Integer) },
-        "never_drains" => ->(value) { value.nil? || value.is_a?(String) },
-        "company" => ->(value) { value.nil? || value.is_a?(String) },
-        "signal_path" => ->(value) { value.nil? || value.is_a?(String) },
-        "sidekiq" => ->(value) { value.nil? || value.is_a?(String) }
-      }.freeze
-      private_constant :PUBLISHED
+      VALUES = { "state" => %w[booting running quiet stopping stopped], "ready" => [true, false],
+                 "drained" => [true, false] }.freeze
+      OPTIONAL = { "cut_off" => Integer, "lost" => Integer, "never_drains" => String, "company" => String,
+                   "signal_path" => String, "sidekiq" => String }.freeze
+      NOTHING = {}.freeze
+      private_constant :VALUES, :OPTIONAL, :NOTHING
 
       # @return [String] Sidekiq's name for the process: hostname, pid and a random part
       attr_reader :identity
@@ -59,12 +52,12 @@ module SidekiqLifecycle
       # @param beat_age [Float, nil]
       # @param published [String, nil] what this gem published
       def initialize(identity, listed:, fields: {}, beat_age: nil, published: nil)
-        @identity = identity
+        @identity = identity.freeze
         @listed = listed
         @beat_age = beat_age
-        @published = checked(parse(published) || {})
-        info = parse(fields["info"]) || {}
-        @readable = Format.readable(identity)
+        @published = checked(parse(published) || NOTHING)
+        info = parse(fields["info"]) || NOTHING
+        @readable = Format.readable(identity).freeze
         locate(info)
         describe(info)
         @concurrency = fields["concurrency"]&.to_i || number(info["concurrency"])
@@ -72,7 +65,8 @@ module SidekiqLifecycle
         @beat = fields["beat"]&.to_f
         @started_at = number(info["started_at"])&.to_f
         @listed_quiet = fields["quiet"] == "true"
-        Ractor.make_shareable(self) # frozen, and all in it
+        # All in it is frozen too. `Ractor.make_shareable` would search it, which takes longer than all the rest.
+        freeze
       end
 
       # @return [Boolean] whether it is in Sidekiq's set of processes; it may be a ghost
@@ -160,12 +154,13 @@ module SidekiqLifecycle
 
       private
 
-      # The identity is made of hostname, pid and a random part; the hostname may have colons of its own.
       def locate(info)
-        hostname, pid = @readable.match(/\A(.*):(\d+):[^:]*\z/)&.captures
-        @hostname = text(info["hostname"]) || hostname || @readable
-        @pid = number(info["pid"]) || pid&.to_i
+        @hostname = text(info["hostname"]) || part(1)&.freeze || @readable
+        @pid = number(info["pid"]) || part(2)&.to_i
       end
+
+      # The identity is made of hostname, pid and a random part; the hostname may have colons of its own.
+      def part(place) = @readable[/\A(.*):(\d+):[^:]*\z/, place]
 
       def describe(info)
         @tag = text(info["tag"])
@@ -178,19 +173,25 @@ module SidekiqLifecycle
       # ---- Redis may contain anything ----
 
       def checked(published)
-        published if PUBLISHED.all? { |field, valid| valid.call(published[field]) }
+        drained_at = published["drained_at"]
+        published if known?(published) && (drained_at.nil? || Time.iso8601(drained_at))
       rescue ArgumentError, TypeError
         nil # drained_at is not a time
       end
 
+      def known?(published)
+        VALUES.all? { |field, values| values.include?(published[field]) } &&
+          OPTIONAL.all? { |field, type| published[field].nil? || published[field].is_a?(type) }
+      end
+
       def text(value) = (value if value.is_a?(String) && !value.empty?)
 
-      def texts(value) = value.is_a?(Array) ? value.grep(String) : []
+      def texts(value) = (value.is_a?(Array) ? value.grep(String) : []).freeze
 
       def number(value) = (value if value.is_a?(Numeric))
 
       def parse(json)
-        value = JSON.parse(Format.readable(json)) if json
+        value = JSON.parse(Format.readable(json), freeze: true) if json
         value if value.is_a?(Hash)
       rescue JSON::ParserError
         nil

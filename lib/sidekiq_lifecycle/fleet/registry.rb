@@ -10,13 +10,28 @@ module SidekiqLifecycle
   class Fleet
     # Sidekiq's own registry in Redis: the set of its processes, what each has published at its last heartbeat, and the
     # list through which each receives signals (`api.rb`, `launcher.rb`). Nothing else here uses Redis. Commands for
-    # many processes are sent in pipelines of {SLICE}, so round trips hardly grow with the fleet. No key is searched
-    # for.
+    # many processes are sent in pipelines, and a script reads {SLICE} of them at a time, so round trips hardly grow
+    # with the fleet. No key is searched for.
     #
     # @api private
     class Registry
-      # Commands in one pipeline.
-      SLICE = 1000
+      # Processes read at once, which Redis does in some 2 ms, and half of the commands in one pipeline.
+      SLICE = 500
+      # What Sidekiq publishes about a process, as far as it is used here.
+      FIELDS = %w[info busy beat quiet concurrency].freeze
+      # Reads many processes: the fields of each, when they expire, and what this gem has published. Three commands for
+      # each process would take Ruby four times as long. Sidekiq uses scripts too (`scheduled.rb`).
+      READ = <<~LUA.freeze
+        local found = {}
+        for _, key in ipairs(KEYS) do
+          for _, field in ipairs(redis.call("HMGET", key, unpack(ARGV))) do
+            found[#found + 1] = field
+          end
+          found[#found + 1] = redis.call("PTTL", key)
+          found[#found + 1] = redis.call("GET", key .. "#{RedisStatus::SUFFIX}")
+        end
+        return found
+      LUA
       # A running job.
       Job = Struct.new(:process, :job_class, :jid, :since, keyword_init: true) do
         # @return [Float] seconds since it started
@@ -46,13 +61,10 @@ module SidekiqLifecycle
       def processes(also = [])
         listed = @config.redis { |redis| redis.smembers("processes") }.sort
         identities = listed | also.to_a
-        replies = in_slices(identities, 3) do |redis, identity|
-          redis.hmget(identity, "info", "busy", "beat", "quiet", "concurrency")
-          redis.pttl(identity)
-          redis.get(RedisStatus.key(identity))
-        end
         listed = listed.to_h { |identity| [identity, true] }
-        identities.zip(replies).to_h { |identity, reply| [identity, process(identity, listed.key?(identity), *reply)] }
+        identities.zip(read(identities)).to_h do |identity, reply|
+          [identity, process(identity, listed.key?(identity), *reply)]
+        end
       end
 
       # Sends a signal to processes. Redis keeps it until their next heartbeat, and forgets it after a minute.
@@ -61,7 +73,7 @@ module SidekiqLifecycle
       # @param name [String] "TSTP" or "TERM"
       # @yield [processes] to which it was sent, a pipeline at a time
       def signal(processes, name)
-        processes.each_slice(SLICE / 2) do |slice|
+        processes.each_slice(SLICE) do |slice|
           pipelined(slice.map { |process| "#{process.identity}-signals" }) do |redis, key|
             redis.lpush(key, name)
             redis.expire(key, RedisStatus::EXPIRY)
@@ -85,8 +97,16 @@ module SidekiqLifecycle
 
       private
 
+      # Redis works on the next slice while Ruby receives the last one.
+      def read(identities)
+        replies = pipelined(identities.each_slice(SLICE)) do |redis, slice|
+          SidekiqCompat.evaluate(redis, READ, slice, FIELDS)
+        end
+        replies.flat_map { |slice| slice.each_slice(FIELDS.size + 2).to_a }
+      end
+
       def in_slices(things, commands, &ask)
-        replies = things.each_slice(SLICE / commands).flat_map { |slice| pipelined(slice, &ask) }
+        replies = things.each_slice(2 * SLICE / commands).flat_map { |slice| pipelined(slice, &ask) }
         replies.each_slice(commands)
       end
 
@@ -97,8 +117,8 @@ module SidekiqLifecycle
       end
 
       # Redis counts the time since the last heartbeat, because the process may have another clock.
-      def process(identity, listed, fields, ttl, published)
-        fields = %w[info busy beat quiet concurrency].zip(fields).to_h
+      def process(identity, listed, info, busy, beat, quiet, concurrency, ttl, published) # rubocop:disable Metrics/ParameterLists -- as read
+        fields = { "info" => info, "busy" => busy, "beat" => beat, "quiet" => quiet, "concurrency" => concurrency }
         beat_age = [RedisStatus::EXPIRY - (ttl / 1000.0), 0].max if ttl.positive?
         Process.new(identity, listed:, fields:, beat_age:, published:)
       end
