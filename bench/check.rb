@@ -1,7 +1,7 @@
 # frozen_string_literal: true
 
-# What `check` costs beside stat(1) of the ready file, a line of Ruby, and curl that asks an HTTP probe. Called by
-# bench/check.
+# What `check` costs, as a platform gem and as the source gem have it, beside stat(1) of the ready file, a line of Ruby,
+# and curl that asks an HTTP probe. Called by bench/check.
 #
 # This process registers itself as a Sidekiq that is ready. Each round calls all of them once, in an order of its own;
 # the time is that from the start of the process to its end, told as the ratio to stat's of the same round: medians and
@@ -31,7 +31,8 @@ end
 
 commands = {
   "stat" => ["stat", READY],
-  "check" => [SidekiqLifecycle::CLI.path, "check"],
+  "check" => ["/build/linked/static-musl", "check"],
+  "check, built from source" => [SidekiqLifecycle::CLI.path, "check"],
   "ruby" => ["ruby", "-e", "exit File.exist?(#{READY.inspect})"],
   "ruby --disable=gems" => ["ruby", "--disable=gems", "-e", "exit File.exist?(#{READY.inspect})"],
   "curl" => ["curl", "-sf", "http://127.0.0.1:#{server.addr[1]}/"]

@@ -1,24 +1,35 @@
 # frozen_string_literal: true
 
-# What `run` and the relay cost beside tini, dumb-init and catatonit. Called by bench/signals.
+# What `run` and the relay cost beside tini, dumb-init and catatonit, in each way to link them. Called by bench/signals.
 #
-# Each round measures every one of them, one after the other; times are told as ratios to tini's of the same round,
-# medians and the middle half. The start of an init is that of `init -- true`, from beginning to end; the start of the
-# relay is how long a booting Sidekiq waits for it.
+# Each round measures every one of them, in an order of its own: as PID 1 of a new PID namespace, and as a subreaper
+# beside IDLE_PROCESSES idle processes. Times are told as ratios to tini's of the same round, medians and the middle
+# half. The start of an init is that of `init -- true`, from beginning to end; the start of the relay is how long a
+# booting Sidekiq waits for it.
 
-require "sidekiq_lifecycle/cli"
+require "fiddle"
 
-ROUNDS = Integer(ARGV.fetch(0, "15"))
+ROUNDS = Integer(ARGV.fetch(0, "50"))
 IDLE = 5
-COMMAND = SidekiqLifecycle::CLI.path
+IDLE_PROCESSES = 500
+LINKED = Dir["/build/linked/*"].to_h { |path| [File.basename(path).tr("-", " "), path] }
 INITS = { "tini" => %w[tini -s --], "dumb-init" => %w[dumb-init], "catatonit" => %w[catatonit --],
-          "run" => [COMMAND, "run", "--"] }.freeze
+          **LINKED.to_h { |name, path| ["run, #{name}", [path, "run", "--"]] } }.freeze
 # A worker that ends when it hears TERM; the other asks for a relay first, as the gem does.
 READY = 'trap("TERM") { exit! }; $stdout.syswrite("up"); sleep'
 WORKER = ["ruby", "--disable=gems", "-e", READY].freeze
-ASK = "start = File.read('/proc/self/stat')[/.*\\)(.*)/, 1].split[19]; began = Process.clock_gettime(1); " \
-      "said = IO.popen([[#{COMMAND.inspect}, 'signal-relay'], $$.to_s, start, '30', 'start'], &:read); " \
-      "$stdout.syswrite(said + ' took ' + (Process.clock_gettime(1) - began).to_s + ' ');".freeze
+
+def ask(command)
+  "start = File.read('/proc/self/stat')[/.*\\)(.*)/, 1].split[19]; began = Process.clock_gettime(1); " \
+    "said = IO.popen([[#{command.inspect}, 'signal-relay'], $$.to_s, start, '30', 'start'], &:read); " \
+    "$stdout.syswrite(said + ' took ' + (Process.clock_gettime(1) - began).to_s + ' ');"
+end
+
+def relayed(command) = ["ruby", "--disable=gems", "-e", ask(command) + READY]
+
+RELAYS = LINKED.to_h do |name, path|
+  ["the relay, #{name}", ["dash", "-c", '"$@"; exit 0', "dash", *relayed(path)]]
+end.freeze
 # A shell that starts so many commands while its worker runs.
 COMMANDS = 500
 LOOP = <<~SH.freeze
@@ -30,7 +41,6 @@ LOOP = <<~SH.freeze
   kill $!
   wait
 SH
-RELAYED = ["dash", "-c", '"$@"; exit 0', "dash", "ruby", "--disable=gems", "-e", ASK + READY].freeze
 
 def now = Process.clock_gettime(Process::CLOCK_MONOTONIC)
 def timed = now.then { |start| yield && (now - start) }
@@ -45,10 +55,42 @@ def start(command)
   [pid, reader, said]
 end
 
-def stop(pid, reader)
-  Process.kill(:TERM, pid)
+def stop(pid, reader, told = pid)
+  Process.kill(:TERM, told)
   Process.wait(pid)
   reader.close
+end
+
+# ---- as PID 1 of a new PID namespace ----
+
+UNSHARE = Fiddle::Function.new(Fiddle::Handle::DEFAULT["unshare"], [Fiddle::TYPE_INT], Fiddle::TYPE_INT)
+CLONE_NEWPID = 0x20000000
+NAMESPACE = %w[unshare --pid --fork --mount-proc --kill-child].freeze
+
+# The time of unshare(1) is not in it: a process takes its next child there, and measures that.
+def start_as_first(init)
+  IO.popen("-") do |output|
+    next Float(output.read) if output
+
+    UNSHARE.call(CLONE_NEWPID).zero? || abort("no PID namespace can be made here")
+    $stdout.syswrite(timed { system(*init, "true") }.to_s)
+    exit!
+  end
+end
+
+def end_as_first(init)
+  pid, reader, = start([*NAMESPACE, *init, *WORKER])
+  first = Integer(File.read("/proc/#{pid}/task/#{pid}/children"))
+  sleep 0.05
+  timed { stop(pid, reader, first) || true }
+end
+
+# ---- beside others ----
+
+def end_beside(command)
+  pid, reader, said = start(command)
+  sleep 0.05
+  [timed { stop(pid, reader) || true }, said[/took (\S+)/, 1]&.to_f]
 end
 
 def wake_ups(pid) = File.read("/proc/#{pid}/status").scan(/ctxt_switches:\s*(\d+)/).flatten.sum(&:to_i)
@@ -90,36 +132,42 @@ ensure
   [writer, reader].each(&:close)
 end
 
-resting = INITS.to_h do |name, init|
-  pid, reader, = start([*init, *WORKER])
-  rest(pid).tap { stop(pid, reader) }.then { |costs| [name, costs] }
+resting = { **INITS.transform_values { |init| [*init, *WORKER] }, **RELAYS }.to_h do |name, command|
+  pid, reader, said = start(command)
+  [name, rest(said[/"pid":(\d+)/, 1]&.to_i || pid).tap { stop(pid, reader) }]
 end
-pid, reader, said = start(RELAYED)
-resting["the relay"] = rest(said[/"pid":(\d+)/, 1].to_i)
-stop(pid, reader)
 
-starts = Hash.new { |hash, name| hash[name] = [] }
-ends = Hash.new { |hash, name| hash[name] = [] }
-traced = []
-untraced = []
+idle = Array.new(IDLE_PROCESSES) { spawn("sleep", "infinity") }
+at_exit { idle.each { |pid| Process.kill(:KILL, pid) } }
+
+# By what is measured, and by name.
+times = Hash.new { |hash, what| hash[what] = Hash.new { |all, name| all[name] = [] } }
 ROUNDS.times do
-  untraced << loop_time(*WORKER)
-  traced << loop_time("ruby", "--disable=gems", "-e", ASK + READY)
-  { **INITS.transform_values { |init| [*init, *WORKER] }, "the relay" => RELAYED }.each do |name, command|
-    pid, reader, said = start(command)
-    starts[name] << (said[/took (\S+)/, 1]&.to_f || timed { system(*INITS[name], "true") })
-    sleep 0.05
-    ends[name] << timed { stop(pid, reader) || true }
+  INITS.to_a.shuffle.each do |name, init|
+    times[:start_as_first][name] << start_as_first(init)
+    times[:start][name] << timed { system(*init, "true") }
+    times[:end_as_first][name] << end_as_first(init)
+    times[:end][name] << end_beside([*init, *WORKER]).first
+  end
+  RELAYS.to_a.shuffle.each do |name, command|
+    ended, took = end_beside(command)
+    times[:end][name] << ended
+    times[:start][name] << took
   end
 end
 
-puts "| | private memory | wake-ups in #{IDLE} idle s | start, to tini's | TERM to the end, to tini's |"
-puts "|---|---|---|---|---|"
+puts "| | private memory | wake-ups in #{IDLE} idle s | start as PID 1 | start beside #{IDLE_PROCESSES} processes " \
+     "| TERM to the end as PID 1 | TERM to the end beside #{IDLE_PROCESSES} |", "|---|---|---|---|---|---|---|"
 resting.each do |name, (memory, wakes)|
-  times = [starts, ends].map { |measured| ratio(measured[name], measured["tini"]) }
-  puts "| #{name} | #{memory} KiB | #{wakes} | #{times.join(" | ")} |"
+  ratios = %i[start_as_first start end_as_first end].map do |what|
+    times[what].key?(name) ? ratio(times[what][name], times[what]["tini"]) : "–"
+  end
+  puts "| #{name} | #{memory} KiB | #{wakes} | #{ratios.join(" | ")} |"
 end
 
+untraced, traced = Array.new([ROUNDS, 15].min) do
+  [loop_time(*WORKER), loop_time(*relayed(LINKED.fetch("static musl")))]
+end.transpose
 costs = traced.zip(untraced).map { |with, without| (with - without) * 1_000_000 / COMMANDS }
 puts "", "A traced shell takes #{ratio(traced, untraced)} times as long to start a command, " \
          "#{quartiles(costs).first.round} µs more each."
