@@ -3,22 +3,24 @@
 # Each major of Sidekiq is tested in a Debian system that ships it, with that system's Ruby: a directory made by
 # mmdebstrap, kept read-only, and entered with unshare and chroot. Rust is this machine's rustup toolchain.
 #
-# A system is named after its major; one with another Ruby than Debian's default, after that as well.
+# A system is named after its major; one with another Ruby than Debian's, after that as well.
 
 rust_needed=1.85
 systems="6 7 8 8-ruby3.4"
+# The last takes long to make: a Ruby is built for it. bin/test has it only with --full.
+all_systems="$systems 7-musl"
 cache=${SIDEKIQ_LIFECYCLE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sidekiq_lifecycle}
 packages=ruby,ruby-dev,ruby-sidekiq,ruby-rspec,ruby-railties,redis-server,libclang-dev,gcc,make,libc6-dev,procps,python3-minimal
 # The inits and shells of the launch forms.
 packages=$packages,tini,dumb-init,catatonit,busybox,zsh,ksh93u+m,strace
 
-is_system() { [[ " $systems " == *" ${1:-none} "* ]]; }
+is_system() { [[ " $all_systems " == *" ${1:-none} "* ]]; }
 
 # Debian experimental has Ruby 3.4 today, but keeps nothing for long. The rest is tested without it.
 is_optional() { [ "$1" = 8-ruby3.4 ]; }
 
 suite_of() {
-  case "$1" in 6) echo bookworm ;; 7) echo trixie ;; 8*) echo forky ;; esac
+  case "$1" in 6) echo bookworm ;; 7*) echo trixie ;; 8*) echo forky ;; esac
 }
 
 # Further packages of each system. Two run systemd (Debian 14's does not support cgroups version 1). One of these deploys,
@@ -29,6 +31,7 @@ packages_of() {
     7) echo "$packages,ruby-foreman,puma,supervisor,runit,s6,capistrano,bundler,git,openssh-server,openssh-client,systemd,systemd-sysv,sudo,docker-cli,docker-compose" ;;
     8) echo "$packages,rubocop,yard,curl" ;;
     8-ruby3.4) echo "$packages,ruby3.4,ruby3.4-dev" ;;
+    7-musl) echo "$packages,musl-tools,linux-libc-dev,autoconf,automake,libtool,texinfo,perl,xz-utils" ;;
   esac
 }
 
@@ -76,6 +79,9 @@ roots_missing() {
   return 1
 }
 
+# The platform of the gem that a system installs; nothing if the gem is built in it.
+gem_platform_of() { if [ "$1" = 7-musl ]; then echo x86_64-linux-musl; fi; }
+
 # The name depends on the packages and the hooks, so that a change makes a new system.
 root_of() {
   local hooks
@@ -88,14 +94,15 @@ root_of() {
 has_root() { [ -e "$(root_of "$1")" ]; }
 
 make_root() {
-  local root hooks
+  local root hooks duration="about half a minute"
+  if [ "$1" = 7-musl ]; then duration="a quarter of an hour or more, because its Ruby is built"; fi
   root=$(root_of "$1")
   hooks=$(hooks_of "$1")
   mkdir -p "$cache/roots"
   exec 9>"$root.lock"
   flock 9
   if [ ! -e "$root" ]; then
-    echo "Making the Debian $(suite_of "$1") for Sidekiq $1 (once, about half a minute)…"
+    echo "Making the Debian $(suite_of "$1") for Sidekiq $1 (once, $duration)…"
     rm -rf "$root.part"
     # Debian testing changes all the time, and a mirror's list of it may be somewhat old.
     if ! mmdebstrap --quiet --variant=minbase --include="$(packages_of "$1")" ${hooks:+--hook-dir="script/$1"} \
@@ -114,16 +121,18 @@ make_root() {
 # /repo is this repository, read-only; /build is kept. Everything else is discarded, and every process is ended.
 # Docker's socket is there if Docker runs; for Docker the system is $ROOT_OUTSIDE and /build is $BUILD_OUTSIDE.
 in_root() {
-  local system=$1 root build rust cargo_home
+  local system=$1 root build rust cargo_home gem
   shift
   root=$(root_of "$system")
+  gem=$(gem_platform_of "$system")
+  if [ -n "$gem" ]; then gem=$(script/platform_gem "$gem") || return 1; fi
   build=$cache/build/$system
   rust=$(rustc --print sysroot)
   cargo_home=${CARGO_HOME:-$HOME/.cargo}
   mkdir -p "$build"
   unshare --mount --pid --fork --kill-child --propagation private -- bash -euc '
-    root=$1 repo=$2 build=$3 rust=$4 cargo=$5
-    shift 5
+    root=$1 repo=$2 build=$3 rust=$4 cargo=$5 gem=$6
+    shift 6
     mount --bind "$root" "$root"
     mount -o remount,ro,bind "$root"
     mount -t proc proc "$root/proc"
@@ -140,8 +149,8 @@ in_root() {
     exec chroot "$root" env -i "PATH=/opt/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
       HOME=/tmp LANG=C.UTF-8 CARGO_HOME=/opt/cargo CARGO_NET_OFFLINE=true CARGO_TARGET_DIR=/build/target SPEC_GEMS=/build/gems IN_ROOT=1 \
       "ROOT_OUTSIDE=$root" "BUILD_OUTSIDE=$build" \
-      ${CI:+CI=$CI} ${ROUNDS:+ROUNDS=$ROUNDS} ${FULL:+FULL=$FULL} ${TERM:+TERM=$TERM} bash -euc "cd /repo && exec \"\$@\"" bash "$@"
-  ' bash "$root" "$PWD" "$build" "$rust" "$cargo_home" "$@"
+      ${gem:+GEM_FILE=/repo/$gem} ${CI:+CI=$CI} ${ROUNDS:+ROUNDS=$ROUNDS} ${FULL:+FULL=$FULL} ${TERM:+TERM=$TERM} bash -euc "cd /repo && exec \"\$@\"" bash "$@"
+  ' bash "$root" "$PWD" "$build" "$rust" "$cargo_home" "$gem" "$@"
 }
 
 # Fails and prints why there can be no containers here; succeeds silently if there can.
