@@ -173,11 +173,35 @@ start_docker() {
   echo "Docker does not start here:" && tail -n 3 "$1"
 }
 
-# Fails and prints why there can be no virtual machine here; succeeds silently if there can. Installs qemu if possible.
+# Fails and prints why there can be no virtual machine here; succeeds silently if there can. Installs qemu if possible:
+# qemu_missing x86_64 qemu-system-x86
 qemu_missing() {
-  if ! command -v qemu-system-x86_64 >/dev/null && can_install; then apt_install qemu-system-x86 2>/dev/null || true; fi
-  if ! command -v qemu-system-x86_64 >/dev/null; then
-    echo "qemu-system-x86_64 is not installed (Debian and Ubuntu: apt-get install qemu-system-x86)"
+  if ! command -v "qemu-system-$1" >/dev/null && can_install; then apt_install "$2" 2>/dev/null || true; fi
+  if ! command -v "qemu-system-$1" >/dev/null; then
+    echo "qemu-system-$1 is not installed (Debian and Ubuntu: apt-get install $2)"
+    return 1
+  fi
+}
+
+# Fails and prints why this kernel cannot run arm64's programs; succeeds silently if it can. mmdebstrap runs the scripts of
+# Debian's packages, and arch-test tells it that they run. Installs qemu if possible.
+arm64_programs_missing() {
+  local binfmt=/proc/sys/fs/binfmt_misc
+  if ! command -v arch-test >/dev/null && can_install; then apt_install arch-test qemu-user-static 2>/dev/null || true; fi
+  if ! command -v arch-test >/dev/null || ! command -v qemu-aarch64-static >/dev/null; then
+    echo "arch-test and qemu-aarch64-static are needed (Debian and Ubuntu: apt-get install arch-test qemu-user-static)"
+    return 1
+  fi
+  if arch-test arm64 >/dev/null 2>&1; then return; fi
+  # Without systemd nobody has told the kernel.
+  [ -e "$binfmt/register" ] || mount -t binfmt_misc binfmt_misc "$binfmt" 2>/dev/null || true
+  # The first 20 bytes of a file for arm64, and their mask; F opens the interpreter now, so that it is found in a chroot.
+  printf ':qemu-aarch64:M::%s:%s:%s:F' \
+    '\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00' \
+    '\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff' \
+    "$(command -v qemu-aarch64-static)" 2>/dev/null >"$binfmt/register" || true
+  if ! arch-test arm64 >/dev/null 2>&1; then
+    echo "this kernel does not run programs for arm64 through qemu (binfmt_misc)"
     return 1
   fi
 }
