@@ -278,7 +278,8 @@ sysroot_of() {
 #   gnu/   what an extension is linked with: glibc of Debian 11, so that it also runs on systems as old as that
 #   musl/  the same for musl. Ruby's headers are those of Debian's Ruby all the same: an extension uses only what they
 #          say about Ruby, and that does not depend on the libc.
-# In both, libgcc is a static library, because not every image has libgcc_s.so.1.
+# In both, what unwinds the stack is a static library, because not every image has libgcc_s.so.1. For musl it is the one
+# that comes with Rust.
 make_sysroot() {
   local root triple=$1-linux-gnu from suite version name
   root=$(sysroot_of "$1")
@@ -301,10 +302,9 @@ make_sysroot() {
     cp "$from/usr/lib/$triple/libc_nonshared.a" "$root.part/gnu"
     rm "$root.part/gnu/libc.so"
     echo "INPUT(libc.so.6 -lc_nonshared)" >"$root.part/gnu/libc.so"
-    for name in gnu musl; do
-      cp "$from/usr/lib/gcc/$triple/10"/libgcc{,_eh}.a "$root.part/$name"
-      echo "INPUT(-lgcc_eh -lgcc)" >"$root.part/$name/libgcc_s.so"
-    done
+    cp "$from/usr/lib/gcc/$triple/10"/libgcc{,_eh}.a "$root.part/gnu"
+    echo "INPUT(-lgcc_eh -lgcc)" >"$root.part/gnu/libgcc_s.so"
+    echo "INPUT(/opt/rust/lib/rustlib/$1-unknown-linux-musl/lib/self-contained/libunwind.a)" >"$root.part/musl/libgcc_s.so"
     for name in $gem_rubies; do
       version=${name%:*} suite=${name#*:}
       extract_packages "$1" "$suite" "ruby$version-dev" "$from" || return 1

@@ -8,6 +8,7 @@
 
 require "digest"
 require "fileutils"
+require "json"
 require "open3"
 require "rbconfig"
 require "rubygems/package"
@@ -19,6 +20,7 @@ class NativeGem
   # A platform gem builds nothing.
   SOURCES = %r{\A(src|ext)/|\ACargo\.}
   LIBRARY = "lib/sidekiq_lifecycle"
+  LICENCES = "LICENSE-THIRD-PARTY"
 
   def initialize(platform, command, rbconfigs)
     @platform = platform
@@ -47,10 +49,26 @@ class NativeGem
       native = extensions.transform_keys { |version| File.join(version.join("."), "native.#{@rubies.first["DLEXT"]}") }
                          .merge("sidekiq-lifecycle" => @command).transform_keys { |file| File.join(LIBRARY, file) }
       native.each { |file, source| copy(source, stage, file, 0o755) }
-      spec.files = files + native.keys
+      File.write(File.join(stage, LICENCES), licences)
+      spec.files = files + native.keys + [LICENCES]
       restrict(spec, platform, extensions.keys)
       Dir.chdir(stage) { Gem::Package.build(spec, false, false, File.join(directory, spec.file_name)) }
     end
+  end
+
+  # What the authors of the crates in the binaries ask for: their names and licences, each text once.
+  def licences
+    output, status = Open3.capture2("cargo", "metadata", "--format-version", "1", "--locked", "--filter-platform",
+                                    ENV.fetch("CARGO_BUILD_TARGET"), chdir: ROOT)
+    abort "script/native_gem.rb: cargo cannot list the crates" unless status.success?
+
+    crates = JSON.parse(output)["packages"].select { |crate| crate["source"] }.sort_by { |crate| crate["name"] }
+    list = crates.map { |crate| "#{crate["name"]} #{crate["version"]}: #{crate["license"]}" }
+    sources = crates.map { |crate| File.dirname(crate["manifest_path"]) }
+    texts = sources.flat_map { |directory| Dir[File.join(directory, "{LICENSE,COPYING,NOTICE}*")] }
+                   .select { |file| File.file?(file) }.map { |file| File.read(file).strip }.uniq
+    ["Rust's standard library: MIT OR Apache-2.0\nmusl, in the command for Linux: MIT", list.join("\n"), *texts]
+      .join("\n\n#{"-" * 80}\n\n")
   end
 
   # Kept until Rust's part changes: for Cargo each Ruby would be a change.

@@ -31,7 +31,16 @@ RSpec.describe PlatformGem, if: Sandbox::MAJOR == 8 && ENV.key?("IN_ROOT") do
         # In another process, because it loads the version.
         source, = Open3.capture2(RbConfig.ruby, "-e", "puts Gem::Specification.load(ARGV.first).files",
                                  File.expand_path("../../sidekiq_lifecycle.gemspec", __dir__))
-        expect(files - native).to match_array(source.lines(chomp: true).grep_v(%r{\A(src|ext)/|\ACargo\.}))
+        kept = source.lines(chomp: true).grep_v(%r{\A(src|ext)/|\ACargo\.})
+        expect(files - native).to match_array(kept + ["LICENSE-THIRD-PARTY"])
+      end
+
+      it "has the licences of the crates in it" do
+        gem.unpacked do |directory|
+          licences = File.read(File.join(directory, "LICENSE-THIRD-PARTY"))
+          expect(licences).to match(/^clap 4\S+: MIT OR Apache-2.0$/).and match(/^magnus \S+: MIT$/)
+            .and include("Permission is hereby granted", "Apache License")
+        end
       end
 
       it "is small, and has stripped files for its machine" do
