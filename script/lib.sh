@@ -31,7 +31,7 @@ packages_of() {
     7) echo "$packages,ruby-foreman,puma,supervisor,runit,s6,capistrano,bundler,git,openssh-server,openssh-client,systemd,systemd-sysv,sudo,docker-cli,docker-compose" ;;
     8) echo "$packages,rubocop,yard,curl" ;;
     8-ruby3.4) echo "$packages,ruby3.4,ruby3.4-dev" ;;
-    7-musl) echo "$packages,musl-tools,linux-libc-dev,autoconf,automake,libtool,texinfo,perl,xz-utils" ;;
+    7-musl) echo "$packages,musl-tools,linux-libc-dev,autoconf,automake,libtool,libltdl-dev,texinfo,perl,xz-utils" ;;
   esac
 }
 
