@@ -47,8 +47,9 @@ RSpec.describe "a signal to a container", :containers do
   context "stopped, with the relay:" do
     measure { |form| SignalOutcome.new(form, :auto, expected: true).stop }
 
+    # What the relay does does not depend on Sidekiq's major, so the others have the 27 forms alone.
     LaunchForm.all.each do |form|
-      it "#{form} saves the jobs", form: do
+      it "#{form} saves the jobs", form:, full: Sandbox::MAJOR != 8 && !LaunchForm.matrix.include?(form) do
         outcome = outcome_of(form)
         expect(outcome).to be_saved, -> { outcome.story }
         expect(outcome.exit_code).to eq(form.rescued), -> { outcome.story }

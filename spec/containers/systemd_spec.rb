@@ -28,7 +28,8 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
                                       "WatchdogUSec" => "1min", "KillMode" => "mixed", "NotifyAccess" => "main")
       FileUtils.touch(machine.file("start"))
       machine.wait_until("active") { machine.show["ActiveState"] == "active" }
-      expect(File).to exist(machine.ready_file)
+      # On a slow disk it follows a moment later.
+      machine.wait_until("the ready file") { File.exist?(machine.ready_file) }
       # There is no env, bundler or shell in front of it.
       expect(machine.show["MainPID"]).to eq(machine.lifecycle("status").last[/^\d+/])
       machine.wait_for_status("running, 0 of 2 busy")

@@ -15,7 +15,8 @@ RSpec.describe SidekiqLifecycle::OnceLogger do
   # A thread switch between two lines of {OnceLogger#warn} would otherwise let two threads log the same problem.
   it "logs it once when several threads report it" do
     switch = TracePoint.new(:line) { |point| Thread.pass if point.path.end_with?("/once_logger.rb") }
-    switch.enable(target_thread: nil) { 4.times.map { Thread.new { 50.times { subject.warn(logger, "problem") } } }.each(&:join) }
+    report = -> { 50.times { subject.warn(logger, "problem") } }
+    switch.enable(target_thread: nil) { Array.new(4) { Thread.new(&report) }.each(&:join) }
     expect(log.string.lines.size).to eq(1)
   end
 
