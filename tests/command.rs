@@ -345,6 +345,7 @@ fn status_is_json_for_machines() {
         "embedded",
         "exit_status",
         "hooks",
+        "http",
         "interrupted_jobs",
         "lost_jobs",
         "never_drains",

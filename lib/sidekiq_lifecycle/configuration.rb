@@ -11,7 +11,8 @@ module SidekiqLifecycle
     # Values of `$SIDEKIQ_LIFECYCLE_SIGNAL_RELAY`, and others that mean the same.
     RELAY_WORDS = { "off" => :off, "false" => :off, "no" => :off, "0" => :off,
                     "auto" => :auto, "on" => :auto, "true" => :auto, "yes" => :auto, "1" => :auto }.freeze
-    private_constant :RELAY_WORDS
+    SET_HTTP_ADDRESS = 'set it to a port from 1 to 65535, or to an IP address and a port, such as "127.0.0.1:7433"'
+    private_constant :RELAY_WORDS, :SET_HTTP_ADDRESS
 
     # @return [String] the absolute path of the lifecycle directory: `$SIDEKIQ_LIFECYCLE_DIR`, else `tmp/sidekiq` below
     #   the application's root
@@ -36,6 +37,10 @@ module SidekiqLifecycle
     # @return [Boolean] whether the ECS task is protected from scale-in and deploys while jobs run
     attr_reader :ecs_task_protection
 
+    # @return [String, nil] where HTTP probes and metrics are served: a port, which means all of the machine's
+    #   addresses, or an IP address and a port; nil: nowhere. From `$SIDEKIQ_LIFECYCLE_HTTP`, else what was set
+    attr_reader :http
+
     # @param root [String] the application's root, the base of relative paths
     def initialize(root: Configuration.root)
       @root = root
@@ -43,6 +48,7 @@ module SidekiqLifecycle
       @stop_timeout = nil
       @require_signal_path = false
       @ecs_task_protection = false
+      self.http = nil
       self.signal_relay = :auto
       self.directory = DEFAULT_DIRECTORY
     end
@@ -112,21 +118,25 @@ module SidekiqLifecycle
       @ecs_task_protection = wanted
     end
 
+    # `$SIDEKIQ_LIFECYCLE_HTTP` takes precedence.
+    #
+    # @param address [Integer, String, nil] `7433`, `"127.0.0.1:7433"`, `"[::1]:7433"`; nil: HTTP is not served
+    # @raise [ArgumentError] if it is something else
+    def http=(address)
+      unless address.nil? || http_address?(address)
+        raise ArgumentError, "http is #{address.inspect}; #{SET_HTTP_ADDRESS}"
+      end
+
+      from_environment = from_environment(Native::HTTP_VARIABLE)
+      @http = http_address?(from_environment) ? from_environment : address&.to_s
+    end
+
     # What is wrong with the environment variables. They belong to the deployment, so a worker runs with them.
     #
     # @api private
     # @return [String, nil]
     def environment_problem
-      relay = from_environment(Native::SIGNAL_RELAY_VARIABLE)
-      directory = from_environment(Native::DIRECTORY_VARIABLE)
-      problems = []
-      if relay && !relay_of_environment
-        problems << "#{Native::SIGNAL_RELAY_VARIABLE} is #{relay.inspect} and is ignored; set it to auto or off"
-      end
-      if directory && Text.one_line(directory) != Text.readable(directory)
-        problems << "#{Native::DIRECTORY_VARIABLE} is #{directory.inspect} and is used with invisible characters; " \
-                    "set it to a path on one line"
-      end
+      problems = [relay_problem, directory_problem, http_problem].compact
       problems.join("; ") if problems.any?
     end
 
@@ -135,6 +145,32 @@ module SidekiqLifecycle
     def from_environment(name)
       value = ENV.fetch(name, "")
       value unless value.empty?
+    end
+
+    def relay_problem
+      relay = from_environment(Native::SIGNAL_RELAY_VARIABLE)
+      return if relay.nil? || relay_of_environment
+
+      "#{Native::SIGNAL_RELAY_VARIABLE} is #{relay.inspect} and is ignored; set it to auto or off"
+    end
+
+    def directory_problem
+      directory = from_environment(Native::DIRECTORY_VARIABLE)
+      return if directory.nil? || Text.one_line(directory) == Text.readable(directory)
+
+      "#{Native::DIRECTORY_VARIABLE} is #{directory.inspect} and is used with invisible characters; " \
+        "set it to a path on one line"
+    end
+
+    def http_problem
+      http = from_environment(Native::HTTP_VARIABLE)
+      return if http.nil? || http_address?(http)
+
+      "#{Native::HTTP_VARIABLE} is #{http.inspect} and is ignored; #{SET_HTTP_ADDRESS}"
+    end
+
+    def http_address?(value)
+      (value.is_a?(Integer) || value.is_a?(String)) && Native.http_address?(Text.readable(value.to_s))
     end
 
     def relay_of_environment

@@ -96,7 +96,7 @@ module SidekiqLifecycle
         BootGuard.install
         configuration = Configuration.new
         BootGuard.configure_relay(configuration)
-        Native.clear(configuration.directory)
+        WorkerProcess.prepare(configuration)
       rescue StandardError => e
         OnceLogger.print(e.message)
       end

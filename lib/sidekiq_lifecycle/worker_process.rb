@@ -21,6 +21,14 @@ module SidekiqLifecycle
     # @return [RedisStatus]
     attr_reader :redis
 
+    # Clears what a killed process has left, and lets probes ask, before the process registers.
+    #
+    # @param configuration [Configuration]
+    def self.prepare(configuration)
+      Native.clear(configuration.directory)
+      Native.serve_http(configuration.http, configuration.directory)
+    end
+
     # Records the exit of a process that has been registered, and that no object is there for: a signal has raised in
     # between. In a child that a job has forked it does nothing.
     def self.finish_unknown(exit_status, why)
@@ -41,6 +49,7 @@ module SidekiqLifecycle
       @listeners = listeners
       @once_logger = once_logger
       @embedded = embedded
+      serve_http
       @native = Native::Process.register(configuration.directory, configuration.ready_file, about)
       @drain = DrainMonitor.new(config, @native)
       @redis = RedisStatus.new(config)
@@ -59,6 +68,7 @@ module SidekiqLifecycle
     # Records settings that may have changed.
     def describe(config)
       @config = config
+      serve_http
       @native.describe(about)
       @native.require_signal_path(@configuration.require_signal_path)
     end
@@ -129,6 +139,13 @@ module SidekiqLifecycle
     end
 
     private
+
+    # A probe may ask from now on, also while the application boots.
+    def serve_http
+      Native.serve_http(@configuration.http, @configuration.directory)
+    rescue StandardError => e
+      failed("HTTP", e)
+    end
 
     def about
       options = SidekiqCompat.options(@config)

@@ -67,6 +67,7 @@ RSpec.describe "the lifecycle directory" do
 
   # A wrong variable is reported, and does not end the worker.
   { "SIDEKIQ_LIFECYCLE_SIGNAL_RELAY" => ["sometimes", /SIGNAL_RELAY is "sometimes" and is ignored/],
+    "SIDEKIQ_LIFECYCLE_HTTP" => ["localhost:80", /SIDEKIQ_LIFECYCLE_HTTP is "localhost:80" and is ignored/],
     "SIDEKIQ_LIFECYCLE_STOP_TIMEOUT" => ["-1", /SIDEKIQ_LIFECYCLE_STOP_TIMEOUT is "-1"/],
     "ECS_CONTAINER_STOP_TIMEOUT" => ["soon", /ECS_CONTAINER_STOP_TIMEOUT is "soon"/],
     "ECS_AGENT_URI" => ["http://[::1", /ECS_AGENT_URI is "http:..\[::1"/],
@@ -82,8 +83,8 @@ RSpec.describe "the lifecycle directory" do
   end
 
   it "works if every variable that the gem reads is empty or wrong" do
-    names = %w[SIDEKIQ_LIFECYCLE_SIGNAL_RELAY SIDEKIQ_LIFECYCLE_STOP_TIMEOUT ECS_CONTAINER_STOP_TIMEOUT
-               ECS_AGENT_URI WATCHDOG_PID NO_COLOR]
+    names = %w[SIDEKIQ_LIFECYCLE_SIGNAL_RELAY SIDEKIQ_LIFECYCLE_HTTP SIDEKIQ_LIFECYCLE_STOP_TIMEOUT
+               ECS_CONTAINER_STOP_TIMEOUT ECS_AGENT_URI WATCHDOG_PID NO_COLOR]
     ["", "\n", "\xFF"].each_with_index do |value, index|
       worker = start_ready(name: "app#{index}", environment: names.to_h { |name| [name, value] })
       worker.signal(:TERM)

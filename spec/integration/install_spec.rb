@@ -46,6 +46,7 @@ RSpec.describe "installing" do
   {
     "lifecycle.directory = nil" => "directory is nil; set it to a path, such as \"tmp/sidekiq\"",
     "lifecycle.ready_file = 7" => "ready_file is 7; set it to a path, such as \"tmp/sidekiq\"",
+    "lifecycle.http = 'localhost'" => "http is \"localhost\"; set it to a port from 1 to 65535, or to an IP address",
     "lifecycle.stop_timeout = '30'" => "stop_timeout is \"30\"; set it to a number of seconds above 0, such as 30"
   }.each do |setting, sentence|
     it "ends the boot with a clear error for #{setting}" do

@@ -1,5 +1,7 @@
 # frozen_string_literal: true
 
+require "net/http"
+
 # Debian builds nokogiri, which Rails needs, for its default Ruby only.
 has_rails = system(Gem.ruby, "-e", "require 'rails'", err: IO::NULL)
 
@@ -72,6 +74,17 @@ RSpec.describe "in Rails", skip: has_rails ? false : "Rails cannot be loaded" do
     worker = start_rails
     wait_until("the application's first line") { notes.size == 2 || worker.raise_if_ended }
     expect(notes).to eq(["found []", "found []"])
+  end
+
+  it "answers HTTP requests before the first initializer has run, where the environment asks for it" do
+    write("rails/config/initializers/a.rb", 'note "boots"; sleep 0.05 until File.exist?("boot may end")')
+    port = RedisServer.free_port
+    worker = start_rails(environment: { "SIDEKIQ_LIFECYCLE_HTTP" => "127.0.0.1:#{port}" })
+    ask = ->(path) { Net::HTTP.get(URI("http://127.0.0.1:#{port}#{path}")) }
+    wait_for_note("boots")
+    expect(ask.call("/ready")).to start_with("not ready: ")
+    FileUtils.touch(file("elsewhere/boot may end"))
+    wait_until("ready") { ask.call("/ready") == "ready\n" || worker.raise_if_ended }
   end
 
   it "ends with 143 if TERM arrives in an early initializer, whatever its own trap does" do

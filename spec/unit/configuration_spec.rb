@@ -9,6 +9,7 @@ RSpec.describe SidekiqLifecycle::Configuration do
     before = ENV.to_h
     ENV.delete("SIDEKIQ_LIFECYCLE_DIR")
     ENV.delete("SIDEKIQ_LIFECYCLE_SIGNAL_RELAY")
+    ENV.delete("SIDEKIQ_LIFECYCLE_HTTP")
     example.run
   ensure
     ENV.replace(before)
@@ -55,6 +56,25 @@ RSpec.describe SidekiqLifecycle::Configuration do
     configuration.signal_relay = :off
     expect(configuration.signal_relay).to eq(:off)
     expect { configuration.signal_relay = :sometimes }.to raise_error(ArgumentError, /signal_relay is :sometimes/)
+  end
+
+  { 7433 => "7433", "7433" => "7433", "127.0.0.1:80" => "127.0.0.1:80", "[::1]:80" => "[::1]:80",
+    nil => nil }.each do |value, address|
+    it "serves HTTP at #{address.inspect} with #{value.inspect}" do
+      expect(configuration.tap { |settings| settings.http = value }.http).to eq(address)
+      ENV["SIDEKIQ_LIFECYCLE_HTTP"] = "9000"
+      expect(configuration.tap { |settings| settings.http = value }.http).to eq("9000")
+      ENV["SIDEKIQ_LIFECYCLE_HTTP"] = "soon"
+      expect(configuration.tap { |settings| settings.http = value }.http).to eq(address)
+      expect(configuration.environment_problem).to start_with('SIDEKIQ_LIFECYCLE_HTTP is "soon" and is ignored')
+    end
+  end
+
+  [0, 65_536, "localhost:80", "", "80\n", true, 80.5, :http].each do |value|
+    it "serves HTTP at no #{value.inspect}" do
+      expect { configuration.http = value }
+        .to raise_error(ArgumentError, start_with("http is #{value.inspect}; set it to a port"))
+    end
   end
 
   it "takes any path that the environment may have, as the native command does" do

@@ -15,10 +15,9 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use crate::doctor;
 use crate::init;
 use crate::model::duration;
-use crate::model::probe::{self, Facts, MAX_BEAT_AGE, Probe};
-use crate::model::text::one_line;
+use crate::model::probe::{MAX_BEAT_AGE, Probe};
 use crate::output::print_error;
-use crate::store::lookup::ObservedProcess;
+use crate::store::report;
 #[cfg(target_os = "linux")]
 use crate::sys::signals::disposition;
 
@@ -242,13 +241,10 @@ fn doctor(out: &mut impl Write, _: DirArg, _: bool, _: Duration, _: &[OsString])
 }
 
 fn check(out: &mut impl Write, probe: Probe, target: &Target, max_age: Duration) -> ExitCode {
-    let answer = target.observe(true).map_err(|error| error.to_string()).and_then(|processes| {
-        let facts: Vec<Facts> = processes.iter().map(ObservedProcess::facts).collect();
-        probe::ask(&facts, probe, max_age)
-    });
-    let (code, line) = match answer {
-        Ok(()) => (ExitCode::SUCCESS, probe.to_string()),
-        Err(reason) => (ExitCode::FAILURE, format!("not {probe}: {}", one_line(&reason))),
+    let observed = target.observe(true).map_err(|error| error.to_string());
+    let (code, line) = match report::answer(observed, probe, max_age) {
+        Ok(line) => (ExitCode::SUCCESS, line),
+        Err(line) => (ExitCode::FAILURE, line),
     };
     // The exit code is the answer, whether or not anybody can read the line.
     let _ = writeln!(out, "{line}");

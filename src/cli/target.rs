@@ -85,10 +85,8 @@ impl Target {
     /// Why nothing can be seen.
     pub fn observe(&self, must_exist: bool) -> Result<Vec<ObservedProcess>, Error> {
         match self {
-            Self::Directory(directory) => match directory.read() {
-                Ok(entries) => {
-                    Ok(entries.into_iter().map(|entry| ObservedProcess::recorded(entry, directory)).collect())
-                }
+            Self::Directory(directory) => match lookup::all_recorded(directory) {
+                Ok(processes) => Ok(processes),
                 Err(store::error::Error::Missing(_)) if !must_exist => Ok(Vec::new()),
                 Err(error) => Err(error.into()),
             },

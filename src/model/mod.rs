@@ -6,6 +6,7 @@ pub mod duration;
 pub mod forwarding;
 pub mod goal;
 pub mod hook_time;
+pub mod http;
 pub mod pattern;
 pub mod probe;
 pub mod program;

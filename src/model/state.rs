@@ -23,6 +23,11 @@ pub enum State {
     Stopped,
 }
 
+impl State {
+    /// All of them, in their order.
+    pub const ALL: [Self; 5] = [Self::Booting, Self::Running, Self::Quiet, Self::Stopping, Self::Stopped];
+}
+
 impl fmt::Display for State {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.pad(match self {

@@ -3,6 +3,9 @@
 /// The lifecycle directory.
 pub const DIRECTORY: &str = "SIDEKIQ_LIFECYCLE_DIR";
 
+/// The address of the HTTP endpoint.
+pub const HTTP: &str = "SIDEKIQ_LIFECYCLE_HTTP";
+
 /// Whether there may be a relay: `auto` or `off`.
 pub const SIGNAL_RELAY: &str = "SIDEKIQ_LIFECYCLE_SIGNAL_RELAY";
 

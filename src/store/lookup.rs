@@ -113,6 +113,15 @@ fn why_unknown(snapshot: &Snapshot) -> String {
 
 const NO_RECORD: &str = "none was found, and only a Sidekiq with sidekiq_lifecycle writes one";
 
+/// What the records of a directory say, the one with the latest news last.
+///
+/// # Errors
+/// The directory is missing or cannot be read.
+pub fn all_recorded(directory: &Directory) -> Result<Vec<ObservedProcess>, Error> {
+    let entries = directory.read()?;
+    Ok(entries.into_iter().map(|entry| ObservedProcess::recorded(entry, directory)).collect())
+}
+
 /// The registered processes of a directory.
 ///
 /// # Errors

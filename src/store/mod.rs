@@ -7,6 +7,7 @@ pub mod files;
 pub mod health;
 pub mod kept_descriptors;
 pub mod lookup;
+pub mod metrics;
 pub mod record;
 mod record_name;
 pub mod report;

@@ -159,6 +159,9 @@ pub struct Record {
     pub problems: Vec<Problem>,
     /// The ready file, if the application chose another than the directory's own.
     pub ready_file: Option<String>,
+    /// The address at which this process answers HTTP requests for the directory.
+    #[serde(default)]
+    pub http: Option<String>,
     /// What Ruby has passed.
     #[serde(flatten)]
     pub about: About,
@@ -194,6 +197,7 @@ impl Record {
             never_drains: None,
             problems: Vec::new(),
             ready_file,
+            http: None,
             about,
             version: crate::VERSION.to_owned(),
         }

@@ -2,15 +2,34 @@
 
 use std::borrow::Cow;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::lookup::ObservedProcess;
 use super::record::Record;
 use crate::model::probe::{self, Facts, MAX_BEAT_AGE, Presence, Probe};
+use crate::model::text::one_line;
 
 /// The version of the JSON; it increases when a field changes its meaning or is removed.
 pub const SCHEMA: u32 = 2;
+
+/// The line that `check` prints for a probe; `Err` if the answer is no. Nothing is known of the processes if they cannot be
+/// `observed`.
+///
+/// # Errors
+/// The line for no.
+pub fn answer(
+    observed: Result<Vec<ObservedProcess>, String>,
+    probe: Probe,
+    max_beat_age: Duration,
+) -> Result<String, String> {
+    let answer = observed.and_then(|processes| {
+        let facts: Vec<Facts> = processes.iter().map(ObservedProcess::facts).collect();
+        probe::ask(&facts, probe, max_beat_age)
+    });
+    answer.map(|()| probe.to_string()).map_err(|reason| format!("not {probe}: {}", one_line(&reason)))
+}
 
 /// The whole report.
 #[derive(Debug, Serialize)]

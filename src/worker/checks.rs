@@ -7,6 +7,7 @@ use crate::store::record::Record;
 use crate::sys::platform;
 use crate::sys::procfs::Snapshot;
 
+use super::http;
 use super::lifecycle::{Inner, Lifecycle};
 use super::own_path;
 
@@ -35,6 +36,14 @@ impl Lifecycle {
             inner.withhold();
         });
         self.set_problem("signal_path", problem);
+    }
+
+    /// Records where HTTP requests are answered. If they should be, and another process has the address, the endpoint tries
+    /// again.
+    pub(super) fn check_http(&self) {
+        let (address, problem) = http::check();
+        self.with_inner(|inner| inner.record.http = address.map(|address| address.to_string()));
+        self.set_problem("http", problem);
     }
 
     /// Records which programs end together with this one, for `fleet stop`, which cannot inspect them remotely.

@@ -131,6 +131,7 @@ impl Lifecycle {
         lifecycle.start_writer();
         lifecycle.check_signal_path();
         lifecycle.check_stop_timeout();
+        lifecycle.check_http();
         lifecycle.hand_over(Work { sweep: true, publish: Some(Durability::Flushed), ..Work::default() });
         lifecycle.wait();
         lifecycle
@@ -181,6 +182,7 @@ impl Lifecycle {
             // This hook counts as a heartbeat; Sidekiq's own first one is about to come.
             self.record_heartbeat();
             self.check_signal_path();
+            self.check_http();
             self.record_companions();
             self.catch_up();
             self.record_event(Event::Started, None);
@@ -217,6 +219,7 @@ impl Lifecycle {
         self.record_heartbeat();
         self.with_inner(|Inner { record, .. }| record.busy = if record.drained { 0 } else { busy });
         self.check_signal_path();
+        self.check_http();
         self.notify_manager(true);
         self.hand_over(Work { strangers: true, publish: Some(Durability::Whole), ..Work::default() });
         self.wait();

@@ -2,6 +2,7 @@
 
 mod checks;
 pub mod clearing;
+pub mod http;
 pub mod lifecycle;
 pub mod own_path;
 mod publisher;

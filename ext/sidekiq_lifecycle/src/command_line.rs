@@ -51,6 +51,7 @@ pub fn init(_: &Ruby, module: RModule) -> Result<(), Error> {
     module.const_set("MAX_BEAT_AGE", probe::MAX_BEAT_AGE.as_secs())?;
     module.const_set("DEFAULT_DIRECTORY", directory::DEFAULT)?;
     module.const_set("DIRECTORY_VARIABLE", variables::DIRECTORY)?;
+    module.const_set("HTTP_VARIABLE", variables::HTTP)?;
     module.const_set("SIGNAL_RELAY_VARIABLE", variables::SIGNAL_RELAY)?;
     module.const_set("TRIAL_VARIABLE", variables::TRIAL)?;
     module.const_set("PATTERN_FIELDS", pattern::FIELDS.to_vec())?;

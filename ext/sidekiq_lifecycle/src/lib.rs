@@ -16,11 +16,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use error::{guarded, raise};
 use magnus::value::ReprValue;
 use magnus::{Error, Module, Object, RModule, RString, Ruby, TypedData, function, method};
+use sidekiq_lifecycle::model::http;
 use sidekiq_lifecycle::store::directory::Directory;
 use sidekiq_lifecycle::store::record::About;
 use sidekiq_lifecycle::sys::claim;
 use sidekiq_lifecycle::sys::signals::{Signal, boot_guard, disposition, observer};
 use sidekiq_lifecycle::worker::clearing;
+use sidekiq_lifecycle::worker::http as endpoint;
 use sidekiq_lifecycle::worker::lifecycle::Lifecycle;
 use sidekiq_lifecycle::worker::own_path;
 
@@ -258,6 +260,20 @@ fn clear(ruby: &Ruby, directory: RString) -> Result<(), Error> {
     })
 }
 
+fn is_http_address(text: String) -> bool {
+    http::parse_address(&text).is_some()
+}
+
+/// Answers HTTP requests for the directory at that address; nil: no longer.
+fn serve_http(ruby: &Ruby, address: Option<String>, directory: RString) -> Result<(), Error> {
+    guarded(ruby, || {
+        let address = address.as_deref().and_then(http::parse_address);
+        let directory = Directory::new(&path(directory)?, None);
+        let serve = || endpoint::serve(address, directory.clone());
+        gvl::without(serve, None).unwrap_or_else(serve).map_err(|error| raise(ruby, error))
+    })
+}
+
 fn ignored(ruby: &Ruby) -> Result<Vec<String>, Error> {
     guarded(ruby, || Ok(names(disposition::ignored())))
 }
@@ -352,6 +368,8 @@ fn init(ruby: &Ruby) -> Result<(), Error> {
     let module: RModule = ruby.define_module("SidekiqLifecycle")?.define_module("Native")?;
     module.const_set("VERSION", sidekiq_lifecycle::VERSION)?;
     module.define_singleton_method("clear", function!(clear, 1))?;
+    module.define_singleton_method("http_address?", function!(is_http_address, 1))?;
+    module.define_singleton_method("serve_http", function!(serve_http, 2))?;
     module.define_singleton_method("ignored_signals", function!(ignored, 0))?;
     module.define_singleton_method("unblock_signals", function!(unblock, 0))?;
     module.define_singleton_method("displaced_signals", function!(displaced, 0))?;
