@@ -119,6 +119,7 @@ def spoil(document, *path, to):
 
 
 DEPLOYMENT = "kubernetes/deploy/kubernetes/sidekiq.yaml"
+OVER_HTTP = "kubernetes-http/deploy/kubernetes/sidekiq.yaml"
 TASK = "ecs/deploy/ecs/task-definition.yaml"
 SERVICE = "ecs/deploy/ecs/service.yaml"
 POLICY = "ecs/deploy/ecs/task-protection-policy.json"
@@ -130,6 +131,8 @@ RELEASE = ".github/workflows/release.yml"
 LOOKS = [
     (DEPLOYMENT, "Kubernetes' schema", kubernetes, read(DEPLOYMENT),
      {"path": ["spec", "template", "spec", "terminationGracePeriodSeconds"], "to": "soon"}),
+    (OVER_HTTP, "Kubernetes' schema", kubernetes, read(OVER_HTTP),
+     {"path": ["spec", "template", "spec", "containers", 0, "livenessProbe", "httpGet", "port"], "to": None}),
     (TASK, "botocore", botocore_takes("ecs", "RegisterTaskDefinition"), read(TASK),
      {"path": ["containerDefinitions", 0, "stopTimeout"], "to": "30s"}),
     (TASK, "cfn-lint", ecs_resource, read(TASK), {"path": ["cpu"], "to": "300"}),

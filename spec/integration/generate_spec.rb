@@ -1,5 +1,6 @@
 # frozen_string_literal: true
 
+require "net/http"
 require "sidekiq_lifecycle/generate/target"
 require "yaml"
 
@@ -47,6 +48,12 @@ RSpec.describe "the command generate" do
     end
   end
 
+  it "writes examples/kubernetes-http" do
+    before = tree(file("shop"))
+    expect(generate("kubernetes", "--root", "shop", "--probe", "http").first).to eq(0)
+    expect(tree(file("shop")).except(*before.keys)).to eq(tree(File.join(examples, "kubernetes-http")))
+  end
+
   it "lists its targets in the help" do
     help = command("generate", "--help").last[/^Arguments:.*?^Options:/m]
     expect(help.scan(/^ +- (\w+):/).flatten).to match_array(targets)
@@ -89,10 +96,10 @@ RSpec.describe "the command generate" do
     def directory = file("shop/tmp/sidekiq")
 
     # Like the image's CMD, but without bundler, which has no Gemfile.lock here.
-    def start_shop
+    def start_shop(environment = {})
       generate("docker", "--root", "shop")
       words = JSON.parse(File.read(file("shop/Dockerfile.sidekiq"))[/^CMD (.*)$/, 1])
-      start_program(*words.drop(2), chdir: file("shop"), environment: surroundings)
+      start_program(*words.drop(2), chdir: file("shop"), environment: surroundings.merge(environment))
     end
 
     # As a platform runs it inside the container: [exit status, what it printed].
@@ -143,6 +150,20 @@ RSpec.describe "the command generate" do
       expect(%w[liveness readiness].map(&probe)).to eq([0, 1])
       worker.signal(:TERM)
       expect(worker.exit_code).to eq(0)
+    end
+
+    it "answers Kubernetes' probes over HTTP" do
+      generate("kubernetes", "--root", "shop", "--probe", "http")
+      container = generated("deploy/kubernetes/sidekiq.yaml").dig("spec", "template", "spec", "containers", 0)
+      asked = %w[startup liveness readiness].map { |name| container.dig("#{name}Probe", "httpGet") }
+      port = container["env"].to_h(&:values).fetch("SIDEKIQ_LIFECYCLE_HTTP")
+      expect(asked.map { |probe| probe["port"].to_s }).to all(eq(port))
+      # Other specs may use that port.
+      port = RedisServer.free_port
+      worker = start_shop("SIDEKIQ_LIFECYCLE_HTTP" => port.to_s)
+      wait_ready(worker)
+      expect(asked.map { |probe| Net::HTTP.get(URI("http://127.0.0.1:#{port}#{probe["path"]}")) })
+        .to eq(%W[ready\n live\n ready\n])
     end
 
     it "is quieted by Systems Manager's document, which fails if there is no Sidekiq" do

@@ -268,6 +268,15 @@ RSpec.describe SidekiqLifecycle::Generate do
       expect(pod["terminationGracePeriodSeconds"]).to be >= Integer(wait.delete_suffix("s")) + 104
     end
 
+    it "lets Kubernetes ask over HTTP" do
+      container = YAML.safe_load(files("kubernetes", probe: "http")["deploy/kubernetes/sidekiq.yaml"])
+                      .dig("spec", "template", "spec", "containers", 0)
+      probes = %w[startup liveness readiness].map { |name| container["#{name}Probe"]["httpGet"] }
+      expect(probes).to eq(%w[ready live ready].map { |name| { "path" => "/#{name}", "port" => 7433 } })
+      expect(container["env"]).to include("name" => "SIDEKIQ_LIFECYCLE_HTTP", "value" => "7433")
+      expect(files("kubernetes").values.join).not_to include("HTTP")
+    end
+
     it "knows another lifecycle directory" do
       stub_const("ENV", ENV.to_h.merge("SIDEKIQ_LIFECYCLE_DIR" => "/run/my sidekiq"))
       expect(files("docker")["Dockerfile.sidekiq"]).to include(%(\nENV SIDEKIQ_LIFECYCLE_DIR="/run/my sidekiq"\n))

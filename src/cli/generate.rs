@@ -10,7 +10,7 @@ use crate::model::text::one_line;
 
 const EXAMPLES: &str = "\
 Examples:
-  bundle exec sidekiq-lifecycle generate kubernetes
+  bundle exec sidekiq-lifecycle generate kubernetes --probe http
   bundle exec sidekiq-lifecycle generate docker --require ./app.rb --timeout 60
   bundle exec sidekiq-lifecycle generate ecs --dry-run
 
@@ -55,6 +55,9 @@ pub struct Generate {
     /// The user that runs the workers on each host [default: Capistrano's SSH user, else the application's name]
     #[arg(long, value_name = "NAME", value_parser = user)]
     user: Option<String>,
+    /// How Kubernetes asks its probes, of a process in the container or over HTTP
+    #[arg(long, value_enum, default_value_t = ProbeKind::Exec)]
+    probe: ProbeKind,
     /// Replace files that differ without asking
     #[arg(long)]
     force: bool,
@@ -82,6 +85,15 @@ enum Target {
     Systemd,
     /// Tasks that quiet the workers, wait, and restart them; systemd's files as well
     Capistrano,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+enum ProbeKind {
+    /// The node starts the command `check` in the container; needs no port
+    Exec,
+    /// The node asks over HTTP and starts no process; the worker listens on port 7433
+    Http,
 }
 
 /// What stands on a line of a file.
@@ -142,10 +154,11 @@ mod tests {
             parse("generate ecs").unwrap(),
             serde_json::json!({
                 "target": "ecs", "root": ".", "config": null, "concurrency": null, "environment": "production",
-                "tag": null, "require": null, "timeout": null, "queues": [], "user": null, "force": false,
+                "tag": null, "require": null, "timeout": null, "queues": [], "user": null, "probe": "exec", "force": false,
                 "dry_run": false,
             })
         );
+        assert_eq!(parse("generate kubernetes --probe http").unwrap()["probe"], "http");
         let all = parse("generate docker --root a -C b -e c -r d -c 7 -g f -t 60 -q mail,2 -q low --force --dry-run")
             .unwrap();
         assert_eq!((&all["root"], &all["config"], &all["environment"]), (&"a".into(), &"b".into(), &"c".into()));
@@ -160,6 +173,7 @@ mod tests {
         for (line, sentence) in [
             ("generate", "required"),
             ("generate heroku", "invalid value 'heroku'"),
+            ("generate kubernetes --probe tcp", "invalid value 'tcp'"),
             ("generate docker -t 0", "invalid value '0'"),
             ("generate docker --root=", "a value is required for '--root <DIR>'"),
             ("generate docker -t soon", "invalid value 'soon'"),

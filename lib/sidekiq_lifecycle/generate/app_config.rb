@@ -36,7 +36,8 @@ module SidekiqLifecycle
 
       # @param root [String] the application's root
       # @param given [Hash{String => Object}] the options that Sidekiq is started with: `concurrency`, `config`,
-      #   `environment`, `require`, `tag`, `timeout`, `queues`; and `user`, the user that runs the workers on a host
+      #   `environment`, `require`, `tag`, `timeout`, `queues`; `user`, the user that runs the workers on a host; and
+      #   `probe`, how Kubernetes asks its probes
       # @raise [Error] if its files cannot be read, or lack a setting
       def initialize(root, given)
         @root = File.expand_path(root)
@@ -47,6 +48,9 @@ module SidekiqLifecycle
         @settings = settings
         arguments
       end
+
+      # @return [Boolean] whether Kubernetes asks its probes over HTTP
+      def http_probes? = @given["probe"] == "http"
 
       # @return [String] a name that every platform accepts: letters, digits and hyphens
       def name

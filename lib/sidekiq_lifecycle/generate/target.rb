@@ -18,6 +18,9 @@ module SidekiqLifecycle
       FOUNDATIONS = { "compose" => "docker", "ecs" => "docker", "kubernetes" => "docker",
                       "capistrano" => "systemd" }.freeze
 
+      # The port of HTTP probes.
+      HTTP_PORT = 7433
+
       # @param name [String]
       # @param application [AppConfig]
       def initialize(name, application)
@@ -109,6 +112,13 @@ module SidekiqLifecycle
         def work
           jobs = application.concurrency
           comment("#{"#{jobs} jobs at a time, " if jobs}queues #{application.queues.join(", ")}")
+        end
+
+        # What Kubernetes' kubelet does for a probe.
+        def probe(name)
+          return %(httpGet: { path: /#{name}, port: #{HTTP_PORT} }) if application.http_probes?
+
+          %(exec: { command: #{list(["sidekiq-lifecycle", "check", name])} })
         end
 
         # Where the seconds of `-t` come from.
