@@ -45,7 +45,7 @@ impl Tone {
     }
 }
 
-/// The lines of [`format`] without the escape sequences.
+/// The lines of [`format()`] without the escape sequences.
 #[must_use]
 pub fn format_plain(headings: &[&str], rows: &[(Vec<String>, Tone)]) -> Vec<String> {
     format(headings, rows).iter().map(|line| strip_ansi_codes(line).into_owned()).collect()
