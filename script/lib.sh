@@ -93,6 +93,12 @@ root_of() {
 # Whether the system is there: bin/setup has made it.
 has_root() { [ -e "$(root_of "$1")" ]; }
 
+# Removes a system that was not finished. What mmdebstrap has mounted in it may still be there, the machine's /dev among it.
+discard() {
+  findmnt --raw --noheadings --output TARGET | { grep --fixed-strings "$1/" || true; } | tac | xargs --no-run-if-empty umount --lazy
+  rm -rf --one-file-system "$1"
+}
+
 make_root() {
   local root hooks duration="about half a minute"
   if [ "$1" = 7-musl ]; then duration="a quarter of an hour or more, because its Ruby is built"; fi
@@ -103,7 +109,7 @@ make_root() {
   flock 9
   if [ ! -e "$root" ]; then
     echo "Making the Debian $(suite_of "$1") for Sidekiq $1 (once, $duration)…"
-    rm -rf "$root.part"
+    discard "$root.part"
     # Debian testing changes all the time, and a mirror's list of it may be somewhat old.
     if ! mmdebstrap --quiet --variant=minbase --include="$(packages_of "$1")" ${hooks:+--hook-dir="script/$1"} \
       --aptopt='Acquire::Check-Valid-Until "false"' "$(suite_of "$1")" "$root.part" 2>"$root.log"; then
@@ -343,7 +349,7 @@ make_bare_root() {
   flock 9
   if [ ! -e "$made" ]; then
     echo "Making a Debian $suite with $3 (once, about half a minute)…"
-    rm -rf "$root"
+    discard "$root"
     mmdebstrap --quiet --variant=minbase --include="$3" --aptopt='Acquire::Check-Valid-Until "false"' \
       "$suite" "$root" 2>"$root.log" || { cat "$root.log" >&2 && return 1; }
     mkdir -p "$root"/{app,pkg}
