@@ -48,7 +48,8 @@ struct Endpoint {
 struct Shared {
     state: Mutex<State>,
     wake: Condvar,
-    tried: Condvar,
+    /// It has the address by now, or has tried to get it, or no longer has it.
+    changed: Condvar,
 }
 
 #[derive(Debug)]
@@ -89,12 +90,12 @@ pub fn serve(address: Option<SocketAddr>, directory: Directory) -> io::Result<()
         tries_again: false,
         is_closed: false,
     };
-    let shared = Arc::new(Shared { state: Mutex::new(state), wake: Condvar::new(), tried: Condvar::new() });
+    let shared = Arc::new(Shared { state: Mutex::new(state), wake: Condvar::new(), changed: Condvar::new() });
     let threads = Arc::clone(&shared);
     disposition::spawn(THREAD, move || run(address, &threads))?;
     // So that the record says so from the start.
     let state = shared.state();
-    drop(shared.tried.wait_timeout_while(state, START_LIMIT, |state| !state.has_tried));
+    drop(shared.changed.wait_timeout_while(state, START_LIMIT, |state| !state.has_tried));
     *endpoint = Some(Endpoint { owner: process::id(), address, shared });
     Ok(())
 }
@@ -119,7 +120,7 @@ impl Endpoint {
         self.owner == process::id()
     }
 
-    /// Ends the thread, which a connection wakes.
+    /// Ends the thread, which a connection wakes. The address is free then, unless the thread waits for a disk.
     fn close(&self) {
         let serves = {
             let mut state = self.shared.state();
@@ -133,6 +134,8 @@ impl Endpoint {
                 address => address,
             };
             let _ = TcpStream::connect_timeout(&own, WAKE_LIMIT);
+            let state = self.shared.state();
+            drop(self.shared.changed.wait_timeout_while(state, WAKE_LIMIT, |state| state.serves));
         }
     }
 }
@@ -178,7 +181,7 @@ impl Shared {
     fn tried(&self, mut state: MutexGuard<'_, State>) {
         state.has_tried = true;
         drop(state);
-        self.tried.notify_all();
+        self.changed.notify_all();
     }
 }
 
@@ -199,6 +202,7 @@ fn run(address: SocketAddr, shared: &Shared) {
             connections::serve(&listener, &answer, &|| shared.state().is_closed)
         });
         shared.state().serves = false;
+        shared.changed.notify_all();
         if let Err(error) = served {
             shared.failed(address, &error);
         }
