@@ -119,10 +119,17 @@ RSpec.describe "the HTTP endpoint" do
     Process.kill(:KILL, child) if child
   end
 
+  # The inode of the socket that a descriptor is, if it is one and still open.
+  def socket(link)
+    File.readlink(link)[/socket:\[(\d+)\]/, 1]
+  rescue Errno::ENOENT
+    nil
+  end
+
   it "is not there unless it is asked for" do
     worker = start_ready
     expect(record(worker.pid)["http"]).to be_nil
-    sockets = Dir["/proc/#{worker.pid}/task/*/fd/*"].filter_map { |link| File.readlink(link)[/socket:\[(\d+)\]/, 1] }
+    sockets = Dir["/proc/#{worker.pid}/task/*/fd/*"].filter_map { |link| socket(link) }
     listening = File.readlines("/proc/#{worker.pid}/net/tcp").concat(File.readlines("/proc/#{worker.pid}/net/tcp6"))
                     .map(&:split).select { |fields| fields[3] == "0A" }.map { |fields| fields[9] }
     expect(sockets & listening).to be_empty
