@@ -44,7 +44,7 @@ RSpec.describe PlatformGem, if: Sandbox::MAJOR == 8 && ENV.key?("IN_ROOT") do
       end
 
       it "is small, and has stripped files for its machine" do
-        expect(gem.size).to be <= 1_300_000 + (1_100_000 * gem.abis.size)
+        expect(gem.size).to be <= 1_300_000 + (1_200_000 * gem.abis.size)
         gem.unpacked do |directory|
           files = Dir[File.join(directory, "lib/sidekiq_lifecycle/{*/native.so,sidekiq-lifecycle}")]
           expect(files.size).to eq(gem.abis.size + 1)
