@@ -1,4 +1,4 @@
-//! What the HTTP endpoint costs the process that it runs in.
+//! The HTTP endpoint in a process: what it costs, and that one client takes it from no other.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
@@ -30,8 +30,14 @@ fn ask(address: SocketAddr, path: &str) -> Option<String> {
     Some(answer)
 }
 
+/// Sends until the endpoint ends the connection.
+fn send_for_ever(address: SocketAddr) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    while stream.write_all(&[b'\n'; 65536]).is_ok() {}
+}
+
 #[test]
-fn it_takes_little_memory() {
+fn it_takes_little_memory_and_answers_whoever_else_asks() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let home = tempfile::TempDir::new().unwrap();
     let before = anonymous_memory();
@@ -45,6 +51,10 @@ fn it_takes_little_memory() {
     let taken = anonymous_memory().saturating_sub(before);
     println!("{taken} KiB");
     assert!(taken < LIMIT, "it takes {taken} KiB");
+    let sender = thread::spawn(move || send_for_ever(address));
+    while !sender.is_finished() {
+        assert!(ask(address, "/live").unwrap().starts_with("HTTP/1.1 "));
+    }
     http::serve(None, Directory::new(home.path(), None)).unwrap();
     assert_eq!(ask(address, "/live"), None);
 }

@@ -19,6 +19,29 @@ pub fn parse_address(text: &str) -> Option<SocketAddr> {
     text.parse().ok().or_else(port).filter(|address| address.port() != 0)
 }
 
+/// Why the endpoint does not have its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle<'a> {
+    /// Another Sidekiq of the directory has it, and answers for all.
+    Sibling,
+    /// Some program has it.
+    Taken,
+    /// The system's error.
+    Error(&'a str),
+}
+
+/// What is wrong after so many `attempts` in a row without the address. A sibling that has just got it says so in its
+/// record a moment later, so the first attempt proves nothing.
+#[must_use]
+pub fn problem(address: SocketAddr, obstacle: Obstacle<'_>, attempts: u32) -> Option<String> {
+    let why = match obstacle {
+        Obstacle::Taken if attempts > 1 => "another program has it",
+        Obstacle::Error(error) => error,
+        Obstacle::Sibling | Obstacle::Taken => return None,
+    };
+    Some(format!("HTTP cannot be served at {address}: {why}; set lifecycle.http to an address that is free"))
+}
+
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Question {
@@ -173,6 +196,24 @@ mod tests {
         ];
         for (text, expected) in table {
             assert_eq!(parse_address(text).map(|address| address.to_string()).as_deref(), *expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn problems() {
+        let address = parse_address("127.0.0.1:80").unwrap();
+        let table: &[(Obstacle<'_>, u32, Option<&str>)] = &[
+            (Obstacle::Sibling, 1, None),
+            (Obstacle::Sibling, 9, None),
+            (Obstacle::Taken, 1, None),
+            (Obstacle::Taken, 2, Some("another program has it")),
+            (Obstacle::Error("Permission denied"), 1, Some("Permission denied")),
+        ];
+        for (obstacle, attempts, why) in table {
+            let expected = why.map(|why| {
+                format!("HTTP cannot be served at 127.0.0.1:80: {why}; set lifecycle.http to an address that is free")
+            });
+            assert_eq!(problem(address, *obstacle, *attempts), expected, "{obstacle:?} {attempts}");
         }
     }
 

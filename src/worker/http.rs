@@ -14,7 +14,7 @@ use std::process;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::model::http::{Question, Response, Status};
+use crate::model::http::{Obstacle, Question, Response, Status, problem};
 use crate::model::probe::{MAX_BEAT_AGE, Presence};
 use crate::store::directory::Directory;
 use crate::store::error::Error;
@@ -48,19 +48,28 @@ struct Endpoint {
 struct Shared {
     state: Mutex<State>,
     wake: Condvar,
-    /// It has the address by now, or has tried to get it, or no longer has it.
+    /// The phase has changed.
     changed: Condvar,
+}
+
+/// What the thread does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// It has not tried to get the address yet.
+    Starting,
+    /// It has the address.
+    Serving,
+    /// It does not have it, and waits for the next attempt.
+    Waiting,
 }
 
 #[derive(Debug)]
 struct State {
     directory: Directory,
-    /// The thread has the address.
-    serves: bool,
-    /// How often it did not get the address, and no other Sidekiq of the directory has it.
-    failures: u32,
+    phase: Phase,
+    /// How often in a row it did not get the address, and no other Sidekiq of the directory has it.
+    attempts: u32,
     problem: Option<String>,
-    has_tried: bool,
     tries_again: bool,
     is_closed: bool,
 }
@@ -81,21 +90,13 @@ pub fn serve(address: Option<SocketAddr>, directory: Directory) -> io::Result<()
         before.close();
     }
     let Some(address) = address else { return Ok(()) };
-    let state = State {
-        directory,
-        serves: false,
-        failures: 0,
-        problem: None,
-        has_tried: false,
-        tries_again: false,
-        is_closed: false,
-    };
+    let phase = Phase::Starting;
+    let state = State { directory, phase, attempts: 0, problem: None, tries_again: false, is_closed: false };
     let shared = Arc::new(Shared { state: Mutex::new(state), wake: Condvar::new(), changed: Condvar::new() });
     let threads = Arc::clone(&shared);
     disposition::spawn(THREAD, move || run(address, &threads))?;
     // So that the record says so from the start.
-    let state = shared.state();
-    drop(shared.changed.wait_timeout_while(state, START_LIMIT, |state| !state.has_tried));
+    shared.wait_while(Phase::Starting, START_LIMIT);
     *endpoint = Some(Endpoint { owner: process::id(), address, shared });
     Ok(())
 }
@@ -106,9 +107,10 @@ pub fn check() -> (Option<SocketAddr>, Option<String>) {
     let endpoint = endpoint();
     let Some(endpoint) = endpoint.as_ref().filter(|endpoint| endpoint.is_ours()) else { return (None, None) };
     let mut state = endpoint.shared.state();
-    state.tries_again = !state.serves;
+    let serves = state.phase == Phase::Serving;
+    state.tries_again = !serves;
     endpoint.shared.wake.notify_all();
-    (state.serves.then_some(endpoint.address), state.problem.clone())
+    (serves.then_some(endpoint.address), state.problem.clone())
 }
 
 fn endpoint() -> MutexGuard<'static, Option<Endpoint>> {
@@ -122,20 +124,19 @@ impl Endpoint {
 
     /// Ends the thread, which a connection wakes. The address is free then, unless the thread waits for a disk.
     fn close(&self) {
-        let serves = {
+        let phase = {
             let mut state = self.shared.state();
             state.is_closed = true;
             self.shared.wake.notify_all();
-            state.serves
+            state.phase
         };
-        if serves {
+        if phase == Phase::Serving {
             let own = match self.address {
                 address if address.ip().is_unspecified() => SocketAddr::from((Ipv4Addr::LOCALHOST, address.port())),
                 address => address,
             };
             let _ = TcpStream::connect_timeout(&own, WAKE_LIMIT);
-            let state = self.shared.state();
-            drop(self.shared.changed.wait_timeout_while(state, WAKE_LIMIT, |state| state.serves));
+            self.shared.wait_while(Phase::Serving, WAKE_LIMIT);
         }
     }
 }
@@ -145,8 +146,19 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn wait_while(&self, phase: Phase, limit: Duration) {
+        drop(self.changed.wait_timeout_while(self.state(), limit, |state| state.phase == phase));
+    }
+
+    fn enter(&self, phase: Phase) -> MutexGuard<'_, State> {
+        let mut state = self.state();
+        state.phase = phase;
+        self.changed.notify_all();
+        state
+    }
+
     /// Waits for the next attempt; `false`: there is none.
-    fn wait(&self) -> bool {
+    fn next_attempt(&self) -> bool {
         let mut state = self.state();
         while !state.tries_again && !state.is_closed {
             state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -155,33 +167,24 @@ impl Shared {
         !state.is_closed
     }
 
-    /// The address is not to be had. That another Sidekiq of the directory has it is no problem. One that has just got it
-    /// says so in its record a moment later.
+    /// The address is not to be had.
     fn failed(&self, address: SocketAddr, error: &io::Error) {
         let directory = self.state().directory.clone();
-        let is_siblings = || {
-            let is_it = |process: &ObservedProcess| {
-                let at = process.record.as_ref().ok().and_then(|record| record.http.as_deref());
-                process.presence == Presence::Here && at == Some(address.to_string().as_str())
-            };
-            lookup::all_recorded(&directory).is_ok_and(|processes| processes.iter().any(is_it))
+        let is_sibling = |process: &ObservedProcess| {
+            let at = process.record.as_ref().ok().and_then(|record| record.http.as_deref());
+            process.presence == Presence::Here && at == Some(address.to_string().as_str())
         };
-        let is_taken = error.kind() == io::ErrorKind::AddrInUse;
-        let answers = is_taken && is_siblings();
-        let mut state = self.state();
-        state.failures = if answers { 0 } else { state.failures + 1 };
-        let is_sure = !is_taken || state.failures > 1;
-        state.problem = (is_sure && !answers).then(|| {
-            let why = if is_taken { "another program has it".to_owned() } else { error.to_string() };
-            format!("HTTP cannot be served at {address}: {why}; set lifecycle.http to an address that is free")
-        });
-        self.tried(state);
-    }
-
-    fn tried(&self, mut state: MutexGuard<'_, State>) {
-        state.has_tried = true;
-        drop(state);
-        self.changed.notify_all();
+        let reason = error.to_string();
+        let obstacle = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                let all = lookup::all_recorded(&directory).unwrap_or_default();
+                if all.iter().any(is_sibling) { Obstacle::Sibling } else { Obstacle::Taken }
+            }
+            _ => Obstacle::Error(&reason),
+        };
+        let mut state = self.enter(Phase::Waiting);
+        state.attempts = if obstacle == Obstacle::Sibling { 0 } else { state.attempts.saturating_add(1) };
+        state.problem = problem(address, obstacle, state.attempts);
     }
 }
 
@@ -191,9 +194,8 @@ fn run(address: SocketAddr, shared: &Shared) {
     loop {
         let served = bind(address).and_then(|listener| {
             {
-                let mut state = shared.state();
-                (state.serves, state.failures, state.problem) = (true, 0, None);
-                shared.tried(state);
+                let mut state = shared.enter(Phase::Serving);
+                (state.attempts, state.problem) = (0, None);
             }
             let answer = |question| {
                 let directory = shared.state().directory.clone();
@@ -201,12 +203,11 @@ fn run(address: SocketAddr, shared: &Shared) {
             };
             connections::serve(&listener, &answer, &|| shared.state().is_closed)
         });
-        shared.state().serves = false;
-        shared.changed.notify_all();
-        if let Err(error) = served {
-            shared.failed(address, &error);
+        match served {
+            Ok(()) => drop(shared.enter(Phase::Waiting)),
+            Err(error) => shared.failed(address, &error),
         }
-        if !shared.wait() {
+        if !shared.next_attempt() {
             return;
         }
     }

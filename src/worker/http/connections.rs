@@ -120,12 +120,8 @@ impl Connection {
                     let Some(count) = ready(self.stream.write(rest))? else { return Ok(()) };
                     *sent += count;
                 }
-                Step::Closing => {
-                    let mut buffer = [0; HEAD_LIMIT];
-                    if ready(self.stream.read(&mut buffer))?.is_none() {
-                        return Ok(());
-                    }
-                }
+                // Once for each event: a client that never stops sending must not keep the others waiting.
+                Step::Closing => return ready(self.stream.read(&mut [0; HEAD_LIMIT])).map(drop),
             }
         }
     }
