@@ -1,36 +1,35 @@
 # frozen_string_literal: true
 
-# What the gem costs a Sidekiq: job throughput and boot time, with it and without it.
+# What the gem costs a Sidekiq: job throughput, boot time and the time of a heartbeat, without it, with it, and with all
+# of its settings on.
 #
-# Machines are noisy, so nothing is measured alone. A round runs three Sidekiqs one after the other: without the gem,
-# with it, and without it again; what is shown is each round's ratios, their median and their middle half. The ratio
-# of the two runs without the gem is the noise.
+# Machines are noisy, so nothing is measured alone. A round runs four Sidekiqs one after the other: without the gem,
+# with it, with everything on, and without it again. What is shown is each round's ratios, their median and their middle
+# half. The ratio of the two runs without the gem is the noise.
 
 require "sidekiq"
 require "sidekiq_lifecycle/version"
 require "tmpdir"
 require_relative "../spec/support/redis_server"
 require_relative "../spec/support/worker"
+require_relative "counted_jobs"
 
 class Overhead
   JOBS = 10_000
-  COUNT = <<~RUBY.freeze
-    class Count
-      include Sidekiq::Worker
-      LOCK = Mutex.new
-      @done = 0
-      class << self
-        def done
-          LOCK.synchronize do
-            @begun ||= Process.clock_gettime(Process::CLOCK_MONOTONIC)
-            @done += 1
-            File.write("elapsed", Process.clock_gettime(Process::CLOCK_MONOTONIC) - @begun) if @done == #{JOBS}
-          end
-        end
-      end
-      def perform = self.class.done
+  HEARTBEATS = 100
+  # Every setting that costs something while jobs run.
+  EVERYTHING = 'lifecycle.http = "127.0.0.1:7433"; lifecycle.recover_jobs = true; lifecycle.exit_when_idle = 3600'
+  # The last job sends heartbeats.
+  BEAT = <<~RUBY.freeze
+    Thread.new do
+      launcher = Sidekiq::CLI.instance.launcher
+      begun = Process.clock_gettime(Process::CLOCK_MONOTONIC)
+      #{HEARTBEATS}.times { launcher.send(:❤) }
+      File.write("heartbeats", Process.clock_gettime(Process::CLOCK_MONOTONIC) - begun)
     end
   RUBY
+  NAMES = { throughput: "jobs a second", processor: "processor time", boot: "boot time",
+            heartbeat: "heartbeat" }.freeze
   STARTUP = 'File.write("started", Process.clock_gettime(Process::CLOCK_MONOTONIC))'
 
   def initialize(rounds)
@@ -41,10 +40,11 @@ class Overhead
   def run
     rounds = Array.new(@rounds) do |number|
       $stderr.print "\rround #{number + 1} of #{@rounds}"
-      { before: measure(gem: false), with: measure(gem: true), after: measure(gem: false) }
+      { before: measure(gem: false), with: measure(gem: true), all: measure(gem: true, install: EVERYTHING),
+        after: measure(gem: false) }
     end
     $stderr.print "\r#{" " * 20}\r"
-    %i[throughput boot].each { |what| report(what, rounds) }
+    NAMES.each_key { |what| report(what, rounds) }
   ensure
     @redis.stop
   end
@@ -52,38 +52,28 @@ class Overhead
   private
 
   def report(what, rounds)
-    name = what == :boot ? "boot time" : "jobs a second"
-    { "with / without" => :with, "without / without" => :after }.each do |ratio, other|
-      ratios = rounds.map { |round| round[other][what] / round[:before][what] }.sort
-      puts format("%<name>-14s %<ratio>-18s median %<median>.3f, half of %<size>d rounds from %<low>.3f to %<high>.3f",
-                  name:, ratio:, median: at(ratios, 2), size: ratios.size, low: at(ratios, 1), high: at(ratios, 3))
+    name = NAMES.fetch(what)
+    { "with / without" => :with, "everything / without" => :all, "without / without" => :after }.each do |ratio, other|
+      ratios = rounds.map { |round| round[other][what] / round[:before][what] }
+      puts format("%<name>-14s %<ratio>-20s median %<spread>s", name:, ratio:, spread: CountedJobs.spread(ratios))
     end
   end
 
-  def measure(gem:)
+  def measure(gem:, install: "")
     Dir.mktmpdir("bench") do |app|
-      @redis.call("FLUSHALL")
-      push
+      CountedJobs.push(@redis, JOBS)
       spawned = Waiting.now
-      worker = Worker.new(app:, redis: @redis, database: 0, after: COUNT, startup: STARTUP, gem:, concurrency: 5)
-      elapsed = wait_for(File.join(app, "elapsed"), worker)
-      { throughput: JOBS / elapsed, boot: wait_for(File.join(app, "started"), worker) - spawned }
+      worker = Worker.new(app:, redis: @redis, database: 0, after: CountedJobs.source(JOBS, finally: BEAT),
+                          startup: STARTUP, gem:, install:, concurrency: 5)
+      elapsed, started, heartbeat = %w[elapsed started heartbeats].map do |name|
+        CountedJobs.wait_for(File.join(app, name), worker)
+      end
+      { throughput: JOBS / elapsed.first, processor: elapsed.last, boot: started.first - spawned,
+        heartbeat: heartbeat.first }
     ensure
       worker&.kill
     end
   end
-
-  def push
-    payload = %({"class":"Count","args":[],"jid":"a","queue":"default","retry":false,"created_at":0,"enqueued_at":0})
-    JOBS.fdiv(1000).ceil.times { @redis.call("LPUSH", "queue:default", *([payload] * 1000)) }
-  end
-
-  def wait_for(file, worker)
-    worker.wait_until("#{file} is written") { File.size?(file) || worker.raise_if_ended }
-    File.read(file).to_f
-  end
-
-  def at(sorted, quarter) = sorted[sorted.size * quarter / 4]
 end
 
 puts "sidekiq_lifecycle #{SidekiqLifecycle::VERSION}, Sidekiq #{Sidekiq::VERSION}, Ruby #{RUBY_VERSION}, " \
