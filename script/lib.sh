@@ -9,10 +9,14 @@ rust_needed=1.85
 systems="6 7 8 8-ruby3.4"
 # The last takes long to make: a Ruby is built for it. bin/test has it only with --full.
 all_systems="$systems 7-musl"
+# What the core is only compiled for, because no such machine is here to run it.
+other_platforms="aarch64-unknown-linux-gnu aarch64-apple-darwin"
 cache=${SIDEKIQ_LIFECYCLE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sidekiq_lifecycle}
 packages=ruby,ruby-dev,ruby-sidekiq,ruby-rspec,ruby-railties,redis-server,libclang-dev,gcc,make,libc6-dev,procps,python3-minimal
 # The inits and shells of the launch forms.
 packages=$packages,tini,dumb-init,catatonit,busybox,zsh,ksh93u+m,strace
+# The browser that looks at the page in Sidekiq's Web UI, what drives it, and a web server for that page.
+browser=chromium,chromium-driver,ruby-capybara,ruby-selenium-webdriver,puma,fonts-dejavu-core
 
 is_system() { [[ " $all_systems " == *" ${1:-none} "* ]]; }
 
@@ -27,9 +31,9 @@ suite_of() {
 # with Capistrano and Docker's commands, and has foreman and Puma. One has the linters and measures the costs.
 packages_of() {
   case "$1" in
-    6) echo "$packages,bundler,systemd,systemd-sysv,sudo" ;;
-    7) echo "$packages,ruby-foreman,puma,supervisor,runit,s6,capistrano,bundler,git,openssh-server,openssh-client,systemd,systemd-sysv,sudo,docker-cli,docker-compose" ;;
-    8) echo "$packages,rubocop,yard,curl" ;;
+    6) echo "$packages,$browser,bundler,systemd,systemd-sysv,sudo" ;;
+    7) echo "$packages,$browser,ruby-foreman,supervisor,runit,s6,capistrano,bundler,git,openssh-server,openssh-client,systemd,systemd-sysv,sudo,docker-cli,docker-compose" ;;
+    8) echo "$packages,$browser,rubocop,yard,curl" ;;
     8-ruby3.4) echo "$packages,ruby3.4,ruby3.4-dev" ;;
     7-musl) echo "$packages,musl-tools,linux-libc-dev,autoconf,automake,libtool,libltdl-dev,texinfo,perl,xz-utils" ;;
   esac
@@ -45,6 +49,10 @@ can_install() {
 apt_install() {
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+compile_for() {
+  RUSTFLAGS="-D warnings" CARGO_TARGET_DIR="$cache/build/platforms" cargo check --quiet --locked --target "$1"
 }
 
 # Fails and prints what is wrong with Rust here; succeeds silently if nothing is.
@@ -118,6 +126,8 @@ make_root() {
       return 1
     fi
     mkdir -p "$root.part"/{repo,build,opt/rust,opt/cargo}
+    # Without it Chromium's driver does not find Chromium.
+    echo "127.0.0.1 localhost" >"$root.part/etc/hosts"
     mv "$root.part" "$root"
   fi
   exec 9>&-
@@ -212,15 +222,21 @@ arm64_programs_missing() {
   fi
 }
 
-# Builds the gem and installs it as a user would: install_gem REPOSITORY WORK. Sets GEM_HOME and PATH to use it.
+# Leaves out the optimizations that take the longest.
+quick_profile="CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1"
+
+# Builds the gem and installs it as a user would: install_gem REPOSITORY WORK [optimized]. Sets GEM_HOME and PATH to use it.
 # If $SPEC_GEMS is set, an installed gem is kept there and used until one of its files changes. If $GEM_FILE is set, that is
-# the gem.
+# the gem. It is built with $quick_profile, unless it is called with "optimized" or with $FULL.
 install_gem() {
-  local keep contents gem_file=$2/sidekiq_lifecycle.gem
+  local keep contents gem_file=$2/sidekiq_lifecycle.gem profile=()
+  if [ "${3:-}" != optimized ] && [ -z "${FULL:-}" ]; then
+    profile=($quick_profile)
+  fi
   keep=${SPEC_GEMS:-$2}
   mkdir -p "$keep"
   if [ -n "${GEM_FILE:-}" ]; then contents=$(cksum <"$GEM_FILE"); else contents=$(cd "$1" && find src ext lib exe sig Cargo.toml Cargo.lock sidekiq_lifecycle.gemspec -type f | sort | xargs cksum | cksum); fi
-  export GEM_HOME=$keep/${contents%% *}
+  export GEM_HOME=$keep/${contents%% *}${profile:+-quick}
   export PATH=$GEM_HOME/bin:$PATH
   exec 9>"$keep/lock"
   flock 9
@@ -232,10 +248,21 @@ install_gem() {
       (cd "$1" && gem build --silent --output "$gem_file" sidekiq_lifecycle.gemspec >"$2/build.log" 2>&1) ||
         { cat "$2/build.log" >&2; return 1; }
     fi
-    gem install --local --no-document "$gem_file" >"$2/install.log" 2>&1 || { cat "$2/install.log" >&2; return 1; }
+    env "${profile[@]}" gem install --local --no-document "$gem_file" >"$2/install.log" 2>&1 || { cat "$2/install.log" >&2; return 1; }
     touch "$GEM_HOME/installed"
   fi
   exec 9>&-
+}
+
+# Lets a system begin with the crates that another has compiled, but for those that depend on its Ruby: seed_target 6 8.
+# Older systems first: a build script that newer ones have linked may need a newer libc.
+seed_target() {
+  local from=$cache/build/$1/target/release to=$cache/build/$2/target/release
+  if [ ! -e "$from" ] || [ -e "$to" ]; then return; fi
+  mkdir -p "${to%/*}"
+  cp -a "$from" "$to.part"
+  rm -rf "$to.part"/{build,.fingerprint}/{rb-sys,magnus,sidekiq_lifecycle}*
+  mv "$to.part" "$to"
 }
 
 # The platforms that have a gem of their own, by RubyGems' names.
@@ -245,6 +272,8 @@ gem_platforms="x86_64-linux-gnu aarch64-linux-gnu x86_64-linux-musl aarch64-linu
 platforms_to_build() {
   if [ -n "${FULL:-}" ]; then echo "$gem_platforms"; else echo "$(uname -m)-linux-gnu"; fi
 }
+
+how_to_build() { if [ -z "${FULL:-}" ]; then echo --quick; fi; }
 
 # The Rubies whose extensions a platform gem holds, and the Debian suites with their headers. (The release workflow has more.)
 gem_rubies="3.1:bookworm 3.3:trixie 3.4:experimental"
@@ -325,11 +354,12 @@ make_sysroot() {
   exec 9>&-
 }
 
-# Runs Cargo or a Ruby that calls it for another system: cross_compile TARGET RUSTFLAGS BINDGEN_FLAGS COMMAND ARG…
+# Runs Cargo or a Ruby that calls it for another system, with the settings in $profile:
+# cross_compile TARGET RUSTFLAGS BINDGEN_FLAGS COMMAND ARG…
 cross_compile() {
   rustup target add "$1" >/dev/null 2>&1 || { echo "rustup cannot add the target $1" >&2 && return 1; }
   in_root 8 env CARGO_TARGET_DIR=/build/platforms CARGO_BUILD_TARGET="$1" RUSTFLAGS="$own_linker $2" \
-    BINDGEN_EXTRA_CLANG_ARGS="$3" "${@:4}"
+    BINDGEN_EXTRA_CLANG_ARGS="$3" ${profile:-} "${@:4}"
 }
 
 # Systems of a major that have no tools to build a gem with: bare, which has Ruby, Sidekiq and Bundler; and for Debian 12

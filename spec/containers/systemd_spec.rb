@@ -38,10 +38,10 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
       expect(machine.systemctl("status", "sidekiq").last).to include('Status: "running, 1 of 2 busy"')
 
       expect(machine.systemctl("kill", "-s", "TSTP", "--kill-whom=main", "sidekiq")).to eq([0, ""])
-      machine.wait_for_status("quiet, 1 of 2 busy")
+      machine.wait_for_status(/\Aquiet, 1 of 2 busy: Evaluate \S+ \(queue default, running for \d+ s\)\z/)
       expect(machine.show).to include("ActiveState" => "active")
       machine.systemctl("stop", "--no-block", "sidekiq")
-      machine.wait_for_status("stopping, 1 of 2 busy")
+      machine.wait_for_status(/\Astopping, 1 of 2 busy: Evaluate /)
       expect(machine.show).to include("ActiveState" => "deactivating", "SubState" => "stop-sigterm")
       go(machine)
       machine.wait_until("stopped") { machine.show["ActiveState"] == "inactive" }
@@ -104,7 +104,7 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
       with_machine(service: below_shell, before: quick_heartbeat) do |machine|
         machine.start("sidekiq", "--no-block")
         machine.wait_until("it is reported") { machine.doctor.last.include?("systemd accepts notifications only") }
-        expect(machine.doctor.last).to match(/pid \d+ \(bash\), not from this one unless .* or set NotifyAccess=all$/)
+        expect(machine.doctor.last).to match(/pid \d+ \(bash\), not from this one.* or set NotifyAccess=all$/)
         expect(machine.show).to include("ActiveState" => "activating")
       end
     end

@@ -24,6 +24,12 @@ LaunchForm = Struct.new(:group, :name, :command, :script, :init, :sidekiqs, :unt
   # @return [Boolean] whether the shutdown completes without the relay
   def safe? = untouched.zero?
 
+  # @return [Boolean] whether it is one of the fixed set of 27
+  def in_matrix? = LaunchForm.matrix.include?(self)
+
+  # @return [Boolean] whether no form before it in its group is launched by the same kind of command
+  def first_of_its_kind? = LaunchForm.kinds.include?(self)
+
   # @return [Boolean] whether there is a shell or an init that the relay traces. (It continues what dumb-init suspends.)
   def traced? = !safe? || name.match?(/ trap |\Adumb-init sidekiq/)
 
@@ -115,6 +121,15 @@ class LaunchForm
     def traced
       others = [*ending_early, *ending_below_tini, *programs, *deaf]
       @traced ||= all.select(&:traced?) + group("In no other table", others)
+    end
+
+    # @return [Array<LaunchForm>] of the fixed set and of those with `run` the first with each program at the top, or
+    #   below `run`
+    def kinds
+      @kinds ||= (matrix + with_run).uniq do |form|
+        command = form.command.map { |word| File.basename(word) } - %w[sidekiq-lifecycle run -- -g]
+        [form.group, command.first]
+      end
     end
 
     # @return [LaunchForm] one that is in no table: `dash -c` with a line in which `sidekiq` is replaced by the target

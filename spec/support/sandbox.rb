@@ -23,6 +23,7 @@ module Sandbox
         @database = Sandbox.next_database
         @workers = []
         example.run
+        expect(@workers.flat_map { |worker| worker.log.lines.grep(/has deprecated/) }).to be_empty
       ensure
         (@workers || []).each(&:kill)
         @own_redis&.stop
@@ -31,7 +32,7 @@ module Sandbox
     end
   end
 
-  attr_reader :app
+  attr_reader :app, :database
 
   def redis = @own_redis || RedisServer.shared
 
@@ -93,6 +94,17 @@ module Sandbox
 
   # The ids that jobs have noted.
   def jids = notes.filter_map { |line| line[/\Ajid (.*)/, 1] }
+
+  # A running job as people read it.
+  def named_job(jid = '\h{24}', job_class = "Evaluate", queue: "default")
+    "#{job_class} #{jid} \\(queue #{queue}, running for \\d+ s\\)"
+  end
+
+  # What `check drained` answers while a process has one job: [exit status, line].
+  def still_running(worker, state, queue: "default")
+    job = named_job('\h{24}', '\w+', queue:)
+    [1, /\Anot drained: process #{worker.pid} is #{state}, 1 job still running: #{job}\n\z/]
+  end
 
   # Records every change of the ready file.
   def watch_ready = Watcher.new { File.exist?(ready_file) }
