@@ -14,7 +14,7 @@ Gem::Specification.new do |spec|
   spec.metadata["rubygems_mfa_required"] = "true"
 
   spec.files = Dir.chdir(__dir__) do
-    Dir["{src,ext}/**/*.{rs,rb,toml}", "{lib,sig}/**/*.{rb,rbs,erb,tt}", "exe/*", "Cargo.{toml,lock}",
+    Dir["{src,ext}/**/*.{rs,rb,toml}", "{lib,sig}/**/*.{rb,rbs,erb,tt,css,yml}", "exe/*", "Cargo.{toml,lock}",
         "docs/**/*.{md,svg}", "README.md", "CHANGELOG.md", "LICENSE"]
   end
   spec.bindir = "exe"

@@ -61,6 +61,19 @@ module SidekiqLifecycle
     #   job
     def drained? = status&.drained? || false
 
+    # Makes this process take no more jobs, and lets it exit with 0 once it has finished every job it has, however long
+    # that takes. Returns at once. A job may call it as well.
+    #
+    # @return [void]
+    # @raise [Error] if this process is not a Sidekiq, or Sidekiq runs inside another program, which alone can end
+    def drain_and_exit
+      adapter = SidekiqAdapter.current
+      raise Error, "this process is not a Sidekiq with sidekiq_lifecycle" unless adapter&.ours?
+
+      adapter.drain_and_exit("drain_and_exit")
+      nil
+    end
+
     # Calls the block with the {Status} when this process reaches a state. The block runs on whatever thread notices the
     # change. Sidekiq waits for it, so keep it short. What it raises is logged.
     #

@@ -10,9 +10,11 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use jiff::SignedDuration;
 use nix::pty::openpty;
 use nix::unistd::pipe;
 use serde_json::Value;
+use sidekiq_lifecycle::model::job::Job;
 use sidekiq_lifecycle::model::state::State;
 use sidekiq_lifecycle::store::directory::Directory;
 use sidekiq_lifecycle::store::files::Durability;
@@ -113,6 +115,20 @@ fn check_answers_with_the_exit_code_and_one_line() {
     assert_eq!(app.call(&["check", "live"]), yes("live"));
     let running = format!("not drained: process {pid} is quiet, 2 jobs still running");
     assert_eq!(app.call(&["check", "drained"]), no(&running));
+
+    let job =
+        |jid: &str, seconds| Job::started("HardJob", jid, "low", quiet.since - SignedDuration::from_secs(seconds));
+    quiet.jobs.running = vec![job("01", 65), job("02", 3 * 3600 + 65)];
+    app.publish(&quiet);
+    let (code, line, _) = app.call(&["check", "drained"]);
+    assert_eq!(code, 1);
+    // Apart from the seconds, which go on.
+    let named =
+        format!("{running}: HardJob 02 (queue low, running for 3 h 1 min), HardJob 01 (queue low, running for 1 min");
+    assert!(line.starts_with(&named), "{line}");
+    let (_, table, _) = app.call(&["status"]);
+    let waits_for = format!("\n{pid}: still running: HardJob 02 (queue low, running for 3 h 1 min");
+    assert!(table.contains(&waits_for), "{table}");
 
     quiet.mark_drained();
     app.publish(&quiet);
@@ -342,16 +358,19 @@ fn status_is_json_for_machines() {
         "company",
         "concurrency",
         "drained",
+        "ecs_task_protected",
         "embedded",
         "exit_status",
         "hooks",
         "http",
         "interrupted_jobs",
+        "jobs",
         "lost_jobs",
         "never_drains",
         "pid",
         "pid_namespace",
         "problems",
+        "put_back_jobs",
         "ready_file",
         "rearmed",
         "ruby",
@@ -362,6 +381,7 @@ fn status_is_json_for_machines() {
         "start_time",
         "state",
         "stop_timeout",
+        "stops_when_drained",
         "tag",
         "time",
         "timeout",

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use sidekiq_lifecycle::model::job::Job;
 use sidekiq_lifecycle::model::signal_path::Handling;
 use sidekiq_lifecycle::model::state::State;
 use sidekiq_lifecycle::store::directory::Directory;
@@ -223,14 +224,16 @@ fn jobs_that_were_cut_off_are_said_to_people_and_machines() {
     let mut stopping = app.command("stop --json").spawn().unwrap();
     stopping.stderr.as_mut().unwrap().read_exact(&mut [0; 1]).unwrap();
     record.enter(State::Stopped, Some("SIGTERM".to_owned()));
-    record.interrupted_jobs = 2;
+    let job = |jid: &str| Job { class: Some("HardJob".into()), jid: Some(jid.into()), ..Job::default() };
+    record.record_unfinished(vec![job("01"), job("02")], vec![]);
     app.publish(&record);
     app.let_end();
     let (code, json) = ended(stopping.wait_with_output().unwrap());
     let report: Value = serde_json::from_str(&json).unwrap();
     let reason = report["reason"].as_str().unwrap();
     let end = format!(
-        "process {pid}; process {pid}: 2 jobs interrupted at Sidekiq's shutdown timeout and pushed back to Redis"
+        "process {pid}; process {pid}: 2 jobs interrupted at Sidekiq's shutdown timeout and pushed back to Redis: \
+         HardJob 01, HardJob 02"
     );
     assert_eq!((code, report["outcome"].as_str()), (0, Some("reached")));
     assert!(reason.ends_with(&end), "{reason}");
@@ -244,13 +247,16 @@ fn jobs_that_were_lost_make_it_no_good_end() {
     let mut stopping = app.command("stop").spawn().unwrap();
     stopping.stderr.as_mut().unwrap().read_exact(&mut [0; 1]).unwrap();
     record.enter(State::Stopped, Some("SIGTERM".to_owned()));
-    (record.interrupted_jobs, record.lost_jobs) = (2, vec!["HardJob 0123".to_owned()]);
+    let job = |jid: &str, queue: &str| Job::started("HardJob", jid, queue, record.since);
+    let lost = Job { running_for: Some(25.0), ..job("01", "low") };
+    record.record_unfinished(vec![lost.clone(), Job { running_for: Some(1.0), ..job("02", "low") }], vec![lost]);
     app.publish(&record);
     app.let_end();
     let (code, line) = ended(stopping.wait_with_output().unwrap());
     let end = format!(
-        ": process {pid}; process {pid}: 2 jobs interrupted at Sidekiq's shutdown timeout; process {pid}: 1 job lost, \
-         because Redis did not take it back (sidekiq-lifecycle status names it)"
+        ": process {pid}; process {pid}: 2 jobs interrupted at Sidekiq's shutdown timeout: HardJob 01 (queue low, \
+         running for 25 s), HardJob 02 (queue low, running for 1 s); process {pid}: 1 job lost, because Redis did not take it \
+         back: HardJob 01 (queue low, running for 25 s)"
     );
     assert_eq!((code, line.ends_with(&end)), (1, true), "{line}");
 }

@@ -103,7 +103,7 @@ fn each_hook_has_its_effect_on_disk() {
     eventually(|| says(|record| record.busy == 0) && there("drained"));
     lifecycle.stopping();
     eventually(|| says(|record| record.state == State::Stopping));
-    lifecycle.ended(Some(0), None, 0, Vec::new());
+    lifecycle.ended(Some(0), None);
     eventually(|| says(|record| record.exit_status == Some(0)) && !there("drained"));
     lifecycle.retire();
     eventually(|| on_disk().is_none());

@@ -1,5 +1,6 @@
 # frozen_string_literal: true
 
+require_relative "flight_recorder"
 require_relative "text"
 
 module SidekiqLifecycle
@@ -26,6 +27,7 @@ module SidekiqLifecycle
       has_warned = false
       begin
         push(jobs)
+        FlightRecorder.clear_all(jobs)
         @config.logger.info("Pushed #{jobs.size} jobs back to Redis")
         nil
       rescue StandardError => e
@@ -45,6 +47,7 @@ module SidekiqLifecycle
       @config.redis do |redis|
         redis.multi do |transaction|
           jobs.group_by(&:queue).each { |queue, units| transaction.rpush(queue, units.map(&:job)) }
+          FlightRecorder.mark(transaction, jobs)
         end
       end
     end

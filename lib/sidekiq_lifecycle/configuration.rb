@@ -8,6 +8,9 @@ module SidekiqLifecycle
     # The default lifecycle directory, below the application's root.
     DEFAULT_DIRECTORY = Native::DEFAULT_DIRECTORY
 
+    # The default of {#recover_limit}.
+    RECOVER_LIMIT = 3
+
     # Values of `$SIDEKIQ_LIFECYCLE_SIGNAL_RELAY`, and others that mean the same.
     RELAY_WORDS = { "off" => :off, "false" => :off, "no" => :off, "0" => :off,
                     "auto" => :auto, "on" => :auto, "true" => :auto, "yes" => :auto, "1" => :auto }.freeze
@@ -37,17 +40,28 @@ module SidekiqLifecycle
     # @return [Boolean] whether the ECS task is protected from scale-in and deploys while jobs run
     attr_reader :ecs_task_protection
 
+    # @return [Boolean] whether jobs that were in hand when a process was killed go back to their queues
+    attr_reader :recover_jobs
+
+    # @return [Integer] how often a job is put back; after that it goes to the dead set
+    attr_reader :recover_limit
+
     # @return [String, nil] where HTTP probes and metrics are served: a port, which means all of the machine's
     #   addresses, or an IP address and a port; nil: nowhere. From `$SIDEKIQ_LIFECYCLE_HTTP`, else what was set
     attr_reader :http
+
+    # @return [Float, nil] seconds without a job after which the process drains and exits; nil: never
+    attr_reader :exit_when_idle
 
     # @param root [String] the application's root, the base of relative paths
     def initialize(root: Configuration.root)
       @root = root
       @ready_file = nil
-      @stop_timeout = nil
+      @stop_timeout = @exit_when_idle = nil
       @require_signal_path = false
       @ecs_task_protection = false
+      @recover_jobs = false
+      @recover_limit = RECOVER_LIMIT
       self.http = nil
       self.signal_relay = :auto
       self.directory = DEFAULT_DIRECTORY
@@ -79,11 +93,13 @@ module SidekiqLifecycle
     # @param seconds [Numeric, nil] more than 0; nil: unknown
     # @raise [ArgumentError] if it is not such a number
     def stop_timeout=(seconds)
-      unless seconds.nil? || ((seconds.is_a?(Integer) || seconds.is_a?(Float)) && seconds.positive? && seconds.finite?)
-        raise ArgumentError, "stop_timeout is #{seconds.inspect}; set it to a number of seconds above 0, such as 30"
-      end
+      @stop_timeout = seconds(:stop_timeout, seconds, 30)
+    end
 
-      @stop_timeout = seconds&.to_f # which Rails' 30.seconds is as well
+    # @param seconds [Numeric, nil] more than 0; nil: never
+    # @raise [ArgumentError] if it is not such a number
+    def exit_when_idle=(seconds)
+      @exit_when_idle = seconds(:exit_when_idle, seconds, 300)
     end
 
     # `SIDEKIQ_LIFECYCLE_SIGNAL_RELAY=off` takes precedence.
@@ -118,6 +134,26 @@ module SidekiqLifecycle
       @ecs_task_protection = wanted
     end
 
+    # @param wanted [Boolean]
+    # @raise [ArgumentError] if it is neither true nor false
+    def recover_jobs=(wanted)
+      unless [true, false].include?(wanted)
+        raise ArgumentError, "recover_jobs is #{wanted.inspect}; set it to true or false"
+      end
+
+      @recover_jobs = wanted
+    end
+
+    # @param times [Integer] 0 or more
+    # @raise [ArgumentError] if it is not such a number
+    def recover_limit=(times)
+      unless times.is_a?(Integer) && !times.negative?
+        raise ArgumentError, "recover_limit is #{times.inspect}; set it to how often a job is put back, such as 3"
+      end
+
+      @recover_limit = times
+    end
+
     # `$SIDEKIQ_LIFECYCLE_HTTP` takes precedence.
     #
     # @param address [Integer, String, nil] `7433`, `"127.0.0.1:7433"`, `"[::1]:7433"`; nil: HTTP is not served
@@ -141,6 +177,14 @@ module SidekiqLifecycle
     end
 
     private
+
+    def seconds(name, seconds, example)
+      unless seconds.nil? || ((seconds.is_a?(Integer) || seconds.is_a?(Float)) && seconds.positive? && seconds.finite?)
+        raise ArgumentError, "#{name} is #{seconds.inspect}; set it to a number of seconds above 0, such as #{example}"
+      end
+
+      seconds&.to_f # which Rails' 30.seconds is as well
+    end
 
     def from_environment(name)
       value = ENV.fetch(name, "")

@@ -1,7 +1,9 @@
 # frozen_string_literal: true
 
+require "json"
 require_relative "drain_tracker"
-require_relative "job_name"
+require_relative "flight_recorder"
+require_relative "job"
 require_relative "processor_threads"
 require_relative "bulk_requeue"
 require_relative "sidekiq_compat"
@@ -13,7 +15,7 @@ module SidekiqLifecycle
   # @api private
   class DrainMonitor
     # Sidekiq::Launcher, once it runs.
-    attr_writer :launcher
+    attr_accessor :launcher
 
     # @param config [Object] answers `redis` and `logger`
     # @param native [Native::Process]
@@ -27,13 +29,20 @@ module SidekiqLifecycle
     def record_fetching_ended = @tracker.record_fetching_ended
 
     # @param error [Exception] why the job is lost
-    # @param job [Hash, nil] nil: an unknown job
-    def record_lost(error, job = nil)
-      lose([job], error, quiet: SidekiqCompat.managers(@launcher).any?(&:stopped?))
+    # @param payload [Hash, nil] nil: an unknown job
+    def record_lost(error, payload = nil)
+      lose([Job.of(payload)], error, quiet: SidekiqCompat.managers(@launcher).any?(&:stopped?))
     end
 
     # Sidekiq's shutdown timeout has passed. The running jobs start again, here or elsewhere.
-    def record_interrupted(manager) = @tracker.record_interrupted(manager.workers.to_a.count(&:job))
+    #
+    # @param timeout [Numeric] in seconds
+    def record_interrupted(manager, timeout)
+      jobs = manager.workers.to_a.filter_map(&:job).map { |unit| job(unit) }
+      @tracker.record_interrupted(jobs)
+      report_unfinished
+      log_interrupted(jobs, timeout) if jobs.any?
+    end
 
     # Pushes interrupted jobs back to Redis. A job that has finished in the meantime is not lost if that fails.
     #
@@ -41,36 +50,51 @@ module SidekiqLifecycle
     # @return [Symbol] for {SidekiqPatches}: Sidekiq need not do it itself
     def push_back(jobs)
       error = BulkRequeue.new(@config).call(jobs)
-      lose((jobs & ProcessorThreads.new(@launcher).jobs).map(&:job), error, quiet: true) if error
+      return :done unless error
+
+      running = jobs & ProcessorThreads.new(@launcher).jobs
+      lose(running.map { |unit| job(unit) }, error, quiet: true)
       :done
     end
 
     # Sidekiq waited for its scheduler's thread to end, and found that it had died.
     def record_scheduler_died(error) = @native.set_problem("scheduler", ProcessorThreads.scheduler_died(error))
 
-    # @return [Boolean]
-    def drained?
-      threads = look
-      @tracker.drained?(threads&.to_drain_threads)
+    # @return [Array(Boolean, Boolean)] whether the process has drained, and whether nothing is left to wait for
+    def check
+      threads = look&.to_drain_threads
+      [@tracker.drained?(threads), @tracker.over?(threads)]
     end
 
-    # @return [Hash{Symbol => Integer}] how many jobs were interrupted (`cut_off`) and lost
-    def counts = { cut_off: @tracker.interrupted, lost: @tracker.lost.size }
-
-    # @return [Integer] jobs that were still running at Sidekiq's shutdown timeout
+    # @return [Array<Job>] jobs that were still running at Sidekiq's shutdown timeout
     def interrupted = @tracker.interrupted
 
-    # @return [Array<String>] the names of lost jobs
-    def lost_jobs = @tracker.lost.map { |job| job ? JobName.of(job) : "a job that had just been fetched" }
+    # @return [Array<Job>] jobs that are neither finished nor in Redis
+    def lost = @tracker.lost
 
     private
+
+    def job(unit) = Job.of_unit(unit) { |jid| @native.running_for(jid) }
+
+    def log_interrupted(jobs, timeout)
+      were = jobs.one? ? "1 job was" : "#{jobs.size} jobs were"
+      go = jobs.one? ? "goes back to its queue" : "go back to their queues"
+      @config.logger.warn("sidekiq_lifecycle: #{were} still running after the shutdown timeout of #{timeout} s and " \
+                          "#{go}: #{jobs.join(", ")}")
+    end
+
+    def report_unfinished
+      @native.record_unfinished(*[interrupted, lost].map { |jobs| JSON.generate(jobs.map(&:to_h)) })
+    end
 
     def lose(jobs, error, quiet:)
       before = @tracker.lost.size
       @tracker.record_lost(jobs, quiet:)
       return if @tracker.lost.size == before
 
-      @lost_problem = "#{lost} lost (#{Text.error(error)}), so this process is not called drained: #{names}"
+      @lost_problem = "#{what_happened} (#{Text.error(error)}), so this process is not called drained: " \
+                      "#{lost.join(", ")}"
+      report_unfinished
       look
     end
 
@@ -84,15 +108,10 @@ module SidekiqLifecycle
       end
     end
 
-    def lost
-      count = @tracker.lost.size
-      "#{count == 1 ? "a job" : "#{count} jobs"} could not be pushed back to Redis and #{count == 1 ? "is" : "are"}"
-    end
-
-    def names
-      known = @tracker.lost.compact
-      unknown = @tracker.lost.size - known.size
-      [*known.map { |job| JobName.of(job) }, ("#{unknown} just fetched" if unknown.positive?)].compact.join(", ")
+    def what_happened
+      jobs, are, wait = lost.one? ? ["a job", "is", "waits"] : ["#{lost.size} jobs", "are", "wait"]
+      fate = FlightRecorder.keeps? ? "#{wait} in the flight recorder for the next process" : "#{are} lost"
+      "#{jobs} could not be pushed back to Redis and #{fate}"
     end
   end
 end

@@ -16,14 +16,14 @@ module SidekiqLifecycle
     # - `abandoned`: how many jobs threads had that died without finishing them
     Threads = Struct.new(:stopped, :alive, :abandoned, keyword_init: true)
 
-    # @return [Integer] jobs that were still running at Sidekiq's shutdown timeout
+    # @return [Array<Job>] jobs that were still running at Sidekiq's shutdown timeout
     attr_reader :interrupted
-    # @return [Array<Hash, String, nil>] lost jobs, which are neither finished nor in Redis; nil: an unknown job
+    # @return [Array<Job>] lost jobs, which are neither finished nor in Redis
     attr_reader :lost
 
     def initialize
       @fetching_ended = @timed_out = false
-      @interrupted = 0
+      @interrupted = []
       @lost = []
     end
 
@@ -32,15 +32,16 @@ module SidekiqLifecycle
 
     # Sidekiq's shutdown timeout has passed. Each manager reports its own jobs.
     #
-    # @param count [Integer] jobs that were still running
-    def record_interrupted(count)
+    # @param jobs [Array<Job>] jobs that were still running
+    # @return [void]
+    def record_interrupted(jobs)
       @timed_out = true
-      @interrupted += count
+      @interrupted += jobs
     end
 
     # A job lost before the process went quiet says nothing about the drain.
     #
-    # @param jobs [Array<Hash, String, nil>] nil: an unknown job
+    # @param jobs [Array<Job>]
     # @param quiet [Boolean] whether the process was already quiet
     # @return [void]
     def record_lost(jobs, quiet:)
@@ -59,6 +60,14 @@ module SidekiqLifecycle
       return :fetching unless @fetching_ended
 
       threads ? verdict_on(threads) : :not_started
+    end
+
+    # Whether nothing is left to wait for: no more jobs come, and no thread is alive that could finish one.
+    #
+    # @param threads [Threads, nil]
+    # @return [Boolean]
+    def over?(threads)
+      @fetching_ended && !threads.nil? && threads.stopped && threads.alive.zero?
     end
 
     private

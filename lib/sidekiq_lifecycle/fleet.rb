@@ -5,12 +5,15 @@ require_relative "text"
 require_relative "error"
 require_relative "fleet/format"
 require_relative "fleet/goal_tracker"
+require_relative "fleet/killed_jobs"
 require_relative "fleet/operation"
 require_relative "fleet/process"
 require_relative "fleet/progress"
 require_relative "fleet/registry"
+require_relative "fleet/request"
 require_relative "fleet/selection"
 require_relative "fleet/targets"
+require_relative "fleet/timeline"
 
 module SidekiqLifecycle
   # Shows, quiets, waits for, stops and wakes the Sidekiq processes that share a Redis.
@@ -51,6 +54,7 @@ module SidekiqLifecycle
 
     # @param config [Object] answers `redis`: the module `Sidekiq`, or a `Sidekiq::Config`
     def initialize(config = ::Sidekiq)
+      @config = config
       @registry = Registry.new(config)
     end
 
@@ -66,13 +70,15 @@ module SidekiqLifecycle
     # Tells processes to take no more jobs, and waits until they have finished those they have.
     #
     # @param wait [Boolean] false: only wait until they are quiet
+    # @param then_stop [Boolean] let each stop by itself once it has drained, however long that takes; `wait` waits
+    #   until they have
     # @param timeout [Numeric, nil] seconds to wait at most
     # @yieldparam progress [Progress]
     # @return [Progress] the last one
     # @raise [ArgumentError] if a pattern or the timeout is wrong
     # @raise [Error] if no process matches, some will never reach the goal, the timeout passes, or Redis does not answer
-    def quiet(match: nil, except: nil, wait: true, timeout: nil, &listener)
-      operation(match, except, timeout, &listener).quiet(wait:)
+    def quiet(match: nil, except: nil, wait: true, then_stop: false, timeout: nil, &listener)
+      operation(match, except, timeout, &listener).quiet(wait:, then_stop:)
     end
 
     # Waits until processes reach a goal, and sends no signal. `:ready` is about the processes that are there at the
@@ -120,6 +126,64 @@ module SidekiqLifecycle
     # @raise (see #quiet)
     def wake(match: nil, except: nil, even_busy: false, timeout: nil, &listener)
       operation(match, except, timeout, &listener).wake(even_busy:)
+    end
+
+    # What the processes were doing: when each was booting, ready, draining and stopping, and when none was ready. It
+    # knows the processes that have this gem, as long as Redis keeps what they write: the last 70,000 messages.
+    #
+    # @param since [Numeric, Time] seconds to look back, or from when on
+    # @return [Timeline]
+    # @raise [ArgumentError] if that is not in the past
+    # @raise [Error] if Redis does not answer, or is older than Redis 5
+    def timeline(since: 6 * 60 * 60)
+      now = Time.now
+      from = since.is_a?(Numeric) ? now - since : since
+      raise ArgumentError, "since is #{since.inspect}; set it to a number of seconds above 0" unless from < now
+
+      living = @registry.first_poll.reject { |_, process| process.gone? }
+                        .transform_keys { |name| Format.readable(name) }
+      history = @registry.history(from, now)
+      # What has not changed in this time is in no entry of it.
+      long = living.except(*history.changes.keys).transform_values { |process| Timeline.changes_of(process) }
+      Timeline.new({ **history.changes, **long }, from: from.to_f, to: now.to_f, beats: history.beats,
+                                                  jobs: history.jobs, marks: history.marks,
+                                                  living: living.transform_values(&:started_at))
+    end
+
+    # Which jobs killed processes had in hand, and what became of them. Known are those of processes with
+    # `recover_jobs`: the last 1000 that were put back, and those that wait in Redis because they had been running
+    # across a heartbeat.
+    #
+    # @return [Array<KilledJob>] those that wait, and then the others, the latest news first
+    # @raise [Unreachable] if Redis does not answer
+    def lost = KilledJobs.new(@config).all
+
+    # Puts back the jobs that killed processes had in hand, as a Sidekiq with `recover_jobs` does.
+    #
+    # @param directory [String, nil] a lifecycle directory of this machine; its flight recorders are included
+    # @param limit [Integer] how often a job is put back, before it goes to the dead set
+    # @param by [String] who asks for it, for the history
+    # @return [Array<KilledJob>] what became of them
+    # @raise [Error] if Redis does not answer, or the directory cannot be read
+    def recover(directory: nil, limit: Configuration::RECOVER_LIMIT, by: "process #{::Process.pid}")
+      KilledJobs.new(@config, directory:, limit:).recover(by:).map(&:killed_job)
+    end
+
+    # @api private
+    # @param processes [Array<Process>]
+    # @return [Array] the running jobs of the first of them, the longest running first
+    def jobs(processes) = @registry.jobs(processes.first(Operation::JOBS_OF))
+
+    # Asks something of processes, and waits for nothing.
+    #
+    # @api private
+    # @param request [String] one of {Request::SIGNALS}
+    # @param processes [Array<Process>]
+    # @return [Integer] how many were told
+    def request(request, processes)
+      told = processes.reject { |process| Request.refusal(request, process) }
+      @registry.signal(told, Request::SIGNALS.fetch(request), then_stop: request == "drain_and_stop") { nil }
+      told.size
     end
 
     private

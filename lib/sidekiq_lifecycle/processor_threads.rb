@@ -1,7 +1,7 @@
 # frozen_string_literal: true
 
 require_relative "drain_tracker"
-require_relative "job_name"
+require_relative "job"
 require_relative "sidekiq_compat"
 require_relative "text"
 
@@ -81,7 +81,7 @@ module SidekiqLifecycle
 
     def have(threads) = threads.one? ? "has" : "have"
 
-    def in_the_middle = "in the middle of #{JobName.list(@abandoned.map(&:job))}"
+    def in_the_middle = "in the middle of #{@abandoned.map { |unit| Job.of_unit(unit).name }.join(", ")}"
 
     def end_of(thread)
       thread.join

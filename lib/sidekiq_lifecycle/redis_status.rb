@@ -3,6 +3,7 @@
 require "json"
 require_relative "sidekiq_compat"
 require_relative "text"
+require_relative "transitions"
 
 module SidekiqLifecycle
   # What a process publishes for the fleet: a key in Redis beside Sidekiq's own. The heartbeat's thread writes it at
@@ -14,8 +15,13 @@ module SidekiqLifecycle
     SCHEMA = 1
     # Seconds until it expires, as with Sidekiq's own keys (`launcher.rb`, `expire(key, 60)`).
     EXPIRY = 60
+    # How many jobs of each kind are named.
+    NAMED = 25
     # What is appended to the identity of a process in the name of its key.
     SUFFIX = ":lifecycle"
+
+    # What is appended to the identity in the name of the key that requests to stop once drained.
+    STOP_REQUEST = ":lifecycle:stop_when_drained"
 
     # @param identity [String] Sidekiq's name for the process
     # @return [String] the key
@@ -24,6 +30,7 @@ module SidekiqLifecycle
     # @param config [Object] answers `redis`
     def initialize(config)
       @config = config
+      @transitions = Transitions.new
     end
 
     # Sidekiq's heartbeat has reached Redis (its event `:beat`).
@@ -42,20 +49,53 @@ module SidekiqLifecycle
     #
     # @param identity [String]
     # @param status [Status]
-    # @param cut_off [Integer] jobs that were interrupted at Sidekiq's shutdown timeout
-    # @param lost [Integer] jobs that could not be pushed back
+    # @param cut_off [Array<Job>] jobs that were interrupted at Sidekiq's shutdown timeout
+    # @param lost [Array<Job>] jobs that could not be pushed back
+    # @param last [Boolean] whether Sidekiq leaves Redis with this message
     # @return [String, nil] why Redis refuses it
-    def publish(identity, status, cut_off:, lost:)
+    def publish(identity, status, cut_off:, lost:, last: false)
       fields = { schema: SCHEMA, version: status.version, sidekiq: status.sidekiq_version, state: status.state,
                  since: status.since.iso8601(3), ready: status.ready?, drained: status.drained?,
-                 drained_at: status.timings[:drained]&.iso8601(3), cut_off:, lost:, never_drains: status.never_drains,
-                 company: status.company, signal_path: status.signal_path }
-      @config.redis { |redis| redis.set(self.class.key(identity), JSON.generate(fields), ex: EXPIRY) }
-      nil
+                 drained_at: status.timings[:drained]&.iso8601(3), cut_off: cut_off.size, lost: lost.size,
+                 cut_off_jobs: names(cut_off), lost_jobs: names(lost), never_drains: status.never_drains,
+                 stops_when_drained: status.stops_when_drained?, company: status.company,
+                 signal_path: status.signal_path }
+      news = @transitions.news(identity, status, cut_off:, lost:, last:) unless @timeline_problem
+      exchange(identity, JSON.generate(fields), news)
+    end
+
+    # Redis keeps the request until it expires, so it may be read several times.
+    #
+    # @return [Boolean] whether the fleet has requested, since the last call, that the process stops once drained
+    def take_stop_request = @stop_requested.tap { @stop_requested = false }
+
+    private
+
+    # Sends all of it in one round trip, and receives whether a stop is requested. What refuses the timeline (a Redis
+    # before 5, or its access rules) does not hinder the rest.
+    def exchange(identity, status, news)
+      _, request = @config.redis do |redis|
+        redis.pipelined do |pipeline|
+          pipeline.set(self.class.key(identity), status, ex: EXPIRY)
+          pipeline.get("#{identity}#{STOP_REQUEST}")
+          @transitions.write(pipeline, news) if news
+        end
+      end
+      @transitions.written(news) if news
+      @stop_requested ||= !request.nil?
+      @timeline_problem
     rescue *SidekiqCompat.connection_errors
       nil
     rescue *SidekiqCompat.command_errors => e
-      "Redis refuses the status that this process publishes for the fleet (#{Text.error(e)})"
+      unless news
+        @timeline_problem = nil # it was not the timeline alone
+        return "Redis refuses the status that this process publishes for the fleet (#{Text.error(e)})"
+      end
+
+      @timeline_problem = "Redis refuses the timeline of this process, which needs Redis 5 (#{Text.error(e)})"
+      exchange(identity, status, nil)
     end
+
+    def names(jobs) = jobs.first(NAMED).map(&:to_h)
   end
 end

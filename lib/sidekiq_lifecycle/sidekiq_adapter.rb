@@ -53,6 +53,9 @@ module SidekiqLifecycle
       :embedded_stopped         # Sidekiq has ended inside a program that goes on
     ].freeze
 
+    # The handler of each. Two events belong to every job, so no name is put together then.
+    HANDLERS = EVENTS.to_h { |event| [event, :"on_#{event}"] }.freeze
+
     # Sidekiq's events as hooks. Constants, so that installing again adds none twice.
     HOOKS = {
       startup: -> { SidekiqAdapter.handle(:startup) },
@@ -131,7 +134,7 @@ module SidekiqLifecycle
     # Calls the handler of an event. Nothing that it raises reaches Sidekiq, except for an exception that is meant to
     # end the process.
     def handle(event, *details)
-      send(:"on_#{event}", *details) if mine?(event)
+      send(HANDLERS.fetch(event), *details) if mine?(event)
     rescue StandardError => e
       warn_once("#{event}: #{e.class}: #{e.message} (#{e.backtrace&.first})")
     end
@@ -150,6 +153,11 @@ module SidekiqLifecycle
 
     # @return [Status]
     def status = @process.status
+
+    # @param why [String] what requests it
+    # @return [void]
+    # @raise [Error] if another program runs Sidekiq
+    def drain_and_exit(why) = @process.drain_and_exit(why)
 
     # @return [Boolean] whether the calling process is a Sidekiq, and not a child that a job has forked
     def ours? = @process&.ours? || false
@@ -179,7 +187,7 @@ module SidekiqLifecycle
       TaskProtection.start(@configuration, SidekiqCompat.method(:busy)) do |problem|
         native.set_problem("ecs_task_protection", problem)
       end
-      @process.observe_signals if server?
+      @process.prepare_for_jobs(observe: server?)
     end
 
     # Signals that reached Sidekiq's traps before the core observed them are still in their pipe, and stay there for
@@ -210,7 +218,7 @@ module SidekiqLifecycle
 
     def on_beat
       @process.check_drained
-      native.record_heartbeat(SidekiqCompat.busy)
+      @process.record_heartbeat(SidekiqCompat.busy)
       @process.restore_traps
       @process.report_problems
     end
@@ -220,15 +228,15 @@ module SidekiqLifecycle
     # After a heartbeat that did not reach Redis, our own message would only wait as well, and delay the next heartbeat.
     def on_beat_finished(identity, result, took)
       on_beat if took > LONG_BEAT
-      @process.publish(identity) if @process.redis.beat_reached?(result)
+      @process.sync_with_redis(identity) if @process.redis.beat_reached?(result)
     end
 
-    def on_core_reported = @process.report_problems
+    def on_core_reported = @process.report_news
 
     # If one job holds the GVL, the core can name the running jobs.
-    def on_job_started(job) = native.record_job_started(job["jid"].to_s, (job["wrapped"] || job["class"]).to_s)
+    def on_job_started(job, queue) = @process.record_job_started(job, queue)
 
-    def on_job_finished(job) = native.record_job_finished(job["jid"].to_s)
+    def on_job_finished(job) = @process.record_job_finished(job)
 
     def on_job_error(error, job)
       drain.record_lost(error, job)
@@ -241,6 +249,7 @@ module SidekiqLifecycle
     def on_quiet_or_stop_requested
       native.replace_dead_outputs
       SafeLogger.protect(@config.logger)
+      @process.hurry_copy
     end
 
     # From 7.0.0 on the hooks at `:shutdown` may take the jobs' time as well.
@@ -261,10 +270,7 @@ module SidekiqLifecycle
       on_fetching_ended if SidekiqCompat.capsules?
     end
 
-    def on_scheduler_died(error)
-      drain.record_scheduler_died(error)
-      @process.report_problems
-    end
+    def on_scheduler_died(error) = drain.record_scheduler_died(error).tap { @process.report_problems }
 
     def on_fetching_ended
       drain.record_fetching_ended
@@ -294,14 +300,14 @@ module SidekiqLifecycle
     end
 
     def on_jobs_interrupted(manager)
-      drain.record_interrupted(manager)
+      drain.record_interrupted(manager, options[:timeout])
       @process.report_problems
     end
 
     def on_push_back(jobs) = drain.push_back(jobs).tap { @process.report_problems }
 
     # The next heartbeat may be too late.
-    def on_heartbeat_cleared(identity) = @process.publish(identity)
+    def on_heartbeat_cleared(identity) = @process.publish(identity, last: true)
 
     def on_embedded_stopped
       @process.finish(nil, nil)

@@ -41,7 +41,14 @@ module SidekiqLifecycle
 
     # @return [#[]] the options: a Hash in 6.4.1 to 6.5.12 (`Sidekiq.options`; `Sidekiq[]` exists from 6.5.0 on), a
     #   `Sidekiq::Config` in 7.0.0 and later
-    def options(config) = config.respond_to?(:[]) ? config : config.options
+    def options(config)
+      config = config.default_configuration if config.respond_to?(:default_configuration)
+      config.respond_to?(:[]) ? config : config.options
+    end
+
+    # @return [Class, nil] what fetches jobs, if the application has set it: a class in 7.0.0 and later (`capsule.rb`,
+    #   `fetcher`), an object in 6.x (`launcher.rb`, `initialize`)
+    def fetch_class(config) = options(config)[:fetch_class] || options(config)[:fetch]&.class
 
     # @return [Integer] jobs the process can run at once: the sum of its capsules in 7.0.0 and later
     def concurrency(config)
@@ -100,6 +107,51 @@ module SidekiqLifecycle
 
     # ---- Redis clients: redis-rb 4 under 6.x, redis-client under 7.0.0 and later ----
 
+    # The clients that a fetch uses (`fetch.rb`, `retrieve_work`): those of its capsule in 7.0.0 and later.
+    #
+    # @param fetcher [Sidekiq::BasicFetch]
+    # @return [ConnectionPool]
+    def redis_pool(fetcher) = capsules? ? fetcher.config.redis_pool : ::Sidekiq.redis_pool
+
+    # Connects a client of a known kind.
+    #
+    # @param client [Object] from Sidekiq's pool
+    # @return [void]
+    def connect(client)
+      client = without_namespace(client)
+      return client.connected? || client.ping if client.respond_to?(:_client)
+
+      client = client.instance_variable_get(:@client)
+      client.connected? || client.call("PING") if defined?(::RedisClient) && client.is_a?(::RedisClient)
+    end
+
+    # The socket of a client.
+    #
+    # @param client [Object] from Sidekiq's pool
+    # @return [BasicSocket, nil] nil: it is not connected, its driver is not written in Ruby, or it uses TLS
+    def socket(client)
+      client = without_namespace(client)
+      socket = client.respond_to?(:_client) ? socket_of_redis_rb(client) : socket_of_redis_client(client)
+      socket if socket.is_a?(BasicSocket)
+    end
+
+    # `redis/client.rb` and `redis/connection/ruby.rb`
+    def socket_of_redis_rb(client)
+      client._client.connection.instance_variable_get(:@sock)
+    end
+    private_class_method :socket_of_redis_rb
+
+    # `redis_client.rb`, `redis_client/ruby_connection.rb` and `redis_client/ruby_connection/buffered_io.rb`
+    def socket_of_redis_client(client)
+      %i[@client @raw_connection @io @io].reduce(client) { |object, name| object.instance_variable_get(name) }
+    end
+    private_class_method :socket_of_redis_client
+
+    def without_namespace(client)
+      defined?(::Redis::Namespace) && client.is_a?(::Redis::Namespace) ? client.redis : client
+    end
+    private_class_method :without_namespace
+
     # Runs a script in Redis.
     #
     # @return [Array] its answer
@@ -107,6 +159,15 @@ module SidekiqLifecycle
       return redis.eval(script, keys, arguments) unless redis.respond_to?(:call_v)
 
       redis.call("EVAL", script, keys.size, *keys, *arguments)
+    end
+
+    # Appends an entry to a stream, which keeps about `limit` of them (Redis 5 and later).
+    #
+    # @return [void]
+    def append(redis, stream, limit, fields)
+      return redis.xadd(stream, fields, maxlen: limit, approximate: true) unless redis.respond_to?(:call_v)
+
+      redis.call("XADD", stream, "MAXLEN", "~", limit, "*", *fields.flatten)
     end
 
     # @return [Array<Class>] what is raised where Redis cannot be reached
@@ -127,7 +188,7 @@ module SidekiqLifecycle
     # @return [Array(Numeric, Numeric, Numeric, Array<Numeric>)] the timeouts to connect, read and write, and the pauses
     #   before further attempts
     def redis_timeouts(client)
-      client = client.redis if defined?(::Redis::Namespace) && client.is_a?(::Redis::Namespace)
+      client = without_namespace(client)
       if client.respond_to?(:_client) && client._client.respond_to?(:options)
         options = client._client.options
         return [*options.values_at(:connect_timeout, :read_timeout, :write_timeout),

@@ -111,8 +111,8 @@ module SidekiqLifecycle
       private
 
       # The application's own code for a job runs inside of this.
-      def dispatch(job, ...)
-        SidekiqAdapter.handle(:job_started, job)
+      def dispatch(job, queue, *)
+        SidekiqAdapter.handle(:job_started, job, queue)
         super
       ensure
         SidekiqAdapter.handle(:job_finished, job)

@@ -1,6 +1,7 @@
 # frozen_string_literal: true
 
 require "time"
+require_relative "job"
 
 module SidekiqLifecycle
   # The state of a Sidekiq process at one moment. An immutable value; ask for a new one to see changes.
@@ -15,6 +16,12 @@ module SidekiqLifecycle
     attr_reader :pid
     # @return [Integer] running jobs
     attr_reader :busy
+    # @return [Array<Job>] the running jobs by name
+    attr_reader :running_jobs
+    # @return [Array<Job>] jobs that Sidekiq interrupted at its shutdown timeout
+    attr_reader :interrupted_jobs
+    # @return [Array<Job>] jobs that Redis did not take back
+    attr_reader :lost_jobs
     # @return [Integer, nil] jobs the process can run at once
     attr_reader :concurrency
     # @return [Hash{Symbol => Time}] when each state, and `:drained`, was reached (UTC)
@@ -63,11 +70,10 @@ module SidekiqLifecycle
         record.values_at(*%w[why never_drains company pid concurrency exit_status embedded])
       @rearmed, @sidekiq_version, @version = record.values_at("rearmed", "sidekiq", "version")
       @problems = record["problems"].map { |problem| problem["message"] }
-      path = record["signal_path"] || {}
-      @signal_path, @relay = path.values_at("term", "relay")
-      @signal_path &&= @signal_path.tr("-", "_").to_sym
-      @doubts = doubts_of(path, record["time"] || {}) - @problems
+      describe_path(record["signal_path"] || {}, record["time"] || {})
       @busy = busy
+      @stops_when_drained = !record["stops_when_drained"].nil?
+      @running_jobs, @interrupted_jobs, @lost_jobs = %w[running interrupted lost].map { |kind| jobs(record, kind) }
       @ready, @live, @drained, @beat_age = report.values_at("ready", "live", "drained", "beat_age")
       configured(configuration)
       Ractor.make_shareable(self) # frozen, and all in it
@@ -85,6 +91,9 @@ module SidekiqLifecycle
     # @return [Boolean] whether it is quiet or stopping, and has finished every job
     def drained? = @drained
 
+    # @return [Boolean] whether it stops once it has drained, because that was requested
+    def stops_when_drained? = @stops_when_drained
+
     # @return [Boolean] whether Sidekiq runs inside another program (`Sidekiq.configure_embed`)
     def embedded? = @embedded
 
@@ -92,8 +101,10 @@ module SidekiqLifecycle
     def to_h
       names = %i[state since why pid busy concurrency timings beat_age exit_status rearmed signal_path relay
                  never_drains company problems doubts directory ready_file stop_timeout sidekiq_version version]
-      names.to_h { |name| [name, public_send(name)] }
-           .merge(ready: ready?, live: live?, quiet: quiet?, drained: drained?, embedded: embedded?)
+      jobs = %i[running_jobs interrupted_jobs lost_jobs].to_h { |name| [name, public_send(name).map(&:to_h)] }
+      names.to_h { |name| [name, public_send(name)] }.merge(jobs)
+           .merge(ready: ready?, live: live?, quiet: quiet?, drained: drained?, embedded: embedded?,
+                  stops_when_drained: stops_when_drained?)
     end
 
     # @return [String]
@@ -109,6 +120,12 @@ module SidekiqLifecycle
       @stop_timeout = configuration.stop_timeout
     end
 
-    def doubts_of(path, time) = [path["doubt"], (time["words"] if time["fit"] == "unknown")].compact
+    def describe_path(path, time)
+      @signal_path, @relay = path.values_at("term", "relay")
+      @signal_path &&= @signal_path.tr("-", "_").to_sym
+      @doubts = [path["doubt"], (time["words"] if time["fit"] == "unknown")].compact - @problems
+    end
+
+    def jobs(record, kind) = record.dig("jobs", kind).map { |job| Job.recorded(job) }
   end
 end

@@ -57,6 +57,9 @@ module SidekiqLifecycle
         @current.subscribe
       end
 
+      # @return [Boolean, nil] whether the task is protected, as far as is known; nil: that is not asked for
+      def held? = @current&.held?
+
       # A job starts. Called on its thread.
       def record_job = @current&.record_job
 
@@ -92,6 +95,9 @@ module SidekiqLifecycle
       @thread = Thread.new { run }
       @thread.name = "sidekiq_lifecycle ecs"
     end
+
+    # @return [Boolean]
+    def held? = @held ? true : false
 
     # Listens for the end of the process.
     def subscribe

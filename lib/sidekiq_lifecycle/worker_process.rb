@@ -3,8 +3,12 @@
 require "json"
 require_relative "redis_status"
 require_relative "drain_monitor"
+require_relative "flight_recorder"
+require_relative "job_copy"
+require_relative "job_recovery"
 require_relative "sidekiq_compat"
 require_relative "status"
+require_relative "task_protection"
 require_relative "text"
 require_relative "signal_traps"
 
@@ -14,6 +18,9 @@ module SidekiqLifecycle
   #
   # @api private
   class WorkerProcess
+    # A problem.
+    EMBEDDED_IDLE = "exit_when_idle has no effect, because Sidekiq runs inside another program, which alone can end"
+
     # @return [Native::Process]
     attr_reader :native
     # @return [DrainMonitor]
@@ -33,7 +40,7 @@ module SidekiqLifecycle
     # between. In a child that a job has forked it does nothing.
     def self.finish_unknown(exit_status, why)
       native = Native::Process.last
-      native.record_exit(exit_status, why, 0, []) if native&.ours? && native.state != "stopped"
+      native.record_exit(exit_status, why) if native&.ours? && native.state != "stopped"
     end
 
     # Registers the process in the lifecycle directory.
@@ -50,15 +57,17 @@ module SidekiqLifecycle
       @once_logger = once_logger
       @embedded = embedded
       serve_http
+      @pid = ::Process.pid
       @native = Native::Process.register(configuration.directory, configuration.ready_file, about)
       @drain = DrainMonitor.new(config, @native)
       @redis = RedisStatus.new(config)
       @native.require_signal_path(configuration.require_signal_path)
       @native.set_problem("environment", configuration.environment_problem)
+      @native.set_problem("exit_when_idle", EMBEDDED_IDLE) if embedded && configuration.exit_when_idle
     end
 
     # @return [Boolean] whether it is the calling process, and not the parent of a child that a job has forked
-    def ours? = @native.ours?
+    def ours? = @pid == ::Process.pid
 
     # @return [Status]
     def status
@@ -73,11 +82,36 @@ module SidekiqLifecycle
       @native.require_signal_path(@configuration.require_signal_path)
     end
 
+    # Does what must be done before Sidekiq's threads exist.
+    #
+    # @param observe [Boolean] whether it takes signals itself
+    def prepare_for_jobs(observe:)
+      observe_signals if observe
+      record_jobs if @configuration.recover_jobs
+    end
+
     # Observes signals, keeps Sidekiq's traps in place, and logs from now on what the core finds wrong by itself.
     def observe_signals
       @traps = SignalTraps.new
       @native.observe_signals
       start_reporter
+    end
+
+    # Records from now on which jobs are in hand, and puts back what killed processes of this directory had in hand.
+    def record_jobs
+      FlightRecorder.start(@config, @native)
+      fetch = FlightRecorder.foreign_fetch
+      @config.logger.info("sidekiq_lifecycle: jobs that a SIGKILL takes are only named: #{fetch} fetches them") if fetch
+      @recovery = JobRecovery.new(@config, @native, @configuration.recover_limit)
+      @copy = JobCopy.new(@config, @native, @configuration.recover_limit)
+      recover_jobs
+    end
+
+    # Puts back what killed processes of this directory had in hand.
+    def recover_jobs
+      @recovery&.call
+    rescue StandardError => e
+      failed("recover_jobs", e)
     end
 
     # Puts Sidekiq's trap back where a job or a library has set one over it.
@@ -92,10 +126,46 @@ module SidekiqLifecycle
       end
     end
 
+    # A job enters the application's code.
+    #
+    # @param job [Hash]
+    # @param queue [String]
+    def record_job_started(job, queue)
+      @native.record_job_started(job["jid"].to_s, (job["wrapped"] || job["class"]).to_s, queue.to_s)
+    end
+
+    # A job has left the application's code.
+    #
+    # @param job [Hash]
+    def record_job_finished(job)
+      @native.record_job_finished(job["jid"].to_s)
+      @last_job = monotonic
+    end
+
+    # @param busy [Integer] running jobs
+    def record_heartbeat(busy)
+      @native.record_task_protection(TaskProtection.held?)
+      @native.record_heartbeat(busy)
+      @last_job = monotonic if busy.positive? || @last_job.nil?
+      exit_if_idle
+    end
+
+    # @param why [String] what requests it
+    # @return [void]
+    # @raise [Error] if another program runs Sidekiq
+    def drain_and_exit(why)
+      raise Error, "this Sidekiq runs inside another program, which alone can end" if @embedded
+
+      @native.stop_when_drained(why)
+      Process.kill(:TSTP, Process.pid)
+    end
+
     # Sidekiq may finish before the last processor's thread reports its own end. Whatever goes wrong here, the heartbeat
     # goes on, and the end is reported.
     def check_drained
-      notify(:drained) if @drain.drained? && @native.mark_drained
+      drained, over = @drain.check
+      notify(:drained) if drained && @native.mark_drained
+      @native.record_over if over
     rescue StandardError => e
       failed("work", e)
     end
@@ -103,15 +173,41 @@ module SidekiqLifecycle
     # Publishes the status in Redis.
     #
     # @param identity [String] Sidekiq's name for the process
-    def publish(identity)
+    # @param last [Boolean] whether Sidekiq leaves Redis with this message
+    def publish(identity, last: false)
       check_drained
-      @native.set_problem("redis_status", @redis.publish(identity, status, **@drain.counts))
+      problem = @redis.publish(identity, status, cut_off: @drain.interrupted, lost: @drain.lost, last:)
+      @native.set_problem("redis_status", problem)
+      @native.stop_when_drained("fleet quiet --then-stop") if @redis.take_stop_request
+      copy_jobs(identity)
+    end
+
+    # Copies the jobs in hand to Redis, if that is set, and puts back those of a process of the fleet that is dead.
+    #
+    # @param identity [String] Sidekiq's name for the process
+    def copy_jobs(identity)
+      @copy&.sync(identity)
+    rescue *SidekiqCompat.redis_errors
+      nil # Sidekiq reports that at its next heartbeat
+    rescue StandardError => e
+      failed("recover_jobs", e)
+    end
+
+    # The process is about to go quiet.
+    def hurry_copy = @copy&.hurry(@drain.launcher)
+
+    # A heartbeat has reached Redis.
+    #
+    # @param identity [String] Sidekiq's name for the process
+    def sync_with_redis(identity)
+      publish(identity)
+      recover_jobs
     end
 
     # @param exit_status [Integer, nil] nil: the program goes on
     # @param why [String, nil]
     def finish(exit_status, why)
-      @native.record_exit(exit_status, why, @drain.interrupted, @drain.lost_jobs)
+      @native.record_exit(exit_status, why)
       notify(:stopped)
     end
 
@@ -129,6 +225,12 @@ module SidekiqLifecycle
       @native.problems.each { |problem| warn_once(problem.last) }
     end
 
+    # The core has found a problem, or a request to stop once drained.
+    def report_news
+      report_problems
+      check_drained
+    end
+
     # Logs the state in which Sidekiq has started.
     def log_start
       now = status
@@ -139,6 +241,16 @@ module SidekiqLifecycle
     end
 
     private
+
+    # A job that is fetched just now is finished before the process exits.
+    def exit_if_idle
+      limit = @configuration.exit_when_idle
+      return if limit.nil? || @embedded || monotonic - @last_job < limit || @native.state != "running"
+
+      idle = Native.format_duration(limit)
+      @config.logger.info("sidekiq_lifecycle: there was no job for #{idle}, so this process drains and exits")
+      drain_and_exit("exit_when_idle")
+    end
 
     # A probe may ask from now on, also while the application boots.
     def serve_http
@@ -166,6 +278,8 @@ module SidekiqLifecycle
       end
       thread.name = "sidekiq_lifecycle"
     end
+
+    def monotonic = Process.clock_gettime(Process::CLOCK_MONOTONIC)
 
     def failed(what, error)
       warn_once("#{what}: #{error.class}: #{error.message} (#{error.backtrace&.first})")

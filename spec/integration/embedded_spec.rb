@@ -52,7 +52,7 @@ RSpec.describe "embedded in another program" do
       ask(host, "instance.quiet; nil")
       expect(File).not_to exist(ready_file)
       expect(check("live").first).to eq(0)
-      expect(check("drained")).to eq([1, "not drained: process #{host.pid} is quiet, 1 job still running\n"])
+      expect(check("drained")).to match(still_running(host, "quiet"))
       expect(File).not_to exist(drained_file)
 
       release

@@ -80,7 +80,9 @@ RSpec.describe "docs/fleet.md" do
 
   # Replaces what differs each time: times and versions, and the width of columns.
   def normal(text)
-    text.gsub(/\b(\d+ (h|min|s) ?)+(?=\W|$|ago)/, "TIME ").gsub(/\b\d+\.\d+\.\d+\b/, "VERSION")
+    text.gsub(/\bEvaluate \h{24}/, "ReportJob 1a2b3c4d5e6f708192a3b4c5")
+        .gsub(/\(worker-\d:\d+\)/, "(WORKER)").gsub(/\b(\d+(\.\d+)? (h|min|s|ms) ?)+(?=\W|$|ago)/, "TIME ")
+        .gsub(/\b\d+\.\d+\.\d+\b/, "VERSION")
         .lines.map { |line| line.squeeze(" ").strip }.join("\n")
   end
 

@@ -203,12 +203,14 @@ RSpec.describe "the command fleet" do
       start_reported_job
       code, out, = fleet("quiet", "--wait", "--timeout", "2s")
       expect(code).to eq(124)
-      expect(out).to eq("not reached: timed out after 2 s: 0 of 1 drained, 1 job running\n" \
-                        "1 process was told to go quiet, and will stay quiet.\n")
+      job = "#{named_job} on #{named(worker)}"
+      expect(out).to match(/\Anot reached: timed out after 2 s: 0 of 1 drained, 1 job running; still running: #{job}
+1 process was told to go quiet, and will stay quiet.\n\z/)
       wait_until("it is quiet") { members[worker.pid]["state"] == "quiet" }
       report = fleet_json("wait", "drained", "--timeout", "1s")
       expect(report).to include("schema" => 2, "action" => "wait", "outcome" => "timed-out")
-      expect(report["progress"]["jobs"]).to match([a_hash_including("class" => "Evaluate", "process" => listed.first)])
+      job = { "class" => "Evaluate", "queue" => "default", "process" => listed.first }
+      expect(report["progress"]["jobs"]).to match([a_hash_including(job)])
     end
 
     it "when a process that it waits for is killed" do
@@ -229,8 +231,9 @@ RSpec.describe "the command fleet" do
       reason = /#{named(worker)} can never drain: a thread of Sidekiq has died in the middle of Evaluate \h+, /
       expect(fleet("quiet", "--wait")).to match([1, /^not reached: 1 of 1 not drained: #{reason}/, String])
       expect(fleet("wait", "drained")).to match([1, /^not reached: 1 of 1 not drained: #{reason}/, String])
+      end_of_it = "1 of 1 stopped, 1 job cut off at the shutdown timeout and pushed back: Evaluate "
       expect(fleet("stop", "--drain-first"))
-        .to match([1, /^not reached: 1 of 1 not drained: #{reason}.*; 1 of 1 stopped$/, String])
+        .to match([1, /^not reached: 1 of 1 not drained: #{reason}.*; #{end_of_it}/, String])
       expect([worker.exit_code, queued]).to eq([0, 1])
     end
 
@@ -243,8 +246,9 @@ RSpec.describe "the command fleet" do
       wait_until("it has quieted the process") { record(worker.pid)["state"] == "quiet" }
       waiting.signal(:INT)
       expect(waiting.exit_code).to eq(130)
-      expect(waiting.log).to end_with("not reached: interrupted: 0 of 1 drained, 1 job running\n" \
-                                      "1 process was told to go quiet, and will stay quiet.\n")
+      job = "#{named_job} on #{named(worker)}"
+      expect(waiting.log).to match(/^not reached: interrupted: 0 of 1 drained, 1 job running; still running: #{job}
+1 process was told to go quiet, and will stay quiet.\n\z/)
     end
 
     it "when Redis is gone, but goes on when Redis comes back" do
@@ -351,7 +355,7 @@ RSpec.describe "the command fleet" do
       shown = +""
       look = -> { shown << screen.read_nonblock(4096, exception: false).to_s.delete_prefix("wait_readable") }
       wait_until("the bar is drawn") { look.call.match?(/\[ +\] 0 of 1 drained, 1 job running  \d+ s/) }
-      wait_until("the job is drawn") { look.call.match?(/Evaluate \h{24} on #{host}:\d+, running for \d+ s/) }
+      wait_until("the job is drawn") { look.call.match?(/#{named_job} on #{host}:\d+/) }
       screen.winsize = [24, 40]
       shown.clear
       wait_until("it is drawn again") { look.call.scan("0 of 1 drained").size > 2 }
@@ -402,7 +406,8 @@ RSpec.describe "the command fleet" do
     out, status = Open3.capture2(surroundings, "ruby", "-e", script)
     expect(status).to be_success
     expect(out.lines(chomp: true)).to include("0 of 1 drained, 1 job running", '["Evaluate"]',
-                                              "timed out after 1 s: 0 of 1 drained, 1 job running",
                                               "[[#{worker.pid}, :quiet, 1]]")
+    job = "#{named_job} on #{named(worker)}"
+    expect(out).to match(/^timed out after 1 s: 0 of 1 drained, 1 job running; still running: #{job}$/)
   end
 end

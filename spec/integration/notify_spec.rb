@@ -46,7 +46,7 @@ RSpec.describe "the notification of systemd" do
     FileUtils.touch(file("start"))
     wait_for("READY=1")
     expect(messages.find { |message| message.include?("READY=1") }).to eq(["READY=1", "STATUS=running, 0 of 2 busy"])
-    expect(worker).to be_ready_file
+    wait_until("the ready file is there") { worker.ready_file? }
     worker.signal(:TSTP)
     wait_for("STATUS=quiet, drained")
     expect(said).not_to include("STOPPING=1")
@@ -86,7 +86,7 @@ RSpec.describe "the notification of systemd" do
     worker.signal(:TERM)
     wait_for("STOPPING=1")
     first = messages.find { |message| message.include?("STOPPING=1") }
-    expect(first[0, 2]).to eq(["STOPPING=1", "STATUS=stopping, 1 of 2 busy"])
+    expect(first[0, 2]).to match(["STOPPING=1", /\ASTATUS=stopping, 1 of 2 busy: #{named_job}\z/])
     expect(first[2]).to match(/\AEXTEND_TIMEOUT_USEC=5\d{7}\z/)
     # It starts again when Sidekiq itself handles the signal, and decreases from then on.
     wait_until("Sidekiq stops") { worker.log.include?("Pausing to allow") }

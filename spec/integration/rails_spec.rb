@@ -129,6 +129,61 @@ RSpec.describe "in Rails", skip: has_rails ? false : "Rails cannot be loaded" do
     expect(Dir.exist?(file("rails/tmp"))).to be(false)
   end
 
+  describe "the page Lifecycle, mounted below Rails' own routes" do
+    include FleetCommand
+
+    let(:port) { RedisServer.free_port }
+
+    before do
+      write("rails/config/routes.rb", <<~RUBY)
+        require "sidekiq/web"
+        require "sidekiq_lifecycle/web"
+        Rails.application.routes.draw { mount Sidekiq::Web => "/admin/sidekiq" }
+      RUBY
+      write("rails/config.ru", <<~RUBY)
+        require "action_controller/railtie"
+        require_relative "config/environment"
+        Sidekiq.configure_client { |config| config.redis = { url: #{redis.url(@database).inspect} } }
+        Rails.application.config.hosts.clear
+        run Rails.application
+      RUBY
+      server = start_program("puma", "--bind", "tcp://127.0.0.1:#{port}", "--threads", "1:2", "config.ru",
+                             name: "puma", chdir: file("rails"))
+      wait_until("the server answers") { server.raise_if_ended || request("Get", "").code == "200" }
+    end
+
+    # Keeps the session's cookie. Sidekiq 8.1 asks for the header instead of a token.
+    def request(verb, path, fields = nil)
+      request = Net::HTTP.const_get(verb).new("/admin/sidekiq/lifecycle#{path}", "Sec-Fetch-Site" => "same-origin")
+      request["Cookie"] = @cookie
+      request.form_data = fields if fields
+      Net::HTTP.start("127.0.0.1", port) { |http| http.request(request) }.tap do |response|
+        @cookie = response["Set-Cookie"][/[^;]+/] if response["Set-Cookie"]
+      end
+    rescue Errno::ECONNREFUSED
+      Net::HTTPServiceUnavailable.new("1.1", "503", "")
+    end
+
+    # What a browser would send with the form.
+    def hidden(page) = page.body.scan(/<input type=["']hidden["'] name=["']([^"']+)["'] value=["']([^"']*)["']/)
+
+    it "has its style, and quiets a worker" do
+      worker = start_rails(name: "worker", environment: { "RUBYOPT" => nil })
+      wait_until("it is ready") { File.exist?(ready) || worker.raise_if_ended }
+      wait_until("it is listed") { listed.any? }
+      page = request("Get", "")
+      style = page.body[%r{<link rel="stylesheet" href="/admin/sidekiq/(lifecycle/style\.css[^"]*)"}, 1]
+      expect(request("Get", style.delete_prefix("lifecycle"))["Content-Type"]).to eq("text/css")
+      asked = request("Post", "/confirm", [*hidden(page), ["only[quiet]", listed.first]])
+      expect(asked.code).to eq("200")
+      told = request("Post", "/tell", hidden(asked))
+      expect(told["Location"]).to end_with("/admin/sidekiq/lifecycle?told=1&request=quiet")
+      wait_until("it is quiet") { !File.exist?(ready) }
+      worker.signal(:TERM)
+      expect(worker.exit_code).to eq(0)
+    end
+  end
+
   describe "rails generate sidekiq_lifecycle:install" do
     # As bin/rails does: [exit status, what it printed].
     def install(*arguments)

@@ -54,10 +54,13 @@ RSpec.describe "protection from scale-in on ECS" do
     beat = record(worker.pid)["beat_monotonic"]
     wait_until("a few heartbeats") { record(worker.pid)["beat_monotonic"] > beat + 0.5 }
     expect(ecs.requests).to be_empty
+    expect(record(worker.pid)["ecs_task_protected"]).to be(false)
     begin_long
     expect(ecs.requests).to eq([{ "ProtectionEnabled" => true, "ExpiresInMinutes" => 20 }])
+    wait_until("it is recorded") { record(worker.pid)["ecs_task_protected"] }
     let_end
     wait_until("released") { !ecs.protected? }
+    wait_until("that is recorded") { record(worker.pid)["ecs_task_protected"] == false }
     expect(ecs.asked).to eq([true, false])
 
     begin_long("next")

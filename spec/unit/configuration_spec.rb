@@ -120,10 +120,19 @@ RSpec.describe SidekiqLifecycle::Configuration do
     expect(configuration.ready_file).to be_nil
   end
 
-  [30, 0.5, nil].each do |seconds|
-    it "takes #{seconds.inspect} as stop_timeout" do
-      configuration.stop_timeout = seconds
-      expect(configuration.stop_timeout).to eq(seconds)
+  { stop_timeout: 30, exit_when_idle: 300 }.each do |name, example|
+    [30, 0.5, nil].each do |seconds|
+      it "takes #{seconds.inspect} as #{name}" do
+        configuration.public_send(:"#{name}=", seconds)
+        expect(configuration.public_send(name)).to eq(seconds)
+      end
+    end
+
+    [0, -1, 0.0, Float::NAN, Float::INFINITY, "30", :never, [30], Rational(1, 2), Complex(1, 1)].each do |wrong|
+      it "refuses #{wrong.inspect} as #{name}" do
+        sentence = "#{name} is #{wrong.inspect}; set it to a number of seconds above 0, such as #{example}"
+        expect { configuration.public_send(:"#{name}=", wrong) }.to raise_error(ArgumentError, sentence)
+      end
     end
   end
 
@@ -134,11 +143,24 @@ RSpec.describe SidekiqLifecycle::Configuration do
     expect(JSON.generate(configuration.stop_timeout)).to eq("120.0")
   end
 
-  [0, -1, 0.0, Float::NAN, Float::INFINITY, "30", :never, [30], Rational(1, 2), Complex(1, 1)].each do |wrong|
-    it "refuses #{wrong.inspect} as stop_timeout" do
-      expect { configuration.stop_timeout = wrong }.to raise_error(
-        ArgumentError, "stop_timeout is #{wrong.inspect}; set it to a number of seconds above 0, such as 30"
-      )
+  it "takes whether and how often jobs of a killed process are put back" do
+    expect(configuration).to have_attributes(recover_jobs: false, recover_limit: 3)
+    configuration.recover_jobs = true
+    configuration.recover_limit = 0
+    expect(configuration).to have_attributes(recover_jobs: true, recover_limit: 0)
+  end
+
+  [nil, "true", 1].each do |wrong|
+    it "refuses #{wrong.inspect} as recover_jobs" do
+      expect { configuration.recover_jobs = wrong }
+        .to raise_error(ArgumentError, "recover_jobs is #{wrong.inspect}; set it to true or false")
+    end
+  end
+
+  [nil, -1, 1.5, "3"].each do |wrong|
+    it "refuses #{wrong.inspect} as recover_limit" do
+      sentence = "recover_limit is #{wrong.inspect}; set it to how often a job is put back, such as 3"
+      expect { configuration.recover_limit = wrong }.to raise_error(ArgumentError, sentence)
     end
   end
 end

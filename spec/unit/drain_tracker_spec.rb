@@ -14,7 +14,7 @@ RSpec.describe SidekiqLifecycle::DrainTracker do
   end
 
   quieted = [:record_fetching_ended]
-  timed_out = ->(count) { [:record_interrupted, count] }
+  timed_out = ->(count) { [:record_interrupted, [:job] * count] }
   let(:quieted) { quieted }
   let(:timed_out) { timed_out }
 
@@ -51,15 +51,15 @@ RSpec.describe SidekiqLifecycle::DrainTracker do
     end
 
     it "is never drained, if the process was quiet" do
-      expect(lose([{ "jid" => "a1" }], quieted).verdict(threads)).to eq(:jobs_lost)
+      expect(lose([:job], quieted).verdict(threads)).to eq(:jobs_lost)
     end
 
     it "reports the loss rather than the shutdown timeout" do
-      expect(lose([nil], quieted, timed_out[1]).verdict(threads)).to eq(:jobs_lost)
+      expect(lose([:job], quieted, timed_out[1]).verdict(threads)).to eq(:jobs_lost)
     end
 
     it "is drained all the same, if that was before it went quiet" do
-      tracker = lose([{ "jid" => "a1" }], quiet: false)
+      tracker = lose([:job], quiet: false)
       tracker.record_fetching_ended
       expect(tracker.verdict(threads)).to eq(:drained)
       expect(tracker.lost).to be_empty
@@ -76,11 +76,27 @@ RSpec.describe SidekiqLifecycle::DrainTracker do
     expect(verdicts).to eq(%i[threads_alive threads_alive drained])
   end
 
-  it "counts interrupted jobs of all managers, and lists lost jobs" do
+  it "lists interrupted and lost jobs of all managers" do
     tracker = tracker(timed_out[2], timed_out[1])
-    tracker.record_lost([{ "jid" => "a1" }], quiet: true)
-    tracker.record_lost([nil, "{}"], quiet: true)
-    expect(tracker.interrupted).to eq(3)
-    expect(tracker.lost).to eq([{ "jid" => "a1" }, nil, "{}"])
+    tracker.record_lost([:job], quiet: true)
+    tracker.record_lost(%i[other third], quiet: true)
+    expect(tracker.interrupted).to eq(%i[job job job])
+    expect(tracker.lost).to eq(%i[job other third])
+  end
+
+  # Whether anything is left to wait for, which a process that can never drain does not have either.
+  [
+    ["nothing has happened yet", [], { stopped: false, alive: 5 }, false],
+    ["still fetching", [], {}, false],
+    ["quiet before the threads exist", [quieted], nil, false],
+    ["a manager has not stopped", [quieted], { stopped: false }, false],
+    ["a thread finishes its job", [quieted], { alive: 1 }, false],
+    ["every thread has ended", [quieted], {}, true],
+    ["every thread has ended, one in the middle of a job", [quieted], { abandoned: 1 }, true],
+    ["jobs were interrupted", [quieted, timed_out[1]], {}, true]
+  ].each do |what, events, now, over|
+    it "is#{" not" unless over} over if: #{what}" do
+      expect(tracker(*events).over?(now && threads(**now))).to be(over)
+    end
   end
 end

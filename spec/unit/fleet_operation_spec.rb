@@ -19,7 +19,7 @@ RSpec.describe SidekiqLifecycle::Fleet::Operation do
 
       def first_poll = processes
 
-      def signal(members, name)
+      def signal(members, name, **)
         members.each_slice(2) do |slice|
           @told.concat(slice.map { |member| [member.identity, name] })
           yield slice

@@ -213,6 +213,12 @@ RSpec.describe SidekiqLifecycle::Fleet do
       lost = tracker(:drained, member(published: {}))
       see(lost, gone(published: { state: "stopping", cut_off: 2, lost: 1 }))
       expect(lost.failed.values).to eq(["ended before it was seen to have drained (1 job lost)"])
+      named = tracker(:drained, member(published: {}))
+      job = { class: "Mail", jid: "a1", queue: "low", running_for: 125.0 }
+      see(named, gone(published: { state: "stopping", cut_off: 2, cut_off_jobs: [job, "garbage"] }))
+      expect(named.failed.values)
+        .to eq(["ended before it was seen to have drained (2 cut off at its timeout and pushed back: " \
+                "Mail a1 (queue low, running for 2 min 5 s); a job whose name is not known)"])
       killed = tracker(:drained, member)
       expect(see(killed, ghost).failed.values)
         .to eq(["fell silent, as if it had been killed: the jobs it had may be lost"])
@@ -223,6 +229,8 @@ RSpec.describe SidekiqLifecycle::Fleet do
       ended = tracker(:stopped, member(published: {}))
       see(ended, gone(published: { state: "stopping", lost: 2 }))
       expect(ended.failed.values).to eq(["has ended and lost 2 jobs"])
+      see(ended, gone(published: { state: "stopping", lost: 1, lost_jobs: [{ class: "Mail", jid: "a1" }] }))
+      expect(ended.failed.values).to eq(["has ended and lost 1 job: Mail a1"])
       expect(ended).to be_over
     end
 

@@ -30,6 +30,10 @@ RSpec.describe SidekiqLifecycle::Status do
       ready?: false, live?: true, quiet?: false, drained?: false, embedded?: false
     )
     native.record_started
+    native.record_job_started("b2", "Mail", "low")
+    running = { job_class: "Mail", jid: "b2", queue: "low", running_for: be >= 0 }
+    expect(status.running_jobs.first).to have_attributes(running)
+    native.record_job_finished("b2")
     expect(status(busy: 3)).to have_attributes(state: :running, busy: 3, ready?: true, live?: true, quiet?: false,
                                                beat_age: be >= 0)
     native.record_quiet
@@ -39,7 +43,13 @@ RSpec.describe SidekiqLifecycle::Status do
     expect(status).to have_attributes(state: :quiet, drained?: true)
     native.record_stopping
     expect(status).to have_attributes(state: :stopping, why: "stop was called", quiet?: true, drained?: true)
-    native.record_exit(3, "SIGINT", 0, [])
+    native.record_job_started("a1", "Mail", "low")
+    jobs = '[{"class":"Mail","jid":"a1","queue":"low","running_for":25.2}]'
+    native.record_unfinished(jobs, "[{}]")
+    expect(status.running_jobs.map(&:to_s)).to eq([]) # it has drained
+    expect(status.interrupted_jobs.map(&:to_s)).to eq(["Mail a1 (queue low, running for 25 s)"])
+    expect(status.lost_jobs.map(&:to_s)).to eq(["a job whose name is not known"])
+    native.record_exit(3, "SIGINT")
     expect(status).to have_attributes(state: :stopped, exit_status: 3, quiet?: false, ready?: false, live?: false)
     expect(status.timings.keys).to contain_exactly(:booting, :running, :quiet, :drained, :stopping, :stopped)
     expect(status.timings.values.sort).to eq(status.timings.values_at(:booting, :running, :quiet, :drained, :stopping,

@@ -15,9 +15,12 @@ const EXAMPLES: &str = "\
 Examples:
   bundle exec sidekiq-lifecycle fleet status
   bundle exec sidekiq-lifecycle fleet quiet --match 'worker-*' --wait --timeout 2h
+  bundle exec sidekiq-lifecycle fleet quiet --match 'old-*' --then-stop
   bundle exec sidekiq-lifecycle fleet wait drained --match tag=shop,queue=reports --except 'worker-7'
   bundle exec sidekiq-lifecycle fleet stop --batch 10% --timeout 1h
   bundle exec sidekiq-lifecycle fleet wake --match 'worker-*'
+  bundle exec sidekiq-lifecycle fleet timeline --since 6h --svg deploy.svg
+  bundle exec sidekiq-lifecycle fleet recover --dry-run
 
 PATTERN is a shell glob. It is compared with the hostname, the tag, each label, each queue and Sidekiq's version;
 with a colon in it, also with the name (worker-1:4711) and the identity (worker-1:4711:8f56db2b19b6).
@@ -54,9 +57,12 @@ enum Action {
         #[command(flatten)]
         #[serde(flatten)]
         selection: Selection,
-        /// Wait until they have finished every job
+        /// Wait until they have finished every job; with --then-stop, until they have exited
         #[arg(long)]
         wait: bool,
+        /// Let each process stop by itself once it has drained, however long that takes, and without this command
+        #[arg(long)]
+        then_stop: bool,
         #[command(flatten)]
         #[serde(flatten)]
         steering: Steering,
@@ -110,6 +116,41 @@ enum Action {
         #[command(flatten)]
         #[serde(flatten)]
         steering: Steering,
+        #[command(flatten)]
+        #[serde(flatten)]
+        common: Common,
+    },
+    /// Show the jobs that killed processes had in hand, and what became of them
+    ///
+    /// Only a process with `recover_jobs = true` records them. Exit code 1 if at least one waits to be put back.
+    Lost {
+        #[command(flatten)]
+        #[serde(flatten)]
+        common: Common,
+    },
+    /// Put back the jobs that killed processes had in hand, as a Sidekiq with `recover_jobs = true` does
+    Recover {
+        /// Show what would be put back, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Include the flight recorders in this lifecycle directory
+        #[arg(long = "dir", value_name = "DIR")]
+        directory: Option<String>,
+        #[command(flatten)]
+        #[serde(flatten)]
+        notice: Notice,
+        #[command(flatten)]
+        #[serde(flatten)]
+        common: Common,
+    },
+    /// Show what the processes were doing, and when none was ready; only processes with this gem are known
+    Timeline {
+        /// How far to look back: 30m, 6h, 48h
+        #[arg(long, value_name = "DURATION", default_value = "6h", value_parser = seconds)]
+        since: f64,
+        /// Write it as a picture
+        #[arg(long, value_name = "FILE")]
+        svg: Option<String>,
         #[command(flatten)]
         #[serde(flatten)]
         common: Common,
@@ -274,6 +315,10 @@ mod tests {
         assert_eq!((&wait["goal"], &wait["require"]), (&"drained".into(), &"app.rb".into()));
         assert_eq!((&wait["environment"], &wait["json"]), (&"production".into(), &true.into()));
         assert_eq!(parse("fleet stop --batch 5").unwrap()["batch"]["count"], 5);
+        let timeline = parse("fleet timeline --svg deploy.svg").unwrap();
+        let recover = parse("fleet recover --dir tmp/sidekiq --dry-run").unwrap();
+        assert_eq!((&recover["directory"], &recover["dry_run"]), (&"tmp/sidekiq".into(), &true.into()));
+        assert_eq!((&timeline["since"], &timeline["svg"]), (&21600.0.into(), &"deploy.svg".into()));
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::sys::signals::disposition;
 pub mod control;
 pub mod fleet;
 pub mod generate;
+pub mod lost;
 mod manual;
 pub mod ruby_bridge;
 pub mod status;
@@ -40,6 +41,7 @@ Examples:
   sidekiq-lifecycle check drained --dir /app/tmp/sidekiq
   sidekiq-lifecycle status                           print a table
   sidekiq-lifecycle status --json                    print JSON
+  sidekiq-lifecycle lost                             which jobs did a SIGKILL take, and are they put back?
   sidekiq-lifecycle quiet --wait --timeout 2h        take no more jobs, wait for the running ones
   sidekiq-lifecycle wait drained --timeout 10m
   sidekiq-lifecycle stop --timeout 1m --kill-after 30s
@@ -74,6 +76,7 @@ enum Command {
         max_age: Duration,
     },
     Status(status::Options),
+    Lost(lost::Options),
     Quiet(control::options::Quiet),
     Stop(control::options::Stop),
     Wait(control::options::Wait),
@@ -195,6 +198,7 @@ fn run(command: Command) -> io::Result<ExitCode> {
     match command {
         Command::Check { probe, target, max_age } => Ok(check(out, probe.into(), &target.into(), max_age)),
         Command::Status(options) => status::main(out, options),
+        Command::Lost(options) => lost::main(out, options),
         Command::Quiet(options) => Ok(control::quiet(options)),
         Command::Stop(options) => Ok(control::stop(options)),
         Command::Wait(options) => Ok(control::wait(options)),

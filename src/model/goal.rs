@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::model::job::jobs;
 use crate::model::probe::{Facts, MAX_BEAT_AGE, Presence, Probe};
 use crate::model::state::State;
 
@@ -56,7 +57,7 @@ impl Goal {
             return if is_there { Standing::Reached } else { Standing::Failed(why()) };
         }
         if self == Self::Stopped {
-            let jobs = jobs(process.busy).map(|jobs| format!(", {jobs} still running")).unwrap_or_default();
+            let jobs = process.still_running().map(|jobs| format!(", {jobs}")).unwrap_or_default();
             return Standing::Waiting(match process.unreadable {
                 Some(_) => format!("process {pid} exists"),
                 None => format!("process {pid} is {}{jobs}", process.state),
@@ -99,16 +100,6 @@ impl Goal {
             Standing::Failed(reason) if process.presence == Presence::Here => Some(format!("{reason}: stop it")),
             _ => None,
         })
-    }
-}
-
-/// "1 job", "2 jobs"; `None` for none.
-#[must_use]
-pub fn jobs(busy: u32) -> Option<String> {
-    match busy {
-        0 => None,
-        1 => Some("1 job".to_owned()),
-        busy => Some(format!("{busy} jobs")),
     }
 }
 

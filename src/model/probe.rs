@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::model::job::jobs;
 use crate::model::state::State;
 
 /// Sidekiq drops a process from its own registry when its last heartbeat is older than this (`launcher.rb`:
@@ -55,6 +56,8 @@ pub struct Facts {
     pub drained: bool,
     /// Its running jobs, as last recorded.
     pub busy: u32,
+    /// Their names, as a list for people; empty if they are not known.
+    pub jobs: String,
     /// How long ago the last heartbeat was; `None` before the first one.
     pub beat_age: Option<Duration>,
     /// How it ended, if it recorded that.
@@ -80,6 +83,7 @@ impl Facts {
             state: State::Booting,
             drained: false,
             busy: 0,
+            jobs: String::new(),
             beat_age: None,
             ended: None,
             withheld: None,
@@ -97,6 +101,7 @@ impl Facts {
             state,
             drained: false,
             busy: 0,
+            jobs: String::new(),
             beat_age: Some(Duration::from_secs(1)),
             ended: None,
             withheld: None,
@@ -138,16 +143,20 @@ impl Facts {
             Probe::Drained => match (self.state, &self.never_drains) {
                 (State::Quiet | State::Stopping, _) if self.drained => Ok(()),
                 (state, Some(reason)) => Err(format!("process {pid} is {state}, and can never drain: {reason}")),
-                (state @ (State::Quiet | State::Stopping), None) if self.busy > 0 => {
-                    let jobs = if self.busy == 1 { "job" } else { "jobs" };
-                    Err(format!("process {pid} is {state}, {} {jobs} still running", self.busy))
-                }
-                (state @ (State::Quiet | State::Stopping), None) => {
-                    Err(format!("process {pid} is {state}, and its processor threads have not all finished"))
-                }
+                (state @ (State::Quiet | State::Stopping), None) => Err(match self.still_running() {
+                    Some(jobs) => format!("process {pid} is {state}, {jobs}"),
+                    None => format!("process {pid} is {state}, and its processor threads have not all finished"),
+                }),
                 (state, None) => Err(format!("process {pid} is {state} and has not been quieted")),
             },
         }
+    }
+
+    /// "2 jobs still running: A 1, B 2"; `None` if none is.
+    #[must_use]
+    pub fn still_running(&self) -> Option<String> {
+        let names = if self.jobs.is_empty() { String::new() } else { format!(": {}", self.jobs) };
+        jobs(self.busy).map(|jobs| format!("{jobs} still running{names}"))
     }
 
     fn is_there(&self) -> Answer {

@@ -16,6 +16,8 @@ pub struct StatusSnapshot<'a> {
     pub withheld: Option<&'a str>,
     /// Running jobs, as far as is known.
     pub busy: u32,
+    /// Their names, as a list for people; empty if they are not known.
+    pub jobs: &'a str,
     /// How many jobs it can run at once.
     pub concurrency: Option<u32>,
     /// Seconds until it will have ended, at most, after a stop signal; 0 if they are over or not known.
@@ -81,6 +83,9 @@ fn status(now: &StatusSnapshot<'_>) -> String {
                 (false, Some(concurrency)) => write!(text, ", {} of {concurrency} busy", now.busy),
                 (false, None) => write!(text, ", {} busy", now.busy),
             };
+            if now.state != State::Running && !now.drained && now.busy > 0 && !now.jobs.is_empty() {
+                let _ = write!(text, ": {}", now.jobs);
+            }
             if let Some(why) = now.withheld.filter(|_| now.state == State::Running) {
                 let _ = write!(text, ", not ready: {why}");
             }
@@ -145,6 +150,7 @@ mod tests {
         drained: false,
         withheld: None,
         busy: 0,
+        jobs: "",
         concurrency: Some(10),
         left: 0.0,
         exit_status: None,
@@ -175,6 +181,7 @@ mod tests {
                 true,
                 "STATUS=running, 3 of 10 busy, not ready: a SIGTERM is lost\nWATCHDOG=1",
             ),
+            (up, StatusSnapshot { jobs: "A 1", ..RUNNING }, false, "STATUS=running, 3 of 10 busy"),
             // Quiet before it could be running.
             (new, QUIET, false, "READY=1\nSTATUS=quiet, 3 of 10 busy"),
             (up, QUIET, true, "STATUS=quiet, 3 of 10 busy\nWATCHDOG=1"),
@@ -183,9 +190,9 @@ mod tests {
             (down, STOPPING, true, "STATUS=stopping, 3 of 10 busy\nWATCHDOG=1\nEXTEND_TIMEOUT_USEC=29000000"),
             (
                 down,
-                StatusSnapshot { left: 0.5, busy: 1, ..STOPPING },
+                StatusSnapshot { left: 0.5, busy: 1, jobs: "A 1", ..STOPPING },
                 false,
-                "STATUS=stopping, 1 of 10 busy\nEXTEND_TIMEOUT_USEC=500000",
+                "STATUS=stopping, 1 of 10 busy: A 1\nEXTEND_TIMEOUT_USEC=500000",
             ),
             // Its time is over: it gets no more.
             (down, StatusSnapshot { left: 0.0, ..STOPPING }, true, "STATUS=stopping, 3 of 10 busy\nWATCHDOG=1"),

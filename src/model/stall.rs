@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::model::job::Job;
 use crate::model::probe::MAX_BEAT_AGE;
 
 /// How long heartbeats may be missing before Ruby is asked: half of the shortest time after which something kills a
@@ -104,9 +105,9 @@ impl Watch {
     }
 }
 
-/// The problem while it lasts. `jobs` are classes by the ids of the jobs.
+/// The problem while it lasts.
 #[must_use]
-pub fn stuck(silent: Duration, jobs: &BTreeMap<String, String>) -> String {
+pub fn stuck(silent: Duration, jobs: &BTreeMap<String, Job>) -> String {
     format!(
         "Ruby has had no heartbeat for {} s and switches no threads: native code holds the GVL. {}; see \
          docs/long-native-calls.md",
@@ -123,11 +124,11 @@ pub fn over(silent: Duration, jobs: &str) -> String {
 
 /// The running jobs, in words.
 #[must_use]
-pub fn in_hand(jobs: &BTreeMap<String, String>) -> String {
+pub fn in_hand(jobs: &BTreeMap<String, Job>) -> String {
     if jobs.is_empty() {
         return "No job is running".to_owned();
     }
-    let jobs: Vec<String> = jobs.iter().map(|(jid, class)| format!("{class} {jid}")).collect();
+    let jobs: Vec<String> = jobs.values().map(Job::name).collect();
     format!("Running jobs: {}", jobs.join(", "))
 }
 
@@ -204,7 +205,11 @@ mod tests {
     #[test]
     fn messages() {
         let none = BTreeMap::new();
-        let jobs = BTreeMap::from([("1a".to_owned(), "Pdf".to_owned()), ("2b".to_owned(), "Mail".to_owned())]);
+        let jobs = [("1a", "Pdf"), ("2b", "Mail")]
+            .map(|(jid, class)| {
+                (jid.to_owned(), Job { class: Some(class.into()), jid: Some(jid.into()), ..Job::default() })
+            })
+            .into();
         assert_eq!(
             stuck(Duration::from_millis(30_900), &jobs),
             "Ruby has had no heartbeat for 30 s and switches no threads: native code holds the GVL. Running jobs: Pdf \

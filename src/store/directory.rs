@@ -4,6 +4,8 @@
 //! ready            exists exactly while every live Sidekiq of this directory is ready
 //! drained          exists exactly while every live Sidekiq of this directory is drained
 //! processes/PID    one status record a process; it has another [name] where containers share the directory
+//! processes/PID-….stop-when-drained
+//!                  a request that this process stops once it has drained
 //! ```
 //!
 //! A file appears whole or not at all: it is written to a temporary file, flushed and renamed. Only if there is no

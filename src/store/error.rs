@@ -61,7 +61,7 @@ pub enum Error {
 }
 
 impl Error {
-    pub(super) fn new(path: &Path, errno: Errno) -> Self {
+    pub(crate) fn new(path: &Path, errno: Errno) -> Self {
         let path = path.to_owned();
         match errno {
             Errno::ENOENT => Self::Missing(path),

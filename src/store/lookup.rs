@@ -17,6 +17,7 @@ use super::directory::{DEFAULT, Directory};
 use super::entry::Entry;
 use super::error::Error;
 use super::record::Record;
+use crate::model::job::Job;
 use crate::model::probe::{Facts, Presence};
 use crate::model::program::Sidekiq;
 use crate::model::state::State;
@@ -41,6 +42,8 @@ pub struct ObservedProcess {
     pub snapshot: Option<Snapshot>,
     /// The directory of its record; without a record, the default place.
     pub directory: Directory,
+    /// The jobs that it has in hand at this moment, if that was looked for and it has a flight recorder.
+    pub in_hand: Option<Vec<Job>>,
 }
 
 /// The registered processes of a lifecycle directory.
@@ -56,7 +59,7 @@ impl ObservedProcess {
     /// A process in /proc, and its record, if there is one.
     fn seen(snapshot: Snapshot, record: Option<Record>, directory: Directory) -> Self {
         let record = record.ok_or_else(|| why_unknown(&snapshot));
-        Self { pid: snapshot.pid, record, presence: Presence::Here, snapshot: Some(snapshot), directory }
+        Self { pid: snapshot.pid, record, presence: Presence::Here, snapshot: Some(snapshot), directory, in_hand: None }
     }
 
     /// A process of which only the record is known.
@@ -64,7 +67,7 @@ impl ObservedProcess {
     pub fn recorded(entry: Entry, directory: &Directory) -> Self {
         let presence = entry.facts().presence;
         let directory = directory.clone();
-        Self { pid: entry.pid, record: entry.record, presence, snapshot: None, directory }
+        Self { pid: entry.pid, record: entry.record, presence, snapshot: None, directory, in_hand: None }
     }
 
     /// A pidfd of exactly that process. `None`: it has ended.

@@ -17,11 +17,12 @@ use crate::model::state::State;
 type Labels = Vec<(&'static str, String)>;
 type Gauges = Family<Labels, Gauge<f64, AtomicU64>>;
 
-/// Of every process whose record can be read.
+/// Of every process whose record can be read, and how many jobs of killed processes wait in the directory, if any process
+/// has ever recorded them.
 ///
 /// # Errors
 /// The text cannot be written.
-pub fn metrics(processes: &[ObservedProcess]) -> Result<String, fmt::Error> {
+pub fn metrics(processes: &[ObservedProcess], waiting: Option<usize>) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("sidekiq_lifecycle");
     for Metric { name, help, is_seconds, value } in METRICS {
         let gauges = Gauges::default();
@@ -44,6 +45,11 @@ pub fn metrics(processes: &[ObservedProcess]) -> Result<String, fmt::Error> {
         }
     }
     registry.register("state", "Whether the process is in this state", states);
+    let jobs_waiting = Gauges::default();
+    if let Some(count) = waiting.and_then(|count| u32::try_from(count).ok()) {
+        jobs_waiting.get_or_create(&Vec::new()).set(count.into());
+    }
+    registry.register("waiting_jobs", "Jobs of killed processes that wait to be put back", jobs_waiting);
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
@@ -87,12 +93,18 @@ const METRICS: &[Metric] = &[
     Metric::new("lost_jobs", "Jobs that Redis did not take back", |record, _| {
         u32::try_from(record.lost_jobs.len()).ok().map(f64::from)
     }),
+    Metric::new("put_back_jobs", "Jobs of killed processes that this process has put back", |record, _| {
+        Some(record.put_back_jobs.into())
+    }),
     Metric::new("sigterm_arrives", "Whether a SIGTERM reaches Sidekiq; missing if that is not known", |record, _| {
         let path = record.signal_path.as_ref().filter(|path| path.term != Fate::Unknown)?;
         Some(is(path.term == Fate::Arrives))
     }),
     Metric::new("relay", "Whether the relay forwards signals to the process", |record, _| {
         record.signal_path.as_ref().map(|path| is(path.relay.is_some()))
+    }),
+    Metric::new("ecs_task_protected", "Whether ECS protects the task from deploys and scale-in", |record, _| {
+        record.ecs_task_protected.map(is)
     }),
     Metric::new("problems", "How many problems the process reports", |record, _| {
         u32::try_from(record.problems.len()).ok().map(f64::from)
@@ -138,6 +150,7 @@ mod tests {
             presence: Presence::Here,
             snapshot: None,
             directory: Directory::new(Path::new("tmp/sidekiq"), None),
+            in_hand: None,
         }
     }
 
@@ -151,6 +164,7 @@ mod tests {
             .map(|(name, at)| (name.to_owned(), second(at)))
             .into();
         record.busy = 2;
+        record.put_back_jobs = 4;
         record.lost_jobs = vec!["A 1".into()];
         record.version = "1.2.3".into();
         record.signal_path =
@@ -160,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_process() {
-        let text = metrics(&[observed(example())]).unwrap();
+        let text = metrics(&[observed(example())], Some(3)).unwrap();
         let labels = r#"{pid="7",tag="a \"shop\"\n",version="1.2.3"}"#;
         for line in [
             format!("sidekiq_lifecycle_ready{labels} 1.0"),
@@ -173,12 +187,18 @@ mod tests {
             format!("sidekiq_lifecycle_relay{labels} 0.0"),
             r#"sidekiq_lifecycle_state{pid="7",tag="a \"shop\"\n",version="1.2.3",state="running"} 1.0"#.to_owned(),
             r#"sidekiq_lifecycle_state{pid="7",tag="a \"shop\"\n",version="1.2.3",state="stopped"} 0.0"#.to_owned(),
+            format!("sidekiq_lifecycle_put_back_jobs{labels} 4.0"),
+            "sidekiq_lifecycle_waiting_jobs 3.0".to_owned(),
             "# UNIT sidekiq_lifecycle_boot_seconds seconds".to_owned(),
             "# EOF".to_owned(),
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is missing in:\n{text}");
         }
-        for absent in ["sidekiq_lifecycle_shutdown_seconds{", "sidekiq_lifecycle_heartbeat_age_seconds{"] {
+        for absent in [
+            "sidekiq_lifecycle_ecs_task_protected{",
+            "sidekiq_lifecycle_shutdown_seconds{",
+            "sidekiq_lifecycle_heartbeat_age_seconds{",
+        ] {
             assert!(!text.contains(absent), "{absent} is not known, but in:\n{text}");
         }
     }
@@ -187,10 +207,13 @@ mod tests {
     fn what_is_not_known_is_missing() {
         let mut record = example();
         record.signal_path = None;
+        record.ecs_task_protected = Some(true);
         let mut unreadable = observed(example());
         unreadable.record = Err("EOF".into());
-        let text = metrics(&[observed(record), unreadable]).unwrap();
+        let text = metrics(&[observed(record), unreadable], None).unwrap();
         assert!(!text.contains("sigterm_arrives{") && text.matches("busy_jobs{").count() == 1, "{text}");
-        assert!(metrics(&[]).unwrap().ends_with("# EOF\n"));
+        assert!(!text.contains("waiting_jobs 0"), "{text}");
+        assert!(text.contains("ecs_task_protected{pid=\"7\""), "{text}");
+        assert!(metrics(&[], None).unwrap().ends_with("# EOF\n"));
     }
 }

@@ -9,7 +9,7 @@ use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::model::goal::jobs;
+use crate::model::job::{self, Job, jobs};
 use crate::model::probe::{Facts, MAX_BEAT_AGE, Presence};
 use crate::model::signal_path::Fate;
 use crate::model::state::State;
@@ -102,6 +102,18 @@ pub struct Problem {
     pub message: String,
 }
 
+/// The jobs of a process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Jobs {
+    /// Those that were running at the last heartbeat, or later while it drains.
+    pub running: Vec<Job>,
+    /// Those that Sidekiq interrupted at its shutdown timeout (`-t`).
+    pub interrupted: Vec<Job>,
+    /// Those that Redis did not take back.
+    pub lost: Vec<Job>,
+}
+
 /// One process, as it last recorded itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
@@ -152,9 +164,18 @@ pub struct Record {
     /// The jobs that Redis did not take back, a class and a jid each.
     #[serde(default)]
     pub lost_jobs: Vec<String>,
+    /// The jobs by name.
+    #[serde(default)]
+    pub jobs: Jobs,
+    /// How many jobs of killed processes it has put back.
+    #[serde(default)]
+    pub put_back_jobs: u32,
     /// Why it can never drain.
     #[serde(default)]
     pub never_drains: Option<String>,
+    /// What has requested that it stops once it has drained: a command, a call, a setting.
+    #[serde(default)]
+    pub stops_when_drained: Option<String>,
     /// Everything that is wrong.
     pub problems: Vec<Problem>,
     /// The ready file, if the application chose another than the directory's own.
@@ -162,6 +183,9 @@ pub struct Record {
     /// The address at which this process answers HTTP requests for the directory.
     #[serde(default)]
     pub http: Option<String>,
+    /// Whether ECS protects the task from deploys and scale-in, as of the last heartbeat; `None` if that is not asked for.
+    #[serde(default)]
+    pub ecs_task_protected: Option<bool>,
     /// What Ruby has passed.
     #[serde(flatten)]
     pub about: About,
@@ -194,10 +218,14 @@ impl Record {
             hooks: None,
             interrupted_jobs: 0,
             lost_jobs: Vec::new(),
+            jobs: Jobs::default(),
+            put_back_jobs: 0,
             never_drains: None,
+            stops_when_drained: None,
             problems: Vec::new(),
             ready_file,
             http: None,
+            ecs_task_protected: None,
             about,
             version: crate::VERSION.to_owned(),
         }
@@ -246,10 +274,18 @@ impl Record {
         self.beat_monotonic = Some(monotonic().as_secs_f64());
     }
 
+    /// Records jobs that were interrupted, and jobs that were lost; each replaces what was recorded before.
+    pub fn record_unfinished(&mut self, interrupted: Vec<Job>, lost: Vec<Job>) {
+        self.interrupted_jobs = u32::try_from(interrupted.len()).unwrap_or(u32::MAX);
+        self.lost_jobs = lost.iter().map(Job::name).collect();
+        (self.jobs.interrupted, self.jobs.lost) = (interrupted, lost);
+    }
+
     /// Marks the process as drained.
     pub fn mark_drained(&mut self) {
         self.drained = true;
         self.busy = 0;
+        self.jobs.running.clear();
         self.timings.insert("drained".to_owned(), now());
     }
 
@@ -303,6 +339,7 @@ impl Record {
             state: self.state,
             drained: self.drained,
             busy: self.busy,
+            jobs: job::list(&self.jobs.running, now()),
             beat_age: self.beat_age(),
             ended: (self.state == State::Stopped).then(|| self.ending()),
             withheld: self.withheld.clone(),

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::lookup::ObservedProcess;
 use super::record::Record;
+use crate::model::job::Job;
 use crate::model::probe::{self, Facts, MAX_BEAT_AGE, Presence, Probe};
 use crate::model::text::one_line;
 
@@ -55,6 +56,9 @@ pub struct Process<'a> {
     beat_age: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     directory: Option<Cow<'a, str>>,
+    /// What its flight recorder holds at this moment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    in_hand: Option<&'a [Job]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     unreadable: Option<&'a str>,
     record: Option<&'a Record>,
@@ -83,7 +87,7 @@ impl<'a> Process<'a> {
     pub fn of(process: &'a ObservedProcess, with_directory: bool) -> Self {
         let is_shown = with_directory && (process.record.is_ok() || process.snapshot.is_none());
         let directory = is_shown.then(|| process.directory.path().to_string_lossy());
-        Self { directory, ..Self::new(&process.record, &process.facts()) }
+        Self { directory, in_hand: process.in_hand.as_deref(), ..Self::new(&process.record, &process.facts()) }
     }
 
     /// Reports on one process.
@@ -98,6 +102,7 @@ impl<'a> Process<'a> {
             drained: yes(Probe::Drained),
             beat_age: facts.beat_age.map(|age| age.as_secs_f64()),
             directory: None,
+            in_hand: None,
             unreadable: record.as_ref().err().map(String::as_str),
             record: record.as_ref().ok(),
         }

@@ -205,6 +205,7 @@ impl OpenDirectory<'_> {
         let half_written = [&self.top, &self.processes]
             .map(|directory| remove_half_written(directory).map_err(|errno| Error::new(&self.directory.path, errno)));
         let mut done: Vec<Result<(), Error>> = left_over.into_iter().chain(half_written).collect();
+        done.push(self.sweep_stop_requests());
         if self.directory.ready_file.is_some() {
             // From before the application chose another place for it.
             let name = Probe::Ready.to_string();

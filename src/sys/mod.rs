@@ -11,6 +11,7 @@ pub mod failsafe;
 pub mod identity;
 #[cfg(target_os = "linux")]
 pub mod mailbox;
+pub mod mapping;
 #[cfg(target_os = "linux")]
 pub mod namespace;
 pub mod notify_socket;
@@ -23,6 +24,7 @@ pub mod procfs;
 #[cfg(target_os = "linux")]
 pub mod ptrace;
 pub mod signals;
+pub mod socket;
 pub mod supervisord;
 pub mod time_limit;
 #[cfg(target_os = "linux")]

@@ -18,6 +18,7 @@ use crate::model::http::{Obstacle, Question, Response, Status, problem};
 use crate::model::probe::{MAX_BEAT_AGE, Presence};
 use crate::store::directory::Directory;
 use crate::store::error::Error;
+use crate::store::killed_jobs::look_into_recorders;
 use crate::store::lookup::{self, ObservedProcess};
 use crate::store::metrics::metrics;
 use crate::store::report::{self, Report};
@@ -240,12 +241,16 @@ fn answer(question: Question, directory: &Directory) -> Response {
             }
         }
         Question::Status => match or_none(observed) {
-            Ok(processes) => serde_json::to_string(&Report::new(Some(directory.path()), &processes))
-                .map_or_else(|error| failed(&error), |json| Response::json(json + "\n")),
+            Ok(mut processes) => {
+                look_into_recorders(&mut processes);
+                serde_json::to_string(&Report::new(Some(directory.path()), &processes))
+                    .map_or_else(|error| failed(&error), |json| Response::json(json + "\n"))
+            }
             Err(error) => failed(&error),
         },
         Question::Metrics => match or_none(observed) {
-            Ok(processes) => metrics(&processes).map_or_else(|error| failed(&error), Response::metrics),
+            Ok(processes) => metrics(&processes, directory.waiting_jobs().ok().flatten())
+                .map_or_else(|error| failed(&error), Response::metrics),
             Err(error) => failed(&error),
         },
     }

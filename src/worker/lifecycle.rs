@@ -7,13 +7,15 @@
 //! is late, so a hanging disk never delays Sidekiq's shutdown. The thread that receives signals never waits.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::getpid;
 
 use crate::model::hook_time::Hooks;
+use crate::model::job::Job;
+use crate::model::killed_job::KilledJob;
 use crate::model::probe::Presence;
 use crate::model::sd_notify::Sent;
 use crate::model::stall;
@@ -23,6 +25,7 @@ use crate::store::directory::Directory;
 use crate::store::files::Durability;
 use crate::store::kept_descriptors::KeptDescriptors;
 use crate::store::record::{About, Problem, Record};
+use crate::store::recorders::FoundRecorder;
 use crate::store::report::Process;
 use crate::sys::notify_socket::Socket;
 use crate::sys::signals::disposition::OBSERVED;
@@ -30,6 +33,7 @@ use crate::sys::signals::observer;
 
 use super::clearing::cleared_hooks;
 use super::own_path;
+use super::recorder::Recorder;
 use super::ruby_listener::{Listener, Stuck};
 use super::writer::{Work, Writer};
 
@@ -50,6 +54,8 @@ pub struct Lifecycle {
     pub(super) writing: Mutex<KeptDescriptors>,
     /// Held while the service manager is notified, for the same reason; `inner` is not.
     pub(super) manager: Mutex<Option<Manager>>,
+    /// The jobs in hand, if the application wants them to outlive the process.
+    pub(super) recorder: OnceLock<Recorder>,
 }
 
 /// The service manager that launched the process, and what it has been sent.
@@ -76,8 +82,8 @@ pub(super) struct Inner {
     pub(super) takes_no_job: Option<String>,
     pub(super) record: Record,
     pub(super) problems: BTreeMap<String, String>,
-    /// The running jobs: their classes by their ids.
-    pub(super) jobs: BTreeMap<String, String>,
+    /// The running jobs, by their ids.
+    pub(super) jobs: BTreeMap<String, Job>,
     pub(super) hooks: Hooks,
     /// When the last heartbeat was.
     pub(super) beat: Option<Instant>,
@@ -86,6 +92,14 @@ pub(super) struct Inner {
     pub(super) stuck: Option<Stuck>,
     /// A stall has been reported; the next heartbeat ends it.
     pub(super) awaits_heartbeat: bool,
+    /// It takes no more jobs, and nothing is left to wait for.
+    pub(super) is_over: bool,
+    /// Recorders that processes have left behind, for Ruby to put their jobs back.
+    pub(super) left_behind: Vec<FoundRecorder>,
+    /// The names of those whose jobs have been put back.
+    pub(super) put_back: Vec<String>,
+    /// What became of jobs, to be noted in the directory.
+    pub(super) outcomes: Vec<KilledJob>,
 }
 
 impl Drop for Lifecycle {
@@ -115,6 +129,10 @@ impl Lifecycle {
             limit: stall::limit(None, 0.0),
             stuck: None,
             awaits_heartbeat: false,
+            is_over: false,
+            left_behind: Vec::new(),
+            put_back: Vec::new(),
+            outcomes: Vec::new(),
         };
         if let Some(seconds) = cleared_hooks(&directory) {
             inner.remember_hooks([seconds]);
@@ -127,6 +145,7 @@ impl Lifecycle {
             listener: Listener::default(),
             writing: Mutex::default(),
             manager: Mutex::new(None),
+            recorder: OnceLock::new(),
         });
         lifecycle.start_writer();
         lifecycle.check_signal_path();
@@ -211,6 +230,11 @@ impl Lifecycle {
         self.wait();
     }
 
+    /// Sets whether ECS protects the task; the next heartbeat writes it.
+    pub fn record_task_protection(&self, is_protected: Option<bool>) {
+        self.with_inner(|inner| inner.record.ecs_task_protected = is_protected);
+    }
+
     /// A heartbeat, with `busy` running jobs.
     pub fn beat(&self, busy: u32) {
         if !self.is_ours() {
@@ -221,7 +245,8 @@ impl Lifecycle {
         self.check_signal_path();
         self.check_http();
         self.notify_manager(true);
-        self.hand_over(Work { strangers: true, publish: Some(Durability::Whole), ..Work::default() });
+        let left_behind = self.beat_recorder();
+        self.hand_over(Work { strangers: true, publish: Some(Durability::Whole), left_behind, ..Work::default() });
         self.wait();
     }
 
@@ -257,6 +282,16 @@ impl Lifecycle {
         }
     }
 
+    /// Of the jobs that it could not finish, Sidekiq interrupted some at its shutdown timeout, and Redis did not take
+    /// the `lost` ones back. Each call gives all of them.
+    pub fn unfinished(&self, interrupted: Vec<Job>, lost: Vec<Job>) {
+        if self.is_ours() {
+            self.with_inner(|inner| inner.record.record_unfinished(interrupted, lost));
+            self.publish(Durability::Flushed);
+            self.wait();
+        }
+    }
+
     /// Marks the process as drained: Sidekiq has finished every job it had fetched and fetches no more. Returns
     /// whether that is new.
     pub fn drained(&self) -> bool {
@@ -276,10 +311,39 @@ impl Lifecycle {
         is_news
     }
 
+    /// Stops the process once it has drained, however long that takes. `why` is what requests it.
+    pub fn stop_when_drained(&self, why: &str) {
+        if self.is_ours() {
+            self.with_inner(|inner| inner.request_stop(why));
+            self.publish(Durability::Flushed);
+            self.stop_if_over();
+            self.wait();
+        }
+    }
+
+    /// The process takes no more jobs, and no thread has one: it has drained, or can never.
+    pub fn over(&self) {
+        if self.is_ours() {
+            self.with_inner(|inner| inner.is_over = true);
+            self.stop_if_over();
+        }
+    }
+
+    /// Stops the process as an operator would, so that everything that listens to the signal takes part.
+    pub(super) fn stop_if_over(&self) {
+        let why = self.with_inner(|Inner { record, is_over, .. }| {
+            record.stops_when_drained.clone().filter(|_| *is_over && record.state == State::Quiet)
+        });
+        if let Some(why) = why {
+            self.record_event(Event::Stopped, Some(why));
+            let problem = kill(getpid(), Signal::SIGTERM).err().map(|errno| format!("cannot stop: {}", errno.desc()));
+            self.set_problem("stop_when_drained", problem);
+        }
+    }
+
     /// The process is ending with this status; `why` adds to what made it stop. Without a status only Sidekiq has
-    /// ended, inside a program that goes on. Of the jobs that it could not finish, `interrupted` is how many Sidekiq
-    /// interrupted at its shutdown timeout, and `lost` names those that Redis did not take back.
-    pub fn ended(&self, status: Option<i32>, why: Option<String>, interrupted: u32, lost: Vec<String>) {
+    /// ended, inside a program that goes on.
+    pub fn ended(&self, status: Option<i32>, why: Option<String>) {
         if !self.is_ours() {
             return;
         }
@@ -289,7 +353,6 @@ impl Lifecycle {
         self.hooks_end();
         let why = self.with_inner(|Inner { record, .. }| {
             record.exit_status = status;
-            (record.interrupted_jobs, record.lost_jobs) = (interrupted, lost);
             let stopped_by = record.why.clone().filter(|_| state == State::Stopping);
             match (stopped_by, why) {
                 (Some(stopped_by), Some(why)) if !why.contains(&stopped_by) => Some(format!("{stopped_by}, {why}")),
@@ -298,6 +361,7 @@ impl Lifecycle {
         });
         self.record_hooks();
         self.record_event(Event::Ended, why);
+        self.close_recorder();
         self.writer.wait(deadline);
     }
 
@@ -330,7 +394,13 @@ impl Lifecycle {
     /// The current record.
     #[must_use]
     pub fn record(&self) -> Record {
-        self.with_inner(|inner| inner.record.clone())
+        self.with_inner(|Inner { record, jobs, .. }| {
+            let mut record = record.clone();
+            if !record.drained {
+                record.jobs.running = jobs.values().cloned().collect();
+            }
+            record
+        })
     }
 
     /// The record and the results of the probes, as JSON (see [`Process`]).
@@ -395,6 +465,11 @@ impl Lifecycle {
 }
 
 impl Inner {
+    /// Records that the process is to stop once it has drained; the first request is the one that counts.
+    pub(super) fn request_stop(&mut self, why: &str) {
+        self.record.stops_when_drained.get_or_insert_with(|| why.to_owned());
+    }
+
     /// Ready only if it can take jobs and, if the application requires it, only if a SIGTERM is safe.
     pub(super) fn withhold(&mut self) {
         let time = self.record.time.as_ref().and_then(|time| time.doubt().map(str::to_owned));

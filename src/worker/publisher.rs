@@ -13,6 +13,9 @@ use super::clearing::sweep;
 use super::lifecycle::Lifecycle;
 use super::writer::Work;
 
+/// What leaves a request in the directory.
+const REQUEST: &str = "quiet --then-stop";
+
 /// After this long without an answer from the disk there is a problem.
 const LATE: Duration = Duration::from_secs(1);
 
@@ -81,6 +84,7 @@ impl Lifecycle {
         if work.strangers {
             self.check_sharing(&open);
         }
+        self.do_recording(&open, work);
         if let Some(durability) = work.publish {
             note(self.write_record(&open, durability));
         }
@@ -102,13 +106,18 @@ impl Lifecycle {
         // Whatever became of the record, the sentinels must be true.
         let settled = open.sync_sentinels(|| Some(self.record()));
         drop(lock);
+        if open.take_stop_request(&record.identity) {
+            self.with_inner(|inner| inner.request_stop(REQUEST));
+            // Ruby checks whether the process has drained already.
+            self.listener.call();
+        }
         let published = written.and(settled);
         self.set_problem("directory", published.as_ref().err().map(ToString::to_string));
         if self.writer.is_last() {
             self.set_problem("directory_late", None);
         }
         let noted = self.record();
-        if noted.problems != record.problems {
+        if noted.problems != record.problems || noted.stops_when_drained != record.stops_when_drained {
             let _ = open.publish_record(&noted, Durability::Whole);
         }
         published

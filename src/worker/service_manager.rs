@@ -3,10 +3,12 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
+use crate::model::job;
 use crate::model::sd_notify::{self, Sent, StatusSnapshot, Watchdog};
 use crate::model::stall;
 use crate::model::state::State;
 use crate::model::stop_timeout::{self};
+use crate::store::record;
 use crate::sys::notify_socket::Socket;
 use crate::sys::platform;
 use crate::sys::procfs::Snapshot;
@@ -104,6 +106,7 @@ impl Lifecycle {
             drained: record.drained,
             withheld: record.withheld.as_deref(),
             busy: record.busy,
+            jobs: &job::list(&record.jobs.running, record::now()),
             concurrency: record.about.concurrency,
             left: left.unwrap_or_default(),
             exit_status: record.exit_status,

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use super::lifecycle::{Inner, Lifecycle};
 use super::ruby_listener::{Listener, Stuck};
+use crate::model::job::Job;
 use crate::model::stall::{self, Act, Watch};
 use crate::store::files::Durability;
+use crate::store::record::now;
 use crate::sys::outputs::{self, Output};
 use crate::sys::signals::disposition;
 use crate::sys::signals::observer::{self, Observer};
@@ -84,11 +86,19 @@ impl Lifecycle {
         &self.listener
     }
 
-    /// A job starts; its id and class.
-    pub fn takes(&self, jid: String, class: String) {
+    /// A job starts.
+    pub fn takes(&self, jid: String, class: &str, queue: &str) {
         if self.is_ours() {
-            self.with_inner(|inner| inner.jobs.insert(jid, class));
+            let job = Job::started(class, &jid, queue, now());
+            self.with_inner(|inner| inner.jobs.insert(jid, job));
         }
+    }
+
+    /// How many seconds a job has been running; `None`: it is not.
+    #[must_use]
+    pub fn running_for(&self, jid: &str) -> Option<f64> {
+        let started_at = self.with_inner(|inner| inner.jobs.get(jid)?.started_at)?;
+        Some(now().duration_since(started_at).as_secs_f64().max(0.0))
     }
 
     /// A job has ended.

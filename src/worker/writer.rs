@@ -26,6 +26,16 @@ pub struct Work {
     pub publish: Option<Durability>,
     /// Remove the record: another directory is used from now on.
     pub retire: bool,
+    /// Create the flight recorder, for so many threads.
+    pub recorder: Option<usize>,
+    /// Remove the recorders whose jobs have been put back.
+    pub forget: bool,
+    /// Note what became of jobs that killed processes had in hand.
+    pub outcomes: bool,
+    /// Look for recorders that processes left behind.
+    pub left_behind: bool,
+    /// Remove the own recorder, if nothing is in hand.
+    pub close_recorder: bool,
 }
 
 impl Work {
@@ -38,6 +48,11 @@ impl Work {
             strangers: self.strangers || other.strangers,
             publish: self.publish.max(other.publish),
             retire: self.retire || other.retire,
+            recorder: self.recorder.or(other.recorder),
+            forget: self.forget || other.forget,
+            outcomes: self.outcomes || other.outcomes,
+            left_behind: self.left_behind || other.left_behind,
+            close_recorder: self.close_recorder || other.close_recorder,
         }
     }
 }
@@ -212,7 +227,18 @@ mod tests {
     const WITHDRAW: Work = Work { withdraw: true, ..NONE };
     const BEAT: Work = Work { strangers: true, publish: Some(Durability::Whole), ..NONE };
     const CHANGE: Work = Work { publish: Some(Durability::Flushed), ..NONE };
-    const NONE: Work = Work { withdraw: false, sweep: false, strangers: false, publish: None, retire: false };
+    const NONE: Work = Work {
+        withdraw: false,
+        sweep: false,
+        strangers: false,
+        publish: None,
+        retire: false,
+        recorder: None,
+        forget: false,
+        outcomes: false,
+        left_behind: false,
+        close_recorder: false,
+    };
 
     #[test]
     fn work_adds_up() {
@@ -224,6 +250,13 @@ mod tests {
             (BEAT, CHANGE, Work { strangers: true, ..CHANGE }),
             (CHANGE, CHANGE, CHANGE),
             (Work { retire: true, ..NONE }, NONE, Work { retire: true, ..NONE }),
+            (Work { recorder: Some(5), ..NONE }, BEAT, Work { recorder: Some(5), ..BEAT }),
+            (
+                Work { forget: true, ..NONE },
+                Work { outcomes: true, left_behind: true, ..NONE },
+                Work { forget: true, outcomes: true, left_behind: true, ..NONE },
+            ),
+            (Work { close_recorder: true, ..NONE }, NONE, Work { close_recorder: true, ..NONE }),
             (Work { sweep: true, ..NONE }, BEAT, Work { sweep: true, ..BEAT }),
         ] {
             assert_eq!(one.and(other), both);

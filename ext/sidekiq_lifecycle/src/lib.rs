@@ -3,20 +3,26 @@
 
 #![allow(missing_docs)] // of the function that magnus generates; nothing else is public
 
+mod bytes;
 mod command_line;
 mod error;
 mod gvl;
 mod progress_bar;
+mod recorders;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use error::{guarded, raise};
 use magnus::value::ReprValue;
-use magnus::{Error, Module, Object, RModule, RString, Ruby, TypedData, function, method};
+use magnus::{Error, IntoValue, Module, Object, RArray, RModule, RString, Ruby, TypedData, Value, function, method};
 use sidekiq_lifecycle::model::http;
+use sidekiq_lifecycle::model::job::Job;
+use sidekiq_lifecycle::model::killed_job::KilledJob;
+use sidekiq_lifecycle::model::recorder;
 use sidekiq_lifecycle::store::directory::Directory;
 use sidekiq_lifecycle::store::record::About;
 use sidekiq_lifecycle::sys::claim;
@@ -25,6 +31,7 @@ use sidekiq_lifecycle::worker::clearing;
 use sidekiq_lifecycle::worker::http as endpoint;
 use sidekiq_lifecycle::worker::lifecycle::Lifecycle;
 use sidekiq_lifecycle::worker::own_path;
+use sidekiq_lifecycle::worker::recorder::Awaited;
 
 static REGISTERED: Mutex<Option<Arc<Lifecycle>>> = Mutex::new(None);
 
@@ -98,6 +105,13 @@ impl Process {
         this.write(ruby, |lifecycle| lifecycle.beat(busy))
     }
 
+    fn record_task_protection(ruby: &Ruby, this: &Self, is_protected: Option<bool>) -> Result<(), Error> {
+        guarded(ruby, || {
+            this.0.record_task_protection(is_protected);
+            Ok(())
+        })
+    }
+
     fn listen(ruby: &Ruby, this: &Self) -> Result<(), Error> {
         guarded(ruby, || {
             gvl::without(|| this.0.listen(), Some(&|| this.0.listener().call()));
@@ -109,11 +123,16 @@ impl Process {
         guarded(ruby, || Ok(this.0.runs()))
     }
 
-    fn takes(ruby: &Ruby, this: &Self, jid: String, class: String) -> Result<(), Error> {
+    fn takes(ruby: &Ruby, this: &Self, jid: String, class: String, queue: String) -> Result<(), Error> {
         guarded(ruby, || {
-            this.0.takes(jid, class);
+            this.0.takes(jid, &class, &queue);
             Ok(())
         })
+    }
+
+    /// Seconds; nil if no such job is running.
+    fn running_for(ruby: &Ruby, this: &Self, jid: String) -> Result<Option<f64>, Error> {
+        guarded(ruby, || Ok(this.0.running_for(&jid)))
     }
 
     fn gives(ruby: &Ruby, this: &Self, jid: String) -> Result<(), Error> {
@@ -154,16 +173,24 @@ impl Process {
         this.write(ruby, Lifecycle::drained)
     }
 
-    /// `interrupted` jobs were pushed back at Sidekiq's shutdown timeout, `lost` ones were not taken back by Redis.
-    fn ended(
-        ruby: &Ruby,
-        this: &Self,
-        status: Option<i32>,
-        why: Option<String>,
-        interrupted: u32,
-        lost: Vec<String>,
-    ) -> Result<(), Error> {
-        this.write(ruby, |lifecycle| lifecycle.ended(status, why.clone(), interrupted, lost.clone()))
+    fn stop_when_drained(ruby: &Ruby, this: &Self, why: String) -> Result<(), Error> {
+        this.write(ruby, |lifecycle| lifecycle.stop_when_drained(&why))
+    }
+
+    fn over(ruby: &Ruby, this: &Self) -> Result<(), Error> {
+        this.write(ruby, Lifecycle::over)
+    }
+
+    /// Both are lists of jobs, as JSON: Sidekiq interrupted some at its shutdown timeout, and Redis did not take the
+    /// `lost` ones back.
+    fn unfinished(ruby: &Ruby, this: &Self, interrupted: String, lost: String) -> Result<(), Error> {
+        let parse = |json: &str| Job::parse_list(json).map_err(|error| raise(ruby, error));
+        let (interrupted, lost) = (parse(&interrupted)?, parse(&lost)?);
+        this.write(ruby, |lifecycle| lifecycle.unfinished(interrupted.clone(), lost.clone()))
+    }
+
+    fn ended(ruby: &Ruby, this: &Self, status: Option<i32>, why: Option<String>) -> Result<(), Error> {
+        this.write(ruby, |lifecycle| lifecycle.ended(status, why.clone()))
     }
 
     fn rearm(ruby: &Ruby, this: &Self, signal: String) -> Result<(), Error> {
@@ -209,6 +236,93 @@ impl Process {
 
     fn is_ours(&self) -> bool {
         self.0.is_ours()
+    }
+
+    fn start_recorder(ruby: &Ruby, this: &Self, threads: usize) -> Result<(), Error> {
+        this.write(ruby, |lifecycle| lifecycle.start_recorder(threads))
+    }
+
+    /// Waits until a socket can be read: a token if that is a job, which is recorded then; true for anything else, false
+    /// after so many seconds, nil if the wait was interrupted.
+    fn await_job(ruby: &Ruby, this: &Self, socket: i32, timeout: Option<f64>) -> Result<Value, Error> {
+        guarded(ruby, || {
+            let timeout = timeout.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+            let wait = || this.0.recorder().map(|recorder| recorder.await_job(socket, timeout));
+            Ok(match gvl::without_until_signalled(wait).flatten() {
+                Some(Awaited::Job(token)) => token.into_value_with(ruby),
+                Some(Awaited::Readable) => true.into_value_with(ruby),
+                Some(Awaited::TimedOut) => false.into_value_with(ruby),
+                Some(Awaited::Interrupted) | None => ruby.qnil().as_value(),
+            })
+        })
+    }
+
+    /// A token for `clear_job`; nil: it is not recorded. Neither waits, so both keep the GVL. `awaited` is a token that
+    /// `await_job` returned for the same job.
+    fn record_job(
+        ruby: &Ruby,
+        this: &Self,
+        queue: RString,
+        payload: RString,
+        kept: bool,
+        awaited: Option<u64>,
+    ) -> Result<Option<u64>, Error> {
+        let flags = if kept { recorder::KEPT_ELSEWHERE } else { 0 };
+        guarded(ruby, || {
+            let Some(recorder) = this.0.recorder() else { return Ok(None) };
+            Ok(bytes::of_two(queue, payload, |queue, payload| {
+                if let Some(token) = awaited {
+                    if recorder.holds(token, queue, payload) {
+                        return Some(token);
+                    }
+                    recorder.clear(token);
+                }
+                recorder.record(queue, payload, flags)
+            }))
+        })
+    }
+
+    fn clear_job(ruby: &Ruby, this: &Self, token: u64) -> Result<(), Error> {
+        guarded(ruby, || {
+            if let Some(recorder) = this.0.recorder() {
+                recorder.clear(token);
+            }
+            Ok(())
+        })
+    }
+
+    fn recorder_id(&self) -> Option<String> {
+        self.0.recorder().map(|recorder| recorder.id().to_owned())
+    }
+
+    fn recorded_jobs(ruby: &Ruby, this: &Self) -> Result<RArray, Error> {
+        guarded(ruby, || {
+            let contents = this.0.recorder().and_then(|recorder| recorder.contents());
+            recorders::in_hand(ruby, contents.map(|contents| contents.jobs).unwrap_or_default())
+        })
+    }
+
+    /// What processes that are gone had in hand: name, id, pid, last heartbeat, torn jobs and jobs of each recorder.
+    fn take_left_behind(ruby: &Ruby, this: &Self) -> Result<RArray, Error> {
+        guarded(ruby, || {
+            let found = ruby.ary_new();
+            for left in this.0.take_left_behind() {
+                recorders::add(ruby, found, left)?;
+            }
+            Ok(found)
+        })
+    }
+
+    fn forget_left_behind(ruby: &Ruby, this: &Self, name: String) -> Result<(), Error> {
+        this.write(ruby, |lifecycle| lifecycle.forget(name.clone()))
+    }
+
+    /// What became of a job that a killed process had in hand, as JSON.
+    fn note_outcome(ruby: &Ruby, this: &Self, job: String) -> Result<(), Error> {
+        guarded(ruby, || {
+            this.0.note_outcome(KilledJob::parse(&job).map_err(|error| raise(ruby, error))?);
+            Ok(())
+        })
     }
 
     /// Does what may wait for a disk, without the GVL where Ruby lets us.
@@ -396,23 +510,37 @@ fn init(ruby: &Ruby) -> Result<(), Error> {
     process.define_method("record_started", method!(Process::started, 0))?;
     process.define_method("record_quiet", method!(Process::quieted, 0))?;
     process.define_method("record_stopping", method!(Process::stopping, 0))?;
+    process.define_method("record_task_protection", method!(Process::record_task_protection, 1))?;
     process.define_method("record_heartbeat", method!(Process::beat, 1))?;
     process.define_method("wait_for_report", method!(Process::listen, 0))?;
     process.define_method("take_stall_report", method!(Process::runs, 0))?;
-    process.define_method("record_job_started", method!(Process::takes, 2))?;
+    process.define_method("record_job_started", method!(Process::takes, 3))?;
+    process.define_method("running_for", method!(Process::running_for, 1))?;
     process.define_method("record_job_finished", method!(Process::gives, 1))?;
     process.define_method("record_hooks_started", method!(Process::hooks_begin, 2))?;
     process.define_method("record_hooks_finished", method!(Process::hooks_end, 0))?;
     process.define_method("record_busy", method!(Process::draining, 1))?;
     process.define_method("record_hindrances", method!(Process::hindered, 2))?;
     process.define_method("mark_drained", method!(Process::drained, 0))?;
-    process.define_method("record_exit", method!(Process::ended, 4))?;
+    process.define_method("record_unfinished", method!(Process::unfinished, 2))?;
+    process.define_method("stop_when_drained", method!(Process::stop_when_drained, 1))?;
+    process.define_method("record_over", method!(Process::over, 0))?;
+    process.define_method("record_exit", method!(Process::ended, 2))?;
     process.define_method("record_restored_trap", method!(Process::rearm, 1))?;
     process.define_method("set_problem", method!(Process::note, 2))?;
     process.define_method("problems", method!(Process::problems, 0))?;
     process.define_method("report", method!(Process::report, 0))?;
     process.define_method("state", method!(Process::state, 0))?;
     process.define_method("drained?", method!(Process::is_drained, 0))?;
+    process.define_method("start_recorder", method!(Process::start_recorder, 1))?;
+    process.define_method("await_job", method!(Process::await_job, 2))?;
+    process.define_method("record_job", method!(Process::record_job, 4))?;
+    process.define_method("clear_job", method!(Process::clear_job, 1))?;
+    process.define_method("recorder_id", method!(Process::recorder_id, 0))?;
+    process.define_method("recorded_jobs", method!(Process::recorded_jobs, 0))?;
+    process.define_method("take_left_behind", method!(Process::take_left_behind, 0))?;
+    process.define_method("forget_left_behind", method!(Process::forget_left_behind, 1))?;
+    process.define_method("note_outcome", method!(Process::note_outcome, 1))?;
     process.define_method("retire", method!(Process::retire, 0))?;
     process.define_method("require_signal_path", method!(Process::require_signal_path, 1))?;
     process.define_method("ours?", method!(Process::is_ours, 0))?;
@@ -424,5 +552,6 @@ fn init(ruby: &Ruby) -> Result<(), Error> {
     claim.define_method("leave", method!(Claim::leave, 0))?;
 
     command_line::init(ruby, module)?;
+    recorders::init(module)?;
     progress_bar::init(ruby, module)
 }

@@ -1,5 +1,6 @@
 # frozen_string_literal: true
 
+require "time"
 require_relative "../text"
 
 module SidekiqLifecycle
@@ -18,6 +19,16 @@ module SidekiqLifecycle
 
       # A duration in its two largest units, as the native commands print it.
       def duration(seconds) = Native.format_duration(seconds.to_f)
+
+      # A duration to compare: short ones to a tenth of a second.
+      def exact(seconds)
+        return "#{(seconds * 1000).round} ms" if seconds < 0.9995
+
+        seconds < 59.95 ? "#{seconds.round(1).to_s.delete_suffix(".0")} s" : duration(seconds.round)
+      end
+
+      # A time for machines.
+      def iso(time) = Time.at(time).round(3).utc.iso8601(3)
 
       # Redis keeps any bytes; JSON and terminals need UTF-8.
       def readable(bytes)

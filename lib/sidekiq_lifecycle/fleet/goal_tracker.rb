@@ -32,8 +32,10 @@ module SidekiqLifecycle
 
       # @param goal [Symbol]
       # @param processes [Array<Process>]
-      def initialize(goal, processes)
+      # @param then_stop [Boolean] to be quiet is not enough: they must also know that they stop once they have drained
+      def initialize(goal, processes, then_stop: false)
         @goal = goal
+        @then_stop = then_stop
         @histories = processes.to_h { |process| [process.identity, History.new] }
         @processes = processes.to_h { |process| [process.identity, process] }
         record(0)
@@ -66,6 +68,20 @@ module SidekiqLifecycle
 
       # @return [Hash{String => String}] {#failed} by name
       def failed_by_name = failed.transform_keys { |identity| @processes.fetch(identity).name }
+
+      # @return [Hash{Symbol => Object}] for {Progress}
+      def progress(among)
+        { goal:, total: processes.size, done: reached.size, pending: pending(among), failed: failed_by_name }
+      end
+
+      # @return [String, nil] which jobs processes that are to stop could not finish in time
+      def cut_off_in_words
+        count = processes.sum(&:cut_off)
+        return unless goal == :stopped && count.positive?
+
+        names = processes.flat_map { |process| process.cut_off_jobs.map { |job| "#{job} on #{process.name}" } }
+        with_names("#{Format.count(count, "job")} cut off at the shutdown timeout and pushed back", names)
+      end
 
       # @return [Boolean] whether there is nothing left to wait for
       def over? = pending.empty?
@@ -136,7 +152,7 @@ module SidekiqLifecycle
 
       def reached?(process)
         case goal
-        when :quiet then process.gone? ? ended?(process) : process.quiet?
+        when :quiet then process.gone? ? ended?(process) : process.quiet_as_told?(@then_stop)
         when :drained then drained?(process)
         when :stopped then ended?(process)
         end
@@ -160,7 +176,7 @@ module SidekiqLifecycle
       def published_failure(process)
         case goal
         when :drained then "can never drain: #{process.never_drains}" if process.never_drains
-        when :stopped then "has ended and lost #{Format.count(process.lost, "job")}" if lost?(process)
+        when :stopped then with_names("has ended and lost #{count_lost(process)}", process.lost_jobs) if lost?(process)
         end
       end
 
@@ -174,11 +190,19 @@ module SidekiqLifecycle
       def lost?(process) = process.gone? && process.lost.positive?
 
       def left_undrained(process)
-        return "#{LEFT} (#{Format.count(process.lost, "job")} lost)" if process.lost.positive?
+        return "#{LEFT} (#{with_names("#{count_lost(process)} lost", process.lost_jobs)})" if process.lost.positive?
         return LEFT unless process.cut_off.positive?
 
-        "#{LEFT} (#{process.cut_off} cut off at its timeout and pushed back)"
+        "#{LEFT} (#{cut_off_jobs(process)})"
       end
+
+      def count_lost(process) = Format.count(process.lost, "job")
+
+      def cut_off_jobs(process)
+        with_names("#{process.cut_off} cut off at its timeout and pushed back", process.cut_off_jobs)
+      end
+
+      def with_names(text, jobs) = jobs.empty? ? text : "#{text}: #{Format.list(jobs)}"
     end
   end
 end

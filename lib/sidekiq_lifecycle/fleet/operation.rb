@@ -1,5 +1,6 @@
 # frozen_string_literal: true
 
+require_relative "batches"
 require_relative "format"
 require_relative "goal_tracker"
 require_relative "progress"
@@ -43,8 +44,11 @@ module SidekiqLifecycle
       end
 
       # For {Fleet#quiet}.
-      def quiet(wait:)
-        pursue(track(wait ? :drained : :quiet, @targets.controllable), signal: "quiet")
+      def quiet(wait:, then_stop:)
+        @then_stop = then_stop
+        targets = then_stop ? @targets.able_to_stop_when_drained : @targets.controllable
+        waits_for = then_stop ? :stopped : :drained
+        pursue(track(wait ? waits_for : :quiet, targets), signal: "quiet")
       end
 
       # For {Fleet#wait}.
@@ -55,7 +59,7 @@ module SidekiqLifecycle
       # For {Fleet#stop}.
       def stop(drain_first:, batch:)
         stopping = track(:stopped, @targets.controllable)
-        batches = stopping.identities.each_slice(batch_size(batch, stopping.processes.size)).to_a
+        batches = Batches.of(stopping.identities, batch)
         batches.each.with_index(1) do |identities, number|
           @batch = "batch #{number} of #{batches.size}" if batches.size > 1
           drain(stopping.pending(identities)) if drain_first
@@ -83,7 +87,9 @@ module SidekiqLifecycle
       # ---- the commands' steps ----
 
       # A tracker takes in every poll from now on, even before its processes are signalled.
-      def track(goal, processes) = GoalTracker.new(goal, processes).tap { |tracker| @trackers << tracker }
+      def track(goal, processes)
+        GoalTracker.new(goal, processes, then_stop: @then_stop).tap { |tracker| @trackers << tracker }
+      end
 
       # A process that can never drain is stopped all the same, because only that pushes its jobs back.
       def drain(processes)
@@ -173,7 +179,7 @@ module SidekiqLifecycle
       def send_signal(processes, name)
         with_patience do
           remaining = processes.reject { |process| @signalled[name].key?(process.identity) }
-          @registry.signal(remaining, SIGNALS.fetch(name)) do |slice|
+          @registry.signal(remaining, SIGNALS.fetch(name), then_stop: @then_stop) do |slice|
             slice.each { |process| @signalled[name][process.identity] = now }
             notify(@last.later(elapsed: now - @started, told:))
           end
@@ -184,7 +190,8 @@ module SidekiqLifecycle
       def repeat_signal(processes, name)
         unmoved = processes.select do |process|
           sent = @signalled[name][process.identity]
-          sent && now - sent > REPEAT && (name == "quiet" ? !process.quiet? : process.state != :stopping)
+          has_reacted = name == "quiet" ? process.quiet_as_told?(@then_stop) : process.state == :stopping
+          sent && now - sent > REPEAT && !has_reacted
         end
         unmoved.each { |process| @signalled[name].delete(process.identity) }
         send_signal(unmoved, name) unless unmoved.empty?
@@ -232,7 +239,7 @@ module SidekiqLifecycle
       # Sleeps until the next poll, or until the timeout.
       def pause(progress = @last)
         left = @timeout ? @timeout - (now - @started) : Float::INFINITY
-        raise TimedOut.new("timed out after #{Format.duration(@timeout)}: #{progress}", progress) if left <= 0
+        raise TimedOut.new("timed out after #{Format.duration(@timeout)}: #{progress.to_long_s}", progress) if left <= 0
 
         sleep([left, [PAUSE, 4 * @poll_takes.to_f].max].min) # rubocop:disable Style/ComparableClamp
       end
@@ -240,8 +247,7 @@ module SidekiqLifecycle
       # ---- reports ----
 
       def report(tracker, identities = tracker.identities)
-        report_progress(goal: tracker.goal, total: tracker.processes.size, done: tracker.reached.size,
-                        pending: tracker.pending(identities), failed: tracker.failed_by_name)
+        report_progress(**tracker.progress(identities), remarks: [tracker.cut_off_in_words])
       end
 
       def report_progress(goal:, total:, done:, pending: [], failed: {}, remarks: [])
@@ -275,14 +281,6 @@ module SidekiqLifecycle
       def describe_left_alone(busy)
         names = busy.map { |process| "#{process.name} (#{Format.count(process.busy, "job")})" }
         "still busy and left alone: #{Format.list(names)}"
-      end
-
-      def batch_size(batch, total)
-        case batch
-        when nil then total
-        when Float then (batch * total).round(6).ceil # 0.07 * 100 is a little more than 7
-        else batch
-        end
       end
 
       def now = ::Process.clock_gettime(::Process::CLOCK_MONOTONIC)

@@ -1,6 +1,7 @@
 # frozen_string_literal: true
 
 require "json"
+require_relative "../job"
 require_relative "../sidekiq_compat"
 require_relative "format"
 
@@ -14,7 +15,7 @@ module SidekiqLifecycle
       VALUES = { "state" => %w[booting running quiet stopping stopped], "ready" => [true, false],
                  "drained" => [true, false] }.freeze
       OPTIONAL = { "cut_off" => Integer, "lost" => Integer, "never_drains" => String, "company" => String,
-                   "signal_path" => String, "sidekiq" => String }.freeze
+                   "signal_path" => String, "sidekiq" => String, "cut_off_jobs" => Array, "lost_jobs" => Array }.freeze
       NOTHING = {}.freeze
       private_constant :VALUES, :OPTIONAL, :NOTHING
 
@@ -109,12 +110,28 @@ module SidekiqLifecycle
       # @return [Boolean] whether it was told to take no more jobs, or is gone
       def quiet? = gone? || @listed_quiet || %w[quiet stopping stopped].include?(@published&.fetch("state"))
 
+      # @param then_stop [Boolean] it was also told to stop once it has drained
+      # @return [Boolean] whether it is quiet, and knows that
+      def quiet_as_told?(then_stop) = quiet? && (!then_stop || stops_when_drained? || state == :stopping)
+
+      # @return [Boolean] whether it can stop by itself once it has drained: only this gem does that
+      def can_stop_when_drained? = @published&.key?("stops_when_drained") || false
+
+      # @return [Boolean] whether it stops once it has drained, as it reports
+      def stops_when_drained? = @published&.dig("stops_when_drained") == true
+
       # @return [Boolean, nil] whether it has finished every job; nil: unknown, because it does not have this gem
       def drained? = @published&.fetch("drained")
 
       # @return [Time, nil] when it had finished every job, on its own clock (UTC)
       def drained_at
         time = @published&.dig("drained_at")
+        Time.iso8601(time) if time
+      end
+
+      # @return [Time, nil] since when it is in its state, on its own clock (UTC); nil: it does not have this gem
+      def since
+        time = @published&.dig("since")
         Time.iso8601(time) if time
       end
 
@@ -133,6 +150,12 @@ module SidekiqLifecycle
       # @return [Integer] how many jobs it reported as lost, because it could not push them back
       def lost = @published&.dig("lost") || 0
 
+      # @return [Array<Job>] the names of the first of them
+      def cut_off_jobs = jobs("cut_off_jobs")
+
+      # @return [Array<Job>] the names of the first lost ones
+      def lost_jobs = jobs("lost_jobs")
+
       # @return [String, nil] what happens to a SIGTERM sent to its container: "arrives", "lost", …
       def signal_path = @published&.dig("signal_path")
 
@@ -145,7 +168,9 @@ module SidekiqLifecycle
       # @return [Hash{Symbol => Object}] all fields, to log or to serialise
       def to_h
         { identity: @readable, hostname:, pid:, tag:, labels:, queues:, version:, concurrency:, busy:, state:,
-          ready: ready?, quiet: quiet?, drained: drained?, drained_at: drained_at&.iso8601(3), never_drains:, company:,
+          ready: ready?, quiet: quiet?, drained: drained?, drained_at: drained_at&.iso8601(3), never_drains:,
+          stops_when_drained: stops_when_drained?, company:,
+          cut_off:, cut_off_jobs: cut_off_jobs.map(&:to_h), lost:, lost_jobs: lost_jobs.map(&:to_h),
           beat_age:, ghost: ghost?, embedded: embedded?, signal_path:, lifecycle: @published&.dig("version") }
       end
 
@@ -153,6 +178,8 @@ module SidekiqLifecycle
       def inspect = "#<#{self.class} #{@readable} #{state} busy=#{busy}>"
 
       private
+
+      def jobs(kind) = (@published&.dig(kind) || []).map { |job| Job.recorded(job) }
 
       def locate(info)
         @hostname = text(info["hostname"]) || part(1)&.freeze || @readable
@@ -173,10 +200,10 @@ module SidekiqLifecycle
       # ---- Redis may contain anything ----
 
       def checked(published)
-        drained_at = published["drained_at"]
-        published if known?(published) && (drained_at.nil? || Time.iso8601(drained_at))
+        published.values_at("since", "drained_at").compact.each { |time| Time.iso8601(time) }
+        published if known?(published)
       rescue ArgumentError, TypeError
-        nil # drained_at is not a time
+        nil # one is not a time
       end
 
       def known?(published)

@@ -57,6 +57,9 @@ module SidekiqLifecycle
         ["#{done} of #{total} #{goal}", jobs_left && "#{jobs_left} running", never, remark].compact.join(", ")
       end
 
+      # @return [String] the same, with the names of running jobs
+      def to_long_s = jobs.empty? ? to_s : "#{self}; still running: #{Format.list(jobs)}"
+
       # @return [Hash{Symbol => Object}] all fields, to serialise
       def to_h
         { goal:, total:, done:, busy:, pending: pending.map(&:to_h), failed:, jobs: jobs.map(&:to_h),

@@ -1,15 +1,18 @@
 # frozen_string_literal: true
 
 require "json"
+require_relative "../job"
 require_relative "../redis_status"
 require_relative "../sidekiq_compat"
+require_relative "../transitions"
 require_relative "format"
 require_relative "process"
 
 module SidekiqLifecycle
   class Fleet
     # Sidekiq's own registry in Redis: the set of its processes, what each has published at its last heartbeat, and the
-    # list through which each receives signals (`api.rb`, `launcher.rb`). Nothing else here uses Redis. Commands for
+    # list through which each receives signals (`api.rb`, `launcher.rb`). Only {KilledJobs} uses Redis
+    # as well. Commands for
     # many processes are sent in pipelines, and a script reads {SLICE} of them at a time, so round trips hardly grow
     # with the fleet. No key is searched for.
     #
@@ -32,13 +35,34 @@ module SidekiqLifecycle
         end
         return found
       LUA
+      # Entries of the timeline's stream that are read at once, which Redis does in some 5 ms.
+      ENTRIES = 2000
+      # Reads entries from one on. Every client returns a script's answer in the same form.
+      READ_STREAM = 'return redis.call("XRANGE", KEYS[1], ARGV[1], "+", "COUNT", ARGV[2])'
+      # Reads the last heartbeats and Sidekiq's marks of deploys (`deploy.rb`).
+      READ_BEATS = <<~LUA
+        local found = { redis.call("ZRANGE", KEYS[1], 0, -1, "WITHSCORES") }
+        for place = 2, #KEYS do
+          found[place] = redis.call("HGETALL", KEYS[place])
+        end
+        return found
+      LUA
+      private_constant :READ_STREAM, :READ_BEATS
+
+      # What the processes have written for the timeline: for {Timeline#initialize}.
+      History = Struct.new(:changes, :jobs, :beats, :marks, keyword_init: true)
       # A running job.
-      Job = Struct.new(:process, :job_class, :jid, :since, keyword_init: true) do
+      Job = Struct.new(:process, :job_class, :jid, :queue, :since, keyword_init: true) do
         # @return [Float] seconds since it started
         def age = [Time.now.to_f - since, 0].max
 
+        # @return [String] for people: "ReportJob 1a2b (queue reports, running for 2 h) on worker-1:7"
+        def to_s = "#{SidekiqLifecycle::Job.new(job_class:, jid:, queue:, running_for: age)} on #{process.name}"
+
         # @return [Hash{Symbol => Object}] all fields, to serialise
-        def to_h = { class: job_class, jid:, process: Format.readable(process.identity), running_for: age.round(1) }
+        def to_h
+          { class: job_class, jid:, queue:, process: Format.readable(process.identity), running_for: age.round(1) }
+        end
       end
 
       # @param config [Object] answers `redis`: the module `Sidekiq`, or a `Sidekiq::Config`
@@ -71,12 +95,14 @@ module SidekiqLifecycle
       #
       # @param processes [Array<Process>]
       # @param name [String] "TSTP" or "TERM"
+      # @param then_stop [Boolean] request as well that they stop once they have drained
       # @yield [processes] to which it was sent, a pipeline at a time
-      def signal(processes, name)
+      def signal(processes, name, then_stop: false)
         processes.each_slice(SLICE) do |slice|
-          pipelined(slice.map { |process| "#{process.identity}-signals" }) do |redis, key|
-            redis.lpush(key, name)
-            redis.expire(key, RedisStatus::EXPIRY)
+          pipelined(slice.map(&:identity)) do |redis, identity|
+            redis.set("#{identity}#{RedisStatus::STOP_REQUEST}", "1", ex: RedisStatus::EXPIRY) if then_stop
+            redis.lpush("#{identity}-signals", name)
+            redis.expire("#{identity}-signals", RedisStatus::EXPIRY)
           end
           yield slice
         end
@@ -95,7 +121,74 @@ module SidekiqLifecycle
         jobs.sort_by(&:since)
       end
 
+      # @param from [Time]
+      # @param to [Time] now
+      # @return [History] what Redis remembers of the processes that have run between these moments
+      # @raise [Unreachable, Error] if Redis does not answer, or has no streams
+      def history(from, to)
+        beats, *marks = read_beats((from.utc.to_date..to.utc.to_date).map { |day| "#{day.strftime("%Y%m%d")}-marks" })
+        beats = beats.each_slice(2).to_h { |name, at| [Format.readable(name), at.to_f] }
+        History.new(**changes_and_jobs_since(from, beats), beats:, marks: marks.flat_map { |day| marks_of(day) })
+      rescue *SidekiqCompat.command_errors => e
+        raise Error, "Redis has no timeline, which needs Redis 5 or later: #{Text.masked(e.message)}"
+      rescue *SidekiqCompat.redis_errors => e
+        raise Unreachable, "Redis does not answer: #{Text.masked(e.message)}"
+      end
+
       private
+
+      # A process that was killed may have had nothing to say for long. One that lives is known without it.
+      def changes_and_jobs_since(from, beats)
+        silent = beats.select { |_, at| at.between?(from.to_f, Time.now.to_f - RedisStatus::EXPIRY) }.keys
+        recent = changes_and_jobs(milliseconds(from))
+        silent.all? { |name| recent[:changes].key?(name) } ? recent : changes_and_jobs("-")
+      end
+
+      # A process repeats its earlier changes, so the last entry says all.
+      def changes_and_jobs(from)
+        lives = {}
+        jobs = {}
+        each_entry(from) do |entry|
+          identity = entry["p"].to_s
+          lives[identity] = entry["t"].to_s
+          jobs[identity] = entry["j"] if entry["j"]
+        end
+        { changes: lives.to_h { |identity, life| [Format.readable(identity), Transitions.load(Format.readable(life))] },
+          jobs: jobs.to_h { |identity, json| [Format.readable(identity), parse(json) || {}] } }
+      end
+
+      def each_entry(from)
+        loop do
+          entries = @config.redis do |redis|
+            SidekiqCompat.evaluate(redis, READ_STREAM, [Transitions::STREAM], [from, ENTRIES])
+          end
+          entries.each { |_, fields| yield Hash[*fields] } # rubocop:disable Style/HashEachMethods -- it is a list
+          return if entries.size < ENTRIES
+
+          # Redis 6.2 and later could leave out an entry itself.
+          milliseconds, number = entries.last.first.split("-")
+          from = "#{milliseconds}-#{number.to_i + 1}"
+        end
+      end
+
+      def read_beats(days)
+        @config.redis { |redis| SidekiqCompat.evaluate(redis, READ_BEATS, [Transitions::BEATS, *days], []) }
+      end
+
+      def milliseconds(time) = (time.to_r * 1000).floor
+
+      def marks_of(day)
+        day.each_slice(2).map { |at, label| [Time.iso8601(at).to_f, Text.one_line(label)] }
+      rescue ArgumentError
+        [] # no Sidekiq writes that
+      end
+
+      def parse(json)
+        value = JSON.parse(Format.readable(json)) if json
+        value if value.is_a?(Hash)
+      rescue JSON::ParserError
+        nil
+      end
 
       # Redis works on the next slice while Ruby receives the last one.
       def read(identities)
@@ -128,7 +221,7 @@ module SidekiqLifecycle
         work = JSON.parse(Format.readable(work))
         payload = SidekiqCompat.payload(work)
         job_class = payload["wrapped"] || payload["class"]
-        Job.new(process:, job_class:, jid: payload["jid"], since: work["run_at"].to_f)
+        Job.new(process:, job_class:, jid: payload["jid"], queue: work["queue"], since: work["run_at"].to_f)
       rescue JSON::ParserError, NoMethodError, TypeError
         nil # no Sidekiq writes that
       end

@@ -40,6 +40,19 @@ module SidekiqLifecycle
         raise NoMatch, "all processes#{criteria} run embedded in other programs, which alone can quiet and stop them"
       end
 
+      # @return [Array<Process>] the same, if all of them can stop by themselves once they have drained
+      # @raise [NoMatch]
+      def able_to_stop_when_drained
+        unable = controllable.reject(&:can_stop_when_drained?)
+        return controllable if unable.empty?
+
+        names = Format.list(unable.map(&:name))
+        count = Format.count(unable.size, "process", "processes")
+        them = unable.one? ? "it" : "them"
+        raise NoMatch, "#{count} cannot stop once drained, because that needs sidekiq_lifecycle in #{them}: " \
+                       "#{names}; leave #{them} out with --except, or run fleet stop --drain-first (no signal was sent)"
+      end
+
       # @return [Array<Process>] all of those that are quiet
       # @raise [NoMatch]
       def quiet

@@ -23,7 +23,10 @@ use crate::store::lookup::ObservedProcess;
 use crate::sys::watch::Woken;
 
 /// Runs `quiet`.
-pub fn quiet(Quiet { target, wait, timeout, json }: Quiet) -> ExitCode {
+pub fn quiet(Quiet { target, wait, then_stop, timeout, json }: Quiet) -> ExitCode {
+    if then_stop {
+        return quiet_then_stop(&target.into(), wait, timeout, json);
+    }
     let goal = if wait { Goal::Drained } else { Goal::Quiet };
     with_processes(&target.into(), goal, timeout, json, |set| {
         set.require_records(wait, "quiet --wait").map_err(Error::nothing_sent)?;
@@ -36,6 +39,30 @@ pub fn quiet(Quiet { target, wait, timeout, json }: Quiet) -> ExitCode {
             Some(outcome) => (outcome, messages::still_quiet(set, outcome)),
             None => verdict(set, goal),
         })
+    })
+}
+
+/// Runs `quiet --then-stop`.
+fn quiet_then_stop(target: &Target, wait: bool, timeout: Option<Duration>, json: bool) -> ExitCode {
+    let goal = if wait { Goal::Stopped } else { Goal::Quiet };
+    with_processes(target, goal, timeout, json, |set| {
+        set.require_records(true, "quiet --then-stop").map_err(Error::nothing_sent)?;
+        set.refuse_embedded().map_err(Error::nothing_sent)?;
+        set.refuse_to_suspend().map_err(Error::nothing_sent)?;
+        set.warn_of_companions();
+        // Before the signal: a process without jobs has drained a moment later.
+        set.request_stop()?;
+        let sent = set.quiet()?;
+        if !wait {
+            return Ok((Outcome::Reached, messages::quieted_then_stop(set, &sent)));
+        }
+        if let Some(outcome) = set.wait(goal, None)? {
+            return Ok((outcome, messages::still_draining(set, outcome)));
+        }
+        let unfinished = messages::unfinished_jobs(set);
+        let (outcome, line) = verdict(set, goal);
+        let outcome = if set.has_lost_jobs() { Outcome::NotReached } else { outcome };
+        Ok((outcome, format!("{line}{unfinished}")))
     })
 }
 

@@ -57,6 +57,9 @@ pub enum Error {
         /// Whose it is.
         uid: u32,
     },
+    /// The request to stop cannot be written.
+    #[error("process {0} cannot be requested to stop once it has drained: {1}")]
+    NotRequested(i32, #[source] store::error::Error),
     /// Nothing has been sent, because of this.
     #[error("{0} (no signal was sent)")]
     NothingSent(Box<Self>),

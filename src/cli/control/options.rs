@@ -12,6 +12,7 @@ const QUIET_EXAMPLES: &str = "\
 Examples:
   sidekiq-lifecycle quiet                          take no more jobs
   sidekiq-lifecycle quiet --wait --timeout 2h      and wait until the running ones have finished
+  sidekiq-lifecycle quiet --then-stop              and exit when the running ones have finished, in hours perhaps
   sidekiq-lifecycle quiet --pid 4711
 
 Exit codes: 0 done, 1 not done (the reason is printed), 2 misuse, 124 timed out, 130 Ctrl-C.
@@ -42,9 +43,12 @@ Exit codes: 0 reached, 1 not reached (the reason is printed), 2 misuse, 124 time
 pub struct Quiet {
     #[command(flatten)]
     pub(super) target: TargetArgs,
-    /// Wait until every running job has finished
+    /// Wait until every running job has finished; with --then-stop, until the processes have exited
     #[arg(long)]
     pub(super) wait: bool,
+    /// Let each process stop by itself once it has drained, however long that takes, and without this command
+    #[arg(long)]
+    pub(super) then_stop: bool,
     /// The longest to wait: 90s, 10m, 1h30m [default: no limit]
     #[arg(long, value_name = "DURATION", value_parser = duration::parse_argument, requires = "wait")]
     pub(super) timeout: Option<Duration>,

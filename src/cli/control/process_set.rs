@@ -16,11 +16,15 @@ use super::waiter::Waiter;
 use crate::cli::target::Target;
 use crate::model::duration;
 use crate::model::goal::{Goal, Standing};
+use crate::model::job::Job;
 use crate::model::probe::{Facts, MAX_BEAT_AGE, Presence, Probe};
+use crate::model::recorder;
 use crate::model::signal_path::Handling;
 use crate::model::state::State;
+use crate::store;
 use crate::store::directory::Processes;
 use crate::store::lookup::{self, ObservedProcess, Registered};
+use crate::store::record::Jobs;
 use crate::sys::pidfd::PidFd;
 use crate::sys::procfs::Snapshot;
 use crate::sys::watch::{Place, SLOW, Woken};
@@ -59,6 +63,8 @@ pub enum Collected {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Loss {
     Jobs,
+    /// They wait in its flight recorder.
+    Recorded,
     /// It had none at its last heartbeat, or has no record.
     Perhaps,
     Nothing,
@@ -151,6 +157,25 @@ impl ProcessSet {
         }
     }
 
+    /// Requests of every living process that it stops once it has drained. Permission to signal is checked for all before.
+    pub fn request_stop(&self) -> Result<(), Error> {
+        self.require_permission()?;
+        for member in self.members.iter().filter(|member| !member.has_ended) {
+            let (Ok(record), Some(processes)) = (&member.process.record, &member.processes) else { continue };
+            let not_requested = |errno| {
+                let path = member.process.directory.path().to_owned();
+                Error::NotRequested(member.pidfd.pid, store::error::Error::new(&path, errno)).nothing_sent()
+            };
+            processes.request_stop(&record.identity).map_err(not_requested)?;
+        }
+        Ok(())
+    }
+
+    fn require_permission(&self) -> Result<(), Error> {
+        let refused = |member: &&Member| member.pidfd.signal(0) == Err(Errno::EPERM);
+        self.members.iter().find(refused).map_or(Ok(()), |member| Err(member.not_allowed().nothing_sent()))
+    }
+
     pub fn quiet(&mut self) -> Result<Vec<i32>, Error> {
         self.send(Signal::SIGTSTP, |facts| facts.state < State::Quiet)
     }
@@ -158,10 +183,7 @@ impl ProcessSet {
     /// Sends `signal` to every living process that `needs` it, and returns the pids signalled. Permission is checked for all
     /// before the first signal is sent.
     pub fn send(&mut self, signal: Signal, needs: impl Fn(&Facts) -> bool) -> Result<Vec<i32>, Error> {
-        let refused = |member: &&Member| member.pidfd.signal(0) == Err(Errno::EPERM);
-        if let Some(member) = self.members.iter().find(refused) {
-            return Err(member.not_allowed().nothing_sent());
-        }
+        self.require_permission()?;
         let (mut sent, mut failures) = (Vec::new(), Vec::new());
         for member in self.members.iter_mut().filter(|member| !member.has_ended && needs(&member.facts())) {
             match member.pidfd.signal(signal as i32) {
@@ -287,16 +309,31 @@ impl Member {
     }
 
     pub fn loss(&self) -> Loss {
-        match &self.process.record {
-            Ok(record) if record.drained => Loss::Nothing,
-            Ok(record) if record.busy > 0 => Loss::Jobs,
+        match (&self.process.record, self.left_behind()) {
+            (Ok(record), _) if record.drained => Loss::Nothing,
+            (_, Some(jobs)) if jobs.is_empty() => Loss::Nothing,
+            (_, Some(_)) => Loss::Recorded,
+            (Ok(record), None) if record.busy > 0 => Loss::Jobs,
             _ => Loss::Perhaps,
         }
+    }
+
+    /// What it has left in its flight recorder to be put back; `None`: it has none, or its fetch keeps copies.
+    pub fn left_behind(&self) -> Option<Vec<Job>> {
+        let identity = &self.process.record.as_ref().ok()?.identity;
+        let left = self.process.directory.left_behind().ok()?.into_iter().find(|left| left.identity == *identity)?;
+        let jobs = left.contents.jobs;
+        (!jobs.iter().any(recorder::Job::is_kept)).then(|| jobs.iter().map(recorder::Job::named).collect())
     }
 
     /// How many jobs were interrupted at Sidekiq's shutdown timeout.
     pub fn interrupted(&self) -> u32 {
         self.process.record.as_ref().map_or(0, |record| record.interrupted_jobs)
+    }
+
+    /// Its jobs, by name.
+    pub fn jobs(&self) -> Jobs {
+        self.process.record.as_ref().map_or_else(|_| Jobs::default(), |record| record.jobs.clone())
     }
 
     /// How many jobs Redis has not taken back.

@@ -8,7 +8,7 @@ use crate::output::print_error;
 
 /// Refuses.
 #[must_use]
-pub fn quiet(Quiet { target: _, wait: _, timeout: _, json: _ }: Quiet) -> ExitCode {
+pub fn quiet(Quiet { target: _, wait: _, then_stop: _, timeout: _, json: _ }: Quiet) -> ExitCode {
     refuse()
 }
 

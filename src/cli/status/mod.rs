@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use crate::cli::target::{Target, TargetArgs};
 use crate::output::print_error;
+use crate::store::killed_jobs::look_into_recorders;
 use crate::store::report::Report;
 
 const EXAMPLES: &str = "\
@@ -43,13 +44,14 @@ pub fn main(out: &mut impl Write, options: Options) -> io::Result<ExitCode> {
     if watch {
         return watched(out, &target, json);
     }
-    let processes = match target.observe(false) {
+    let mut processes = match target.observe(false) {
         Ok(processes) => processes,
         Err(error) => {
             print_error(&error.to_string());
             return Ok(ExitCode::FAILURE);
         }
     };
+    look_into_recorders(&mut processes);
     if json {
         serde_json::to_writer_pretty(&mut *out, &Report::new(target.directory(), &processes))?;
         writeln!(out)?;

@@ -6,12 +6,13 @@ use jiff::Timestamp;
 
 use crate::cli::target::Target;
 use crate::model::duration;
+use crate::model::job::{self, Job};
 use crate::model::probe::{Facts, MAX_BEAT_AGE, Presence, Probe};
 use crate::model::state::State;
 use crate::model::text::one_line;
 use crate::output::table::{self, Tone};
 use crate::store::lookup::ObservedProcess;
-use crate::store::record::now;
+use crate::store::record::{Jobs, Record, now};
 
 /// For people.
 ///
@@ -33,11 +34,31 @@ fn print_table(out: &mut impl Write, processes: &[ObservedProcess], now: Timesta
         writeln!(out, "{line}")?;
     }
     for process in processes {
+        for line in process.record.iter().flat_map(|record| jobs(record, process, now)) {
+            writeln!(out, "{}: {line}", process.pid)?;
+        }
         for problem in process.record.iter().flat_map(|record| &record.problems) {
             writeln!(out, "{}: {}", process.pid, one_line(&problem.message))?;
         }
     }
     Ok(())
+}
+
+/// The jobs that it runs, as far as its flight recorder says, or that it waits for; and those that it could not finish.
+fn jobs(record: &Record, process: &ObservedProcess, now: Timestamp) -> Vec<String> {
+    let Jobs { running, interrupted, lost } = &record.jobs;
+    let is_waiting = process.facts().counts() && record.state != State::Running;
+    let running = match &process.in_hand {
+        Some(in_hand) => in_hand.as_slice(),
+        None if is_waiting => running.as_slice(),
+        None => &[],
+    };
+    let line = |what: &str, jobs: &[Job]| (!jobs.is_empty()).then(|| format!("{what}: {}", job::list(jobs, now)));
+    let interrupted = line("interrupted at Sidekiq's shutdown timeout", interrupted);
+    [line(if is_waiting { "still running" } else { "running" }, running), interrupted, line("lost", lost)]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn row(process: &ObservedProcess, now: Timestamp) -> [String; 8] {
@@ -49,6 +70,7 @@ fn row(process: &ObservedProcess, now: Timestamp) -> [String; 8] {
     };
     let state = match (facts.presence, record.state) {
         (Presence::Here, State::Quiet | State::Stopping) if record.drained => format!("{}, drained", record.state),
+        (Presence::Here, State::Quiet) if record.stops_when_drained.is_some() => "quiet, then stops".to_owned(),
         (Presence::Here, state) | (_, state @ State::Stopped) => state.to_string(),
         (Presence::Gone, state) => format!("gone (was {state})"),
         (Presence::Elsewhere, state) => format!("{state} elsewhere"),

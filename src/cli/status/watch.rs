@@ -14,6 +14,7 @@ use crate::cli::target::Target;
 use crate::model::probe::{MAX_BEAT_AGE, Probe};
 use crate::output::print_error;
 use crate::output::progress::{TICK, can_draw};
+use crate::store::killed_jobs::look_into_recorders;
 use crate::store::lookup::ObservedProcess;
 use crate::store::report::Report;
 use crate::sys::watch::{SLOW, Watch};
@@ -38,7 +39,7 @@ pub(super) fn watched(out: &mut impl Write, target: &Target, json: bool) -> io::
     loop {
         // Before it is read: what changes later is told.
         target.directory().map(|directory| watch.directory(directory));
-        let processes = match target.observe(false) {
+        let mut processes = match target.observe(false) {
             Ok(processes) => processes,
             Err(error) => {
                 drop(screen);
@@ -46,6 +47,7 @@ pub(super) fn watched(out: &mut impl Write, target: &Target, json: bool) -> io::
                 return Ok(ExitCode::FAILURE);
             }
         };
+        look_into_recorders(&mut processes);
         for directory in processes.iter().map(|process| process.directory.path()) {
             watch.directory(directory);
         }
@@ -76,6 +78,8 @@ fn news(processes: &[ObservedProcess]) -> Vec<String> {
     let still = |process: &ObservedProcess| {
         let record = process.record.clone().map(|mut record| {
             (record.beat, record.beat_monotonic) = (None, None);
+            // Which jobs run is no change of the process; how many is.
+            record.jobs.running.clear();
             record
         });
         let is_live = process.facts().answer(Probe::Live, MAX_BEAT_AGE).is_ok();

@@ -3,12 +3,16 @@
 require "sidekiq_lifecycle"
 require_relative "../../cli"
 require_relative "../../fleet"
+require_relative "../timeline_svg"
 require_relative "app_loader"
+require_relative "lost_table"
 require_relative "notifier"
 require_relative "preview"
 require_relative "progress_display"
+require_relative "recovery"
 require_relative "report"
 require_relative "table"
+require_relative "timeline_text"
 
 module SidekiqLifecycle
   class Fleet
@@ -22,6 +26,9 @@ module SidekiqLifecycle
         SCHEMA = 2
         # How an operation ends, and the exit codes. A signal adds its number to 128, so SIGTERM makes it 143.
         OUTCOMES = { "reached" => 0, "not-reached" => 1, "timed-out" => 124, "interrupted" => 130 }.freeze
+
+        # What `fleet lost` says if there is nothing to show.
+        NO_KILLED_JOBS = "no process with recover_jobs is known to have been killed while it had a job in hand"
 
         # The answer cannot be written.
         class Unwritten < SidekiqLifecycle::Error; end
@@ -43,12 +50,15 @@ module SidekiqLifecycle
           @options = options
           @action = options.fetch("action")
           @out = out
-          @report = Report.new(options)
+          @report = Report.new(options) if options.key?("matching")
         end
 
         # @return [Integer] the exit code
         def run
           return show_status if @action == "status"
+          return show_timeline if @action == "timeline"
+          return show_lost if @action == "lost"
+          return recover if @action == "recover"
           return preview if @options["dry_run"]
 
           operate
@@ -64,7 +74,7 @@ module SidekiqLifecycle
 
         private
 
-        def fleet = Fleet.new(AppLoader.load(@options["require"], @options["environment"]))
+        def fleet = @fleet ||= Fleet.new(AppLoader.load(@options["require"], @options["environment"]))
 
         # ---- status ----
 
@@ -78,6 +88,63 @@ module SidekiqLifecycle
             write Table.new(processes, colour: colour?)
           end
           processes.empty? ? 1 : 0
+        end
+
+        # ---- timeline ----
+
+        def show_timeline
+          timeline = fleet.timeline(since: @options["since"])
+          write_picture(timeline) if @options["svg"]
+          if @options["json"]
+            write_json(**timeline.to_h)
+          elsif timeline.lanes.empty?
+            print_error("no Sidekiq was seen in this time")
+          else
+            write TimelineText.new(timeline, colour: colour?)
+          end
+          timeline.lanes.empty? ? 1 : 0
+        end
+
+        def write_picture(timeline)
+          File.write(@options["svg"], TimelineSvg.new(timeline).to_s)
+        rescue SystemCallError => e
+          raise Unwritten, "the picture cannot be written: #{e.message}"
+        end
+
+        # ---- lost, recover ----
+
+        def show_lost
+          jobs = fleet.lost
+          write_killed_jobs(jobs, none: NO_KILLED_JOBS)
+          jobs.any?(&:waiting?) ? 1 : 0
+        end
+
+        def write_killed_jobs(jobs, none:)
+          return write_json(jobs: jobs.map(&:to_h)) if @options["json"]
+
+          write(jobs.empty? ? none : LostTable.new(jobs, colour: colour?))
+        end
+
+        def recover
+          config = AppLoader.load(@options["require"], @options["environment"])
+          killed_jobs = KilledJobs.new(config, directory: @options["directory"])
+          return preview_recovery(killed_jobs) if @options["dry_run"]
+
+          recovery = Recovery.new(killed_jobs, @options).tap(&:call)
+          announce(recovery) if recovery.any?
+          @options["json"] ? write_json(**recovery.facts) : write(recovery.lines)
+          recovery.complete? ? 0 : 1
+        end
+
+        def preview_recovery(killed_jobs)
+          write_killed_jobs(killed_jobs.waiting, none: Recovery::NOTHING)
+          0
+        end
+
+        def announce(recovery)
+          notifier = Notifier.new(**webhooks) { |line| print_error(line) }
+          notifier.post(recovery.text, { event: "recovered", **recovery.facts })
+          notifier.finish
         end
 
         # ---- --dry-run ----
@@ -100,9 +167,10 @@ module SidekiqLifecycle
 
         def operate
           @display = ProgressDisplay.new
-          webhooks = { slack: @options["slack_webhook"], plain: @options["webhook"] }
           @notifier = Notifier.new(**webhooks) { |line| @display.print(line) }
+          began = Time.now
           outcome, reason, exit_code = attempt
+          @report.timeline = timeline_since(began) if @options["batch"] && @report.progress
           event = outcome == "reached" ? "reached" : "failed"
           @notifier.post(@report.ending(outcome, reason), { event:, **@report.brief_facts(outcome, reason) })
           finish
@@ -112,6 +180,8 @@ module SidekiqLifecycle
           @display&.close
         end
 
+        def webhooks = { slack: @options["slack_webhook"], plain: @options["webhook"] }
+
         # Ctrl-C while webhooks are being called does not suppress the answer.
         def finish
           @notifier.finish
@@ -119,6 +189,13 @@ module SidekiqLifecycle
           @display.print("interrupted: the webhooks may not have been called")
         ensure
           @display.close
+        end
+
+        # A rolling restart was worth it if a worker was ready all the time.
+        def timeline_since(began)
+          fleet.timeline(since: began)
+        rescue Fleet::Error
+          nil # Redis has none, or does not answer
         end
 
         # @return [Array(String, String, Integer)] how it ended, why, and the exit code if a signal ended it
@@ -134,7 +211,7 @@ module SidekiqLifecycle
           [e.is_a?(TimedOut) ? "timed-out" : "not-reached", e.message]
         rescue SignalException => e # Interrupt is one as well
           name = e.is_a?(Interrupt) ? "" : " by #{e.message}"
-          ["interrupted", "interrupted#{name}: #{@report.progress || "no signal was sent"}", 128 + e.signo]
+          ["interrupted", "interrupted#{name}: #{@report.standing}", 128 + e.signo]
         ensure
           Signal.trap("TERM", previous || "DEFAULT")
         end
@@ -142,7 +219,8 @@ module SidekiqLifecycle
         def call(fleet, &listener)
           limits = { **selection, timeout: @options["timeout"] }
           case @action
-          when "quiet" then fleet.quiet(**limits, wait: @options["wait"], &listener)
+          when "quiet"
+            fleet.quiet(**limits, wait: @options["wait"], then_stop: @options["then_stop"], &listener)
           when "wait" then fleet.wait(@options["goal"].to_sym, **limits, &listener)
           when "stop" then fleet.stop(**limits, drain_first: @options["drain_first"], batch:, &listener)
           when "wake" then fleet.wake(**limits, even_busy: @options["even_busy"], &listener)

@@ -25,7 +25,7 @@ module SidekiqLifecycle
           @action = action
           @options = options
           targets = Targets.new(processes.to_h { |process| [process.identity, process] }, selection)
-          action == "wake" ? targets.quiet : targets.controllable
+          choose(targets)
           @processes = action == "wake" ? targets.matching.select(&:quiet?) : targets.matching
         end
 
@@ -40,6 +40,12 @@ module SidekiqLifecycle
 
         private
 
+        def choose(targets)
+          return targets.quiet if @action == "wake"
+
+          @options["then_stop"] ? targets.able_to_stop_when_drained : targets.controllable
+        end
+
         def would(process)
           return "skip-ghost" if process.ghost?
           return "skip-embedded" if process.embedded?
@@ -51,7 +57,8 @@ module SidekiqLifecycle
         def sentence(process)
           would = would(process)
           now = " (#{process.state}, #{Format.count(process.busy, "job")})"
-          "#{SENTENCES.fetch(would)}#{now unless %w[skip-ghost skip-embedded].include?(would)}"
+          then_stop = ", and to stop once drained" if would == "quiet" && @options["then_stop"]
+          "#{SENTENCES.fetch(would)}#{then_stop}#{now unless %w[skip-ghost skip-embedded].include?(would)}"
         end
       end
     end

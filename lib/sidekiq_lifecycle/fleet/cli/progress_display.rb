@@ -1,7 +1,5 @@
 # frozen_string_literal: true
 
-require_relative "../format"
-
 module SidekiqLifecycle
   class Fleet
     module CLI
@@ -18,7 +16,7 @@ module SidekiqLifecycle
 
         # @param progress [Progress]
         def show(progress)
-          notes = notes(progress.jobs)
+          notes = progress.jobs.first(NAMED).map(&:to_s)
           @bar.show(progress.done, progress.total, progress.to_s, notes, progress.timeout, progress.elapsed)
         end
 
@@ -27,14 +25,6 @@ module SidekiqLifecycle
 
         # Removes it, and leaves a clean line.
         def close = @bar.close
-
-        private
-
-        def notes(jobs)
-          jobs.first(NAMED).map do |job|
-            "#{job.job_class} #{job.jid} on #{job.process.name}, running for #{Format.duration(job.age)}"
-          end
-        end
       end
     end
   end

@@ -1,10 +1,9 @@
 # frozen_string_literal: true
 
-require "etc"
 require "json"
-require "socket"
 require_relative "../format"
 require_relative "../selection"
+require_relative "operator"
 
 module SidekiqLifecycle
   class Fleet
@@ -16,10 +15,13 @@ module SidekiqLifecycle
         # What is asked for.
         REQUESTS = { "quiet" => "be quiet", "stop" => "stop", "wake" => "wake up" }.freeze
         # What remains in effect, by {Progress#told}.
-        EFFECTS = { "quiet" => "told to go quiet, and will stay quiet", "stop" => "told to stop, and will stop" }.freeze
+        EFFECTS = { "then_stop" => "told to go quiet, and will stop once drained",
+                    "quiet" => "told to go quiet, and will stay quiet", "stop" => "told to stop, and will stop" }.freeze
 
         # @return [Progress, nil] the last progress; nil: there was none
         attr_accessor :progress
+        # @return [Timeline, nil] what the processes were doing during a rolling restart
+        attr_accessor :timeline
         # @return [Selection]
         attr_reader :selection
 
@@ -34,7 +36,7 @@ module SidekiqLifecycle
         # @return [Hash{Symbol => Object}] for `--json`
         def facts(outcome, reason)
           { action: @action, goal: @options["goal"], by:, match: @options["matching"], except: @options["except"],
-            outcome:, reason:, progress: progress&.to_h }
+            outcome:, reason:, progress: progress&.to_h, timeline: timeline&.brief }
         end
 
         # @return [Hash{Symbol => Object}] the same without the pending processes: thousands of them are megabytes, more
@@ -47,6 +49,7 @@ module SidekiqLifecycle
         def beginning
           number = Format.count(progress.total, "Sidekiq process", "Sidekiq processes")
           request = "asks #{number} to #{REQUESTS[@action]}"
+          request += " and stop once drained" if @options["then_stop"]
           request = "waits for #{number}: #{@options["goal"]}" if @action == "wait"
           limit = ", for #{Format.duration(@options["timeout"])} at most" if @options["timeout"]
           "#{by} #{request}#{criteria}#{limit}"
@@ -54,38 +57,37 @@ module SidekiqLifecycle
 
         # @return [String] for a webhook
         def ending(outcome, reason)
-          return "#{progress}#{took}#{criteria} (asked by #{by})" if outcome == "reached"
+          return ["#{progress}#{took}#{criteria} (asked by #{by})", *summary].join("\n") if outcome == "reached"
 
-          ["#{@action} failed#{took}#{criteria} (asked by #{by}): #{reason}", *effects].join("\n")
+          ["#{@action} failed#{took}#{criteria} (asked by #{by}): #{reason}", *effects, *summary].join("\n")
         end
+
+        # @return [String] how far it has come
+        def standing = progress ? progress.to_long_s : "no signal was sent"
 
         # @return [Array<String>] for the terminal
         def lines(outcome, reason)
-          return [Format.lines("#{progress}#{took}")] if outcome == "reached"
+          return ["#{progress}#{took}", *summary].map { |line| Format.lines(line) } if outcome == "reached"
 
-          ["not reached: #{reason}", *effects].map { |line| Format.lines(line) }
+          ["not reached: #{reason}", *effects, *summary].map { |line| Format.lines(line) }
         end
 
         private
 
         def took = progress ? " after #{Format.duration(progress.elapsed)}" : ""
 
+        def summary = timeline ? timeline.summary : []
+
         def criteria = selection.all? ? "" : " (#{selection})"
 
         def effects
           (progress&.told || {}).map do |request, number|
-            "#{Format.count(number, "process was", "processes were")} #{EFFECTS.fetch(request)}."
+            effect = EFFECTS.fetch(@options["then_stop"] ? "then_stop" : request)
+            "#{Format.count(number, "process was", "processes were")} #{effect}."
           end
         end
 
-        def by = @by ||= @options["by"] || "#{ENV.fetch("SUDO_USER", nil) || user}@#{Socket.gethostname}"
-
-        # In a container the user may have no name.
-        def user
-          Etc.getpwuid.name
-        rescue ArgumentError
-          "uid #{::Process.uid}"
-        end
+        def by = @by ||= Operator.name(@options)
       end
     end
   end

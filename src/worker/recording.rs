@@ -1,0 +1,120 @@
+//! What the lifecycle does with its own flight recorder, and with those that others have left behind.
+
+use crate::model::killed_job::{KilledJob, Outcome};
+use crate::store::recorders::{Found, FoundRecorder, LeftBehind};
+use crate::store::writing::OpenDirectory;
+
+use super::lifecycle::Lifecycle;
+use super::recorder::Recorder;
+use super::writer::Work;
+
+impl Lifecycle {
+    /// Records from now on which jobs are in hand, and looks for recorders of processes that are gone: now, and at each
+    /// heartbeat.
+    pub fn start_recorder(&self, threads: usize) {
+        if self.is_ours() && self.recorder.get().is_none() {
+            self.hand_over(Work { recorder: Some(threads), left_behind: true, ..Work::default() });
+            self.wait();
+        }
+    }
+
+    /// The recorder, once there is one.
+    pub fn recorder(&self) -> Option<&Recorder> {
+        self.recorder.get()
+    }
+
+    /// The recorders that were found since the last call.
+    pub fn take_left_behind(&self) -> Vec<LeftBehind> {
+        if !self.is_ours() {
+            return Vec::new();
+        }
+        let found = self.with_inner(|inner| std::mem::take(&mut inner.left_behind));
+        found.into_iter().filter_map(LeftBehind::of).collect()
+    }
+
+    /// The jobs of such a recorder are in Redis: removes it.
+    pub fn forget(&self, name: String) {
+        if self.is_ours() {
+            self.with_inner(|inner| inner.put_back.push(name));
+            self.hand_over(Work { forget: true, ..Work::default() });
+            self.wait();
+        }
+    }
+
+    /// A job that a killed process had in hand has been put back, or is left where it is.
+    pub fn note_outcome(&self, job: KilledJob) {
+        if self.is_ours() {
+            self.with_inner(|inner| {
+                inner.record.put_back_jobs += u32::from(job.outcome == Outcome::PutBack);
+                inner.outcomes.push(job);
+            });
+            self.hand_over(Work { outcomes: true, ..Work::default() });
+        }
+    }
+
+    /// Returns whether others' recorders are looked for.
+    pub(super) fn beat_recorder(&self) -> bool {
+        let Some(recorder) = self.recorder.get() else { return false };
+        recorder.beat();
+        let problem = (recorder.unrecorded() > 0).then(|| {
+            let count = recorder.unrecorded();
+            let jobs = if count == 1 { "1 job was".to_owned() } else { format!("{count} jobs were") };
+            format!("{jobs} too large for the flight recorder, and would be lost if this process were killed meanwhile")
+        });
+        self.set_problem("recorder_full", problem);
+        true
+    }
+
+    pub(super) fn close_recorder(&self) {
+        if self.recorder.get().is_some() {
+            self.hand_over(Work { close_recorder: true, ..Work::default() });
+        }
+    }
+
+    pub(super) fn do_recording(&self, open: &OpenDirectory<'_>, work: Work) {
+        if let Some(threads) = work.recorder.filter(|_| self.recorder.get().is_none()) {
+            let made = open.create_recorder(threads).map(|made| self.recorder.set(Recorder::new(made)));
+            let problem = made.err().map(|error| {
+                format!("no flight recorder, so jobs in hand are lost if this process is killed: {error}")
+            });
+            self.set_problem("recorder", problem);
+        }
+        if work.forget {
+            for name in self.with_inner(|inner| std::mem::take(&mut inner.put_back)) {
+                let problem = open.remove_recorder(&name).err().map(|error| error.to_string());
+                self.set_problem("recorders", problem);
+            }
+        }
+        if work.outcomes {
+            let outcomes = self.with_inner(|inner| std::mem::take(&mut inner.outcomes));
+            let problem = open.note_outcomes(&outcomes).err().map(|error| error.to_string());
+            self.set_problem("recorders_history", problem);
+        }
+        if work.left_behind {
+            self.look_for_left_behind(open);
+        }
+        if let Some(recorder) = self.recorder.get().filter(|recorder| work.close_recorder && recorder.is_empty()) {
+            let _ = open.remove_recorder(recorder.name());
+        }
+    }
+
+    fn look_for_left_behind(&self, open: &OpenDirectory<'_>) {
+        let found = open.other_recorders(self.recorder.get().map(Recorder::name));
+        let unusable = |found: &FoundRecorder| match &found.state {
+            Found::Unusable(why) => Some(format!("{}: {why}", found.name)),
+            _ => None,
+        };
+        let problem = match &found {
+            Ok(found) => {
+                let unusable: Vec<String> = found.iter().filter_map(unusable).collect();
+                let list = || {
+                    format!("jobs in flight recorders that cannot be read are not put back: {}", unusable.join(", "))
+                };
+                (!unusable.is_empty()).then(list)
+            }
+            Err(error) => Some(error.to_string()),
+        };
+        self.set_problem("recorders", problem);
+        self.with_inner(|inner| inner.left_behind = found.unwrap_or_default());
+    }
+}
