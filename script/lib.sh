@@ -118,8 +118,9 @@ make_root() {
   if [ ! -e "$root" ]; then
     echo "Making the Debian $(suite_of "$1") for Sidekiq $1 (once, $duration)…"
     discard "$root.part"
-    # Debian testing changes all the time, and a mirror's list of it may be somewhat old.
-    if ! mmdebstrap --quiet --variant=minbase --include="$(packages_of "$1")" ${hooks:+--hook-dir="script/$1"} \
+    # Debian testing changes all the time, and a mirror's list of it may be somewhat old. A system that a power cut leaves
+    # half made is made again, so dpkg need not wait for the disk.
+    if ! mmdebstrap --quiet --variant=minbase --dpkgopt=force-unsafe-io --include="$(packages_of "$1")" ${hooks:+--hook-dir="script/$1"} \
       --aptopt='Acquire::Check-Valid-Until "false"' "$(suite_of "$1")" "$root.part" 2>"$root.log"; then
       cat "$root.log" >&2
       echo "bin/setup: the Debian $(suite_of "$1") for Sidekiq $1 could not be made; see above" >&2
