@@ -28,17 +28,15 @@ module SidekiqLifecycle
       exec([built, NAME], *arguments)
     end
 
-    # Parses a command line of `fleet` or `generate`. If the parser has answered it (misuse, `--help`), this process
-    # exits.
+    # Has the native command parse a command line of `fleet` or `generate`. If that asks for help or is misuse, the
+    # native command replaces this process, and answers.
     #
     # @param arguments [Array<String>]
     # @return [Hash{String => Object}] what it asks for, as `src/cli/fleet.rs` and `src/cli/generate.rs` describe it
     def self.parse(arguments)
-      built
       require "json"
-      require_relative "native_extension"
-      request, exit_code = Native.parse_command_line([NAME, *arguments])
-      request ? JSON.parse(request) : exit(exit_code)
+      request = IO.popen([[built, NAME], "parse", "--", *arguments], err: File::NULL, &:read)
+      Process.last_status.success? ? JSON.parse(request) : exec([built, NAME], *arguments)
     end
 
     def self.built

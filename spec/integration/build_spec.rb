@@ -119,7 +119,11 @@ RSpec.describe "building the gem" do
     expect(File.binread(native.chomp, 4)).to eq("\x7FELF".b)
     _, status = Open3.capture2e("sidekiq-lifecycle", "check", "--dir", app)
     expect(status.exitstatus).to eq(1)
-    _, status = Open3.capture2e("sidekiq-lifecycle", "chek")
-    expect(status.exitstatus).to eq(2)
+    { %w[chek] => [2, /unrecognized subcommand 'chek'/],
+      %w[fleet quiet --sideways] => [2, /\Aerror: unexpected argument '--sideways'/],
+      %w[generate --help] => [0, /^Usage: sidekiq-lifecycle generate/] }.each do |words, (code, answer)|
+      output, status = Open3.capture2e("sidekiq-lifecycle", *words)
+      expect([status.exitstatus, output]).to match([code, answer])
+    end
   end
 end

@@ -34,21 +34,6 @@ RSpec.describe SidekiqLifecycle::Native do
     end
   end
 
-  describe ".parse_command_line" do
-    it "returns what fleet and generate are asked for" do
-      request, code = described_class.parse_command_line(%w[sidekiq-lifecycle fleet stop --batch 10% --timeout 2m])
-      expect(JSON.parse(request)).to include("action" => "stop", "batch" => { "percent" => 10 }, "timeout" => 120.0)
-      expect(code).to be_nil
-    end
-
-    it "answers misuse and --help by itself" do
-      parse = ->(words) { "p SidekiqLifecycle::Native.parse_command_line(%w[sidekiq-lifecycle #{words}])" }
-      expect(ruby(parse["fleet quiet --sideways"])).to match(["[nil, 2]\n", /unexpected argument '--sideways'/, 0])
-      expect(ruby(parse["generate --help"])).to match([/Usage: sidekiq-lifecycle generate.*\[nil, 0\]\n\z/m, "", 0])
-      expect(ruby(parse["path"])).to match(["[nil, 2]\n", /only fleet and generate/, 0])
-    end
-  end
-
   describe ".parse_pattern" do
     it "takes a pattern apart, and says what is wrong with one" do
       expect(described_class.parse_pattern("tag=shop,worker-*")).to eq([%w[tag shop], [nil, "worker-*"]])

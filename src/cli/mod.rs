@@ -26,7 +26,7 @@ pub mod fleet;
 pub mod generate;
 pub mod lost;
 mod manual;
-pub mod ruby_bridge;
+mod request;
 pub mod status;
 pub mod target;
 
@@ -83,6 +83,12 @@ enum Command {
     Run(init::options::Options),
     Fleet(Fleet),
     Generate(Generate),
+    /// Print what a command line of `fleet` or `generate` asks for, as JSON
+    #[command(hide = true)]
+    Parse {
+        #[arg(last = true)]
+        words: Vec<OsString>,
+    },
     /// Find out whether a stop loses jobs: exit code 0 for safe, 1 for loses jobs, 3 for could not tell
     ///
     /// Without a COMMAND, it examines the Sidekiq processes that run here. With one, it launches the COMMAND as PID 1 of a
@@ -205,6 +211,10 @@ fn run(command: Command) -> io::Result<ExitCode> {
         Command::Run(options) => Ok(init::run(options)),
         Command::Fleet(_) => Ok(refuse(fleet::NEEDS_RUBY)),
         Command::Generate(_) => Ok(refuse(generate::NEEDS_RUBY)),
+        Command::Parse { words } => match request::request(&words) {
+            Some(request) => writeln!(out, "{request}").map(|()| ExitCode::SUCCESS),
+            None => Ok(ExitCode::FAILURE),
+        },
         Command::Doctor { directory, json, timeout, command } => doctor(out, directory, json, timeout, &command),
         Command::Path => {
             writeln!(out, "{}", env::current_exe()?.display())?;
@@ -215,7 +225,7 @@ fn run(command: Command) -> io::Result<ExitCode> {
     }
 }
 
-/// Refuses a command that only Ruby can run (see [`ruby_bridge`]).
+/// Refuses a command that only Ruby can run (see [`request`]).
 fn refuse(why: &str) -> ExitCode {
     print_error(why);
     ExitCode::from(2)

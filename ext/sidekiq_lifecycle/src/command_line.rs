@@ -1,30 +1,11 @@
-//! What `fleet` and `generate` need of the core: the parser of the command line, patterns, durations and constants.
+//! What `fleet` and `generate` need of the core: patterns, durations, tables and constants.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
-
-use magnus::value::ReprValue;
-use magnus::{Error, Module, Object, RArray, RModule, Ruby, function};
-use sidekiq_lifecycle::cli::ruby_bridge::{self, Parsed};
+use magnus::{Error, Module, Object, RModule, Ruby, function};
 use sidekiq_lifecycle::model::{duration, pattern, probe, stop_timeout, variables};
 use sidekiq_lifecycle::output::table::{self, Tone};
 use sidekiq_lifecycle::store::directory;
 
 use crate::error::{guarded, raise};
-
-/// What a command line asks for, as JSON; or the exit code, if it has been answered.
-fn parse(ruby: &Ruby, arguments: RArray) -> Result<(Option<String>, Option<i32>), Error> {
-    guarded(ruby, || {
-        let words = arguments.into_iter().map(|word| {
-            let bytes: Vec<u8> = word.funcall("bytes", ())?;
-            Ok(OsString::from_vec(bytes))
-        });
-        Ok(match ruby_bridge::parse(&words.collect::<Result<Vec<_>, Error>>()?) {
-            Parsed::Request(json) => (Some(json), None),
-            Parsed::Answered(code) => (None, Some(code)),
-        })
-    })
-}
 
 /// The parts of a pattern: a field, or nil, and a glob each.
 fn parse_pattern(ruby: &Ruby, text: String) -> Result<Vec<(Option<String>, String)>, Error> {
@@ -55,7 +36,6 @@ pub fn init(_: &Ruby, module: RModule) -> Result<(), Error> {
     module.const_set("SIGNAL_RELAY_VARIABLE", variables::SIGNAL_RELAY)?;
     module.const_set("TRIAL_VARIABLE", variables::TRIAL)?;
     module.const_set("PATTERN_FIELDS", pattern::FIELDS.to_vec())?;
-    module.define_singleton_method("parse_command_line", function!(parse, 1))?;
     module.define_singleton_method("parse_pattern", function!(parse_pattern, 1))?;
     module.define_singleton_method("format_table", function!(format_table, 3))?;
     module.define_singleton_method("format_duration", function!(format_duration, 1))?;

@@ -12,7 +12,7 @@ module SidekiqLifecycle
   #
   # @api private
   module Generate
-    # Does what the command line `sidekiq-lifecycle generate` asks for. The native extension has parsed it.
+    # Does what the command line `sidekiq-lifecycle generate` asks for. The native command has parsed it.
     #
     # @api private
     module Command

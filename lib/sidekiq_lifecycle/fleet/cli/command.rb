@@ -18,7 +18,7 @@ module SidekiqLifecycle
   class Fleet
     # The command line `sidekiq-lifecycle fleet`.
     module CLI
-      # Does what the command line asks for. The native extension has parsed it.
+      # Does what the command line asks for. The native command has parsed it.
       #
       # @api private
       class Command
