@@ -18,7 +18,10 @@ RSpec.describe "embedded in another program" do
         instance = Sidekiq.configure_embed do |config|
           config.redis = { url: #{redis.url(@database).inspect} }
           config.concurrency = 1
-          SidekiqLifecycle.install(config) { |lifecycle| lifecycle.stop_timeout = 30 }
+          SidekiqLifecycle.install(config) do |lifecycle|
+            lifecycle.stop_timeout = 30
+            lifecycle.recover_jobs = true
+          end
         end
         while (line = $stdin.gets)
           note(">" + eval(line, binding).inspect)
@@ -27,6 +30,8 @@ RSpec.describe "embedded in another program" do
       input, @input = IO.pipe
       start_program(RbConfig.ruby, *arguments, "./host.rb", in: input).tap { input.close }
     end
+
+    def recorders = Dir[file("tmp/sidekiq/recorders/*-*")]
 
     # @return [String] the result in the host program, inspected
     def ask(host, code)
@@ -62,7 +67,8 @@ RSpec.describe "embedded in another program" do
       ask(host, "instance.stop; nil")
       expect(record(host.pid)).to include("state" => "stopped", "exit_status" => nil, "why" => "stop was called")
       expect(check("live")).to eq([1, "not live: process #{host.pid} has stopped (stop was called)\n"])
-      expect(Dir.children(file("tmp/sidekiq"))).to eq(["processes"])
+      expect(Dir.children(file("tmp/sidekiq"))).to contain_exactly("processes", "recorders")
+      expect(recorders).to be_empty
       expect(ask(host, "[SidekiqLifecycle.status.state, SidekiqLifecycle.ready?]")).to eq("[:stopped, false]")
 
       @input.close
@@ -98,12 +104,21 @@ RSpec.describe "embedded in another program" do
       expect(notes.grep(/^on /)).to eq(["on running running", "on stopped stopped"])
     end
 
-    it "is gone when the program is killed" do
+    it "is gone when the program is killed, and the next one puts its job back" do
       host = start_host
       ask(host, "instance.run; nil")
+      start_job
       host.signal(:KILL)
       host.exit_code
       expect(check).to eq([1, "not ready: process #{host.pid} is gone\n"])
+      host = start_host
+      ask(host, "instance.run; nil")
+      wait_until("the job again") { notes.count("job begins") == 2 }
+      release
+      wait_for_note("job ends")
+      ask(host, "instance.stop; nil")
+      expect(Dir.children(file("tmp/sidekiq"))).to contain_exactly("processes", "recorders")
+      expect(recorders).to be_empty
     end
   end
 end

@@ -2,12 +2,12 @@
 
 RSpec.describe "preloaded, then forked" do
   # Like sidekiqswarm: the parent loads the application, forks, forwards signals, and replaces a child that died.
-  def start_swarm(size, launcher: [])
+  def start_swarm(size, launcher: [], install: "")
     File.write(file("application.rb"), <<~RUBY)
       require "sidekiq_lifecycle"
       Sidekiq.configure_server do |config|
         config.redis = { url: #{redis.url(@database).inspect} }
-        SidekiqLifecycle.install(config)
+        SidekiqLifecycle.install(config) { |lifecycle| #{install} }
       end
       #{Worker::JOBS}
     RUBY
@@ -104,6 +104,23 @@ RSpec.describe "preloaded, then forked" do
     expect(notes).to include("child #{other} ends 0")
     swarm.signal(:TERM)
     expect(swarm.exit_code).to eq(7)
+  end
+
+  it "puts the job of a killed child back, once" do
+    swarm = start_swarm(2, install: "lifecycle.recover_jobs = true")
+    push("Evaluate", %(note "begins in \#{Process.pid}"; sleep 0.05 until File.exist?("go"); note "ends"))
+    wait_until("the job begins") { notes.grep(/begins in/).size == 1 }
+    killed = notes.grep(/begins in/).first[/\d+/].to_i
+    Process.kill(:KILL, killed)
+    wait_until("the job again") { notes.grep(/begins in/).size == 2 }
+    expect(notes.grep(/begins in/).last).not_to end_with(" #{killed}")
+    release
+    wait_for_note("ends")
+    expect(redis.call("LLEN", "sidekiq_lifecycle:lost", database: @database)).to eq(1)
+    swarm.signal(:TERM)
+    expect(swarm.exit_code).to eq(7)
+    expect(Dir[file("tmp/sidekiq/recorders/*-*")]).to be_empty
+    expect(notes.count("ends")).to eq(1)
   end
 
   it "has a relay for each child below a shell that is PID 1: TERM reaches each child through the parent" do

@@ -287,7 +287,7 @@ RSpec.describe "jobs of a killed process" do
     end
   end
 
-  describe "in a recorder that cannot be used:" do
+  describe "in a recorder that cannot be used:", full: Sandbox::MAJOR != 8 do
     def spoil
       worker = start_ready(install: recover)
       start_job

@@ -93,21 +93,26 @@ class Container
   # @param denied [Array<String>] system calls that its seccomp profile denies; the default profile if there are none
   # @param errno [Integer] what they fail with
   # @param pid_namespace [String] as `docker run --pid`; with "host" the engine's socket is mounted as well
+  # @param memory [Integer] as `docker run --memory`, in bytes, and without swap; 0 for no limit
   # @param settings [Hash] further settings, by their names in Docker's API: StopTimeout, Labels
   def initialize(command, app:, init: false, user: 1000, capabilities: [], denied: [], errno: Errno::EPERM::Errno,
-                 pid_namespace: "", settings: {})
+                 pid_namespace: "", memory: 0, settings: {})
     engine = pid_namespace == "host" ? ["#{SOCKET}:/var#{SOCKET}"] : []
     host = { NetworkMode: "host", PidMode: pid_namespace, Init: init, CapDrop: ["ALL"], CapAdd: capabilities,
-             Binds: binds(app) + engine, SecurityOpt: ["no-new-privileges", *(profile(denied, errno) if denied.any?)] }
+             Memory: memory, MemorySwap: memory, Binds: binds(app) + engine,
+             SecurityOpt: ["no-new-privileges", *(profile(denied, errno) if denied.any?)] }
     @app = app
     description = { Image: IMAGE, Cmd: command, WorkingDir: "/app", User: "#{user}:#{user}", Env: Container.environment,
                     HostConfig: host, **settings }
     @id = JSON.parse(Container.call("POST", "/containers/create", JSON.generate(description)))["Id"]
-    post("start")
+    start
   rescue StandardError
     remove if @id
     raise
   end
+
+  # As `docker start`, also after its end.
+  def start = post("start")
 
   # As `docker kill -s`.
   def signal(name) = post("kill?signal=SIG#{name}")

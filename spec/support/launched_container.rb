@@ -163,6 +163,9 @@ class LaunchedContainer
     wait_until(what, every: 0.05) { yield || (raise "the container ended" unless running?) }
   end
 
+  # Starts it again after its end.
+  def start = @container.start
+
   def running? = @container.running?
   def signal(name) = @container.signal(name)
   def stop(seconds) = @container.stop(seconds)
@@ -213,6 +216,9 @@ class LaunchedContainer
     noted("ends").map { |note| note[/ends (\w+)/, 1] } +
       [*jobs("LRANGE", "queue:default"), *jobs("ZRANGE", "retry")].map { |job| job["jid"] }
   end
+
+  # @return [Array<Hash>] the jobs that killed processes had in hand, and what became of them
+  def killed_jobs = jobs("LRANGE", "sidekiq_lifecycle:lost")
 
   # @return [Array<Hash>] the record of each Sidekiq
   def records = Dir[file("tmp/sidekiq/processes/*")].map { |path| JSON.parse(File.read(path)) }
