@@ -87,8 +87,19 @@ roots_missing() {
   return 1
 }
 
-# The platform of the gem that a system installs; nothing if the gem is built in it.
-gem_platform_of() { if [ "$1" = 7-musl ]; then echo x86_64-linux-musl; fi; }
+# Whether a system installs a platform gem; otherwise the gem is built in it. With $PLATFORM_GEMS it is built only in 8's.
+takes_platform_gem() { [ "$1" = 7-musl ] || { [ "${PLATFORM_GEMS:-}" ] && [ "$1" != 8 ]; }; }
+
+# Builds the platform gem that a system installs, and prints its path.
+platform_gem_of() {
+  local libc=gnu gems
+  if [ "$1" = 7-musl ]; then libc=musl; fi
+  # shellcheck disable=SC2046 # it is a list of words
+  gems=$(script/platform_gem $(how_to_build) "$(uname -m)-linux-$libc") || return 1
+  # RubyGems before 3.3.22, as in Debian 12, takes the one that is named without the libc.
+  if [ "$1" = 6 ]; then libc=; fi
+  grep "linux${libc:+-$libc}\.gem$" <<<"$gems"
+}
 
 # The name depends on the packages and the hooks, so that a change makes a new system.
 root_of() {
@@ -138,11 +149,10 @@ make_root() {
 # /repo is this repository, read-only; /build is kept. Everything else is discarded, and every process is ended.
 # Docker's socket is there if Docker runs; for Docker the system is $ROOT_OUTSIDE and /build is $BUILD_OUTSIDE.
 in_root() {
-  local system=$1 root build rust cargo_home gem
+  local system=$1 root build rust cargo_home gem=
   shift
   root=$(root_of "$system")
-  gem=$(gem_platform_of "$system")
-  if [ -n "$gem" ]; then gem=$(script/platform_gem "$gem") || return 1; fi
+  if takes_platform_gem "$system"; then gem=$(platform_gem_of "$system") || return 1; fi
   build=$cache/build/$system
   rust=$(rustc --print sysroot)
   cargo_home=${CARGO_HOME:-$HOME/.cargo}
@@ -223,8 +233,8 @@ arm64_programs_missing() {
   fi
 }
 
-# Leaves out the optimizations that take the longest.
-quick_profile="CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1"
+# Leaves out the optimizations, which take the longest.
+quick_profile="CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=0"
 
 # Builds the gem and installs it as a user would: install_gem REPOSITORY WORK [optimized]. Sets GEM_HOME and PATH to use it.
 # If $SPEC_GEMS is set, an installed gem is kept there and used until one of its files changes. If $GEM_FILE is set, that is
