@@ -14,9 +14,12 @@ use crate::model::trace_denied::{Call, Refusal};
 use crate::sys::pidfd;
 
 /// The signal that carries messages. Real-time signals are queued and not merged.
+///
+/// It is counted from the last one. Where the first one is depends on how many a libc keeps for itself (glibc 2, musl 3), and
+/// in a precompiled gem the worker uses glibc and the relay musl.
 #[must_use]
 pub fn message_signal() -> i32 {
-    libc::SIGRTMIN() + 4
+    libc::SIGRTMAX() - 4
 }
 
 /// Sends a message through a pidfd. Async-signal-safe.
@@ -95,5 +98,15 @@ impl Inbox {
 impl AsFd for Inbox {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.descriptor.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn worker_and_relay_use_the_same_signal_whatever_their_libc_is() {
+        assert_eq!(message_signal(), 60);
     }
 }
