@@ -163,6 +163,14 @@ RSpec.describe "an image built from Dockerfile.sidekiq", :containers, skip: Shop
       expect(waited.map(&:began)).to all(be > booted)
     end
 
+    # By the workers' own heartbeats, through Redis. The records above come from their containers.
+    it "is shown by fleet timeline with the same gap, or with none" do
+      expect(replacement(:careful).fleet_timeline).to include("gaps" => [], "longest_gap" => nil, "cut_off" => 0)
+      gap = timeline(:careless).gaps.first
+      gaps = replacement(:careless).fleet_timeline["gaps"]
+      expect(gaps).to match([include("lasts" => false, "seconds" => be_within(0.1).of(gap.end - gap.begin))])
+    end
+
     it "is drawn" do
       expect(%i[careless careful].flat_map { |name| replacement(name).lost_or_doubled }).to be_empty
       subtitle = "Recorded by the specs: 5 jobs a second, #{Replacement::BOOT_SECONDS} s to load the application; " \

@@ -62,7 +62,7 @@ RSpec.describe "preloaded, then forked" do
     expect(notes).to eq(["loaded nil"])
     children = children_of(swarm)
     expect(registered).to eq(children)
-    children.each { |pid| expect(record(pid)).to include("state" => "running") }
+    wait_until("their records say so") { children.all? { |pid| record(pid)["state"] == "running" } }
     expect(check).to eq([0, "ready\n"])
 
     2.times { push("Evaluate", %(note "begins in \#{Process.pid}"; sleep 0.05 until File.exist?("go"); note "ends")) }

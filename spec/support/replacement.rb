@@ -1,6 +1,8 @@
 # frozen_string_literal: true
 
+require "json"
 require "time"
+require "tmpdir"
 require_relative "timeline"
 require_relative "waiting"
 
@@ -56,6 +58,20 @@ class Replacement
   def lost_or_doubled
     told = @shop.notes(@database).group_by { |note| note[:number] }
     @pushed.keys.reject { |number| told.fetch(number, []).map { |note| note[:what] }.sort == %w[began ended] }
+  end
+
+  # What `fleet timeline` shows, once the heartbeats of both workers have told it that one has stopped and one is ready.
+  # @return [Hash]
+  def fleet_timeline
+    command = [{ "REDIS_URL" => RedisServer.shared.url(@database) }, "sidekiq-lifecycle", "fleet", "timeline", "--json"]
+    wait_until("both are in the timeline", every: 0.5) do
+      code, said = @shop.try(*command, chdir: Dir.tmpdir)
+      raise said unless code.zero?
+
+      timeline = JSON.parse(said)
+      lasts = timeline["processes"].map { |one| one["states"].last["state"] }
+      timeline if lasts == %w[stopping ready]
+    end
   end
 
   private

@@ -45,9 +45,12 @@ module Sandbox
     Worker.new(app:, redis:, database: @database, **options).tap { |worker| @workers << worker }
   end
 
-  # Starts one and waits until it is ready.
+  # Starts one and waits until it is ready, and its record says so: the file comes first.
   def start_ready(**options)
-    start(**options).tap { |worker| wait_until("ready", &-> { worker.ready_file? || worker.raise_if_ended }) }
+    start(**options).tap do |worker|
+      wait_until("ready", &-> { worker.ready_file? || worker.raise_if_ended })
+      wait_until("its record says so") { record(worker.pid)&.fetch("state") != "booting" }
+    end
   end
 
   # Starts another program: one that embeds or preloads Sidekiq, or a Rails application.
