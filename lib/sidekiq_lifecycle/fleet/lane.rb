@@ -69,6 +69,8 @@ module SidekiqLifecycle
       # @param to [Float]
       # @return [Lane, nil] the part of it between these moments, if there is one
       def within(from, to)
+        return self if segments.any? && self.from >= from && self.to <= to
+
         parts = segments.map { |one| Segment.new(one.state, [one.from, from].max, [one.to, to].min) }
         parts.select! { |one| one.seconds.positive? }
         dup.tap { |copy| copy.instance_variable_set(:@segments, parts) } unless parts.empty?

@@ -70,11 +70,10 @@ module SidekiqLifecycle
       #
       # @return [Array<Array(Float, Integer)>]
       def ready
-        @ready ||= begin
-          count = 0
-          steps = edges(lanes, %i[ready]).map { |at, change| [at, count += change] }
+        @ready ||= edges(lanes, %i[ready]).each_with_object([[from, 0]]) do |(at, change), counts|
+          count = counts.last.last + change
           # Of several changes at a moment, the last one counts.
-          [[from, 0], *steps].reverse.uniq(&:first).reverse
+          counts.last.first == at ? counts.last[1] = count : counts << [at, count]
         end
       end
 
@@ -136,10 +135,19 @@ module SidekiqLifecycle
 
       # ---- how many are ready ----
 
-      # When processes enter one of the states (1) and leave it (-1).
+      # When processes enter one of the states (1) and leave it (-1), in the order of time; at one moment they enter
+      # first.
       def edges(lanes, states)
-        parts = lanes.flat_map { |lane| lane.segments.select { |one| states.include?(one.state) } }
-        parts.flat_map { |one| [[one.from, 1], [one.to, -1]] }.sort_by { |at, change| [at, -change] }
+        parts = lanes.flat_map(&:segments).select { |one| states.include?(one.state) }
+        entered = parts.map(&:from).sort
+        parts.map(&:to).sort.flat_map { |left| [*entries(entered, left), [left, -1]] }
+      end
+
+      # Takes those out that enter until then.
+      def entries(entered, left)
+        before = entered.take_while { |at| at <= left }
+        entered.shift(before.size)
+        before.map { |at| [at, 1] }
       end
 
       # From each moment at which the last one stops being ready to the one at which the next one is. Of a process in an
