@@ -31,6 +31,12 @@ RSpec.describe SidekiqLifecycle::Fleet do
       end
     end
 
+    it "has stopped if it says that it has left, even if a heartbeat on its way has put it back on Sidekiq's list" do
+      left = member(published: { state: "stopping", left: true })
+      expect([left.state, left.listed?, left.ghost?, left.gone?]).to eq([:stopped, false, false, true])
+      expect(member(published: { state: "stopping", left: false }).state).to eq(:stopping)
+    end
+
     it "is ready if it says so, or else fetches" do
       expect(member).to be_ready
       expect(member(quiet: true)).not_to be_ready

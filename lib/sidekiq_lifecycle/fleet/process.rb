@@ -70,8 +70,10 @@ module SidekiqLifecycle
         freeze
       end
 
-      # @return [Boolean] whether it is in Sidekiq's set of processes; it may be a ghost
-      def listed? = @listed
+      # A heartbeat that was on its way when the process left puts it back into Sidekiq's set.
+      #
+      # @return [Boolean] whether it is in Sidekiq's set of processes, and has not left; it may be a ghost
+      def listed? = @listed && @published&.dig("left") != true
 
       # @return [Boolean] whether it is listed without a heartbeat for 60 s, so that Redis has forgotten everything
       #   else: it was killed, or its machine is gone
