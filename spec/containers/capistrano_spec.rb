@@ -121,7 +121,7 @@ RSpec.describe "Capistrano, to hosts with systemd", :containers, :integration,
     expect(code).to eq(1)
     expect(said).to include("The deploy has failed with an error: not drained, see above: 127.0.0.1; " \
                             "no worker has been restarted\n")
-    expect(said).to match(/timed out after \d+ s: .*process \d+ is quiet, 1 job still running/)
+    expect(said).to match(/timed out after #{DURATION}: .*process \d+ is quiet, 1 job still running/)
     expect([host.current, states(host)]).to eq([before.first, %w[running]])
     expect(starts("sidekiq")).not_to eq(before.last)
 
@@ -210,6 +210,6 @@ RSpec.describe "Capistrano, to hosts with systemd", :containers, :integration,
     nowhere = %(set :sidekiq_lifecycle_dir, "/nowhere"; set :sidekiq_start_timeout, "1s")
     code, said = cap("sidekiq:status", "sidekiq:restart", SETTINGS: nowhere)
     expect([code, said]).to match([1, %r{^127\.0\.0\.1\nNo Sidekiq has registered in /nowhere\.$}])
-    expect(said).to match(/timed out after \d+ s: no Sidekiq has registered here/)
+    expect(said).to match(/timed out after #{DURATION}: no Sidekiq has registered here/)
   end
 end

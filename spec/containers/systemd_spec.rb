@@ -38,7 +38,7 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
       expect(machine.systemctl("status", "sidekiq").last).to include('Status: "running, 1 of 2 busy"')
 
       expect(machine.systemctl("kill", "-s", "TSTP", "--kill-whom=main", "sidekiq")).to eq([0, ""])
-      machine.wait_for_status(/\Aquiet, 1 of 2 busy: Evaluate \S+ \(queue default, running for \d+ s\)\z/)
+      machine.wait_for_status(/\Aquiet, 1 of 2 busy: Evaluate \S+ \(queue default, running for #{DURATION}\)\z/)
       expect(machine.show).to include("ActiveState" => "active")
       machine.systemctl("stop", "--no-block", "sidekiq")
       machine.wait_for_status(/\Astopping, 1 of 2 busy: Evaluate /)

@@ -63,23 +63,32 @@ class Replacement
   # What `fleet timeline` shows, once the heartbeats of both workers have told it that one has stopped and one is ready.
   # @return [Hash]
   def fleet_timeline
-    command = [{ "REDIS_URL" => RedisServer.shared.url(@database) }, "sidekiq-lifecycle", "fleet", "timeline", "--json"]
     wait_until("both are in the timeline", every: 0.5) do
-      code, said = @shop.try(*command, chdir: Dir.tmpdir)
-      raise said unless code.zero?
-
-      timeline = JSON.parse(said)
-      lasts = timeline["processes"].map { |one| one["states"].last["state"] }
-      timeline if lasts == %w[stopping ready]
+      timeline = JSON.parse(show_fleet_timeline("--json"))
+      timeline if timeline["processes"].map { |one| one["states"].last["state"] } == %w[stopping ready]
     end
+  end
+
+  # Writes its picture, from shortly before the script began.
+  def draw_fleet_timeline(path)
+    fleet_timeline
+    show_fleet_timeline("--since", "#{(now - @begun + 5).ceil}s", "--svg", path)
   end
 
   private
 
   def now = Time.now.to_f
 
+  def show_fleet_timeline(*options)
+    environment = { "REDIS_URL" => RedisServer.shared.url(@database), "NO_COLOR" => "1" }
+    code, said = @shop.try(environment, "sidekiq-lifecycle", "fleet", "timeline", *options, chdir: Dir.tmpdir)
+    code.zero? ? said : raise(said)
+  end
+
+  # Sidekiq uses $DYNO as the hostname.
   def words(worker)
-    ["--stop-timeout", "60", *@shop.options(@database, WORKER: worker, BOOT_SECONDS:), @shop.worker_image]
+    environment = @shop.options(@database, WORKER: worker, DYNO: worker, BOOT_SECONDS:)
+    ["--stop-timeout", "60", *environment, @shop.worker_image]
   end
 
   # Enough orders to be visible in the picture.

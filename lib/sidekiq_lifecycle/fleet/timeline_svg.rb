@@ -215,7 +215,7 @@ module SidekiqLifecycle
         pattern = { 60 => "%H:%M:%S", 43_200 => "%H:%M" }.find { |limit,| step < limit }&.last || "%m-%d"
         ticks = (first..@timeline.to).step(step).map do |at|
           [path("line", "M#{x(at)} #{curve_bottom}v5"),
-           text(x(at), curve_bottom + 18, Time.at(at).utc.strftime(pattern), "soft", "middle")]
+           text(x(at), curve_bottom + 18, Time.at(at).utc.strftime(pattern), "soft", centre(at))]
         end
         [*ticks, text(LEFT - 8, curve_bottom + 18, "UTC", "soft", "end")]
       end
@@ -260,6 +260,7 @@ module SidekiqLifecycle
 
       # Words at the right border go to the left.
       def anchor(moment) = x(moment) > RIGHT - 120 ? "end" : "start"
+      def centre(moment) = x(moment) > RIGHT - 24 ? "end" : "middle"
       def span(part) = "#{moment(part.from)} to #{moment(part.to)}"
       def moment(time) = Time.at(time).utc.strftime("%Y-%m-%d %H:%M:%S UTC")
       def shortened(words, size) = words.size > size ? "#{words[0, size - 1]}…" : words
