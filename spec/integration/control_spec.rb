@@ -73,9 +73,9 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       code, said = waiting.value
       expect(code).to eq(0)
       expect(said.lines.first).to match(/\A0 of 1 drained(, [12] jobs? running)?\n\z/)
-      expect(said.lines.last).to match(/\Adrained after \d+ s: #{names(worker)}\n\z/)
+      expect(said.lines.last).to match(/\Adrained after #{DURATION}: #{names(worker)}\n\z/)
       expect([state(worker), notes.grep(/ends/).size]).to eq([["quiet", true], 2])
-      expect(command("quiet", "--wait")).to match([0, /\Adrained after \d+ s: #{names(worker)}\n\z/])
+      expect(command("quiet", "--wait")).to match([0, /\Adrained after #{DURATION}: #{names(worker)}\n\z/])
     end
 
     it "exits with 124 after --timeout, and says what stays in effect and what to do" do
@@ -96,7 +96,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       workers = %w[one two].map { |name| start(name:) }
       workers.each { |worker| wait_until("ready") { record(worker.pid)&.fetch("state") == "running" } }
       code, said = command("stop")
-      expect([code, said.lines.last]).to match([0, /\Astopped after \d+ s: 2 processes \(\d+, \d+\)\n\z/])
+      expect([code, said.lines.last]).to match([0, /\Astopped after #{DURATION}: 2 processes \(\d+, \d+\)\n\z/])
       expect(workers.map(&:exit_code)).to eq([0, 0])
       code, said = command("stop")
       expect([code, said]).to match([0, /\Astopped already: process \d+ has stopped \(exit 0, SIGTERM\)\n\z/])
@@ -112,7 +112,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       stopping = begin_command("stop", "--drain-first", "--timeout", "10m")
       wait_until("quiet") { state(worker) == ["quiet", false] }
       release
-      expect(stopping.value).to match([0, /^stopped after \d+ s: #{names(worker)}\n\z/])
+      expect(stopping.value).to match([0, /^stopped after #{DURATION}: #{names(worker)}\n\z/])
       expect([worker.exit_code, notes.last, queued]).to eq([0, "0 ends", 0])
     end
 
@@ -130,7 +130,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       code, said = command("stop")
       cut_off = "#{names(worker)}: 1 job interrupted at Sidekiq's shutdown timeout and pushed back to Redis: " \
                 "#{named_job('\h{24}', '\w+')}"
-      expect([code, said.lines.last]).to match([0, /\Astopped after \d+ s: #{names(worker)}; #{cut_off}\n\z/])
+      expect([code, said.lines.last]).to match([0, /\Astopped after #{DURATION}: #{names(worker)}; #{cut_off}\n\z/])
     end
 
     it "kills a process that does not end, and reports its jobs as lost" do
@@ -166,7 +166,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       doomed.kill
       expect(waiting).to be_alive
       worker = start(name: "next")
-      expect(waiting.value).to match([0, /^ready after \d+ s: #{names(worker)}\n\z/])
+      expect(waiting.value).to match([0, /^ready after #{DURATION}: #{names(worker)}\n\z/])
     end
 
     it "does not wait for a process that has ended or will never be ready" do
@@ -222,7 +222,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       path = file("tmp/sidekiq/processes", innocent.to_s)
       planted = JSON.generate(record(worker.pid).merge("pid" => innocent, "start_time" => 1))
       File.write(path, planted)
-      expect(command("quiet", "--wait")).to match([0, /^drained after \d+ s: #{names(worker)}\n\z/])
+      expect(command("quiet", "--wait")).to match([0, /^drained after #{DURATION}: #{names(worker)}\n\z/])
       File.write(path, planted)
       expect(command("stop").first).to eq(0)
       worker.exit_code
@@ -302,9 +302,9 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       pid = inside["pid"]
       expect(inside["record"]["pid"]).to eq(1)
       expect(pid).not_to eq(1)
-      expect(command("quiet", "--wait", "--pid", pid).last).to match(/^drained after \d+ s: process #{pid}\n\z/)
+      expect(command("quiet", "--wait", "--pid", pid).last).to match(/^drained after #{DURATION}: process #{pid}\n\z/)
       # A directory that is visible from outside works as well.
-      expect(command("stop")).to match([0, /^stopped after \d+ s: process #{pid}\n\z/])
+      expect(command("stop")).to match([0, /^stopped after #{DURATION}: process #{pid}\n\z/])
     end
 
     it "does what works without the gem, and refuses the rest before it sends any signal" do
@@ -333,7 +333,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
         expect(other.gets).to eq("here\n")
         expect(ask("status", "--all").last["processes"].map { |process| process["pid"] }).to eq([worker.pid])
         expect(command("quiet", "--all")).to eq([0, "sent SIGTSTP to #{names(worker)}\n"])
-        expect(command("stop", "--all")).to match([0, /^stopped after \d+ s: #{names(worker)}\n\z/])
+        expect(command("stop", "--all")).to match([0, /^stopped after #{DURATION}: #{names(worker)}\n\z/])
         expect(Process.wait(other.pid, Process::WNOHANG)).to be_nil
       ensure
         Process.kill(:KILL, other.pid)
@@ -345,7 +345,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       with = start_ready(name: "with")
       without = start(gem: false, name: "without")
       wait_until("started") { File.read("/proc/#{without.pid}/cmdline").start_with?("sidekiq #{Sidekiq::VERSION}") }
-      expect(command("stop", "--all")).to match([0, /^stopped after \d+ s: 2 processes/])
+      expect(command("stop", "--all")).to match([0, /^stopped after #{DURATION}: 2 processes/])
       expect([with, without].map(&:exit_code)).to eq([0, 0])
       expect(command("stop", "--all")).to eq([1, "no Sidekiq is running here\n"])
     end
@@ -368,7 +368,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
         terminal.winsize = [24, 100]
         release
       end
-      expect([code, shown.lines.last]).to match([0, /drained after \d+ s: #{names(worker)}\r\n\z/])
+      expect([code, shown.lines.last]).to match([0, /drained after #{DURATION}: #{names(worker)}\r\n\z/])
     end
 
     it "shows what keeps a wait waiting, and how to resume a process that is suspended" do
@@ -503,10 +503,11 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
     def timeless(said)
       said = said.gsub(/\b#{@worker.pid}\b/, "4711").gsub(/ {2,}/, "  ")
       # What has passed, and not the limits of --timeout and --kill-after.
-      said = said.gsub(/\b\d+ s ago\b/, "3 s ago").gsub(/^(ready|drained|stopped) after \d+ s\b/, '\1 after 3 s')
+      said = said.gsub(/\b#{DURATION} ago\b/, "3 s ago")
+                 .gsub(/^(ready|drained|stopped) after #{DURATION}\b/, '\1 after 3 s')
       # The tag is the name of the directory, which Sidekiq 7 does not report at once.
       said = said.gsub(/  #{Regexp.escape(Sidekiq::VERSION)}  \S+/, "  8.1.7  shop")
-      said = said.gsub(/\bEvaluate \h{24} (.queue default, running for) \d+ s/,
+      said = said.gsub(/\bEvaluate \h{24} (.queue default, running for) #{DURATION}/,
                        "ReportJob 1a2b3c4d5e6f708192a3b4c5 \\1 3 s")
       # How often it prints its progress depends on the machine.
       said.lines.chunk_while { |*lines| lines.all?(/\A\d+ of \d+/) }.map(&:first).join

@@ -36,7 +36,7 @@ RSpec.describe "drain, then exit" do
       [quiet, idle].each { |worker| wait_until("ready") { running.call(worker) } }
       expect(command("quiet", "--pid", quiet.pid, "--wait").first).to eq(0)
       code, said = command("quiet", "--then-stop", "--wait")
-      expect([code, said.lines.last]).to match([0, /\Astopped after \d+ s: 2 processes \(\d+, \d+\)\n\z/])
+      expect([code, said.lines.last]).to match([0, /\Astopped after #{DURATION}: 2 processes \(\d+, \d+\)\n\z/])
       [quiet, idle].each { |worker| expect_drained_exit(worker, "quiet --then-stop") }
     end
 

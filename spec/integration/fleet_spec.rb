@@ -58,8 +58,8 @@ RSpec.describe "the command fleet" do
       code, out, = fleet("status")
       expect(code).to eq(0)
       expect(out).to match(/^PROCESS +STATE +BUSY +BEAT +SIDEKIQ +TAG +QUEUES +SIGTERM$/)
-      expect(out).to match(%r{^#{named(with)} +running +0/2 +\d+ s ago +#{Sidekiq::VERSION} })
-      expect(out).to match(%r{^#{named(without)} +running +0/2 +\d+ s ago })
+      expect(out).to match(%r{^#{named(with)} +running +0/2 +#{DURATION} ago +#{Sidekiq::VERSION} })
+      expect(out).to match(%r{^#{named(without)} +running +0/2 +#{DURATION} ago })
       expect(out).to match(/^#{host}:1 +ghost +- +- +- /)
       expect(out).to end_with("\n\n3 in all: 1 ghost, 2 running; 0 of 4 threads busy\n")
 
@@ -100,14 +100,14 @@ RSpec.describe "the command fleet" do
     expect(waiting).to be_running
     release
     expect(waiting.exit_code).to eq(0)
-    expect(waiting.log).to match(/^\d of 2 drained, 1 job running$/).and match(/^2 of 2 drained after \d+ s$/)
+    expect(waiting.log).to match(/^\d of 2 drained, 1 job running$/).and match(/^2 of 2 drained after #{DURATION}$/)
     expect(notes).to include("job ends")
 
     push("Sleep", 0)
     expect(fleet("wait", "quiet").first).to eq(0)
     expect(queued).to eq(1)
     code, out, = fleet("stop")
-    expect([code, out]).to match([0, /\A2 of 2 stopped after \d+ s\n\z/])
+    expect([code, out]).to match([0, /\A2 of 2 stopped after #{DURATION}\n\z/])
     expect(workers.map(&:exit_code)).to eq([0, 0])
     expect(queued).to eq(1)
   end
@@ -128,7 +128,7 @@ RSpec.describe "the command fleet" do
       .to eq([1, "not reached: no process matches nix; there are 3, see them with: sidekiq-lifecycle fleet status\n"])
     expect(fleet("quiet", "--match", "colour=red").first).to eq(2)
     expect(fleet("quiet", "--except", "mailer-*")[0..1])
-      .to match([0, /\A1 of 1 quiet, 1 ghost left out after \d+ s\n\z/])
+      .to match([0, /\A1 of 1 quiet, 1 ghost left out after #{DURATION}\n\z/])
     expect(states.call).to eq(%w[quiet running])
   end
 
@@ -159,7 +159,7 @@ RSpec.describe "the command fleet" do
 
     release
     workers << busy
-    expect(fleet("wake")[0..1]).to match([0, /\A1 of 1 ready after \d+ s\n\z/])
+    expect(fleet("wake")[0..1]).to match([0, /\A1 of 1 ready after #{DURATION}\n\z/])
     expect(notes).to include("job ends")
   ensure
     supervisor&.kill
@@ -289,7 +289,7 @@ RSpec.describe "the command fleet" do
       expect(code).to eq(0)
       expect(slack.messages).to match(
         [{ "text" => "Ann &lt;ann&gt; asks 1 Sidekiq process to be quiet (#{host}), for 1 min 30 s at most" },
-         { "text" => /\A1 of 1 quiet after \d+ s \(#{host}\) \(asked by Ann &lt;ann&gt;\)\z/ }]
+         { "text" => /\A1 of 1 quiet after #{DURATION} \(#{host}\) \(asked by Ann &lt;ann&gt;\)\z/ }]
       )
       expect(plain.messages.map { |message| message["event"] }).to eq(%w[started reached])
       expect(plain.messages.last).to include("by" => "Ann <ann>", "action" => "quiet", "outcome" => "reached",
@@ -354,7 +354,7 @@ RSpec.describe "the command fleet" do
       screen.winsize = [24, 120]
       shown = +""
       look = -> { shown << screen.read_nonblock(4096, exception: false).to_s.delete_prefix("wait_readable") }
-      wait_until("the bar is drawn") { look.call.match?(/\[ +\] 0 of 1 drained, 1 job running  \d+ s/) }
+      wait_until("the bar is drawn") { look.call.match?(/\[ +\] 0 of 1 drained, 1 job running  #{DURATION}/) }
       wait_until("the job is drawn") { look.call.match?(/#{named_job} on #{host}:\d+/) }
       screen.winsize = [24, 40]
       shown.clear
@@ -363,7 +363,7 @@ RSpec.describe "the command fleet" do
       lines = shown.dup.force_encoding("UTF-8").scrub.gsub(/\e\[[0-9;?]*[A-Za-z]/, "").split(/[\r\n]+/).last(4)
       expect(lines.map(&:size).max).to be < 40
       release
-      wait_until("it ends") { look.call.match?(/1 of 1 drained after \d+ s/) }
+      wait_until("it ends") { look.call.match?(/1 of 1 drained after #{DURATION}/) }
       expect(Process.wait2(pid).last.exitstatus).to eq(0)
     rescue Errno::EIO
       expect(shown).to match(/1 of 1 drained after/)

@@ -60,7 +60,7 @@ RSpec.describe "the commands lost, fleet lost and fleet recover" do
     worker = kill_with_a_job
     code, output = lost
     expect(code).to eq(1)
-    expect(output).to match(/^\d+ s ago +#{worker.pid} +default +Evaluate \h{24} +waits to be put back$/)
+    expect(output).to match(/^#{DURATION} ago +#{worker.pid} +default +Evaluate \h{24} +waits to be put back$/)
     expect(lost_json["jobs"]).to match([include("class" => "Evaluate", "process" => "process #{worker.pid}",
                                                 "outcome" => "waiting", "at" => nil)])
     expect(queued).to eq(0)
@@ -68,7 +68,7 @@ RSpec.describe "the commands lost, fleet lost and fleet recover" do
     code, output = fleet(*arguments)
     expect(output).to match(/\Aprocess #{worker.pid} was killed while it had Evaluate \h{24}, which is at the head of/)
     expect([code, queued]).to eq([0, 1])
-    expect(lost).to match([0, /Evaluate \h{24} +put back \d+ s ago\n\z/])
+    expect(lost).to match([0, /Evaluate \h{24} +put back #{DURATION} ago\n\z/])
     expect(fleet(*arguments)).to eq([0, "no job of a killed process waits to be put back\n", ""])
   end
 
@@ -87,7 +87,7 @@ RSpec.describe "the commands lost, fleet lost and fleet recover" do
     start(install: recover, name: "next")
     wait_for_note("job ends")
     wait_until("it is noted") { lost.first.zero? }
-    expect(lost.last).to match(/#{worker.pid} +default +Evaluate \h{24} +put back \d+ s ago$/)
+    expect(lost.last).to match(/#{worker.pid} +default +Evaluate \h{24} +put back #{DURATION} ago$/)
     expect(lost_json["jobs"]).to match([include("outcome" => "put_back", "by" => /:\h{12}\z/, "at" => /Z\z/)])
   end
 
@@ -112,7 +112,7 @@ RSpec.describe "the commands lost, fleet lost and fleet recover" do
     expect(webhook.messages).to match([include("event" => "recovered", "action" => "recover", "by" => "ada",
                                                "text" => /\Aada put back 1 job of a killed process:\n#{identity} was/)])
     expect(queued).to eq(1)
-    expect(fleet("lost")).to match([0, /Evaluate \h{24} +put back \d+ s ago\n\z/, ""])
+    expect(fleet("lost")).to match([0, /Evaluate \h{24} +put back #{DURATION} ago\n\z/, ""])
   ensure
     webhook&.stop
   end

@@ -33,7 +33,7 @@ RSpec.describe "a Sidekiq whose Ruby does not run" do
       expect(said).to match([/\Asidekiq_lifecycle: .*the GVL\. Running jobs: Evaluate \h{24}, Evaluate \h{24};/])
       expect(command("status").last).to include("Ruby has had no heartbeat for")
       lock.flock(File::LOCK_UN)
-      wait_until("it logs the end") { lines(worker, "run again after \\d+ s without a heartbeat").any? }
+      wait_until("it logs the end") { lines(worker, "run again after #{DURATION} without a heartbeat").any? }
       wait_until("its record no longer reports it") { !silent?(worker) }
       expect(lines(worker, "Ruby has had no heartbeat").size).to eq(1)
       release

@@ -100,7 +100,7 @@ module Sandbox
 
   # A running job as people read it.
   def named_job(jid = '\h{24}', job_class = "Evaluate", queue: "default")
-    "#{job_class} #{jid} \\(queue #{queue}, running for \\d+ s\\)"
+    "#{job_class} #{jid} \\(queue #{queue}, running for #{DURATION}\\)"
   end
 
   # What `check drained` answers while a process has one job: [exit status, line].
