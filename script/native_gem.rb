@@ -84,10 +84,11 @@ class NativeGem
     kept
   end
 
-  # A checksum of what the extensions are made of.
+  # A checksum of what the extensions are made of, and how.
   def sources
     files = Dir[File.join(ROOT, "{src,ext}/**/*.{rs,toml}"), File.join(ROOT, "Cargo.{toml,lock}")].sort
-    Digest::SHA256.hexdigest([ENV.fetch("RUSTFLAGS", ""), *files.map { |file| File.binread(file) }].join("\0"))
+    settings = ENV.select { |name,| name == "RUSTFLAGS" || name.start_with?("CARGO_PROFILE_") }.sort
+    Digest::SHA256.hexdigest([*settings, *files.map { |file| File.binread(file) }].join("\0"))
   end
 
   def target_directory
