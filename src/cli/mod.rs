@@ -3,8 +3,9 @@
 //! Exit codes: 0 yes, 1 no (with the reason), 2 misuse, 3 could not tell, 124 timed out.
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
+use std::iter;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -26,7 +27,6 @@ pub mod fleet;
 pub mod generate;
 pub mod lost;
 mod manual;
-mod request;
 pub mod status;
 pub mod target;
 
@@ -211,7 +211,7 @@ fn run(command: Command) -> io::Result<ExitCode> {
         Command::Run(options) => Ok(init::run(options)),
         Command::Fleet(_) => Ok(refuse(fleet::NEEDS_RUBY)),
         Command::Generate(_) => Ok(refuse(generate::NEEDS_RUBY)),
-        Command::Parse { words } => match request::request(&words) {
+        Command::Parse { words } => match request(&words) {
             Some(request) => writeln!(out, "{request}").map(|()| ExitCode::SUCCESS),
             None => Ok(ExitCode::FAILURE),
         },
@@ -222,6 +222,22 @@ fn run(command: Command) -> io::Result<ExitCode> {
         }
         Command::Completions { shell } => manual::completions(out, shell, Arguments::command()),
         Command::Man => manual::page(out, Arguments::command()),
+    }
+}
+
+/// What a command line of `fleet` or `generate` asks for, as JSON; none if the words are misuse, ask for help, or are another
+/// command.
+///
+/// Both are parsed here and run in Ruby: there is one command with one help, one completion and one manual page, though some of
+/// it needs the application. The parser is not in the native extension, because every Sidekiq would load it. So the gem's command
+/// asks with the hidden subcommand `parse`. If there is no request it runs the native command with the same words, which answers
+/// misuse and `--help`.
+fn request(words: &[OsString]) -> Option<String> {
+    let line = iter::once(OsStr::new("sidekiq-lifecycle")).chain(words.iter().map(OsString::as_os_str));
+    match Arguments::try_parse_from(line).ok()?.command {
+        Command::Fleet(fleet) => serde_json::to_string(fleet.action()).ok(),
+        Command::Generate(generate) => serde_json::to_string(&generate).ok(),
+        _ => None,
     }
 }
 
@@ -272,6 +288,23 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Arguments::command().debug_assert();
+    }
+
+    fn request_of(line: &str) -> Option<serde_json::Value> {
+        let json = request(&line.split(' ').map(OsString::from).collect::<Vec<_>>())?;
+        serde_json::from_str(&json).ok()
+    }
+
+    #[test]
+    fn what_ruby_runs() {
+        let quiet = request_of("fleet quiet --match worker-*").unwrap_or_default();
+        assert_eq!((&quiet["action"], &quiet["matching"][0]), (&"quiet".into(), &"worker-*".into()));
+        let stop = request_of("fleet stop --batch 10% --timeout 2m").unwrap_or_default();
+        assert_eq!((&stop["batch"]["percent"], &stop["timeout"]), (&10.into(), &120.0.into()));
+        assert!(request_of("generate ecs").is_some());
+        for line in ["fleet quiet --sideways", "fleet --help", "generate", "path", "parse -- fleet status"] {
+            assert_eq!(request_of(line), None, "{line}");
+        }
     }
 
     #[test]
