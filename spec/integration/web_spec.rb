@@ -48,7 +48,7 @@ RSpec.describe "the page Lifecycle in Sidekiq's Web UI" do
 
   def get(path, **headers)
     Net::HTTP.get_response(URI("#{@address}#{path}"), headers)
-  rescue Errno::ECONNREFUSED
+  rescue Errno::ECONNREFUSED, Errno::ECONNRESET, EOFError
     Net::HTTPServiceUnavailable.new("1.1", "503", "")
   end
 
