@@ -35,7 +35,8 @@ module SidekiqLifecycle
     # @return [Hash{String => Object}] what it asks for, as `src/cli/fleet.rs` and `src/cli/generate.rs` describe it
     def self.parse(arguments)
       require "json"
-      request = IO.popen([[built, NAME], "parse", "--", *arguments], err: File::NULL, &:read)
+      # Without a locale it would be taken for ASCII.
+      request = IO.popen([[built, NAME], "parse", "--", *arguments], "r:UTF-8", err: File::NULL, &:read)
       Process.last_status.success? ? JSON.parse(request) : exec([built, NAME], *arguments)
     end
 

@@ -96,6 +96,14 @@ RSpec.describe "the command fleet, when something fails" do
     expect(fleet("status", environment: { "RUBYOPT" => "-r#{file("impatient.rb")}" })).to eq([130, "", ""])
   end
 
+  it "takes patterns that are not ASCII where there is no locale" do
+    call_redis("SADD", "processes", "wörker-1:1:f00")
+    environment = { "LANG" => nil, "LC_ALL" => "POSIX" }
+    code, out, err = fleet("status", "--match", "wörker-*", "--json", environment:)
+    expect([code, err]).to eq([0, ""])
+    expect(JSON.parse(out)["processes"].map { |process| process["identity"] }).to eq(["wörker-1:1:f00"])
+  end
+
   it "removes control characters from names" do
     call_redis("SADD", "processes", "evil\e[2J:1:f00")
     call_redis("SADD", "processes", "bad\xff:1:f00".b)
