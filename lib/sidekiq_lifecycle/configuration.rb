@@ -117,31 +117,19 @@ module SidekiqLifecycle
     # @param required [Boolean]
     # @raise [ArgumentError] if it is neither true nor false
     def require_signal_path=(required)
-      unless [true, false].include?(required)
-        raise ArgumentError, "require_signal_path is #{required.inspect}; set it to true or false"
-      end
-
-      @require_signal_path = required
+      @require_signal_path = boolean(:require_signal_path, required)
     end
 
     # @param wanted [Boolean]
     # @raise [ArgumentError] if it is neither true nor false
     def ecs_task_protection=(wanted)
-      unless [true, false].include?(wanted)
-        raise ArgumentError, "ecs_task_protection is #{wanted.inspect}; set it to true or false"
-      end
-
-      @ecs_task_protection = wanted
+      @ecs_task_protection = boolean(:ecs_task_protection, wanted)
     end
 
     # @param wanted [Boolean]
     # @raise [ArgumentError] if it is neither true nor false
     def recover_jobs=(wanted)
-      unless [true, false].include?(wanted)
-        raise ArgumentError, "recover_jobs is #{wanted.inspect}; set it to true or false"
-      end
-
-      @recover_jobs = wanted
+      @recover_jobs = boolean(:recover_jobs, wanted)
     end
 
     # @param times [Integer] 0 or more
@@ -177,6 +165,12 @@ module SidekiqLifecycle
     end
 
     private
+
+    def boolean(name, value)
+      return value if [true, false].include?(value)
+
+      raise ArgumentError, "#{name} is #{value.inspect}; set it to true or false"
+    end
 
     def seconds(name, seconds, example)
       unless seconds.nil? || ((seconds.is_a?(Integer) || seconds.is_a?(Float)) && seconds.positive? && seconds.finite?)

@@ -150,10 +150,10 @@ RSpec.describe SidekiqLifecycle::Configuration do
     expect(configuration).to have_attributes(recover_jobs: true, recover_limit: 0)
   end
 
-  [nil, "true", 1].each do |wrong|
-    it "refuses #{wrong.inspect} as recover_jobs" do
-      expect { configuration.recover_jobs = wrong }
-        .to raise_error(ArgumentError, "recover_jobs is #{wrong.inspect}; set it to true or false")
+  %i[require_signal_path ecs_task_protection recover_jobs].product([nil, "true", 1]).each do |name, wrong|
+    it "refuses #{wrong.inspect} as #{name}" do
+      expect { configuration.public_send(:"#{name}=", wrong) }
+        .to raise_error(ArgumentError, "#{name} is #{wrong.inspect}; set it to true or false")
     end
   end
 
