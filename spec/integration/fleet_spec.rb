@@ -112,6 +112,26 @@ RSpec.describe "the command fleet" do
     expect(queued).to eq(1)
   end
 
+  # Sidekiq's heartbeats go on after it has left (`launcher.rb`, `clear_heartbeat`). It has not drained, so if it were
+  # taken for killed its job would be called lost.
+  it "counts a process as stopped although a last heartbeat has put it back on Sidekiq's list" do
+    worker = start_listed(timeout: 3, concurrency: 1, after: <<~RUBY)
+      Sidekiq::Launcher.prepend(Module.new do
+        private
+
+        def clear_heartbeat(...)
+          super
+          @has_left_redis = false
+          ❤
+        end
+      end)
+    RUBY
+    start_reported_job
+    expect(fleet("stop")[0..1]).to match([0, /\A1 of 1 stopped, 1 job cut off .* after #{DURATION}\n\z/])
+    expect(worker.exit_code).to eq(0)
+    expect(listed.size).to eq(1)
+  end
+
   it "controls only the selected processes, and none in a dry run" do
     worker = start_listed(environment: { "DYNO" => "worker-1" }) # which Sidekiq takes for the hostname
     mailer = start_listed(environment: { "DYNO" => "mailer-1" }, name: "mailer")
