@@ -68,7 +68,8 @@ RSpec.describe "jobs of a container that is killed", :containers, full: Sandbox:
 
   it "are put back if one of them held the GVL until the stop timeout was over" do
     with(below_a_shell) do |launch|
-      kill(launch, "Long", "Stuck") { launch.stop(7) }
+      # Without that job it would be long enough: 5 s, and 4 s of Sidekiq's own.
+      kill(launch, "Long", "Stuck") { launch.stop(12) }
     end
   end
 
