@@ -131,8 +131,8 @@ make_root() {
   if [ ! -e "$root" ]; then
     echo "Making the Debian $(suite_of "$1") for Sidekiq $1 (once, $duration)…"
     discard "$root.part"
-    # Debian testing changes all the time, and a mirror's list of it may be somewhat old. A system that a power cut leaves
-    # half made is made again, so dpkg need not wait for the disk.
+    # Debian testing changes all the time, and a mirror's list of it may be somewhat old. A system can be made again at any
+    # time, so dpkg need not wait for the disk.
     if ! mmdebstrap --quiet --variant=minbase --dpkgopt=force-unsafe-io --include="$(packages_of "$1")" ${hooks:+--hook-dir="script/$1"} \
       --aptopt='Acquire::Check-Valid-Until "false"' "$(suite_of "$1")" "$root.part" 2>"$root.log"; then
       cat "$root.log" >&2
