@@ -252,22 +252,13 @@ fn number32(bytes: &[u8], offset: usize) -> Option<u32> {
     Some(u32::from_le_bytes(bytes.get(offset..offset.checked_add(4)?)?.try_into().ok()?))
 }
 
-/// Detects torn and damaged jobs, not forged ones. Eight bytes at a time, because every job is summed once.
+/// Detects torn and damaged jobs, not forged ones.
 fn checksum(numbers: &[u64], one: &[u8], other: &[u8]) -> u64 {
-    let mut sum = 0x5EED_F116_4700_0001;
-    let mut add = |number: u64| sum = mix(sum, number);
-    numbers.iter().copied().for_each(&mut add);
-    for part in [one, other] {
-        let mut words = part.chunks_exact(8);
-        words.by_ref().for_each(|word| add(u64::from_le_bytes(word.try_into().unwrap_or_default())));
-        let rest = words.remainder();
-        add(rest.iter().rev().fold(rest.len() as u64, |number, byte| number << 8 | u64::from(*byte)));
-    }
-    mix(sum, sum >> 32)
-}
-
-const fn mix(sum: u64, number: u64) -> u64 {
-    (sum ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29)
+    let mut sum = crc32fast::Hasher::new();
+    numbers.iter().for_each(|number| sum.update(&number.to_le_bytes()));
+    sum.update(one);
+    sum.update(other);
+    sum.finalize().into()
 }
 
 #[cfg(test)]
