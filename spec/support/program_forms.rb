@@ -7,7 +7,7 @@ class LaunchForm
   # Docker's default capabilities of root, as far as su and sudo need them.
   ROOT = { user: 0, capabilities: %w[CHOWN DAC_OVERRIDE FOWNER KILL SETGID SETUID AUDIT_WRITE] }.freeze
 
-  # `%d` is the number of seconds after which it kills.
+  # `%d` is the number of seconds after which it kills. They are far from Sidekiq's own `-t 5`.
   KILLER = <<~RUBY.freeze
     worker = spawn("#{TARGET}")
     trap("TERM") { Process.kill("TERM", worker) && Thread.new { sleep %d and Process.kill("KILL", worker) } }
@@ -25,7 +25,7 @@ class LaunchForm
       exit(@told ? code : 9)
     RUBY
     "kills two seconds after TERM" => format(KILLER, 2),
-    "kills five seconds after TERM" => format(KILLER, 5),
+    "kills a minute after TERM" => format(KILLER, 60),
     "passes TERM on" => <<~RUBY,
       worker = spawn("#{TARGET}")
       trap("TERM") { Process.kill("TERM", worker) }
@@ -157,9 +157,14 @@ class LaunchForm
     def around
       # The Sidekiq has ended when the program gets the signal.
       forms = AROUND.map { |name, text| form("ruby script: #{name}", %w[ruby script], script: text) }
-      # It kills five seconds after a TERM, and signals all as soon as one of them has ended.
-      forms << form("foreman start", %w[foreman start -f script], majors: [7], script: "web: #{WEB}\nworker: #{TARGET}")
+      forms.push(foreman(3), foreman(60))
       forms << form("puma that starts Sidekiq", %w[puma --config script], majors: [7], script: PUMA, rescued: 143)
+    end
+
+    # It kills after that time (5 s unless set), and signals all as soon as one of them has ended.
+    def foreman(seconds)
+      form("foreman start -t #{seconds}", ["foreman", "start", "-f", "script", "-t", seconds.to_s],
+           majors: [7], script: "web: #{WEB}\nworker: #{TARGET}")
     end
 
     def beside
