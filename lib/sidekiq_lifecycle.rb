@@ -75,7 +75,8 @@ module SidekiqLifecycle
     end
 
     # Calls the block with the {Status} when this process reaches a state. The block runs on whatever thread notices the
-    # change. Sidekiq waits for it, so keep it short. What it raises is logged.
+    # change, and the process may reach another state before it does. Sidekiq waits for it, so keep it short. What it
+    # raises is logged.
     #
     # @param event [Symbol] `:running`, `:quiet`, `:stopping`, `:drained` or `:stopped`
     # @yieldparam status [Status]

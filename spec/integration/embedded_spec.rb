@@ -64,6 +64,7 @@ RSpec.describe "embedded in another program" do
       wait_until("drained") { File.exist?(drained_file) }
       expect(notes).to include("ends")
 
+      wait_until("the listener gets it") { notes.include?("on drained quiet") }
       ask(host, "instance.stop; nil")
       expect(record(host.pid)).to include("state" => "stopped", "exit_status" => nil, "why" => "stop was called")
       expect(check("live")).to eq([1, "not live: process #{host.pid} has stopped (stop was called)\n"])

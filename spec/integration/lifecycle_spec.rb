@@ -25,6 +25,7 @@ RSpec.describe "the lifecycle of a Sidekiq" do
     wait_until("drained") { File.exist?(drained_file) }
     expect(notes).to include("job ends")
     expect(check("drained")).to eq([0, "drained\n"])
+    wait_until("the listener gets it") { notes.include?("on drained quiet") }
 
     worker.signal(:TERM)
     expect(worker.exit_code).to eq(0)
