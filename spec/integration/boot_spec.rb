@@ -291,7 +291,7 @@ RSpec.describe "signals during the boot" do
       wait_until("the application begins") { File.exist?(file("began")) }
       expect(masked(worker, "SigBlk")).to eq(%w[TERM TSTP INT])
       release
-      wait_until("ready") { worker.ready_file? || worker.raise_if_ended }
+      await_ready(worker)
       expect(masked(worker, "SigBlk")).to eq([])
       %w[TERM TSTP INT].each { |signal| expect(worker.log.scan("SIG#{signal} was blocked").size).to eq(1) }
       worker.signal(:TSTP)
@@ -322,7 +322,7 @@ RSpec.describe "signals during the boot" do
       wait_until("the application begins") { File.exist?(file("began")) }
       expect(masked(worker, "SigIgn") & %w[TERM TSTP]).to eq(%w[TERM TSTP])
       release
-      wait_until("ready") { worker.ready_file? || worker.raise_if_ended }
+      await_ready(worker)
       %w[TERM TSTP].each { |signal| expect(worker.log.scan("SIG#{signal} was ignored").size).to eq(1) }
       worker.signal(:TSTP)
       wait_until("quiet") { record(worker.pid)["state"] == "quiet" }
@@ -351,7 +351,7 @@ RSpec.describe "signals during the boot" do
       wait_for_note("booting")
       worker.signal(:INT)
       release
-      wait_until("ready") { worker.ready_file? || worker.raise_if_ended }
+      await_ready(worker)
       expect(worker.log).not_to include("SIGINT was")
       worker.signal(:INT)
       expect(worker.exit_code).to eq(0)

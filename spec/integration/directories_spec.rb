@@ -297,7 +297,7 @@ RSpec.describe "the lifecycle directory" do
       killed.kill
       expect(check).to eq([1, "not ready: process #{killed.pid} is gone\n"])
       worker = start(after: 'note File.exist?("tmp/started").to_s', name: "next")
-      wait_until("ready") { worker.ready_file? || worker.raise_if_ended }
+      await_ready(worker)
       expect(notes).to eq(["false"])
       expect(record(killed.pid)).to be_nil
     end

@@ -8,7 +8,7 @@ RSpec.describe "the lifecycle of a Sidekiq" do
     expect(check).to eq([1, "not ready: #{file("tmp/sidekiq")} does not exist: no Sidekiq has registered there\n"])
     release("boot")
     wait_until("it registers") { record(worker.pid) || worker.raise_if_ended }
-    wait_until("it is ready") { worker.ready_file? || worker.raise_if_ended }
+    await_ready(worker)
     expect(check).to eq([0, "ready\n"])
     expect(check("live")).to eq([0, "live\n"])
     expect(check("drained")).to eq([1, "not drained: process #{worker.pid} is running and has not been quieted\n"])

@@ -319,7 +319,7 @@ RSpec.describe "the notification of systemd" do
         instance.stop
       RUBY
       host = start_program(RbConfig.ruby, "./host.rb", environment:)
-      wait_until("ready") { host.ready_file? || host.raise_if_ended }
+      await_ready(host)
       release
       expect(host.exit_code).to eq(0)
       expect(said).to be_empty

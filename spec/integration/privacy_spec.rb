@@ -32,7 +32,7 @@ RSpec.describe "a secret" do
   it "in an error that ends the process, or that a hook raises, is hidden" do
     worker = start(install: "SidekiqLifecycle.on(:running) { raise 'token=#{secret}' }",
                    after: "SidekiqLifecycle.on(:quiet) { raise \"no redis://:#{secret}@h/0\" }")
-    wait_until("ready") { worker.ready_file? || worker.raise_if_ended }
+    await_ready(worker)
     worker.signal(:TERM)
     worker.exit_code
     expect(worker.log).to include("on(:running): RuntimeError: token=[hidden]")

@@ -45,12 +45,14 @@ module Sandbox
     Worker.new(app:, redis:, database: @database, **options).tap { |worker| @workers << worker }
   end
 
-  # Starts one and waits until it is ready, and its record says so: the file comes first.
-  def start_ready(**options)
-    start(**options).tap do |worker|
-      wait_until("ready", &-> { worker.ready_file? || worker.raise_if_ended })
-      wait_until("its record says so") { record(worker.pid)&.fetch("state") != "booting" }
-    end
+  # Starts one and waits until it is ready.
+  def start_ready(**options) = await_ready(start(**options))
+
+  # Waits until a process is ready, and its record says so: the file comes first.
+  def await_ready(process)
+    wait_until("ready", &-> { process.ready_file? || process.raise_if_ended })
+    wait_until("its record says so") { record(process.pid)&.fetch("state") != "booting" }
+    process
   end
 
   # Starts another program: one that embeds or preloads Sidekiq, or a Rails application.
