@@ -128,9 +128,9 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       worker = start_ready(timeout: 1)
       occupy
       code, said = command("stop")
-      cut_off = "#{names(worker)}: 1 job interrupted at Sidekiq's shutdown timeout and pushed back to Redis: " \
-                "#{named_job('\h{24}', '\w+')}"
-      expect([code, said.lines.last]).to match([0, /\Astopped after #{DURATION}: #{names(worker)}; #{cut_off}\n\z/])
+      interrupted = "#{names(worker)}: 1 job interrupted at Sidekiq's shutdown timeout and pushed back to Redis: " \
+                    "#{named_job('\h{24}', '\w+')}"
+      expect([code, said.lines.last]).to match([0, /\Astopped after #{DURATION}: #{names(worker)}; #{interrupted}\n\z/])
     end
 
     it "kills a process that does not end, and reports its jobs as lost" do
@@ -437,40 +437,14 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
   end
 
   describe "the documentation" do
+    include DocumentedJSON
+
     let(:docs) { File.expand_path("../../docs", __dir__) }
-
-    # The tables of docs/json.md: heading => field => type.
-    def tables
-      File.read(File.join(docs, "json.md")).split(/^## /).drop(1).to_h do |chapter|
-        [chapter.lines.first.chomp, chapter.scan(/^\| `(\w+)` \| ([^|]+) \|/).to_h]
-      end
-    end
-
-    def type?(value, type)
-      case type
-      when / or null\z/ then value.nil? || type?(value, type.delete_suffix(" or null"))
-      when "string" then value.is_a?(String)
-      when "integer" then value.is_a?(Integer)
-      when "number" then value.is_a?(Numeric)
-      when "boolean" then [true, false].include?(value)
-      when "time" then Time.iso8601(value).utc?
-      when "object" then value.is_a?(Hash)
-      when "list of strings" then value.all?(String)
-      when "list of objects" then value.all?(Hash)
-      else raise "docs/json.md has a type of its own: #{type}"
-      end
-    end
-
-    def compare(object, table, but: [])
-      expect(object.keys).to match_array(table.keys - but)
-      wrong = object.reject { |field, value| type?(value, table.fetch(field)) }
-      expect(wrong).to be_empty
-    end
 
     it "lists every field of the JSON with its type" do
       worker = start_ready(install: "lifecycle.recover_jobs = true")
-      report, one, kept, path, ending = tables.values_at("The report", "A process", "The record", "The signal path",
-                                                         "The end of quiet, stop and wait")
+      report, one, kept, path, ending = json_tables.values_at("The report", "A process", "The record",
+                                                              "The signal path", "The end of quiet, stop and wait")
       status = ask("status").last
       compare(status, report)
       compare(ask("status", "--pid", worker.pid).last["processes"][0], one, but: ["unreadable"])

@@ -2,6 +2,8 @@
 
 # Each example is a small container: its own PID namespace, in which PID 1 is a shell.
 RSpec.describe "the doctor" do
+  include DocumentedJSON
+
   before { skip "no PID namespaces may be made here" unless system("unshare --pid --fork true", err: File::NULL) }
 
   off = { "SIDEKIQ_LIFECYCLE_SIGNAL_RELAY" => "off" }
@@ -12,14 +14,14 @@ RSpec.describe "the doctor" do
   end
 
   def start_ready_in(script, **options)
-    start_in(script, **options).tap do |worker|
-      wait_until("ready") { worker.ready_file? || worker.raise_if_ended }
+    await_ready(start_in(script, **options)).tap do
+      wait_until("its record says so") { record_inside["state"] == "running" }
     end
   end
 
   # Lets the doctor itself launch the Sidekiq.
-  def try(*launcher, **options)
-    worker = start(launcher: [Sandbox::COMMAND, "doctor", "--", *launcher], **options)
+  def try(*launcher, json: nil, **options)
+    worker = start(launcher: [Sandbox::COMMAND, "doctor", *json, "--", *launcher], **options)
     [worker.exit_code, worker.log]
   end
 
@@ -58,6 +60,7 @@ RSpec.describe "the doctor" do
     expect(code).to eq(0)
     report = JSON.parse(output)
     expect(report).to include("schema" => 3, "verdict" => "safe")
+    compare_examined(report)
     expect(report["sidekiqs"].size).to eq(1)
     expect(report["sidekiqs"][0]).to include("own_pid" => pid, "has_gem" => true)
     expect(report["sidekiqs"][0]["signal_path"]["links"].map { |link| link["term"] }).to eq(%w[relayed arrives])
@@ -208,6 +211,14 @@ RSpec.describe "the doctor" do
       RUBY
       code, output = try("ruby", "-e", killer, timeout: 3, install: "lifecycle.stop_timeout = 7")
       expect([code, output]).to match([1, /a SIGTERM to PID 1 got Sidekiq killed after .*before it had finished/])
+    end
+
+    it "prints the measurement as JSON" do
+      code, output = try("dash", "-c", '"$@"; true', "dash", json: "--json", timeout: 3,
+                                                             install: "lifecycle.stop_timeout = 7")
+      report = JSON.parse(output)
+      compare_examined(report)
+      expect([code, report["sidekiqs"][0]["measured"]]).to match([0, a_hash_including("fate" => "arrives")])
     end
 
     it "measures that a SIGTERM is lost if the relay is off" do
