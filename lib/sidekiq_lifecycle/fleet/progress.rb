@@ -51,14 +51,13 @@ module SidekiqLifecycle
       def reached? = done == total
 
       # @return [String] one line for people
-      def to_s
-        jobs_left = busy.positive? && %i[drained stopped].include?(goal) ? Format.count(busy, "job") : nil
-        never = failed.empty? ? nil : "#{failed.size} never will"
-        ["#{done} of #{total} #{goal}", jobs_left && "#{jobs_left} running", never, remark].compact.join(", ")
-      end
+      def to_s = [*standing, remark].compact.join(", ")
 
       # @return [String] the same, with the names of running jobs
       def to_long_s = jobs.empty? ? to_s : "#{self}; still running: #{Format.list(jobs)}"
+
+      # @return [String] the same at the end, with how long it took
+      def to_final_s = ["#{standing.join(", ")} after #{Format.duration(elapsed)}", remark].compact.join(", ")
 
       # @return [Hash{Symbol => Object}] all fields, to serialise
       def to_h
@@ -70,6 +69,15 @@ module SidekiqLifecycle
       # @return [Progress] the same at a later time, with another remark, or with more processes told
       def later(elapsed:, remark: self.remark, told: self.told)
         self.class.new(goal:, total:, done:, pending:, failed:, jobs:, timeout:, told:, elapsed:, remark:)
+      end
+
+      private
+
+      def standing
+        parts = ["#{done} of #{total} #{goal}"]
+        parts << "#{Format.count(busy, "job")} running" if busy.positive? && %i[drained stopped].include?(goal)
+        parts << "#{failed.size} never will" if failed.any?
+        parts
       end
     end
   end

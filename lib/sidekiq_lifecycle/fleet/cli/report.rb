@@ -57,7 +57,7 @@ module SidekiqLifecycle
 
         # @return [String] for a webhook
         def ending(outcome, reason)
-          return ["#{progress}#{took}#{criteria} (asked by #{by})", *summary].join("\n") if outcome == "reached"
+          return ["#{progress.to_final_s}#{criteria} (asked by #{by})", *summary].join("\n") if outcome == "reached"
 
           ["#{@action} failed#{took}#{criteria} (asked by #{by}): #{reason}", *effects, *summary].join("\n")
         end
@@ -67,9 +67,8 @@ module SidekiqLifecycle
 
         # @return [Array<String>] for the terminal
         def lines(outcome, reason)
-          return ["#{progress}#{took}", *summary].map { |line| Format.lines(line) } if outcome == "reached"
-
-          ["not reached: #{reason}", *effects, *summary].map { |line| Format.lines(line) }
+          ending = outcome == "reached" ? [progress.to_final_s] : ["not reached: #{reason}", *effects]
+          [*ending, *summary].map { |line| Format.lines(line) }
         end
 
         private
