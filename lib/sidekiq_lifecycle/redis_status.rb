@@ -50,20 +50,20 @@ module SidekiqLifecycle
     #
     # @param identity [String]
     # @param status [Status]
-    # @param cut_off [Array<Job>] jobs that were interrupted at Sidekiq's shutdown timeout
+    # @param interrupted [Array<Job>] jobs that were interrupted at Sidekiq's shutdown timeout
     # @param lost [Array<Job>] jobs that could not be pushed back
     # @param last [Boolean] whether Sidekiq leaves Redis with this message
     # @return [String, nil] why Redis refuses it
-    def publish(identity, status, cut_off:, lost:, last: false)
+    def publish(identity, status, interrupted:, lost:, last: false)
       # A heartbeat that was on its way when Sidekiq left comes after that message.
       @left = last || (@left && %i[stopping stopped].include?(status.state))
       fields = { schema: SCHEMA, version: status.version, sidekiq: status.sidekiq_version, state: status.state,
                  since: status.since.iso8601(3), ready: status.ready?, drained: status.drained?,
-                 drained_at: status.timings[:drained]&.iso8601(3), cut_off: cut_off.size, lost: lost.size,
-                 cut_off_jobs: names(cut_off), lost_jobs: names(lost), never_drains: status.never_drains,
+                 drained_at: status.timings[:drained]&.iso8601(3), interrupted: interrupted.size, lost: lost.size,
+                 interrupted_jobs: names(interrupted), lost_jobs: names(lost), never_drains: status.never_drains,
                  stops_when_drained: status.stops_when_drained?, company: status.company,
                  signal_path: status.signal_path, left: @left }
-      news = @transitions.news(identity, status, cut_off:, lost:, last:) unless @timeline_problem
+      news = @transitions.news(identity, status, interrupted:, lost:, last:) unless @timeline_problem
       exchange(identity, JSON.generate(fields), news)
     end
 

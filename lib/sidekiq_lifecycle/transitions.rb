@@ -14,7 +14,7 @@ module SidekiqLifecycle
   # @api private
   class Transitions
     # A stream with an entry for each heartbeat that had something to say: `p` the process, `t` its life up to then, `j`
-    # the jobs that its shutdown has cut off or lost. Whoever reads the last hours needs nothing that is older.
+    # the jobs that its shutdown has interrupted or lost. Whoever reads the last hours needs nothing that is older.
     STREAM = "sidekiq_lifecycle:timeline"
     # A sorted set with the last heartbeat of each process that has not written its end.
     BEATS = "sidekiq_lifecycle:beats"
@@ -50,7 +50,7 @@ module SidekiqLifecycle
       end
     end
 
-    # What Redis does not know yet of a process: its changes, and the jobs that it has cut off and lost.
+    # What Redis does not know yet of a process: its changes, and the jobs that it has interrupted and lost.
     News = Struct.new(:identity, :changes, :jobs, :at, keyword_init: true)
     private_constant :News
 
@@ -62,16 +62,16 @@ module SidekiqLifecycle
     #
     # @param identity [String]
     # @param status [Status]
-    # @param cut_off [Array<Job>]
+    # @param interrupted [Array<Job>]
     # @param lost [Array<Job>]
     # @param last [Boolean] whether Sidekiq leaves Redis with this message
     # @param now [Time]
     # @return [News]
-    def news(identity, status, cut_off: [], lost: [], last: false, now: Time.now)
+    def news(identity, status, interrupted: [], lost: [], last: false, now: Time.now)
       changes = status.timings.slice(*RECORDED).except(*states).map { |state, at| [state, milliseconds(at)] }
       changes.concat(readiness(status, now))
       changes << [:ended, milliseconds(now)] if last
-      News.new(identity:, changes:, jobs: described(cut_off, lost), at: now)
+      News.new(identity:, changes:, jobs: described(interrupted, lost), at: now)
     end
 
     # Adds the commands to a pipeline. A heartbeat that was on its way while the process wrote its end adds nothing.
@@ -126,11 +126,12 @@ module SidekiqLifecycle
       pipeline.zremrangebyscore(BEATS, "-inf", (news.at.to_f - MEMORY).round)
     end
 
-    def described(cut_off, lost)
-      return if cut_off.empty? && lost.empty?
+    def described(interrupted, lost)
+      return if interrupted.empty? && lost.empty?
 
       named = ->(jobs) { jobs.first(NAMED).map(&:to_h) }
-      JSON.generate(cut_off: cut_off.size, lost: lost.size, cut_off_jobs: named[cut_off], lost_jobs: named[lost])
+      JSON.generate(interrupted: interrupted.size, interrupted_jobs: named[interrupted],
+                    lost: lost.size, lost_jobs: named[lost])
     end
 
     def milliseconds(time) = (time.to_r * 1000).round

@@ -176,7 +176,7 @@ module SidekiqLifecycle
     # @param last [Boolean] whether Sidekiq leaves Redis with this message
     def publish(identity, last: false)
       check_drained
-      problem = @redis.publish(identity, status, cut_off: @drain.interrupted, lost: @drain.lost, last:)
+      problem = @redis.publish(identity, status, interrupted: @drain.interrupted, lost: @drain.lost, last:)
       @native.set_problem("redis_status", problem)
       @native.stop_when_drained("fleet quiet --then-stop") if @redis.take_stop_request
       copy_jobs(identity)

@@ -165,7 +165,7 @@ RSpec.describe "an image built from Dockerfile.sidekiq", :containers, skip: Shop
 
     # By the workers' own heartbeats, through Redis. The records above come from their containers.
     it "is shown by fleet timeline with the same gap, or with none" do
-      expect(replacement(:careful).fleet_timeline).to include("gaps" => [], "longest_gap" => nil, "cut_off" => 0)
+      expect(replacement(:careful).fleet_timeline).to include("gaps" => [], "longest_gap" => nil, "interrupted" => 0)
       gap = timeline(:careless).gaps.first
       gaps = replacement(:careless).fleet_timeline["gaps"]
       expect(gaps).to match([include("lasts" => false, "seconds" => be_within(0.1).of(gap.end - gap.begin))])

@@ -89,7 +89,7 @@ RSpec.describe "the command fleet" do
     last = JSON.parse(redis.call("GET", "#{identity}:lifecycle", database: @database))
     # A heartbeat that was on its way may have published the end itself.
     expect(last).to include("state" => a_string_matching(/\Astop(ping|ped)\z/), "drained_at" => a_kind_of(String),
-                            "cut_off" => 0)
+                            "interrupted" => 0)
   end
 
   it "quiets, waits for and stops processes with and without the gem" do
@@ -127,7 +127,7 @@ RSpec.describe "the command fleet" do
       end)
     RUBY
     start_reported_job
-    expect(fleet("stop")[0..1]).to match([0, /\A1 of 1 stopped, 1 job cut off .* after #{DURATION}\n\z/])
+    expect(fleet("stop")[0..1]).to match([0, /\A1 of 1 stopped after #{DURATION}, 1 job interrupted .*\n\z/])
     expect(worker.exit_code).to eq(0)
     expect(listed.size).to eq(1)
   end
@@ -148,7 +148,7 @@ RSpec.describe "the command fleet" do
       .to eq([1, "not reached: no process matches nix; there are 3, see them with: sidekiq-lifecycle fleet status\n"])
     expect(fleet("quiet", "--match", "colour=red").first).to eq(2)
     expect(fleet("quiet", "--except", "mailer-*")[0..1])
-      .to match([0, /\A1 of 1 quiet, 1 ghost left out after #{DURATION}\n\z/])
+      .to match([0, /\A1 of 1 quiet after #{DURATION}, 1 ghost left out\n\z/])
     expect(states.call).to eq(%w[quiet running])
   end
 
@@ -192,7 +192,7 @@ RSpec.describe "the command fleet" do
     supervisor = supervise(running)
     at_work = Watcher.new { running.count { |worker| record(worker.pid)&.fetch("state") == "running" } }
     code, out, err = fleet("stop", "--batch", "25%", "--timeout", "5m")
-    expect([code, out]).to match([0, /\A4 of 4 ready, batch 4 of 4 after/])
+    expect([code, out]).to match([0, /\A4 of 4 ready after #{DURATION}, batch 4 of 4$/])
     expect(err).to match(/^1 of 4 stopped, batch 2 of 4$/)
     expect(at_work.changes.min).to eq(3)
     expect(old.map(&:exit_code)).to all(eq(0))
@@ -228,7 +228,7 @@ RSpec.describe "the command fleet" do
 1 process was told to go quiet, and will stay quiet.\n\z/)
       wait_until("it is quiet") { members[worker.pid]["state"] == "quiet" }
       report = fleet_json("wait", "drained", "--timeout", "1s")
-      expect(report).to include("schema" => 2, "action" => "wait", "outcome" => "timed-out")
+      expect(report).to include("schema" => 3, "action" => "wait", "outcome" => "timed-out")
       job = { "class" => "Evaluate", "queue" => "default", "process" => listed.first }
       expect(report["progress"]["jobs"]).to match([a_hash_including(job)])
     end
@@ -251,7 +251,7 @@ RSpec.describe "the command fleet" do
       reason = /#{named(worker)} can never drain: a thread of Sidekiq has died in the middle of Evaluate \h+, /
       expect(fleet("quiet", "--wait")).to match([1, /^not reached: 1 of 1 not drained: #{reason}/, String])
       expect(fleet("wait", "drained")).to match([1, /^not reached: 1 of 1 not drained: #{reason}/, String])
-      end_of_it = "1 of 1 stopped, 1 job cut off at the shutdown timeout and pushed back: Evaluate "
+      end_of_it = "1 of 1 stopped, 1 job interrupted at the shutdown timeout and pushed back: Evaluate "
       expect(fleet("stop", "--drain-first"))
         .to match([1, /^not reached: 1 of 1 not drained: #{reason}.*; #{end_of_it}/, String])
       expect([worker.exit_code, queued]).to eq([0, 1])

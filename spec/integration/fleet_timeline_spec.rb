@@ -33,7 +33,7 @@ RSpec.describe "the timeline of the fleet" do
     green = start_seen(name: "green")
     stop(blue)
     expect(states(blue)).to eq(%w[booting ready stopping])
-    expect(lane(blue)).to include("ending" => "stopped", "cut_off" => 0)
+    expect(lane(blue)).to include("ending" => "stopped", "interrupted" => 0)
     expect(states(green)).to eq(%w[booting ready])
     expect(timeline).to include("gaps" => [], "doubtful" => false, "longest_gap" => nil)
 
@@ -43,16 +43,17 @@ RSpec.describe "the timeline of the fleet" do
     expect(REXML::Document.new(File.read(file("deploy.svg"))).root.name).to eq("svg")
   end
 
-  it "shows how long no worker was ready, and which jobs were cut off" do
+  it "shows how long no worker was ready, and which jobs were interrupted" do
     blue = start_seen(timeout: 1)
     start_job
     stop(blue)
     start_seen(name: "green")
     gap, = timeline["gaps"]
     expect(gap).to include("lasts" => false, "seconds" => a_value > 0)
-    expect(lane(blue)).to include("cut_off" => 1, "lost" => 0)
-    expect(lane(blue)["cut_off_jobs"]).to match([a_hash_including("class" => "Evaluate", "queue" => "default")])
-    expect(fleet("timeline")[1]).to match(/^longest moment without a ready worker: .*\n.*\n1 job cut off: Evaluate /)
+    expect(lane(blue)).to include("interrupted" => 1, "lost" => 0)
+    expect(lane(blue)["interrupted_jobs"]).to match([a_hash_including("class" => "Evaluate", "queue" => "default")])
+    expect(fleet("timeline")[1])
+      .to match(/^longest moment without a ready worker: .*\n.*\n1 job interrupted: Evaluate /)
   end
 
   it "knows since when a process is ready that has said nothing for long" do

@@ -83,7 +83,7 @@ RSpec.describe "with Redis" do
   end
 
   describe "when jobs are pushed back" do
-    let(:cut_off) { { "why" => "SIGTERM", "interrupted_jobs" => 1, "lost_jobs" => [] } }
+    let(:interrupted) { { "why" => "SIGTERM", "interrupted_jobs" => 1, "lost_jobs" => [] } }
     # Enough time for a slow machine.
     let(:patient) { "SidekiqLifecycle::BulkRequeue.tap { |it| it.send(:remove_const, :PATIENCE) }::PATIENCE = 60" }
     let(:ways) do
@@ -101,7 +101,7 @@ RSpec.describe "with Redis" do
         worker.signal(:TERM)
         wait_until("it tries again") { worker.log.include?("cannot push a job back") || worker.raise_if_ended }
         comes.call
-        expect(expect_recorded_end(worker)).to include(cut_off.merge("problems" => []))
+        expect(expect_recorded_end(worker)).to include(interrupted.merge("problems" => []))
         expect([queued, worker.exit_code]).to eq([1, 0])
         expect(worker.log).to include("Pushed 1 jobs back to Redis")
       end
@@ -143,7 +143,7 @@ RSpec.describe "with Redis" do
       hold
       redis.stop
       worker.signal(:TERM)
-      expect(expect_recorded_end(worker)).to include(cut_off.merge("problems" => []))
+      expect(expect_recorded_end(worker)).to include(interrupted.merge("problems" => []))
       expect(notes).to include("keeps 1")
       expect(worker.log).not_to match(/cannot push .* back/)
     end

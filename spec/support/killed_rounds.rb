@@ -7,7 +7,7 @@ class KilledRounds
   include Waiting
 
   # What is killed, and what it is doing.
-  KINDS = %i[process group cut_off recovering two_recover].freeze
+  KINDS = %i[process group interrupted recovering two_recover].freeze
   THREADS = 4
   JOBS = 12
   # Seconds. With less an idle thread of Sidekiq can lose what another has pushed back.
@@ -93,7 +93,7 @@ class KilledRounds
 
   def round(number, kind)
     @running.each { |worker| ready(worker) }
-    push(number, kind == :cut_off ? TIMEOUT + 1 : 0.5)
+    push(number, kind == :interrupted ? TIMEOUT + 1 : 0.5)
     send(kind)
     names = queue
     @duplicates.concat(names.tally.select { |_, count| count > 1 }.keys)
@@ -112,7 +112,7 @@ class KilledRounds
   end
 
   # Jobs are running at its timeout, which it is about to reach, or has just reached.
-  def cut_off
+  def interrupted
     @running.each { |worker| worker.signal(:TERM) }
     sleep(TIMEOUT - 0.6)
     pause(1.2)

@@ -70,6 +70,6 @@ class SimulatedFleet
   def published(number, quiet, drained)
     JSON.generate(schema: 1, version: "0.1.0", sidekiq: version(number), state: quiet ? "quiet" : "running",
                   since: "2026-01-02T03:04:05.678Z", ready: !quiet, drained:,
-                  drained_at: ("2026-01-02T03:04:05.678Z" if drained), cut_off: 0, signal_path: "arrives")
+                  drained_at: ("2026-01-02T03:04:05.678Z" if drained), interrupted: 0, signal_path: "arrives")
   end
 end

@@ -12,7 +12,7 @@ RSpec.describe SidekiqLifecycle::Fleet do
   end
 
   def said(state: "running", ready: false, drained: false, **more)
-    { "state" => state, "ready" => ready, "drained" => drained, "cut_off" => 0, "version" => "0.1.0" }
+    { "state" => state, "ready" => ready, "drained" => drained, "interrupted" => 0, "version" => "0.1.0" }
       .merge(more.transform_keys(&:to_s))
   end
 
@@ -68,8 +68,9 @@ RSpec.describe SidekiqLifecycle::Fleet do
     end
 
     it "goes by Sidekiq's own fields where the gem's are in another form" do
-      [{ state: nil }, { state: "napping" }, { ready: "yes" }, { drained: nil }, { drained_at: 12 }, { cut_off: "2" },
-       { lost: "1" }, { never_drains: 7 }, { drained_at: "noon" }, { signal_path: [] }].each do |wrong|
+      [{ state: nil }, { state: "napping" }, { ready: "yes" }, { drained: nil }, { drained_at: 12 },
+       { drained_at: "noon" }, { interrupted: "2" }, { lost: "1" }, { never_drains: 7 },
+       { signal_path: [] }].each do |wrong|
         one = member(quiet: true, published: { ready: true, **wrong })
         expect(one.to_h).to include(state: :quiet, ready: false, drained: nil, lifecycle: nil), wrong.inspect
       end
@@ -213,17 +214,17 @@ RSpec.describe SidekiqLifecycle::Fleet do
       left = tracker(:drained, member)
       expect(see(left, gone).failed.values).to eq(["ended before it was seen to have drained"])
       cut = tracker(:drained, member(published: {}))
-      see(cut, gone(published: { state: "stopping", cut_off: 2 }))
+      see(cut, gone(published: { state: "stopping", interrupted: 2 }))
       expect(cut.failed.values)
-        .to eq(["ended before it was seen to have drained (2 cut off at its timeout and pushed back)"])
+        .to eq(["ended before it was seen to have drained (2 interrupted at its timeout and pushed back)"])
       lost = tracker(:drained, member(published: {}))
-      see(lost, gone(published: { state: "stopping", cut_off: 2, lost: 1 }))
+      see(lost, gone(published: { state: "stopping", interrupted: 2, lost: 1 }))
       expect(lost.failed.values).to eq(["ended before it was seen to have drained (1 job lost)"])
       named = tracker(:drained, member(published: {}))
       job = { class: "Mail", jid: "a1", queue: "low", running_for: 125.0 }
-      see(named, gone(published: { state: "stopping", cut_off: 2, cut_off_jobs: [job, "garbage"] }))
+      see(named, gone(published: { state: "stopping", interrupted: 2, interrupted_jobs: [job, "garbage"] }))
       expect(named.failed.values)
-        .to eq(["ended before it was seen to have drained (2 cut off at its timeout and pushed back: " \
+        .to eq(["ended before it was seen to have drained (2 interrupted at its timeout and pushed back: " \
                 "Mail a1 (queue low, running for 2 min 5 s); a job whose name is not known)"])
       killed = tracker(:drained, member)
       expect(see(killed, ghost).failed.values)

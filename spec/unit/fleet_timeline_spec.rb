@@ -99,20 +99,21 @@ RSpec.describe SidekiqLifecycle::Fleet::Timeline do
     job = { "class" => "ReportJob", "jid" => "1a", "queue" => "reports", "running_for" => 12.5 }
     one = timeline({ "a:1:f" => "b0 r3 s60 e65", "b:1:f" => "b61 r72", "c:1:f" => "b70 r71" },
                    living: ["b:1:f"], beats: { "c:1:f" => 80.0 },
-                   jobs: { "a:1:f" => { "cut_off" => 7, "cut_off_jobs" => [job], "lost" => 0, "lost_jobs" => [] } })
+                   jobs: { "a:1:f" => { "interrupted" => 7, "interrupted_jobs" => [job],
+                                        "lost" => 0, "lost_jobs" => [] } })
     expect(one.summary).to eq(
       ["longest moment without a ready worker: 11 s, at 1970-01-01T00:01:00.000Z", "longest drain: 5 s (a:1)",
-       "7 jobs cut off: ReportJob 1a (queue reports, running for 12 s)", "fell silent, as if killed: c:1"]
+       "7 jobs interrupted: ReportJob 1a (queue reports, running for 12 s)", "fell silent, as if killed: c:1"]
     )
-    expect(one.brief).to include(cut_off: 7, lost: 0, longest_drain: { process: "a:1:f", seconds: 5 })
+    expect(one.brief).to include(interrupted: 7, lost: 0, longest_drain: { process: "a:1:f", seconds: 5 })
     expect(timeline({ "a:1:f" => "b0 r3" }).summary).to eq(["a worker was ready at every moment"])
     expect(timeline({ "a:1:f" => "b0" }).summary).to eq(["nothing is known of a ready worker"])
   end
 
   it "survives whatever is in Redis" do
-    jobs = { "a:1:f" => { "cut_off" => "many", "lost_jobs" => { "x" => 1 }, "cut_off_jobs" => [7, nil] } }
+    jobs = { "a:1:f" => { "interrupted" => "many", "lost_jobs" => { "x" => 1 }, "interrupted_jobs" => [7, nil] } }
     one = timeline({ "a:1:f" => "e5 b9 r3" }, jobs:)
-    expect(one.lanes.map(&:cut_off)).to eq([0])
+    expect(one.lanes.map(&:interrupted)).to eq([0])
     expect(SidekiqLifecycle::Transitions.load("b1000 z7 r r2 rr3 \u0000 d4000"))
       .to eq([[:booting, 1.0], [:ready, 0.002], [:drained, 4.0]])
   end
@@ -120,7 +121,7 @@ RSpec.describe SidekiqLifecycle::Fleet::Timeline do
   describe "its picture" do
     let(:lives) { { "<b>&\"'\e[31m:1:f" => "b0 r3 s60 e65", "b:1:f" => "b61 r72" } }
     let(:jobs) do
-      { lives.keys.first => { "cut_off" => 3, "lost" => 0, "cut_off_jobs" => [{ "class" => "<Job>", "jid" => "1a" }] } }
+      { lives.keys.first => { "interrupted" => 3, "interrupted_jobs" => [{ "class" => "<Job>", "jid" => "1a" }] } }
     end
     let(:picture) do
       SidekiqLifecycle::Fleet::TimelineSvg.new(timeline(lives, jobs:, marks: [[60.0, "<i>v2</i>"]]), styled: false).to_s
@@ -131,7 +132,7 @@ RSpec.describe SidekiqLifecycle::Fleet::Timeline do
 
     it "is XML, whatever the names are" do
       expect(picture).not_to match(/<b>|<i>|<Job>|\e/)
-      expect(titles).to include("3 jobs cut off; <Job> 1a; and 2 more", "deploy <i>v2</i>, 1970-01-01 00:01:00 UTC")
+      expect(titles).to include("3 jobs interrupted; <Job> 1a; and 2 more", "deploy <i>v2</i>, 1970-01-01 00:01:00 UTC")
     end
 
     it "has no style or script of its own in a page, and one in a file" do
@@ -151,7 +152,7 @@ RSpec.describe SidekiqLifecycle::Fleet::Timeline do
       one = SidekiqLifecycle::Fleet::TimelineSvg.new(timeline({ **many, **lives }, jobs:), styled: false).to_s
       drawn = REXML::XPath.match(REXML::Document.new(one), "//*[@class='lane']").map { |lane| lane.attributes["aria-label"] }
       expect(drawn.size).to eq(60)
-      expect(drawn.grep(/3 jobs cut off/).size).to eq(1)
+      expect(drawn.grep(/3 jobs interrupted/).size).to eq(1)
       expect(one).to include("442 more processes counted, but not drawn")
     end
   end

@@ -75,12 +75,12 @@ module SidekiqLifecycle
       end
 
       # @return [String, nil] which jobs processes that are to stop could not finish in time
-      def cut_off_in_words
-        count = processes.sum(&:cut_off)
+      def interrupted_in_words
+        count = processes.sum(&:interrupted)
         return unless goal == :stopped && count.positive?
 
-        names = processes.flat_map { |process| process.cut_off_jobs.map { |job| "#{job} on #{process.name}" } }
-        with_names("#{Format.count(count, "job")} cut off at the shutdown timeout and pushed back", names)
+        names = processes.flat_map { |process| process.interrupted_jobs.map { |job| "#{job} on #{process.name}" } }
+        with_names("#{Format.count(count, "job")} interrupted at the shutdown timeout and pushed back", names)
       end
 
       # @return [Boolean] whether there is nothing left to wait for
@@ -191,15 +191,15 @@ module SidekiqLifecycle
 
       def left_undrained(process)
         return "#{LEFT} (#{with_names("#{count_lost(process)} lost", process.lost_jobs)})" if process.lost.positive?
-        return LEFT unless process.cut_off.positive?
+        return LEFT unless process.interrupted.positive?
 
-        "#{LEFT} (#{cut_off_jobs(process)})"
+        "#{LEFT} (#{interrupted_jobs(process)})"
       end
 
       def count_lost(process) = Format.count(process.lost, "job")
 
-      def cut_off_jobs(process)
-        with_names("#{process.cut_off} cut off at its timeout and pushed back", process.cut_off_jobs)
+      def interrupted_jobs(process)
+        with_names("#{process.interrupted} interrupted at its timeout and pushed back", process.interrupted_jobs)
       end
 
       def with_names(text, jobs) = jobs.empty? ? text : "#{text}: #{Format.list(jobs)}"

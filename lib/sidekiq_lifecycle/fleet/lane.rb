@@ -28,12 +28,12 @@ module SidekiqLifecycle
       attr_reader :ending
       # @return [Float, nil] seconds from when it took no more jobs until it had finished those it had, or ended
       attr_reader :drain
-      # @return [Integer] how many jobs were cut off at its shutdown timeout, and pushed back
-      attr_reader :cut_off
+      # @return [Integer] how many jobs were interrupted at its shutdown timeout, and pushed back
+      attr_reader :interrupted
       # @return [Integer] how many jobs it could not push back
       attr_reader :lost
-      # @return [Array<Job>] the first of those that were cut off
-      attr_reader :cut_off_jobs
+      # @return [Array<Job>] the first of those that were interrupted
+      attr_reader :interrupted_jobs
       # @return [Array<Job>] the first of those that were lost
       attr_reader :lost_jobs
 
@@ -43,14 +43,14 @@ module SidekiqLifecycle
       # @param ending [Symbol]
       # @param from [Float] since when it is known to run, if its changes do not say so
       # @param to [Float] until when it was seen
-      # @param jobs [Hash{String => Object}] how many were cut off and lost, and their names
+      # @param jobs [Hash{String => Object}] how many were interrupted and lost, and their names
       def initialize(identity, changes, ending:, from:, to:, jobs: {})
         @identity = identity
         @ending = ending
         @segments = segments_of(changes, from, to)
         @drain = drain_of(changes, to)
-        @cut_off, @lost = %w[cut_off lost].map { |kind| jobs[kind].is_a?(Integer) ? jobs[kind] : 0 }
-        @cut_off_jobs, @lost_jobs = %w[cut_off_jobs lost_jobs].map { |kind| jobs_of(jobs[kind]) }
+        @interrupted, @lost = %w[interrupted lost].map { |kind| jobs[kind].is_a?(Integer) ? jobs[kind] : 0 }
+        @interrupted_jobs, @lost_jobs = %w[interrupted_jobs lost_jobs].map { |kind| jobs_of(jobs[kind]) }
       end
 
       # @return [String] its host and pid, for people
@@ -63,7 +63,7 @@ module SidekiqLifecycle
       def to = segments.last.to
 
       # @return [Boolean] whether its end has cost jobs, or may have
-      def costly? = ending == :silent || cut_off.positive? || lost.positive?
+      def costly? = ending == :silent || interrupted.positive? || lost.positive?
 
       # @param from [Float]
       # @param to [Float]
@@ -78,8 +78,9 @@ module SidekiqLifecycle
 
       # @return [Hash{Symbol => Object}]
       def to_h
-        { process: Format.readable(identity), ending:, drain: drain&.round(3), cut_off:, lost:,
-          cut_off_jobs: cut_off_jobs.map(&:to_h), lost_jobs: lost_jobs.map(&:to_h), states: segments.map(&:to_h) }
+        { process: Format.readable(identity), ending:, drain: drain&.round(3),
+          interrupted:, interrupted_jobs: interrupted_jobs.map(&:to_h), lost:, lost_jobs: lost_jobs.map(&:to_h),
+          states: segments.map(&:to_h) }
       end
 
       private

@@ -247,7 +247,7 @@ module SidekiqLifecycle
       # ---- reports ----
 
       def report(tracker, identities = tracker.identities)
-        report_progress(**tracker.progress(identities), remarks: [tracker.cut_off_in_words])
+        report_progress(**tracker.progress(identities), remarks: [tracker.interrupted_in_words])
       end
 
       def report_progress(goal:, total:, done:, pending: [], failed: {}, remarks: [])

@@ -14,8 +14,8 @@ module SidekiqLifecycle
       # format. Then only Sidekiq's fields are used.
       VALUES = { "state" => %w[booting running quiet stopping stopped], "ready" => [true, false],
                  "drained" => [true, false] }.freeze
-      OPTIONAL = { "cut_off" => Integer, "lost" => Integer, "never_drains" => String, "company" => String,
-                   "signal_path" => String, "sidekiq" => String, "cut_off_jobs" => Array, "lost_jobs" => Array }.freeze
+      OPTIONAL = { "interrupted" => Integer, "interrupted_jobs" => Array, "lost" => Integer, "lost_jobs" => Array,
+                   "never_drains" => String, "company" => String, "signal_path" => String, "sidekiq" => String }.freeze
       NOTHING = {}.freeze
       private_constant :VALUES, :OPTIONAL, :NOTHING
 
@@ -147,13 +147,13 @@ module SidekiqLifecycle
       def company_in_words = ("#{name}: #{Text.one_line(company)}" if company)
 
       # @return [Integer] how many jobs it reported as interrupted at its shutdown timeout and pushed back
-      def cut_off = @published&.dig("cut_off") || 0
+      def interrupted = @published&.dig("interrupted") || 0
 
       # @return [Integer] how many jobs it reported as lost, because it could not push them back
       def lost = @published&.dig("lost") || 0
 
       # @return [Array<Job>] the names of the first of them
-      def cut_off_jobs = jobs("cut_off_jobs")
+      def interrupted_jobs = jobs("interrupted_jobs")
 
       # @return [Array<Job>] the names of the first lost ones
       def lost_jobs = jobs("lost_jobs")
@@ -172,7 +172,7 @@ module SidekiqLifecycle
         { identity: @readable, hostname:, pid:, tag:, labels:, queues:, version:, concurrency:, busy:, state:,
           ready: ready?, quiet: quiet?, drained: drained?, drained_at: drained_at&.iso8601(3), never_drains:,
           stops_when_drained: stops_when_drained?, company:,
-          cut_off:, cut_off_jobs: cut_off_jobs.map(&:to_h), lost:, lost_jobs: lost_jobs.map(&:to_h),
+          interrupted:, interrupted_jobs: interrupted_jobs.map(&:to_h), lost:, lost_jobs: lost_jobs.map(&:to_h),
           beat_age:, ghost: ghost?, embedded: embedded?, signal_path:, lifecycle: @published&.dig("version") }
       end
 

@@ -51,7 +51,7 @@ module SidekiqLifecycle
       # @param to [Float] now
       # @param living [Hash{String => Float, nil}] the processes that run now, and since when
       # @param beats [Hash{String => Float}] the last heartbeat of processes that did not write their end
-      # @param jobs [Hash{String => Hash}] how many were cut off and lost, and the names of the first of them
+      # @param jobs [Hash{String => Hash}] how many were interrupted and lost, and the names of the first of them
       # @param marks [Array<Array(Float, String)>] deploys
       # @param settled [Float] until when the changes are known to be complete
       def initialize(changes, from:, to:, living: {}, beats: {}, jobs: {}, marks: [], settled: to - LAG)
@@ -86,8 +86,8 @@ module SidekiqLifecycle
       # @return [Lane, nil] the one whose drain took longest
       def longest_drain = lanes.select(&:drain).max_by(&:drain)
 
-      # @return [Integer] jobs that were cut off
-      def cut_off = lanes.sum(&:cut_off)
+      # @return [Integer] jobs that were interrupted
+      def interrupted = lanes.sum(&:interrupted)
 
       # @return [Integer] jobs that were lost
       def lost = lanes.sum(&:lost)
@@ -113,7 +113,7 @@ module SidekiqLifecycle
       # @return [Hash{Symbol => Object}] what matters of it, to serialise
       def brief
         drain = longest_drain
-        { longest_gap: longest_gap&.to_h, cut_off:, lost:, doubtful: doubtful?,
+        { longest_gap: longest_gap&.to_h, interrupted:, lost:, doubtful: doubtful?,
           longest_drain: ({ process: Format.readable(drain.identity), seconds: drain.drain.round(3) } if drain) }
       end
 
@@ -187,10 +187,10 @@ module SidekiqLifecycle
       def ready_once?(lane) = lane.segments.any? { |one| one.state == :ready }
 
       def job_sentences
-        { "cut off" => :cut_off, "lost" => :lost }.filter_map do |words, kind|
+        %i[interrupted lost].filter_map do |kind|
           number = public_send(kind)
           names = lanes.flat_map { |lane| lane.public_send(:"#{kind}_jobs") }.map(&:to_s)
-          "#{Format.count(number, "job")} #{words}#{": #{Format.list(names)}" if names.any?}" if number.positive?
+          "#{Format.count(number, "job")} #{kind}#{": #{Format.list(names)}" if names.any?}" if number.positive?
         end
       end
 

@@ -143,7 +143,7 @@ module SidekiqLifecycle
       end
 
       def costs(lane)
-        counts = { "cut off" => lane.cut_off, "lost" => lane.lost }.select { |_, number| number.positive? }
+        counts = { "interrupted" => lane.interrupted, "lost" => lane.lost }.select { |_, number| number.positive? }
         counts.map { |words, number| "#{Format.count(number, "job")} #{words}" }
       end
 
@@ -179,8 +179,8 @@ module SidekiqLifecycle
         words = costs(lane).join(", ")
         return if words.empty?
 
-        names = [*lane.cut_off_jobs, *lane.lost_jobs].map(&:to_s)
-        more = lane.cut_off + lane.lost - names.size
+        names = [*lane.interrupted_jobs, *lane.lost_jobs].map(&:to_s)
+        more = lane.interrupted + lane.lost - names.size
         names << "and #{more} more" if names.any? && more.positive?
         at = x(lane.to)
         side = at > RIGHT - 190 ? -1 : 1
@@ -230,7 +230,7 @@ module SidekiqLifecycle
           left += 34 + (word.size * 6)
           sign
         end
-        [*signs, diamond(left + 5, top - 2), text(left + 17, top + 10, "jobs cut off or lost", "soft")]
+        [*signs, diamond(left + 5, top - 2), text(left + 17, top + 10, "jobs interrupted or lost", "soft")]
       end
 
       # ---- SVG ----

@@ -23,7 +23,7 @@ module SidekiqLifecycle
       # @api private
       class Command
         # The version of the JSON that `--json` prints. It increases when a field changes its meaning or is removed.
-        SCHEMA = 2
+        SCHEMA = 3
         # How an operation ends, and the exit codes. A signal adds its number to 128, so SIGTERM makes it 143.
         OUTCOMES = { "reached" => 0, "not-reached" => 1, "timed-out" => 124, "interrupted" => 130 }.freeze
 

@@ -21,7 +21,7 @@ module SidekiqLifecycle
         ROWS = 60
         # The letters in words.
         LEGEND = "b booting, = ready, n running but not ready, d draining, D drained, s stopping, ? unknown; " \
-                 "x killed, ! jobs cut off or lost"
+                 "x killed, ! jobs interrupted or lost"
 
         # @param timeline [Timeline]
         # @param colour [Boolean]
@@ -54,7 +54,7 @@ module SidekiqLifecycle
           end
           last = [((lane.to - @timeline.from) / @width).floor, COLUMNS - 1].min
           cells[last] = painted("x", :unready) if lane.ending == :silent
-          cells[last] = painted("!", :unready) if (lane.cut_off + lane.lost).positive?
+          cells[last] = painted("!", :unready) if (lane.interrupted + lane.lost).positive?
           cells.join.rstrip
         end
 
