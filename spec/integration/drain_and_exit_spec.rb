@@ -103,12 +103,9 @@ RSpec.describe "drain, then exit" do
       wait_until("it is listed") { identity_of(worker) || worker.raise_if_ended }
       return worker if options[:gem] == false
 
-      published = -> { redis.call("GET", "#{identity_of(worker)}:lifecycle", database: @database) || "{}" }
-      wait_until("it is published as running") { JSON.parse(published.call)["state"] == "running" }
+      wait_until("it is published as running") { published(worker)["state"] == "running" }
       worker
     end
-
-    def identity_of(worker) = listed.find { |identity| identity.include?(":#{worker.pid}:") }
 
     it "returns when all know it, and they end by themselves when they have finished their jobs" do
       worker = start_listed

@@ -20,13 +20,6 @@ RSpec.describe "the command fleet" do
   end
 
   def lists?(worker) = !identity_of(worker).nil?
-  def identity_of(worker) = listed.find { |identity| identity.include?(":#{worker.pid}:") }
-
-  # What the gem publishes beside Sidekiq's own heartbeat.
-  def published(worker)
-    JSON.parse(redis.call("GET", "#{identity_of(worker)}:lifecycle", database: @database) || "{}")
-  end
-
   def host = Socket.gethostname
   def named(worker) = "#{host}:#{worker.pid}"
   def members = fleet_json("status").fetch("processes").to_h { |member| [member["pid"], member] }
@@ -82,7 +75,7 @@ RSpec.describe "the command fleet" do
                                          "drained_at" => nil, "version" => SidekiqLifecycle::VERSION)
     expect(redis.call("TTL", "#{identity_of(worker)}:lifecycle", database: @database)).to be_between(1, 60)
     worker.signal(:TSTP)
-    wait_until("its drain is published") { members[worker.pid]["drained_at"] }
+    wait_until("its drain is published") { published(worker)["drained_at"] }
     identity = listed.first
     worker.signal(:TERM)
     worker.exit_code
@@ -204,7 +197,7 @@ RSpec.describe "the command fleet" do
     worker = start_listed
     start_reported_job
     stopping = fleet_in_background("stop", "--drain-first")
-    wait_until("it is quiet") { members[worker.pid]["quiet"] }
+    wait_until("it is quiet") { published(worker)["state"] == "quiet" }
     expect(worker).to be_running
     release
     expect([stopping.exit_code, worker.exit_code]).to eq([0, 0])
@@ -226,7 +219,7 @@ RSpec.describe "the command fleet" do
       job = "#{named_job} on #{named(worker)}"
       expect(out).to match(/\Anot reached: timed out after 2 s: 0 of 1 drained, 1 job running; still running: #{job}
 1 process was told to go quiet, and will stay quiet.\n\z/)
-      wait_until("it is quiet") { members[worker.pid]["state"] == "quiet" }
+      wait_until("it is quiet") { published(worker)["state"] == "quiet" }
       report = fleet_json("wait", "drained", "--timeout", "1s")
       expect(report).to include("schema" => 3, "action" => "wait", "outcome" => "timed-out")
       job = { "class" => "Evaluate", "queue" => "default", "process" => listed.first }
@@ -237,7 +230,7 @@ RSpec.describe "the command fleet" do
       worker = start_listed
       start_reported_job
       waiting = fleet_in_background("quiet", "--wait")
-      wait_until("it is quiet") { members[worker.pid]["quiet"] }
+      wait_until("it is quiet") { published(worker)["state"] == "quiet" }
       worker.kill
       redis.call("DEL", listed.first, database: @database) # a minute later
       expect(waiting.exit_code).to eq(1)
@@ -247,7 +240,7 @@ RSpec.describe "the command fleet" do
     it "when a process can never drain; --drain-first still stops it" do
       worker = start_listed(timeout: 3)
       push("Evaluate", "Thread.exit")
-      wait_until("it is reported") { members[worker.pid]["never_drains"] }
+      wait_until("it is reported") { published(worker)["never_drains"] }
       reason = /#{named(worker)} can never drain: a thread of Sidekiq has died in the middle of Evaluate \h+, /
       expect(fleet("quiet", "--wait")).to match([1, /^not reached: 1 of 1 not drained: #{reason}/, String])
       expect(fleet("wait", "drained")).to match([1, /^not reached: 1 of 1 not drained: #{reason}/, String])

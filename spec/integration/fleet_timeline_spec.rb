@@ -10,17 +10,13 @@ RSpec.describe "the timeline of the fleet" do
   # A Sidekiq with frequent heartbeats. The timeline knows it as ready.
   def start_seen(**options)
     worker = start(**options, after: "#{QUICK_HEARTBEAT}#{KEEP_STALE}")
-    wait_until("the timeline knows it as ready") do
-      worker.raise_if_ended
-      lane(worker)&.dig("states", -1, "state") == "ready"
-    end
+    wait_until("the timeline knows it as ready") { worker.raise_if_ended || published(worker)["ready"] }
     worker
   end
 
   def timeline = fleet_json("timeline")
   def lane(worker) = timeline.fetch("processes").find { |one| one["process"].include?(":#{worker.pid}:") }
   def states(worker) = lane(worker)["states"].map { |one| one["state"] }
-  def identity_of(worker) = listed.find { |identity| identity.include?(":#{worker.pid}:") }
   def stream = redis.call("XRANGE", SidekiqLifecycle::Transitions::STREAM, "-", "+", database: @database)
 
   def stop(worker)
