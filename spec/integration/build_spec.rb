@@ -67,9 +67,9 @@ RSpec.describe "building the gem" do
       .to end_with("; run: bundle lock --add-platform x86_64-linux")
   end
 
-  # Building as far as bindgen takes a while and is the same on every major, so one of them is enough.
+  # Building as far as bindgen takes a minute, and is the same on every major, so one of them is enough.
   if Sandbox::MAJOR == 8
-    it "reports in one sentence that libclang is missing" do
+    it "reports in one sentence that libclang is missing", full: true do
       hide = 'for file in /usr/lib/*/libclang* /usr/lib/llvm-*/lib/libclang*; do mount --bind /dev/null "$file"; done'
       build = "#{hide}; #{RbConfig.ruby} #{extconf} && make"
       # Without optimizations it is there sooner.
