@@ -9,10 +9,10 @@ RSpec.describe "the page Lifecycle in Sidekiq's Web UI" do
   # Sidekiq uses $DYNO as the hostname.
   let(:markup) { %q(<b onclick="x">&'blue') }
 
-  def start_seen(hostname, **options)
-    worker = start(**options, name: options.fetch(:name, "app"), after: "#{QUICK_HEARTBEAT}#{KEEP_STALE}",
+  def start_seen(hostname, after: "", **options)
+    worker = start(**options, name: options.fetch(:name, "app"), after: "#{QUICK_HEARTBEAT}#{KEEP_STALE}#{after}",
                               environment: { "DYNO" => hostname })
-    wait_until("it is published as ready") { worker.raise_if_ended || process(worker)&.fetch("ready") }
+    wait_until("it is published as ready") { worker.raise_if_ended || published(worker)["ready"] }
     worker
   end
 
@@ -116,7 +116,7 @@ RSpec.describe "the page Lifecycle in Sidekiq's Web UI" do
       [{}, { "request" => "kill" }, { "only[kill]" => "x" }, { "only" => "quiet" }].each do |fields|
         expect(post("/lifecycle/confirm", fields, **same_origin).code).to eq("400")
       end
-      expect(get("/lifecycle?hours=9999&told=%3Cb%3E&request=quiet").code).to eq("200")
+      expect(get("/lifecycle?period=9999&told=%3Cb%3E&request=quiet").code).to eq("200")
       left_out = post("/lifecycle/confirm", { "request" => "quiet", "identities[]" => "<b>" }, **same_origin)
       expect(left_out.body).to include("&lt;b&gt;: it is gone")
     end
@@ -148,35 +148,25 @@ RSpec.describe "the page Lifecycle in Sidekiq's Web UI" do
       browser.driver.browser.execute_cdp("Emulation.setEmulatedMedia", features: [{ name: feature, value: }])
     end
 
-    # bin/test --full takes the pictures of the documentation from here.
-    def picture(name)
-      return unless ENV["FULL"]
-
-      directory = "/build/pictures"
-      FileUtils.mkdir_p(directory)
-      browser.save_screenshot(File.join(directory, "#{name}.png"))
-    end
-
     it "shows a blue-green deploy, narrow and in the dark as well" do
       blue = start_seen("blue")
       start_job
       start_seen("green", name: "green")
       serve
-      open("/lifecycle?hours=1")
+      open("/lifecycle?period=15min")
       expect(row("blue")).to have_css(".lifecycle-state.ready")
       row("blue").click_button("Quiet")
       confirm
       wait_until("it drains") do
-        open("/lifecycle?hours=1")
+        open("/lifecycle?period=15min")
         row("blue").has_css?(".lifecycle-state.draining", wait: 0)
       end
       expect(row("blue")).to have_text(/Evaluate \h+ \(queue default, running for/)
-      picture("draining")
       release
       stop(blue)
       start_seen(markup, name: "third")
       wait_until("its end is in Redis") do
-        open("/lifecycle?hours=1")
+        open("/lifecycle?period=15min")
         browser.has_css?(".lifecycle-gone tr", text: "blue", wait: 0)
       end
       expect(browser).to have_css("svg.timeline .lane", count: 3)
@@ -189,18 +179,36 @@ RSpec.describe "the page Lifecycle in Sidekiq's Web UI" do
       expect(evaluate(shown)).to eq("hidden")
       browser.execute_script("document.querySelector('svg.timeline .lane').focus()")
       expect(evaluate(shown)).to eq("visible")
-      picture("deploy")
 
       paper = "getComputedStyle(document.querySelector('svg.timeline .paper')).fill"
       light = evaluate(paper)
       emulate("prefers-color-scheme", "dark")
       expect(evaluate(paper)).not_to eq(light)
-      picture("dark")
       browser.current_window.resize_to(420, 900)
       wait_until("it is narrow") { evaluate("window.innerWidth") < 600 }
       expect(evaluate("document.querySelector('.lifecycle').scrollWidth"))
         .to be <= evaluate("document.querySelector('.lifecycle').clientWidth")
       expect(complaints).to be_empty
+    end
+
+    # For docs/web.md, so it takes as long as a real deploy.
+    it "is photographed during a deploy", full: true do
+      blue = start_seen("worker-blue", after: "ReportJob = Class.new(Sleep)")
+      serve
+      sleep 120
+      push("Evaluate", 'require "sidekiq/deploy"; Sidekiq::Deploy.mark!("v2")') if Sandbox::MAJOR > 6
+      push("ReportJob", 600)
+      start_seen("worker-green", name: "green", before: "sleep 40")
+      wait_until("the job is listed") { process(blue)["busy"] == 1 }
+      open
+      row("blue").click_button("Drain and stop")
+      confirm
+      wait_until("it drains") { published(blue)["state"] == "quiet" }
+      sleep 60
+      open("/lifecycle?period=15min")
+      expect(row("blue")).to have_text("ReportJob")
+      FileUtils.mkdir_p("/build/pictures")
+      browser.save_screenshot("/build/pictures/web.png")
     end
 
     it "quiets, restarts, and drains and stops processes, and asks each time" do
@@ -213,7 +221,7 @@ RSpec.describe "the page Lifecycle in Sidekiq's Web UI" do
       expect(browser).to have_css(".lifecycle-asked li", count: 2)
       expect(workers.map { |worker| process(worker)["quiet"] }).to eq([false, false])
       confirm
-      wait_until("both have drained") { workers.all? { |worker| process(worker)["drained"] } }
+      wait_until("both have drained") { workers.all? { |worker| published(worker)["drained"] } }
 
       open
       row("one").click_button("Restart drained")

@@ -10,22 +10,22 @@ module SidekiqLifecycle
     #
     # @api private
     class Page
-      # How many hours the timeline can show.
-      HOURS = [1, 6, 24, 168].freeze
+      # How much the timeline can show, in seconds, by its name in the address.
+      PERIODS = { "15min" => 15 * 60, "1h" => 3600, "6h" => 6 * 3600, "24h" => 24 * 3600, "7d" => 7 * 86_400 }.freeze
       # How many of those that have ended are listed.
       GONE = 20
       # How many jobs of killed processes are listed.
       KILLED = 50
 
-      # @return [Integer] how many hours the timeline shows
-      attr_reader :hours
+      # @return [String] what the timeline shows, one of {PERIODS}
+      attr_reader :period
 
       # @param params [Hash{String => Object}] the request's
       # @param fleet [Fleet]
       def initialize(params, fleet = Fleet.new)
         @fleet = fleet
         @params = params
-        @hours = HOURS.find { |hours| hours.to_s == params["hours"] } || 6
+        @period = PERIODS.key?(params["period"]) ? params["period"] : "6h"
       end
 
       # @return [Array<Row>] every process that Sidekiq lists
@@ -67,7 +67,7 @@ module SidekiqLifecycle
       end
 
       def timeline
-        @timeline ||= (@fleet.timeline(since: hours * 60 * 60) unless @problem)
+        @timeline ||= (@fleet.timeline(since: PERIODS.fetch(period)) unless @problem)
       rescue Fleet::Error => e
         @problem = e.message
         nil
