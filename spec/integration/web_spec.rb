@@ -196,15 +196,17 @@ RSpec.describe "the page Lifecycle in Sidekiq's Web UI" do
       blue = start_seen("worker-blue", after: "ReportJob = Class.new(Sleep)")
       serve
       sleep 120
-      push("Evaluate", 'require "sidekiq/deploy"; Sidekiq::Deploy.mark!("v2")') if Sandbox::MAJOR > 6
+      mark = 'require "sidekiq/deploy"; Sidekiq::Deploy.new(Sidekiq.redis_pool).mark!(label: "v2")'
+      push("Evaluate", mark) if Sandbox::MAJOR > 6
       push("ReportJob", 600)
-      start_seen("worker-green", name: "green", before: "sleep 40")
+      start_seen("worker-green", name: "green", after: "sleep 40")
       wait_until("the job is listed") { process(blue)["busy"] == 1 }
       open
       row("blue").click_button("Drain and stop")
       confirm
       wait_until("it drains") { published(blue)["state"] == "quiet" }
       sleep 60
+      browser.current_window.resize_to(1200, 1400)
       open("/lifecycle?period=15min")
       expect(row("blue")).to have_text("ReportJob")
       FileUtils.mkdir_p("/build/pictures")
