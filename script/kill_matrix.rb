@@ -128,8 +128,8 @@ puts <<~MARKDOWN
   | stopped | received a SIGSTOP just before |
   | killed | received a SIGKILL before |
 
-  `sidekiq` stands for `#{LaunchForm::TARGET.sub("-t 5", "-t #{KilledContainer::TIMEOUT}")}`. Anything that waits for a worker that does not exit by itself
-  still exists two minutes later. A cell shows the seconds until the container was gone: with the relay off · alive, stopped, killed. *#{STAYS}*
+  `sidekiq` stands for `#{LaunchForm::TARGET.sub("-t 5", "-t #{KilledContainer::TIMEOUT}")}`. If a program waited for a worker
+  that never exits by itself, it would still exist after two minutes. A cell shows the seconds until the container was gone: with the relay off · alive, stopped, killed. *#{STAYS}*
   means that the container still existed after #{KilledContainer::LIMIT} s, and #{UNKNOWN} that the case was not measured.
 
   A case counts as *later than allowed* if it takes #{TOLERANCE} s longer than with the relay off. There is one exception. In some forms a SIGTERM ends the
@@ -138,7 +138,6 @@ puts <<~MARKDOWN
 
   #{summary(measured)}
 
-  The tables show Sidekiq #{WHOLE}, with which everything was measured. With the other versions, a selection was measured that contains each command and
-  each combination.
+  The tables show Sidekiq #{WHOLE}, with which everything was measured. With the other versions, a sample was measured.
 MARKDOWN
 KilledContainer::WAYS.each { |way, name| puts "\n## `#{name}`\n\n#{table(way, measured)}" }

@@ -16,8 +16,9 @@ module SidekiqLifecycle
     # that throttles.
     RENEW = 5 * 60
 
-    # Seconds without a job after which it is released, plus or minus a half of them. Between the jobs of a busy queue
-    # no request is sent. A deploy can wait that long, and a worker that is told to stop releases it at once.
+    # Seconds without a job after which it is released. It looks twice in this time, so it may be a half more or less.
+    # Between the jobs of a busy queue no request is sent. A deploy can wait that long, and a worker that is told to
+    # stop releases it at once.
     LINGER = 30
 
     # Seconds until the first retry.
