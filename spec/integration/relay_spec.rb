@@ -272,6 +272,21 @@ RSpec.describe "the relay" do
     end
   end
 
+  # The init is no shell, because the kernel suspends no PID 1.
+  it "lets no TSTP suspend a shell that has outlived its worker in a stop" do
+    script = '"$@"; until [ -e end ]; do sleep 0.05; done'
+    worker = start(launcher: %w[unshare --pid --fork --kill-child --mount-proc tini -- dash -c] + [script, "dash"])
+    await_ready(worker)
+    relay = relay_of(worker)
+    Process.kill(:TERM, pid1(worker))
+    wait_until("Sidekiq has ended") { tree(worker.pid).values.none? { |command, _| command.start_with?("sidekiq ") } }
+    expect(tree(worker.pid)).to include(relay)
+    Process.kill(:TSTP, pid1(worker))
+    sleep 1
+    release("end")
+    expect(worker.exit_code).to eq(0)
+  end
+
   it "ends when the worker is killed" do
     worker = start_ready_in("dash", '"$@"; exit 5')
     Process.kill(:KILL, find(worker, /busy\]/))

@@ -41,6 +41,12 @@ pub fn stops(signal: i32) -> bool {
     matches!(signal, libc::SIGTERM | libc::SIGINT | libc::SIGQUIT)
 }
 
+/// Whether the signal suspends a process that has no handler for it.
+#[must_use]
+pub fn suspends(signal: i32) -> bool {
+    matches!(signal, libc::SIGTSTP | libc::SIGTTIN)
+}
+
 /// The set with the signal in it.
 #[must_use]
 pub fn with(mask: u64, signal: i32) -> u64 {

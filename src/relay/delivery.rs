@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, getpgid};
 
 use super::state::{ENDING, GRACE, Relay, Watched};
-use crate::model::forwarding::{self, Handlers, stops};
+use crate::model::forwarding::{self, Handlers, stops, suspends};
 use crate::model::program::Program;
 use crate::model::recipients;
 use crate::model::relay_message::Message;
@@ -31,10 +31,14 @@ impl Relay {
         // A key at the terminal signals the whole foreground group, the worker included. And a process that has
         // outlived the worker acts in its own way.
         let is_alone = self.ended.is_some() && self.peers.is_empty();
-        if sender == Sender::Terminal || is_alone || self.to_be_terminated.contains(&pid) {
+        if sender == Sender::Terminal || self.to_be_terminated.contains(&pid) || is_alone && !suspends(signal) {
             return signal;
         }
         let Some(snapshot) = Snapshot::of(pid) else { return signal };
+        if is_alone {
+            // It was meant for the worker. A suspended shell would not end, nor receive the TERM that follows.
+            return if is_handled(&snapshot, signal) { signal } else { 0 };
+        }
         self.record_stop(pid, signal);
         // A TERM would make timeout(1) start the time of its `-k`.
         if is_handled(&snapshot, signal) && snapshot.program() != Program::Timeout {
