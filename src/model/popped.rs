@@ -5,7 +5,7 @@
 //! Sidekiq's: the key of a queue, perhaps with a namespace before it, and a JSON object. What does not look like one
 //! although it is one is recorded when Ruby has it.
 
-/// Part of every key of a queue.
+/// What the key of a queue begins with, perhaps behind a namespace.
 const QUEUE: &[u8] = b"queue:";
 
 /// What the bytes are that have arrived so far.
@@ -13,7 +13,7 @@ const QUEUE: &[u8] = b"queue:";
 pub enum Reply<'a> {
     /// A job.
     Job {
-        /// Redis' key of its queue.
+        /// Redis' key of its queue, without the namespace that redis-namespace adds to it: so Ruby gets it.
         queue: &'a [u8],
         /// Sidekiq's JSON.
         payload: &'a [u8],
@@ -36,8 +36,17 @@ fn job(bytes: &[u8]) -> Result<Reply<'_>, Reply<'_>> {
     let rest = expect(bytes, b"*2\r\n")?;
     let (queue, rest) = string(rest)?;
     let (payload, rest) = string(rest)?;
-    let is_job = queue.windows(QUEUE.len()).any(|part| part == QUEUE) && payload.starts_with(b"{");
-    if is_job && rest.is_empty() { Ok(Reply::Job { queue, payload }) } else { Err(Reply::Other) }
+    match without_namespace(queue) {
+        Some(queue) if payload.starts_with(b"{") && rest.is_empty() => Ok(Reply::Job { queue, payload }),
+        _ => Err(Reply::Other),
+    }
+}
+
+/// `None`: it is not the key of a queue.
+fn without_namespace(key: &[u8]) -> Option<&[u8]> {
+    let begins = |at: &usize| *at == 0 || key.get(at - 1) == Some(&b':');
+    let mut places = key.windows(QUEUE.len()).enumerate().filter(|(_, part)| *part == QUEUE).map(|(at, _)| at);
+    places.find(begins).and_then(|at| key.get(at..))
 }
 
 /// `$5\r\nqueue\r\n`
@@ -70,7 +79,10 @@ mod tests {
     fn replies() {
         for (bytes, reply) in [
             (WHOLE, JOB),
-            (b"*2\r\n$10\r\nns:queue:a\r\n$1\r\n{\r\n", Reply::Job { queue: b"ns:queue:a", payload: b"{" }),
+            (b"*2\r\n$10\r\nns:queue:a\r\n$1\r\n{\r\n", Reply::Job { queue: b"queue:a", payload: b"{" }),
+            (b"*2\r\n$16\r\nmyqueue:queue:ab\r\n$1\r\n{\r\n", Reply::Job { queue: b"queue:ab", payload: b"{" }),
+            (b"*2\r\n$15\r\nqueue:a:queue:b\r\n$1\r\n{\r\n", Reply::Job { queue: b"queue:a:queue:b", payload: b"{" }),
+            (b"*2\r\n$9\r\nmyqueue:a\r\n$1\r\n{\r\n", Reply::Other),
             // Replies to other commands.
             (b"*2\r\n$0\r\n\r\n$0\r\n\r\n", Reply::Other),
             (b"*2\r\n$6\r\npaused\r\n$2\r\n{}\r\n", Reply::Other),
