@@ -142,16 +142,6 @@ impl OpenDirectory<'_> {
         Ok(NewRecorder { name, id, layout, mapping })
     }
 
-    /// The recorders of other processes.
-    ///
-    /// # Errors
-    /// They cannot be listed.
-    pub fn other_recorders(&self, own: Option<&str>) -> Result<Vec<FoundRecorder>, Error> {
-        self.directory
-            .recorders(Whose::Gone)
-            .map(|found| found.into_iter().filter(|it| Some(it.name.as_str()) != own).collect())
-    }
-
     /// Removes a recorder.
     ///
     /// # Errors
@@ -347,7 +337,6 @@ mod tests {
         let metadata = fs::metadata(&path).unwrap();
         assert_eq!((metadata.permissions().mode() & 0o777, metadata.len()), (0o600, made.layout.size() as u64));
         assert_eq!(states(&directory), ["in use"]);
-        assert_eq!(open.other_recorders(Some(&made.name)).unwrap(), []);
         open.remove_recorder(&made.name).unwrap();
         open.remove_recorder(&made.name).unwrap();
         assert_eq!(fs::read_dir(directory.path().join(RECORDERS)).unwrap().count(), 0);

@@ -1,12 +1,14 @@
 //! What the lifecycle does with its own flight recorder, and with those that others have left behind.
 
 use crate::model::killed_job::{KilledJob, Outcome};
-use crate::store::recorders::{Found, FoundRecorder, LeftBehind};
+use crate::store::recorders::{Found, FoundRecorder, LeftBehind, Whose};
 use crate::store::writing::OpenDirectory;
 
 use super::lifecycle::Lifecycle;
 use super::recorder::Recorder;
 use super::writer::Work;
+
+const REMOVED: &str = "somebody has removed the flight recorder, so jobs in hand are lost if this process is killed";
 
 impl Lifecycle {
     /// Records from now on which jobs are in hand, and looks for recorders of processes that are gone: now, and at each
@@ -91,15 +93,21 @@ impl Lifecycle {
             self.set_problem("recorders_history", problem);
         }
         if work.left_behind {
-            self.look_for_left_behind(open);
+            self.look_for_left_behind();
         }
         if let Some(recorder) = self.recorder.get().filter(|recorder| work.close_recorder && recorder.is_empty()) {
             let _ = open.remove_recorder(recorder.name());
         }
     }
 
-    fn look_for_left_behind(&self, open: &OpenDirectory<'_>) {
-        let found = open.other_recorders(self.recorder.get().map(Recorder::name));
+    fn look_for_left_behind(&self) {
+        let own = self.recorder.get().map(Recorder::name);
+        let found = self.directory.recorders(Whose::Gone);
+        if let (Some(own), Ok(found)) = (own, &found) {
+            let is_gone = found.iter().all(|it| it.name != own);
+            self.set_problem("recorder", is_gone.then(|| REMOVED.to_owned()));
+        }
+        let found = found.map(|found| found.into_iter().filter(|it| Some(it.name.as_str()) != own).collect::<Vec<_>>());
         let unusable = |found: &FoundRecorder| match &found.state {
             Found::Unusable(why) => Some(format!("{}: {why}", found.name)),
             _ => None,
