@@ -48,10 +48,10 @@ module SidekiqLifecycle
       def fetch(fetcher, &block)
         watch = ReplyWatch.current
         work = watch.fetch(@native, fetcher, &block)
-        if work
+        if work.respond_to?(:lifecycle_token=)
           work.lifecycle_token = record(work, awaited: watch.token)
         else
-          clear(watch.token) # whoever took it from the fetch has dealt with it
+          clear(watch.token) # whoever took it from the fetch, or put it into a unit of work of its own, deals with it
         end
         work
       end

@@ -47,7 +47,8 @@ module SidekiqLifecycle
       end
 
       def self.decode(number, text)
-        started, queue, payload = text.dup.force_encoding(Encoding::UTF_8).split("\n", 3)
+        started, *texts = text.b.split("\n", 3)
+        queue, payload = texts.map { |part| part.force_encoding(Encoding::UTF_8) }
         PutBack::InHand.new(number.to_i, started.to_i, false, queue.to_s, payload.to_s)
       end
       private_class_method :decode
@@ -74,20 +75,15 @@ module SidekiqLifecycle
       @log = RecoveryLog.new(config.logger, native)
       @copied = []
       @taken = []
+      @given_up = []
+      @lock = Mutex.new
     end
 
-    # A heartbeat has reached Redis.
+    # A heartbeat has reached Redis, or Sidekiq leaves. These are two threads, and the last one must have the last word.
     #
     # @param identity [String] Sidekiq's name for the process
     # @return [void]
-    def sync(identity)
-      is_running = @native.state == "running"
-      jobs = PutBack.jobs(@native.recorded_jobs).reject(&:kept)
-      jobs.select! { |job| @last_beat && job.started <= @last_beat } if is_running
-      @last_beat = (Time.now.to_f * 1000).to_i
-      silent = exchange(identity, jobs)
-      silent.first(AT_ONCE).each { |other| recover(identity, other) } if is_running
-    end
+    def sync(identity) = @lock.synchronize { copy(identity) }
 
     # The process goes quiet: lets the next heartbeat come now. Its thread is woken only from the pause between two
     # heartbeats (`launcher.rb`, `start_heartbeat`). A heartbeat that is on its way may have read too early what is in
@@ -103,6 +99,15 @@ module SidekiqLifecycle
     end
 
     private
+
+    def copy(identity)
+      is_running = @native.state == "running"
+      jobs = PutBack.jobs(@native.recorded_jobs).reject(&:kept)
+      jobs.select! { |job| @last_beat && job.started <= @last_beat } if is_running
+      @last_beat = (Time.now.to_f * 1000).to_i
+      silent = exchange(identity, jobs) - @given_up
+      silent.first(AT_ONCE).each { |other| recover(identity, other) } if is_running
+    end
 
     # @return [Boolean] whether it was woken, or has ended
     def wake(heart)
@@ -123,11 +128,13 @@ module SidekiqLifecycle
     def exchange(identity, jobs)
       numbers = jobs.map { |job| job.number.to_s }
       marks = PutBack.marks(@native.recorder_id)
+      former = @copied
+      @copied |= numbers # also if Redis' answer does not arrive
       silent, taken = @config.redis do |redis|
         redis.pipelined do |pipeline|
           JobCopy.silent(pipeline)
           pipeline.hmget(marks, *numbers) if numbers.any?
-          write(pipeline, identity, jobs, numbers) if numbers.any? || @copied.any?
+          write(pipeline, identity, jobs, former - numbers) if @copied.any?
         end
       end
       @copied = numbers
@@ -135,11 +142,10 @@ module SidekiqLifecycle
       silent - [identity]
     end
 
-    def write(pipeline, identity, jobs, numbers)
+    def write(pipeline, identity, jobs, gone)
       key = "#{identity}#{SUFFIX}"
-      gone = @copied - numbers
       pipeline.hdel(key, *gone) if gone.any?
-      return close(pipeline, identity, key) if numbers.empty?
+      return close(pipeline, identity, key) if jobs.empty?
 
       # All of them, because the copy may have been put back and deleted meanwhile.
       pipeline.hset(key, ID, @native.recorder_id, *jobs.flat_map { |job| [job.number.to_s, encode(job)] })
@@ -168,6 +174,11 @@ module SidekiqLifecycle
     def recover(identity, other)
       outcomes = Copy.of(@config, other).put_back(@config, limit: @limit, by: identity)
       outcomes.each { |outcome| @log.add(outcome) unless outcome.already? }
+    rescue *SidekiqCompat.redis_errors
+      raise
+    rescue StandardError => e
+      @given_up << other
+      @log.warn("cannot put back what #{other} had in hand (#{Text.error(e)})")
     end
   end
 end

@@ -16,12 +16,23 @@ module SidekiqLifecycle
     SETTLE = 0.1
 
     # What a process has left behind, as the native core returns it.
-    LeftBehind = Struct.new(:name, :id, :pid, :beat, :torn, :recorded) do
+    LeftBehind = Struct.new(:name, :id, :pid, :beat, :torn, :recorded, :of_this_boot) do
       # @return [String]
       def owner = "process #{pid}"
 
       # @return [Array<PutBack::InHand>]
       def jobs = @jobs ||= PutBack.jobs(recorded)
+
+      # Puts them back.
+      #
+      # @return [Array<PutBack::Outcome>]
+      def put_back(config, limit:, by:)
+        JobRecovery.settle(config) if jobs.any?
+        PutBack.new(config, limit:, by:).call(id, owner, jobs, whole: whole?)
+      end
+
+      # @return [Boolean] whether it has what its process last wrote: a machine that crashed may have kept less
+      def whole? = of_this_boot && torn.zero?
 
       # @return [Boolean] whether the marks of its jobs may be gone
       def old? = Time.now.to_f - (beat / 1000.0) > PutBack::MAX_AGE
@@ -63,13 +74,14 @@ module SidekiqLifecycle
       @limit = limit
       @log = RecoveryLog.new(config.logger, native)
       @waiting = {}
+      @given_up = []
     end
 
     # @return [void]
     def call
       @native.take_left_behind.each do |left_behind|
         left_behind = LeftBehind.new(*left_behind)
-        @waiting[left_behind.name] = left_behind
+        @waiting[left_behind.name] = left_behind unless @given_up.include?(left_behind.name)
       end
       @waiting.values.each { |left_behind| recover(left_behind) } # rubocop:disable Style/HashEachMethods -- it changes
     rescue *SidekiqCompat.redis_errors => e
@@ -79,19 +91,30 @@ module SidekiqLifecycle
     private
 
     def recover(left_behind)
-      @waiting.delete(left_behind.name) if left_behind.old?
-      return warn(left_behind.age_warning) if left_behind.old?
+      return give_up(left_behind, left_behind.age_warning) if left_behind.old?
 
-      outcomes = left_behind.jobs.empty? ? [] : put_back(left_behind)
+      outcomes = put_back(left_behind) or return
       @native.forget_left_behind(left_behind.name)
       @waiting.delete(left_behind.name)
       outcomes.each { |outcome| @log.add(outcome) }
       warn(left_behind.torn_warning)
     end
 
+    # @return [Array<PutBack::Outcome>, nil] nil: that is not possible
     def put_back(left_behind)
-      JobRecovery.settle(@config)
-      PutBack.new(@config, limit: @limit, by:).call(left_behind.id, left_behind.owner, left_behind.jobs)
+      left_behind.put_back(@config, limit: @limit, by:)
+    rescue *SidekiqCompat.redis_errors
+      raise
+    rescue StandardError => e
+      give_up(left_behind, "cannot put back what #{left_behind.owner} had in hand (#{Text.error(e)})")
+    end
+
+    # It stays where it is, and is not looked at again.
+    def give_up(left_behind, why)
+      @waiting.delete(left_behind.name)
+      @given_up << left_behind.name
+      warn(why)
+      nil
     end
 
     def by = SidekiqCompat.options(@config)[:identity] || "process #{Process.pid}"

@@ -26,18 +26,23 @@ module SidekiqLifecycle
     # The class of error that a job in the dead set shows.
     ERROR_CLASS = "SidekiqLifecycle::Killed"
 
+    # The mark of a recorder that has been read whole: what it did not have in hand, its process was done with, so
+    # a copy in Redis that still has it is out of date.
+    WHOLE = "whole"
+
     # KEYS: marks, history, the set of queues, the dead set, Sidekiq's key of the owner, its copy of its jobs, the
     # registry of such copies, then the queue of each job. ARGV: who does it, seconds until the marks expire, the time,
-    # since when dead jobs are kept, how many, how much history, and the owner's identity if it must be dead; then for
-    # each job its number, what to do, its queue's name, its payload and its line of history.
-    SCRIPT = <<~LUA
+    # since when dead jobs are kept, how many, how much history, the owner's identity if it must be dead, and whether to
+    # set {WHOLE}; then for each job its number, what to do, its queue's name, its payload and its line of history.
+    SCRIPT = <<~LUA.freeze
       local results, died = {}, false
       if ARGV[7] ~= "" and redis.call("EXISTS", KEYS[5]) == 1 then
         return results
       end
+      local is_over = ARGV[7] ~= "" and redis.call("HEXISTS", KEYS[1], "#{WHOLE}") == 1
       for i = 8, #KEYS do
-        local at = 8 + (i - 8) * 5
-        local fresh = redis.call("HSETNX", KEYS[1], ARGV[at], ARGV[1])
+        local at = 9 + (i - 8) * 5
+        local fresh = is_over and 0 or redis.call("HSETNX", KEYS[1], ARGV[at], ARGV[1])
         results[#results + 1] = fresh
         if fresh == 1 then
           if ARGV[at + 1] == "put_back" then
@@ -49,6 +54,9 @@ module SidekiqLifecycle
           end
           redis.call("LPUSH", KEYS[2], ARGV[at + 4])
         end
+      end
+      if ARGV[8] == "1" then
+        redis.call("HSET", KEYS[1], "#{WHOLE}", ARGV[1])
       end
       redis.call("EXPIRE", KEYS[1], ARGV[2])
       redis.call("LTRIM", KEYS[2], 0, ARGV[6] - 1)
@@ -88,7 +96,7 @@ module SidekiqLifecycle
       def parsed
         hash = JSON.parse(payload)
         hash if hash.is_a?(Hash)
-      rescue JSON::ParserError
+      rescue JSON::ParserError, EncodingError
         nil
       end
     end
@@ -128,12 +136,13 @@ module SidekiqLifecycle
     # @param owner [String] the process that had them
     # @param jobs [Array<InHand>]
     # @param owner_key [String, nil] Sidekiq's key of the owner: while it exists nothing is put back
+    # @param whole [Boolean] whether these are all that the owner had in hand when it was killed
     # @return [Array<Outcome>] all of them {Outcome#already?} if the owner is not dead
-    def call(recorder_id, owner, jobs, owner_key: nil)
+    def call(recorder_id, owner, jobs, owner_key: nil, whole: false)
       # The oldest is pushed last, and so fetched first.
       plans = jobs.sort_by { |job| -job.number }.map { |job| plan(job) }
       killed_jobs = plans.map { |plan| plan.job.killed_job(owner, plan.outcome, at: Time.now, by: @by) }
-      fresh = @config.redis { |redis| run(redis, recorder_id, plans.zip(killed_jobs), owner_key) }
+      fresh = @config.redis { |redis| run(redis, recorder_id, plans.zip(killed_jobs), owner_key, whole) }
       plans.zip(killed_jobs, fresh).map { |plan, job, is_fresh| Outcome.new(job, plan.times, is_fresh == 1) }
     end
 
@@ -148,6 +157,8 @@ module SidekiqLifecycle
       return Plan.new(job, :dead, JSON.generate(hash.merge(error(times))), times) if times >= @limit
 
       Plan.new(job, :put_back, JSON.generate(hash.merge(COUNT => times + 1)), times + 1)
+    rescue JSON::GeneratorError
+      Plan.new(job, :put_back, job.payload, 1) # another language wrote it, with half of a character, say
     end
 
     def error(times)
@@ -155,13 +166,13 @@ module SidekiqLifecycle
         "error_message" => "#{times + 1} processes were killed while they ran it" }
     end
 
-    def run(redis, recorder_id, plans, owner_key)
+    def run(redis, recorder_id, plans, owner_key, whole)
       now = Time.now.to_f
       options = SidekiqCompat.options(@config)
       keys = [self.class.marks(recorder_id), HISTORY, "queues", "dead", owner_key.to_s, "#{owner_key}#{JobCopy::SUFFIX}",
               JobCopy::REGISTRY, *plans.map { |plan, _| plan.job.queue }]
       arguments = [@by, EXPIRY, now, now - options[:dead_timeout_in_seconds], options[:dead_max_jobs], HISTORY_SIZE,
-                   owner_key]
+                   owner_key, whole ? 1 : 0]
       plans.each do |plan, killed_job|
         job = plan.job
         arguments.push(job.number, plan.outcome, job.queue_name, plan.payload, JSON.generate(killed_job.to_h))

@@ -214,6 +214,13 @@ RSpec.describe "jobs of a killed process" do
     release
   end
 
+  it "are reported as unprotected if somebody removes the recorder" do
+    worker = start_ready(install: recover, before: QUICK_HEARTBEAT)
+    FileUtils.rm(recorders)
+    wait_until("it is reported") { worker.log.include?("somebody has removed the flight recorder") }
+    expect(worker).to be_running
+  end
+
   describe "whose machine never comes back" do
     def copies = redis.call("ZRANGE", "sidekiq_lifecycle:recorders", 0, -1, database: @database)
     def copy(identity) = redis.call("HKEYS", "#{identity}:lifecycle:jobs", database: @database) - ["recorder"]
@@ -253,6 +260,25 @@ RSpec.describe "jobs of a killed process" do
       worker.signal(:TERM)
       expect(worker.exit_code).to eq(0)
       expect(copies).to be_empty
+    end
+
+    it "are not put back if they had ended, as the recorder of a machine that is still there shows" do
+      worker = start_ready(install: recover, before: RARE_HEARTBEAT)
+      start_job
+      worker.signal(:TSTP)
+      wait_until("it is copied") { copies.any? && copy(copies.first).size == 1 }
+      identity = copies.first
+      copied = redis.call("HGETALL", "#{identity}:lifecycle:jobs", database: @database).to_a.flatten
+      release
+      wait_until("drained") { File.exist?(drained_file) }
+      kill(worker)
+      # As if no heartbeat had removed it.
+      redis.call("HSET", "#{identity}:lifecycle:jobs", *copied, database: @database)
+      redis.call("ZADD", "sidekiq_lifecycle:recorders", "1", identity, database: @database)
+      redis.call("DEL", identity, database: @database)
+      start_next(before: QUICK_HEARTBEAT)
+      wait_until("the copy is gone") { copies.empty? }
+      expect([begun, queued, history]).to eq([1, 0, []])
     end
 
     it "are not put back while Sidekiq shows it as alive" do

@@ -4,9 +4,9 @@ require "sidekiq_lifecycle/job_copy"
 require "sidekiq_lifecycle/job_recovery"
 
 RSpec.describe SidekiqLifecycle::JobRecovery::LeftBehind do
-  def left_behind(days: 0, torn: 0, jobs: %w[a1 b2])
+  def left_behind(days: 0, torn: 0, jobs: %w[a1 b2], of_this_boot: true)
     recorded = jobs.map.with_index { |jid, number| [number, 0, false, "queue:low", %({"class":"Mail","jid":"#{jid}"})] }
-    described_class.new("7-ab", "ab", 7, (Time.now.to_f - (days * 86_400)) * 1000, torn, recorded)
+    described_class.new("7-ab", "ab", 7, (Time.now.to_f - (days * 86_400)) * 1000, torn, recorded, of_this_boot)
   end
 
   it "is too old after 28 days, and says which jobs are not put back" do
@@ -14,6 +14,11 @@ RSpec.describe SidekiqLifecycle::JobRecovery::LeftBehind do
     said = "process 7 was killed more than 28 days ago, so what it had in hand is not put back: Mail a1, Mail b2"
     expect(left_behind.age_warning).to eq(said)
     expect(left_behind(jobs: []).age_warning).to be_nil
+  end
+
+  it "is whole if nothing in it is torn, and the machine has not crashed since" do
+    all = [left_behind, left_behind(torn: 1), left_behind(of_this_boot: false)]
+    expect(all.map(&:whole?)).to eq([true, false, false])
   end
 
   {

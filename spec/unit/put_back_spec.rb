@@ -48,6 +48,12 @@ RSpec.describe SidekiqLifecycle::PutBack do
     expect(told).to include("{", "[]", "null")
   end
 
+  it "puts back unchanged what Ruby reads and cannot write" do
+    payloads = ['{"args":["\udca9"]}', '{"args":[1e400]}', "{\"args\":[\"\xFF\"]}"]
+    payloads.each { |payload| expect(put_back(in_hand(payload)).killed_job.outcome).to eq(:put_back) }
+    expect(told).to include(*payloads)
+  end
+
   it "says in the dead set why a job is there, and how many processes it has cost" do
     put_back(in_hand('{"class":"Mail","jid":"a1","lifecycle_put_back":3}'))
     dead = told.find { |text| text.include?("error_class") }

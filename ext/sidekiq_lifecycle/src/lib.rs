@@ -302,7 +302,8 @@ impl Process {
         })
     }
 
-    /// What processes that are gone had in hand: name, id, pid, last heartbeat, torn jobs and jobs of each recorder.
+    /// What processes that are gone had in hand: name, id, pid, last heartbeat, torn jobs and jobs of each recorder, and
+    /// whether it is of this boot.
     fn take_left_behind(ruby: &Ruby, this: &Self) -> Result<RArray, Error> {
         guarded(ruby, || {
             let found = ruby.ary_new();

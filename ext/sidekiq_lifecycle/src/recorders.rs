@@ -9,11 +9,12 @@ use sidekiq_lifecycle::store::recorders::LeftBehind;
 use crate::error::{guarded, raise};
 use crate::path;
 
-/// Name, id, pid, last heartbeat, torn jobs and jobs of a recorder.
+/// Name, id, pid, last heartbeat, torn jobs and jobs of a recorder, and whether it is of this boot.
 pub fn add(ruby: &Ruby, list: RArray, left: LeftBehind) -> Result<(), Error> {
     let contents = left.contents;
     let jobs = in_hand(ruby, contents.jobs)?;
-    list.push((left.name, contents.id, left.identity.pid, contents.beat, contents.torn, jobs))
+    let is_of_this_boot = !left.identity.is_of_another_boot();
+    list.push((left.name, contents.id, left.identity.pid, contents.beat, contents.torn, jobs, is_of_this_boot))
 }
 
 /// Number, start, whether another copy is kept, queue and payload of each.

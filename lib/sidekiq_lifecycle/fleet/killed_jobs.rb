@@ -118,17 +118,13 @@ module SidekiqLifecycle
       def unmarked(id, jobs)
         return [] if jobs.empty?
 
-        marks = @config.redis { |redis| redis.hmget(PutBack.marks(id), *jobs.map { |job| job.number.to_s }) }
-        jobs.zip(marks).filter_map { |job, mark| job unless mark }
+        numbers = jobs.map { |job| job.number.to_s }
+        whole, *marks = @config.redis { |redis| redis.hmget(PutBack.marks(id), PutBack::WHOLE, *numbers) }
+        whole ? [] : jobs.zip(marks).filter_map { |job, mark| job unless mark }
       end
 
       def recover_recorder(left_behind, by)
-        outcomes = []
-        if left_behind.jobs.any?
-          JobRecovery.settle(@config)
-          put_back = PutBack.new(@config, limit: @limit, by:)
-          outcomes = put_back.call(left_behind.id, left_behind.owner, left_behind.jobs)
-        end
+        outcomes = left_behind.put_back(@config, limit: @limit, by:)
         outcomes.each { |outcome| @recorders.note(outcome) }
         @recorders.forget(left_behind)
         @torn.push(*left_behind.torn_warning)
