@@ -23,6 +23,10 @@ module SidekiqLifecycle
     # What is appended to the identity in the name of the key that requests to stop once drained.
     STOP_REQUEST = ":lifecycle:stop_when_drained"
 
+    # Refusals that say nothing of the command itself.
+    PASSING = /\b(OOM|READONLY|LOADING|MASTERDOWN|MISCONF|NOREPLICAS|CLUSTERDOWN|TRYAGAIN|BUSY)\b/
+    private_constant :PASSING
+
     # @param identity [String] Sidekiq's name for the process
     # @return [String] the key
     def self.key(identity) = "#{identity}#{SUFFIX}"
@@ -95,8 +99,14 @@ module SidekiqLifecycle
         return "Redis refuses the status that this process publishes for the fleet (#{Text.error(e)})"
       end
 
-      @timeline_problem = "Redis refuses the timeline of this process, which needs Redis 5 (#{Text.error(e)})"
+      @timeline_problem = timeline_problem(e)
       exchange(identity, status, nil)
+    end
+
+    def timeline_problem(error)
+      return if error.message.match?(PASSING)
+
+      "Redis refuses the timeline of this process, which needs Redis 5 (#{Text.error(error)})"
     end
 
     def names(jobs) = jobs.first(NAMED).map(&:to_h)

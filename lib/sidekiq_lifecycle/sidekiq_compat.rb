@@ -35,6 +35,10 @@ module SidekiqLifecycle
       def wait_readable(...) = super && self
     end
 
+    # Appends an entry to a stream, and trims it.
+    APPEND = 'redis.call("XADD", KEYS[1], "MAXLEN", "~", ARGV[1], "*", unpack(ARGV, 2))'
+    private_constant :APPEND
+
     module_function
 
     # ---- configuration ----
@@ -161,13 +165,14 @@ module SidekiqLifecycle
       redis.call("EVAL", script, keys.size, *keys, *arguments)
     end
 
-    # Appends an entry to a stream, which keeps about `limit` of them (Redis 5 and later).
+    # Appends an entry to a stream, which keeps about `limit` of them (Redis 5 and later). redis-namespace, which is
+    # used with 6.x, has the streams' commands go to a key without the namespace, and scripts to one with it.
     #
     # @return [void]
     def append(redis, stream, limit, fields)
-      return redis.xadd(stream, fields, maxlen: limit, approximate: true) unless redis.respond_to?(:call_v)
+      return redis.call("XADD", stream, "MAXLEN", "~", limit, "*", *fields.flatten) if redis.respond_to?(:call_v)
 
-      redis.call("XADD", stream, "MAXLEN", "~", limit, "*", *fields.flatten)
+      redis.eval(APPEND, [stream], [limit, *fields.flatten])
     end
 
     # @return [Array<Class>] what is raised where Redis cannot be reached

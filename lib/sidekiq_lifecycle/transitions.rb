@@ -31,7 +31,8 @@ module SidekiqLifecycle
     NAMED = 20
 
     BY_LETTER = LETTERS.invert.freeze
-    # How many of its latest changes a process repeats. Most have six; one may be ready and not ready in turns.
+    # How many changes a process repeats: its first and the latest. Most have six; one may be ready and not ready in
+    # turns.
     REPEATED = 20
     private_constant :BY_LETTER
 
@@ -104,7 +105,10 @@ module SidekiqLifecycle
     def states = @life.map(&:first)
 
     # What has been noticed last may have happened earlier.
-    def with(news) = [*@life, *news.changes].sort_by.with_index { |(_, at), place| [at, place] }.last(REPEATED)
+    def with(news)
+      life = [*@life, *news.changes].sort_by.with_index { |(_, at), place| [at, place] }
+      life.size > REPEATED ? [life.first, *life.last(REPEATED - 1)] : life
+    end
 
     # A state like the others in the timeline, but it may be entered and left again.
     def readiness(status, now)
