@@ -171,6 +171,9 @@ RSpec.describe SidekiqLifecycle::Fleet do
       all = targets(member, member("web:1:x", info: { "embedded" => true }), ghost("old:1:x"))
       expect([all.present.size, all.left_out]).to eq([2, "1 ghost left out"])
       expect([all.controllable.map(&:hostname), all.left_out]).to eq([%w[worker-1], "1 ghost and 1 embedded left out"])
+      # A last heartbeat has put it back on Sidekiq's list.
+      left = member("worker-2:9:y", published: { left: true })
+      expect([targets(member, left).present.map(&:pid), targets(member, left).left_out]).to eq([[7], nil])
     end
   end
 

@@ -19,8 +19,10 @@ module SidekiqLifecycle
         @embedded = []
       end
 
-      # @return [Array<Process>] all that match, including ghosts
-      def matching = @matching ||= known.values.select { |process| @selection.include?(process) }
+      # @return [Array<Process>] all that match, including ghosts. One that has left may still be listed for a minute.
+      def matching
+        @matching ||= known.values.select { |process| process.listed? && @selection.include?(process) }
+      end
 
       # @return [Array<Process>] all that match and run
       # @raise [NoMatch]
