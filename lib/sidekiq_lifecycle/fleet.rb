@@ -147,6 +147,7 @@ module SidekiqLifecycle
       long = living.except(*history.changes.keys).transform_values { |process| Timeline.changes_of(process) }
       Timeline.new({ **history.changes, **long }, from: from.to_f, to: now.to_f, beats: history.beats,
                                                   jobs: history.jobs, marks: history.marks,
+                                                  known_from: history.known_from,
                                                   living: living.transform_values(&:started_at))
     end
 

@@ -83,6 +83,15 @@ RSpec.describe "the timeline of the fleet" do
     expect(fleet("timeline", "--since", "30m")).to eq([1, "", "sidekiq-lifecycle: no Sidekiq was seen in this time\n"])
   end
 
+  it "knows how a process ended, also if a heartbeat on its way came later" do
+    at = ((Time.now.to_f - 60) * 1000).to_i
+    [[[:ready, at], [:ended, at + 5000]], [[:ready, at]]].each do |life|
+      redis.call("XADD", SidekiqLifecycle::Transitions::STREAM, "*", "p", "a:1:f", "t",
+                 SidekiqLifecycle::Transitions.dump(life), database: @database)
+    end
+    expect(timeline["processes"].map { |one| one["ending"] }).to eq(["stopped"])
+  end
+
   it "writes each change once, and nothing between" do
     worker = start_seen
     count = stream.size

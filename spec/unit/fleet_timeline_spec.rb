@@ -83,6 +83,19 @@ RSpec.describe SidekiqLifecycle::Fleet::Timeline do
       expect(gaps(timeline({ "a:1:f" => "b0 r3 s60 e65" }, living: { "b:1:f" => 80.0 }))).to eq([[60, 80, false]])
     end
 
+    {
+      "one that began before" => [["b61 r72"], 5, [[10, 72, false]]],
+      "one that began before and lasts" => [["b61"], 5, [[10, 100, true]]],
+      "none if nothing is known of the time before" => [["b61 r72"], 20, []],
+      "none if a worker was ready before" => [["b0 r3 s80 e85", "b61 r72"], 5, []]
+    }.each do |what, (lives, known_from, expected)|
+      it what do
+        lives = lives.each_with_index.to_h { |life, number| ["a:#{number}:f", changes(life)] }
+        living = lives.reject { |_, life| life.any? { |state,| state == :ended } }.transform_values { nil }
+        expect(gaps(described_class.new(lives, from: 10, to: 100, living:, known_from:))).to eq(expected)
+      end
+    end
+
     it "is cut to the time that was asked for" do
       lives = { "a:1:f" => changes("b0 r3 s60 e65"), "b:1:f" => changes("b61 r72") }
       only = described_class.new(lives, from: 70, to: 100, living: { "b:1:f" => nil })
@@ -92,7 +105,7 @@ RSpec.describe SidekiqLifecycle::Fleet::Timeline do
 
   it "counts the ready processes" do
     expect(timeline({ "a:1:f" => "b0 r3 s60 e65", "b:1:f" => "b40 r60" }).ready)
-      .to eq([[0, 0], [3, 1], [60, 1], [100, 0]])
+      .to eq([[0, 0], [3, 1], [60, 1]])
   end
 
   it "sums up what matters" do
@@ -133,6 +146,10 @@ RSpec.describe SidekiqLifecycle::Fleet::Timeline do
     it "is XML, whatever the names are" do
       expect(picture).not_to match(/<b>|<i>|<Job>|\e/)
       expect(titles).to include("3 jobs interrupted; <Job> 1a; and 2 more", "deploy <i>v2</i>, 1970-01-01 00:01:00 UTC")
+    end
+
+    it "says how many are ready now" do
+      expect(picture).to include("1 ready now, 1 at most")
     end
 
     it "has no style or script of its own in a page, and one in a file" do

@@ -24,14 +24,15 @@ module SidekiqLifecycle
       FIELDS = %w[info busy beat quiet concurrency].freeze
       # Reads many processes: the fields of each, when they expire, and what this gem has published. Three commands for
       # each process would take Ruby four times as long. Sidekiq uses scripts too (`scheduled.rb`).
-      READ = <<~LUA.freeze
+      READ = <<~LUA
         local found = {}
-        for _, key in ipairs(KEYS) do
-          for _, field in ipairs(redis.call("HMGET", key, unpack(ARGV))) do
+        local count = #KEYS / 2
+        for place = 1, count do
+          for _, field in ipairs(redis.call("HMGET", KEYS[place], unpack(ARGV))) do
             found[#found + 1] = field
           end
-          found[#found + 1] = redis.call("PTTL", key)
-          found[#found + 1] = redis.call("GET", key .. "#{RedisStatus::SUFFIX}")
+          found[#found + 1] = redis.call("PTTL", KEYS[place])
+          found[#found + 1] = redis.call("GET", KEYS[count + place])
         end
         return found
       LUA
@@ -39,18 +40,19 @@ module SidekiqLifecycle
       ENTRIES = 2000
       # Reads entries from one on. Every client returns a script's answer in the same form.
       READ_STREAM = 'return redis.call("XRANGE", KEYS[1], ARGV[1], "+", "COUNT", ARGV[2])'
-      # Reads the last heartbeats and Sidekiq's marks of deploys (`deploy.rb`).
+      # Reads the last heartbeats, the stream's first entry, and Sidekiq's marks of deploys (`deploy.rb`).
       READ_BEATS = <<~LUA
-        local found = { redis.call("ZRANGE", KEYS[1], 0, -1, "WITHSCORES") }
-        for place = 2, #KEYS do
+        local found = { redis.call("ZRANGE", KEYS[1], 0, -1, "WITHSCORES"),
+                        redis.call("XRANGE", KEYS[2], "-", "+", "COUNT", 1) }
+        for place = 3, #KEYS do
           found[place] = redis.call("HGETALL", KEYS[place])
         end
         return found
       LUA
       private_constant :READ_STREAM, :READ_BEATS
 
-      # What the processes have written for the timeline: for {Timeline#initialize}.
-      History = Struct.new(:changes, :jobs, :beats, :marks, keyword_init: true)
+      # What the processes have written for the timeline, and since when: for {Timeline#initialize}.
+      History = Struct.new(:changes, :jobs, :beats, :marks, :known_from, keyword_init: true)
       # A running job.
       Job = Struct.new(:process, :job_class, :jid, :queue, :since, keyword_init: true) do
         # @return [Float] seconds since it started
@@ -126,9 +128,12 @@ module SidekiqLifecycle
       # @return [History] what Redis remembers of the processes that have run between these moments
       # @raise [Unreachable, Error] if Redis does not answer, or has no streams
       def history(from, to)
-        beats, *marks = read_beats((from.utc.to_date..to.utc.to_date).map { |day| "#{day.strftime("%Y%m%d")}-marks" })
+        days = (from.getutc.to_date..to.getutc.to_date).map { |day| "#{day.strftime("%Y%m%d")}-marks" }
+        beats, first, *marks = read_beats(days)
         beats = beats.each_slice(2).to_h { |name, at| [Format.readable(name), at.to_f] }
-        History.new(**changes_and_jobs_since(from, beats), beats:, marks: marks.flat_map { |day| marks_of(day) })
+        known_from = first.dig(0, 0)&.then { |id| id.to_i / 1000.0 }
+        History.new(**changes_and_jobs_since(from, beats), beats:, known_from:,
+                                                           marks: marks.flat_map { |day| marks_of(day) })
       rescue *SidekiqCompat.command_errors => e
         raise Error, "Redis has no timeline, which needs Redis 5 or later: #{Text.masked(e.message)}"
       rescue *SidekiqCompat.redis_errors => e
@@ -144,18 +149,21 @@ module SidekiqLifecycle
         silent.all? { |name| recent[:changes].key?(name) } ? recent : changes_and_jobs("-")
       end
 
-      # A process repeats its earlier changes, so the last entry says all.
+      # A process repeats its earlier changes, so the last entry says all. A heartbeat that was on its way when it wrote
+      # its end may come after that.
       def changes_and_jobs(from)
         lives = {}
         jobs = {}
         each_entry(from) do |entry|
           identity = entry["p"].to_s
-          lives[identity] = entry["t"].to_s
+          lives[identity] = entry["t"].to_s unless ended?(lives[identity])
           jobs[identity] = entry["j"] if entry["j"]
         end
         { changes: lives.to_h { |identity, life| [Format.readable(identity), Transitions.load(Format.readable(life))] },
           jobs: jobs.to_h { |identity, json| [Format.readable(identity), parse(json) || {}] } }
       end
+
+      def ended?(life) = life&.match?(/(\A| )#{Transitions::LETTERS.fetch(:ended)}/)
 
       def each_entry(from)
         loop do
@@ -172,7 +180,7 @@ module SidekiqLifecycle
       end
 
       def read_beats(days)
-        @config.redis { |redis| SidekiqCompat.evaluate(redis, READ_BEATS, [Transitions::BEATS, *days], []) }
+        @config.redis { |redis| SidekiqCompat.evaluate(redis, READ_BEATS, [Transitions::BEATS, Transitions::STREAM, *days], []) }
       end
 
       def milliseconds(time) = (time.to_r * 1000).floor
@@ -193,7 +201,7 @@ module SidekiqLifecycle
       # Redis works on the next slice while Ruby receives the last one.
       def read(identities)
         replies = pipelined(identities.each_slice(SLICE)) do |redis, slice|
-          SidekiqCompat.evaluate(redis, READ, slice, FIELDS)
+          SidekiqCompat.evaluate(redis, READ, [*slice, *slice.map { |identity| RedisStatus.key(identity) }], FIELDS)
         end
         replies.flat_map { |slice| slice.each_slice(FIELDS.size + 2).to_a }
       end

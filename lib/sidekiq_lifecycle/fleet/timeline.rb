@@ -54,10 +54,13 @@ module SidekiqLifecycle
       # @param jobs [Hash{String => Hash}] how many were interrupted and lost, and the names of the first of them
       # @param marks [Array<Array(Float, String)>] deploys
       # @param settled [Float] until when the changes are known to be complete
-      def initialize(changes, from:, to:, living: {}, beats: {}, jobs: {}, marks: [], settled: to - LAG)
+      # @param known_from [Float, nil] since when they are known; nil: they never were
+      def initialize(changes, from:, to:, living: {}, beats: {}, jobs: {}, marks: [], known_from: nil,
+                     settled: to - LAG)
         @from = from.to_f
         @to = to.to_f
         @settled = settled
+        @is_known_before = !known_from.nil? && known_from < @from
         @marks = marks.reject { |at,| at < from || at > to }.sort
         whole = (changes.keys | living.keys).map do |identity|
           lane(identity, changes.fetch(identity, []), living, beats[identity], jobs.fetch(identity, {}))
@@ -70,14 +73,17 @@ module SidekiqLifecycle
       #
       # @return [Array<Array(Float, Integer)>]
       def ready
-        @ready ||= edges(lanes, %i[ready]).each_with_object([[from, 0]]) do |(at, change), counts|
+        # What lives does not end with the timeline.
+        changes = edges(lanes, %i[ready]).reject { |at,| at >= to }
+        @ready ||= changes.each_with_object([[from, 0]]) do |(at, change), counts|
           count = counts.last.last + change
           # Of several changes at a moment, the last one counts.
           counts.last.first == at ? counts.last[1] = count : counts << [at, count]
         end
       end
 
-      # @return [Array<Gap>] every moment without a ready worker, after the first one was ready
+      # @return [Array<Gap>] every moment without a ready worker: from the beginning, if it is known what was before;
+      #   otherwise after the first worker was ready
       attr_reader :gaps
 
       # @return [Gap, nil] the longest of them
@@ -153,14 +159,19 @@ module SidekiqLifecycle
       # From each moment at which the last one stops being ready to the one at which the next one is. Of a process in an
       # unknown state nobody knows that it was not ready.
       def find_gaps(lanes)
+        first, *turns = turns(lanes)
+        turns.unshift(from, *first) if @is_known_before && (first.nil? || first > from)
+        turns.each_slice(2).filter_map { |began, ended| gap(began, ended || to, lasts: ended.nil?) }
+      end
+
+      # When the first process is ready, none is any more, one is again, and so on.
+      def turns(lanes)
         count = 0
-        turns = edges(lanes, %i[ready unknown]).filter_map do |at, change|
+        edges(lanes, %i[ready unknown]).filter_map do |at, change|
           before = count
           count += change
           at if before.zero? || count.zero?
         end
-        # The first one is when the first process was ready.
-        turns.drop(1).each_slice(2).filter_map { |began, ended| gap(began, ended || to, lasts: ended.nil?) }
       end
 
       # A change that is not written yet may end a gap that lasts.
