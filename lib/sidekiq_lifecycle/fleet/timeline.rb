@@ -73,9 +73,7 @@ module SidekiqLifecycle
       #
       # @return [Array<Array(Float, Integer)>]
       def ready
-        # What lives does not end with the timeline.
-        changes = edges(lanes, %i[ready]).reject { |at,| at >= to }
-        @ready ||= changes.each_with_object([[from, 0]]) do |(at, change), counts|
+        @ready ||= changes_of_ready.each_with_object([[from, 0]]) do |(at, change), counts|
           count = counts.last.last + change
           # Of several changes at a moment, the last one counts.
           counts.last.first == at ? counts.last[1] = count : counts << [at, count]
@@ -140,6 +138,9 @@ module SidekiqLifecycle
       end
 
       # ---- how many are ready ----
+
+      # What lives does not end with the timeline.
+      def changes_of_ready = edges(lanes, %i[ready]).reject { |at,| at >= to }
 
       # When processes enter one of the states (1) and leave it (-1), in the order of time; at one moment they enter
       # first.
