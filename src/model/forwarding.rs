@@ -101,6 +101,23 @@ mod tests {
     }
 
     #[test]
+    fn what_signals_do() {
+        use libc::{SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGUSR1, SIGUSR2};
+        let (stop, suspend, neither) = ((true, false), (false, true), (false, false));
+        for (signal, expected) in [
+            (SIGTERM, stop),
+            (SIGINT, stop),
+            (SIGQUIT, stop),
+            (SIGTSTP, suspend),
+            (SIGTTIN, suspend),
+            (SIGUSR1, neither),
+            (SIGUSR2, neither),
+        ] {
+            assert_eq!((stops(signal), suspends(signal)), expected, "{signal}");
+        }
+    }
+
+    #[test]
     fn all_signals_fit() {
         assert_eq!(with(0, 1), 1);
         assert_eq!(with(0, 64), 1 << 63);

@@ -31,7 +31,7 @@ impl Relay {
         // A key at the terminal signals the whole foreground group, the worker included. And a process that has
         // outlived the worker acts in its own way.
         let is_alone = self.ended.is_some() && self.peers.is_empty();
-        if sender == Sender::Terminal || self.to_be_terminated.contains(&pid) || is_alone && !suspends(signal) {
+        if sender == Sender::Terminal || self.to_be_terminated.contains(&pid) || (is_alone && !suspends(signal)) {
             return signal;
         }
         let Some(snapshot) = Snapshot::of(pid) else { return signal };
