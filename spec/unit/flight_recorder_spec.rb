@@ -49,6 +49,13 @@ RSpec.describe SidekiqLifecycle::FlightRecorder do
     expect(calls).to eq([[:clear, 3]])
   end
 
+  it "clears a job that somebody has put into a unit of work of their own" do
+    core(3)
+    foreign = Struct.new(:queue, :job).new("queue:default", "{}")
+    expect(fetch { socket.wait_readable(5) && foreign }).to be(foreign)
+    expect(calls).to eq([[:clear, 3]])
+  end
+
   it "clears a job after which the fetch went on, because something else has dealt with it" do
     core(3)
     fetch { 2.times { socket.wait_readable(5) } && work }

@@ -20,7 +20,7 @@ RSpec.describe SidekiqLifecycle::JobCopy do
 
   let(:copy) { described_class.new(instance_double(Struct.new(:logger), logger: nil), nil, 3) }
 
-  after { @launcher.thread.kill.join }
+  after { @launcher.thread.kill.join if @launcher }
 
   it "lets the next heartbeat come now in the pause between two" do
     @launcher = launcher_class.new
@@ -37,6 +37,16 @@ RSpec.describe SidekiqLifecycle::JobCopy do
     expect(heartbeat.num_waiting).to eq(1)
     heartbeat << true
     expect(@launcher.thread.join(Waiting::LIMIT)).not_to be_nil
+  end
+
+  it "reads a job whatever bytes are in it" do
+    payload = "{\"args\":[\"\xFF\n\"]}"
+    redis = Object.new
+    redis.define_singleton_method(:hgetall) { |_| { "recorder" => "ab", "7" => "12\nqueue:low\n#{payload}" } }
+    config = instance_double(Struct.new(:redis)).tap { |one| allow(one).to receive(:redis).and_yield(redis) }
+    kept = described_class::Copy.of(config, "a:1:f")
+    job = SidekiqLifecycle::PutBack::InHand.new(7, 12, false, "queue:low", payload)
+    expect(kept.to_a).to eq(["a:1:f", "ab", [job]])
   end
 
   it "has nobody to hurry before Sidekiq has launched, or after its end" do
