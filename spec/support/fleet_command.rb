@@ -27,7 +27,7 @@ module FleetCommand
   # Sidekiq's name for a process; nil until it is listed.
   def identity_of(worker) = listed.find { |identity| identity.include?(":#{worker.pid}:") }
 
-  # What the gem publishes beside Sidekiq's own heartbeat. Cheaper than the command, for what waits.
+  # What the gem publishes beside Sidekiq's own heartbeat. To wait for it is cheaper than calling the command.
   def published(worker)
     JSON.parse(redis.call("GET", "#{identity_of(worker)}:lifecycle", database: @database) || "{}")
   end
