@@ -43,9 +43,16 @@ RSpec.describe "preloaded, then forked" do
       note "parent ends"
       exit 7
     RUBY
-    start_program(*launcher, RbConfig.ruby, "./swarm.rb").tap do |swarm|
-      wait_until("every child is there", &-> { children_of(swarm).size >= size || swarm.raise_if_ended })
-      wait_until("ready", &-> { swarm.ready_file? || swarm.raise_if_ended })
+    start_program(*launcher, RbConfig.ruby, "./swarm.rb").tap { |swarm| await_children(swarm, size) }
+  end
+
+  # Until each runs: the directory is ready as soon as one does.
+  def await_children(swarm, size, without: [])
+    wait_until(-> { "#{size} children run, but #{notes}" }) do
+      children = children_of(swarm)
+      swarm.raise_if_ended
+      children.size == size && !children.intersect?(without) &&
+        children.all? { |pid| record(pid)&.fetch("state") == "running" }
     end
   end
 
@@ -62,7 +69,6 @@ RSpec.describe "preloaded, then forked" do
     expect(notes).to eq(["loaded nil"])
     children = children_of(swarm)
     expect(registered).to eq(children)
-    wait_until("their records say so") { children.all? { |pid| record(pid)["state"] == "running" } }
     expect(check).to eq([0, "ready\n"])
 
     2.times { push("Evaluate", %(note "begins in \#{Process.pid}"; sleep 0.05 until File.exist?("go"); note "ends")) }
@@ -92,15 +98,14 @@ RSpec.describe "preloaded, then forked" do
     swarm = start_swarm(2)
     killed, other = children_of(swarm)
     Process.kill(:KILL, killed)
-    wait_until("another is there") { children_of(swarm).size == 2 && !children_of(swarm).include?(killed) }
-    wait_until("ready again") { swarm.ready_file? }
+    await_children(swarm, 2, without: [killed])
     expect(children_of(swarm)).to include(other)
     expect(notes).to include("child #{killed} ends nil")
     expect(check).to eq([0, "ready\n"])
 
     Process.kill(:TERM, other)
-    wait_until("yet another is there") { children_of(swarm).size == 2 && !children_of(swarm).include?(other) }
-    wait_until("ready once more") { swarm.ready_file? }
+    await_children(swarm, 2, without: [killed, other])
+    expect(check).to eq([0, "ready\n"])
     expect(notes).to include("child #{other} ends 0")
     swarm.signal(:TERM)
     expect(swarm.exit_code).to eq(7)

@@ -12,7 +12,10 @@ RSpec.describe "the relay" do
 
   def start_ready_in(shell, script, workers: 1, **options)
     start_in(shell, script, **options).tap do |worker|
-      wait_until("ready") { (ready_file? && records.size == workers) || worker.raise_if_ended }
+      wait_until("ready") do
+        worker.raise_if_ended
+        ready_file? && records.map { |record| record["state"] } == ["running"] * workers
+      end
     end
   end
 
