@@ -15,7 +15,7 @@ module SidekiqLifecycle
     # Reports to the relay which of {FATAL} the application traps. Call it once every `:startup` hook has run, because
     # hooks set traps as well.
     def self.report_to_relay
-      return unless Native.relay?
+      return unless Native.relay_expected?
 
       trapped = FATAL.reject { |signal| %w[DEFAULT SYSTEM_DEFAULT].include?(current(signal)) }
       trapped.each { |signal| Native.report_trap_to_relay(signal) }

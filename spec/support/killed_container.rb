@@ -19,7 +19,7 @@ class KilledContainer
 
   # How long Sidekiq, and so the relay, may wait for a worker; and when the spec gives up.
   TIMEOUT = 120
-  LIMIT = 40
+  LIMIT = 100
   STOP_TIMEOUT = 5
 
   class << self
@@ -80,7 +80,11 @@ class KilledContainer
 
   def prepare_worker(launch)
     launch.boot
-    launch.await("ready") { launch.ready? && launch.records.size == form.sidekiqs }
+    launch.await("ready") do
+      launch.ready? && launch.records.map { |record| record["state"] } == ["running"] * form.sidekiqs
+    end
+    # On a very busy machine it may start late.
+    launch.await("the relay is there") { launch.relays.size == form.sidekiqs } unless relay == OFF
     case worker
     when "busy", "stuck" then occupy(launch, { "busy" => "Long", "stuck" => "Stuck" }.fetch(worker))
     when "frozen" then launch.send_inside("STOP", *workers(launch))
@@ -112,15 +116,10 @@ class KilledContainer
   end
 
   def prepare_relay(launch)
-    return if relay == OFF
-
-    relays = launch.relays
-    raise "there is no relay" if relays.empty?
-
-    launch.send_inside("STOP", *relays) if relay == "stopped"
+    launch.send_inside("STOP", *launch.relays) if relay == "stopped"
     return unless relay == "killed"
 
-    launch.send_inside("KILL", *relays)
+    launch.send_inside("KILL", *launch.relays)
     launch.await("the relay is gone") { launch.processes.grep_v(/\AZ/).grep(/\brelay\b/).empty? }
   end
 

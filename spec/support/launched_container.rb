@@ -21,7 +21,7 @@ class LaunchedContainer
 
   # An application that runs for this long belongs to a test that was ended.
   APPLICATION = <<~RUBY
-    Thread.new { sleep 300 and exit!(99) }
+    Thread.new { sleep 1800 and exit!(99) }
 
     def note(text) = File.write("notes", "\#{Process.pid} \#{text}\\n", mode: "a")
 
@@ -152,7 +152,7 @@ class LaunchedContainer
     jobs = [["Short"], ["Long"]] if jobs.empty?
     form.sidekiqs.times { jobs.each { |job| push(*job) } }
     await("each thread has its job") { noted("begins").size == form.sidekiqs * jobs.size }
-    await("ready") { ready? } if ready
+    await("ready") { ready? && records.none? { |record| Sandbox.relay_late?(record) } } if ready
     FileUtils.touch(file("watch"))
     await("each short job watches") { noted("short watches").size == form.sidekiqs } if ready
     self
@@ -220,8 +220,14 @@ class LaunchedContainer
   # @return [Array<Hash>] the jobs that killed processes had in hand, and what became of them
   def killed_jobs = jobs("LRANGE", "sidekiq_lifecycle:lost")
 
-  # @return [Array<Hash>] the record of each Sidekiq
-  def records = Dir[file("tmp/sidekiq/processes/*")].map { |path| JSON.parse(File.read(path)) }
+  # @return [Array<Hash>] the record of each Sidekiq; another process may remove one meanwhile
+  def records
+    Dir[file("tmp/sidekiq/processes/*")].filter_map do |path|
+      JSON.parse(File.read(path))
+    rescue Errno::ENOENT
+      nil
+    end
+  end
 
   def ready? = File.exist?(file("tmp/sidekiq/ready"))
 

@@ -55,6 +55,16 @@ module Sandbox
     process
   end
 
+  # Waits for a state in the record of a process.
+  def await_state(process, state)
+    wait_until("its record says #{state}") { record(process.pid)&.fetch("state") == state || process.raise_if_ended }
+  end
+
+  # Waits until a process has drained, and its record says so: the file comes first.
+  def await_drained(process)
+    wait_until("drained") { File.exist?(drained_file) && record(process.pid)["drained"] }
+  end
+
   # Starts another program: one that embeds or preloads Sidekiq, or a Rails application.
   def start_program(*command, name: "program", **options)
     Program.new(*command, app:, name:, **options).tap { |program| @workers << program }
@@ -127,6 +137,9 @@ module Sandbox
   def problems_of(pid) = Sandbox.messages(record(pid))
 
   def self.messages(record) = record["problems"].map { |problem| problem["message"] }
+
+  # Whether the relay has not started yet, because the machine is busy.
+  def self.relay_late?(record) = record.dig("signal_path", "no_relay").to_s.include?("has not started yet")
 
   # The record of a process on disk; nil if there is none.
   def record(pid)

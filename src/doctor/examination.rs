@@ -255,14 +255,14 @@ fn is_booting(snapshot: &Snapshot, record: Option<&Record>) -> bool {
 }
 
 /// The relay of a Sidekiq, or of the process that has preloaded its application. Its command line is `signal-relay
-/// PID START_TIME …`.
+/// PID START_TIME STOP_LIMIT`; one that is still starting has a further argument.
 fn relay<'a>(chain: &[Snapshot], all: &'a [Snapshot]) -> Option<&'a Snapshot> {
     all.iter().filter(|process| process.program() == Program::Relay).find(|relay| {
         let number = |index: usize| relay.arguments.get(index).and_then(|word| word.parse::<u64>().ok());
         let is_target = |process: &Snapshot| {
             number(1) == u64::try_from(process.own_pid()).ok() && number(2) == Some(process.start_time)
         };
-        chain.iter().any(is_target)
+        relay.arguments.len() == 4 && chain.iter().any(is_target)
     })
 }
 

@@ -53,7 +53,9 @@ pub fn with(mask: u64, signal: i32) -> u64 {
     mask | bit(signal)
 }
 
-fn has(mask: u64, signal: i32) -> bool {
+/// Whether the signal is in the set.
+#[must_use]
+pub fn has(mask: u64, signal: i32) -> bool {
     mask & bit(signal) != 0
 }
 

@@ -1,5 +1,7 @@
 //! What a relay reports once it has started.
 
+use std::io;
+
 use serde::{Deserialize, Serialize};
 
 use crate::model::trace_denied::Refusal;
@@ -13,4 +15,12 @@ pub struct Report {
     pub refused: Vec<(i32, Refusal)>,
     /// Why it could not be started at all.
     pub failure: Option<String>,
+}
+
+impl Report {
+    /// Of a relay that could not be started.
+    #[must_use]
+    pub fn of_failure(error: io::Error) -> Self {
+        Self { failure: Some(error.to_string()), ..Self::default() }
+    }
 }

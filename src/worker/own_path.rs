@@ -44,7 +44,7 @@ fn path_and_relay(pid: i32) -> (Path, Option<i32>) {
     look_until_settled(|| (Snapshot::path(pid), alive()), |(path, relay)| relay.is_some() && !carries(path))
 }
 
-/// Starts the relay, if the path needs one. Takes at most 2 s. `command` is the native command, `timeout` Sidekiq's
+/// Starts the relay, if the path needs one. Takes at most 2 s; the relay may take longer. `command` is the native command, `timeout` Sidekiq's
 /// `-t` in seconds.
 pub fn start_relay(command: &File, timeout: Option<f64>) {
     #[cfg(target_os = "linux")]
@@ -53,10 +53,10 @@ pub fn start_relay(command: &File, timeout: Option<f64>) {
     let _ = (command, timeout);
 }
 
-/// Whether the relay is running.
+/// Whether the relay is running, or may still start.
 #[must_use]
-pub fn has_relay() -> bool {
-    alive().is_some()
+pub fn expects_relay() -> bool {
+    alive().is_some() || is_pending()
 }
 
 /// Tells the relay which signals the application has traps of its own for.
@@ -82,10 +82,14 @@ pub fn stop_relay() {
 }
 
 #[cfg(target_os = "linux")]
-use crate::relay::launch::alive;
+use crate::relay::launch::{alive, is_pending};
 #[cfg(not(target_os = "linux"))]
 fn alive() -> Option<i32> {
     None
+}
+#[cfg(not(target_os = "linux"))]
+fn is_pending() -> bool {
+    false
 }
 
 fn sentence(problem: &str, no_relay: Option<&str>, path: &Path) -> String {
@@ -99,6 +103,11 @@ fn sentence(problem: &str, no_relay: Option<&str>, path: &Path) -> String {
 fn no_relay(path: &Path) -> Option<String> {
     if relay::is_off() {
         return Some("signal_relay is off".to_owned());
+    }
+    if relay::is_pending() {
+        return Some(
+            "the relay has not started yet, because the machine is busy or the gem's disk does not answer".to_owned(),
+        );
     }
     let report = relay::report()?;
     if let Some(failure) = &report.failure {

@@ -438,8 +438,8 @@ fn start_relay(ruby: &Ruby, command: RString, timeout: Option<f64>) -> Result<()
     })
 }
 
-fn has_relay() -> bool {
-    own_path::has_relay()
+fn expects_relay() -> bool {
+    own_path::expects_relay()
 }
 
 fn trapped(ruby: &Ruby, signal: String) -> Result<(), Error> {
@@ -495,7 +495,7 @@ fn init(ruby: &Ruby) -> Result<(), Error> {
     module.define_singleton_method("boot_guarded?", function!(is_guarding, 0))?;
     module.define_singleton_method("release_boot_guard", function!(release_boot, 0))?;
     module.define_singleton_method("start_relay", function!(start_relay, 2))?;
-    module.define_singleton_method("relay?", function!(has_relay, 0))?;
+    module.define_singleton_method("relay_expected?", function!(expects_relay, 0))?;
     module.define_singleton_method("report_trap_to_relay", function!(trapped, 1))?;
     module.define_singleton_method("stop_relay", function!(stop_relay, 0))?;
 
