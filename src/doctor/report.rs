@@ -1,5 +1,7 @@
 //! The doctor's report.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::examination::Examination;
@@ -9,6 +11,9 @@ use crate::store::directory::Directory;
 use crate::store::lookup::{self, ObservedProcess};
 use crate::sys::platform::{self, Service};
 use crate::sys::procfs::Snapshot;
+
+/// How long systemd may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The version of the JSON; it increases when a field changes its meaning or is removed.
 pub(super) const SCHEMA: u32 = 3;
@@ -30,7 +35,7 @@ impl Report {
         let all = Snapshot::living();
         let found = find(&all, directory);
         let whence = format!("none is registered in {}, and none is in /proc", directory.path().display());
-        Self::new(examine(&found, &all, platform::service), &whence)
+        Self::new(examine(&found, &all, |pid| platform::service(pid, PATIENCE)), &whence)
     }
 
     pub(super) fn new(sidekiqs: Vec<Examination>, whence: &str) -> Self {

@@ -94,6 +94,8 @@ pub(super) struct Inner {
     pub(super) awaits_heartbeat: bool,
     /// It takes no more jobs, and nothing is left to wait for.
     pub(super) is_over: bool,
+    /// For how many threads there is to be a flight recorder, if any.
+    pub(super) recorded_threads: Option<usize>,
     /// Recorders that processes have left behind, for Ruby to put their jobs back.
     pub(super) left_behind: Vec<FoundRecorder>,
     /// The names of those whose jobs have been put back.
@@ -130,6 +132,7 @@ impl Lifecycle {
             stuck: None,
             awaits_heartbeat: false,
             is_over: false,
+            recorded_threads: None,
             left_behind: Vec::new(),
             put_back: Vec::new(),
             outcomes: Vec::new(),
@@ -245,8 +248,7 @@ impl Lifecycle {
         self.check_signal_path();
         self.check_http();
         self.notify_manager(true);
-        let left_behind = self.beat_recorder();
-        self.hand_over(Work { strangers: true, publish: Some(Durability::Whole), left_behind, ..Work::default() });
+        self.hand_over(Work { strangers: true, publish: Some(Durability::Whole), ..self.beat_recorder() });
         self.wait();
     }
 

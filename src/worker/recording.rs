@@ -15,6 +15,7 @@ impl Lifecycle {
     /// heartbeat.
     pub fn start_recorder(&self, threads: usize) {
         if self.is_ours() && self.recorder.get().is_none() {
+            self.with_inner(|inner| inner.recorded_threads = Some(threads));
             self.hand_over(Work { recorder: Some(threads), left_behind: true, ..Work::default() });
             self.wait();
         }
@@ -54,9 +55,12 @@ impl Lifecycle {
         }
     }
 
-    /// Returns whether others' recorders are looked for.
-    pub(super) fn beat_recorder(&self) -> bool {
-        let Some(recorder) = self.recorder.get() else { return false };
+    /// What a heartbeat has to do: look for others' recorders, and make the own one if that has failed before.
+    pub(super) fn beat_recorder(&self) -> Work {
+        let Some(recorder) = self.recorder.get() else {
+            let recorder = self.with_inner(|inner| inner.recorded_threads);
+            return Work { recorder, left_behind: recorder.is_some(), ..Work::default() };
+        };
         recorder.beat();
         let problem = (recorder.unrecorded() > 0).then(|| {
             let count = recorder.unrecorded();
@@ -64,7 +68,7 @@ impl Lifecycle {
             format!("{jobs} too large for the flight recorder, and would be lost if this process were killed meanwhile")
         });
         self.set_problem("recorder_full", problem);
-        true
+        Work { left_behind: true, ..Work::default() }
     }
 
     pub(super) fn close_recorder(&self) {

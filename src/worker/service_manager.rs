@@ -1,7 +1,7 @@
 //! Notifications to the service manager (systemd): what is sent, and when.
 
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::model::job;
 use crate::model::sd_notify::{self, Sent, StatusSnapshot, Watchdog};
@@ -15,6 +15,9 @@ use crate::sys::procfs::Snapshot;
 use crate::sys::signals::disposition::{self};
 
 use super::lifecycle::{Inner, Lifecycle, Manager};
+
+/// How long systemd may take to answer, once in the life of a process and on a thread of its own.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the service manager is notified of from now on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,9 +63,10 @@ impl Lifecycle {
         self.set_accepted(false);
         let lifecycle = Arc::clone(self);
         let ask = move || {
-            let service = platform::service(lifecycle.owner);
+            let service = platform::service(lifecycle.owner, PATIENCE);
             if service.as_ref().is_some_and(|service| service.accepts_all) {
-                return lifecycle.set_accepted(true);
+                lifecycle.set_accepted(true);
+                return lifecycle.check_stop_timeout();
             }
             // An ordinary user without D-Bus cannot query systemd, and it may be set.
             let unless = if service.is_some() { "" } else { " unless NotifyAccess=all is set" };

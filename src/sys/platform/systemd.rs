@@ -33,10 +33,10 @@ pub struct Service {
     pub accepts_all: bool,
 }
 
-/// Queries systemd for the service of a process; `None` if it is in none, or systemd is not running. It starts
-/// systemctl and takes up to 5 s: too long for a hook.
+/// Queries systemd for the service of a process; `None` if it is in none, or systemd is not running or does not answer.
+/// It starts systemctl and waits for it for as long as `patience`: too long for a hook.
 #[must_use]
-pub fn service(pid: i32) -> Option<Service> {
+pub fn service(pid: i32, patience: Duration) -> Option<Service> {
     // sd_booted(3): how to tell that systemd is the init.
     if !Path::new("/run/systemd/system").is_dir() {
         return None;
@@ -49,7 +49,7 @@ pub fn service(pid: i32) -> Option<Service> {
     let properties =
         ["TimeoutStopUSec", "KillMode", "NotifyAccess", "MainPID"].map(|name| format!("--property={name}"));
     command.arg("show").args(properties).args(["--", &unit.name]);
-    Some(parse_service(pid, &unit.name, &output(&mut command)?))
+    Some(parse_service(pid, &unit.name, &output(&mut command, patience)?))
 }
 
 struct Unit {
@@ -81,14 +81,14 @@ fn parse_service(pid: i32, unit: &str, text: &str) -> Service {
     }
 }
 
-fn output(command: &mut Command) -> Option<String> {
+fn output(command: &mut Command, patience: Duration) -> Option<String> {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
     let since = Instant::now();
     let status = loop {
         if let Some(status) = child.try_wait().ok()? {
             break status;
         }
-        if since.elapsed() > Duration::from_secs(5) {
+        if since.elapsed() > patience {
             let _ = child.kill();
             let _ = child.wait();
             return None;
@@ -150,8 +150,10 @@ mod tests {
 
     #[test]
     fn a_missing_command_has_no_output() {
-        assert_eq!(output(Command::new("echo").arg("yes")).as_deref(), Some("yes\n"));
-        assert_eq!(output(&mut Command::new("/nonexistent")), None);
-        assert_eq!(output(Command::new("sh").args(["-c", "echo yes; exit 1"])), None);
+        let patience = Duration::from_secs(60);
+        assert_eq!(output(Command::new("echo").arg("yes"), patience).as_deref(), Some("yes\n"));
+        assert_eq!(output(&mut Command::new("/nonexistent"), patience), None);
+        assert_eq!(output(Command::new("sh").args(["-c", "echo yes; exit 1"]), patience), None);
+        assert_eq!(output(Command::new("sleep").arg("600"), Duration::from_millis(10)), None);
     }
 }
