@@ -28,7 +28,7 @@ RSpec.describe "Capistrano, to hosts with systemd", :containers, :integration,
   def start_hosts(count, settings = "")
     servers = Array.new(count) do |index|
       address = "127.0.0.#{index + 1}"
-      @hosts << SystemdMachine.new(source: @deployment.repository)
+      @hosts << SystemdMachine.new(source: @deployment.repository, service: "TimeoutStartSec=600\nTimeoutStopSec=180")
       port = @hosts.last.listen(address, File.read("#{@key}.pub"))
       "server #{address.inspect}, user: \"deploy\", port: #{port}, roles: %w[app worker]"
     end
@@ -117,7 +117,7 @@ RSpec.describe "Capistrano, to hosts with systemd", :containers, :integration,
     occupy
     before = [host.current, starts("sidekiq")]
     @deployment.commit("second")
-    code, said = cap("deploy", SETTINGS: %(set :sidekiq_drain_timeout, "1s"))
+    code, said = cap("deploy", SETTINGS: %(set :sidekiq_drain_timeout, "5s"))
     expect(code).to eq(1)
     expect(said).to include("The deploy has failed with an error: not drained, see above: 127.0.0.1; " \
                             "no worker has been restarted\n")
@@ -127,7 +127,7 @@ RSpec.describe "Capistrano, to hosts with systemd", :containers, :integration,
 
     # The interrupted job has begun again.
     wait_until("the job begins") { notes == ["long begins"] * 2 }
-    _, said = deploy(SETTINGS: %(set :sidekiq_drain_timeout, "1s"; set :sidekiq_when_not_drained, :go_on))
+    _, said = deploy(SETTINGS: %(set :sidekiq_drain_timeout, "5s"; set :sidekiq_when_not_drained, :go_on))
     expect(said).to include("not drained, see above: 127.0.0.1; :sidekiq_when_not_drained is :go_on, and ")
     go
     wait_until("the job ends") { notes.include?("long ends in second") }

@@ -17,7 +17,7 @@ RSpec.describe "a project with compose.sidekiq.yml", :containers, skip: ShopImag
       expect(time(shop, web, ".State.StartedAt")).to be > ready
 
       # Longer than Compose's default timeout.
-      payload = { class: "Parcel", args: [7, 30], jid: SecureRandom.hex(12), queue: "critical", retry: true,
+      payload = { class: "Parcel", args: [7, 15], jid: SecureRandom.hex(12), queue: "critical", retry: true,
                   created_at: Time.now.to_f, enqueued_at: Time.now.to_f }
       project.redis("LPUSH", "queue:critical", JSON.generate(payload))
       shop.wait_until("the parcel is being packed") { shop.docker("logs", worker).include?("packing order 7") }

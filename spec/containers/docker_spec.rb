@@ -42,7 +42,7 @@ RSpec.describe "an image built from Dockerfile.sidekiq", :containers, skip: Shop
     # A health check would be a second process while it runs.
     name = shop.run("alone", database, "--no-healthcheck")
     shop.wait_until("ready") { shop.try("docker", "exec", name, "test", "-f", "tmp/sidekiq/ready").first.zero? }
-    expect(processes(name)).to match([/\Asidekiq 7\S+ \[0 of 5 busy\]/])
+    shop.wait_until("only Sidekiq") { processes(name) in [/\Asidekiq 7\S+ \[0 of 5 busy\]/] }
     expect(shop.record(name)).to include("pid" => 1, "signal_path" => include("term" => "arrives", "relay" => nil))
   end
 

@@ -16,7 +16,7 @@ RSpec.describe "a container that ends with its Sidekiq", :containers, full: Sand
   end
 
   it "names none that only reads Sidekiq's output, or that PID 1 waits for" do
-    expect([told("sidekiq | cat; true"), told("sidekiq & sleep 1000; true")]).to all(match(/stopped/))
+    expect([told("sidekiq | cat; sleep 5"), told("sidekiq & sleep 1000; true")]).to all(match(/stopped/))
       .and(all(satisfy { |said| !said.include?("may end") }))
   end
 end

@@ -5,7 +5,7 @@ RSpec.describe "with a relay,", :containers, full: Sandbox::MAJOR != 7 do
   before(:context) { LaunchedContainer.prepare }
 
   def launch(text = "sidekiq; echo x", **options, &)
-    form = text.is_a?(LaunchForm) ? text : LaunchForm.line(text).with_timeout(3)
+    form = text.is_a?(LaunchForm) ? text : LaunchForm.line(text)
     LaunchedContainer.open(form, after: QUICK_HEARTBEAT, **options, &)
   end
 
@@ -61,9 +61,10 @@ RSpec.describe "with a relay,", :containers, full: Sandbox::MAJOR != 7 do
   # Notes each USR2, and forwards TERM.
   let(:supervisor) do
     <<~RUBY
-      workers = Array.new(2) { spawn("#{LaunchForm::TARGET}") }
+      workers = []
       trap("USR2") { File.write("notes", "supervisor has USR2\\n", mode: "a") }
       trap("TERM") { workers.each { |worker| Process.kill(:TERM, worker) } }
+      2.times { workers << spawn("#{LaunchForm::TARGET}") }
       workers.each { |worker| Process.wait(worker) }
     RUBY
   end

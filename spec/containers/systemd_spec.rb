@@ -74,10 +74,10 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
   end
 
   it "gets the time that -t needs, although TimeoutStopSec is shorter" do
-    with_machine(service: "TimeoutStopSec=2", timeout: 60) do |machine|
+    with_machine(service: "TimeoutStopSec=10", timeout: 60) do |machine|
       machine.start
       expect(machine.doctor).to match([0, /so systemd is asked for more when it stops: -t 60 and Sidekiq's own 4 s/])
-      start_job(machine, 'note "begins"; sleep 0.05 while ready?; sleep 6; note "ends"')
+      start_job(machine, 'note "begins"; sleep 0.05 while ready?; sleep 15; note "ends"')
       expect(machine.systemctl("stop", "sidekiq")).to eq([0, ""])
       expect(machine.show).to include("ActiveState" => "inactive", "Result" => "success")
       expect(machine.notes).to eq(%w[begins ends])
@@ -131,11 +131,11 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
       note "stuck"
       flock.call(locks.last.fileno, File::LOCK_EX)
     RUBY
-    with_machine(service: "WatchdogSec=5", before: quick_heartbeat) do |machine|
+    with_machine(service: "WatchdogSec=15", before: quick_heartbeat) do |machine|
       machine.start
       pid = machine.show["MainPID"]
       # The watchdog is fed while Ruby runs, with or without jobs.
-      machine.push('sleep 8; note "slept"')
+      machine.push('sleep 20; note "slept"')
       machine.wait_for_note("slept")
       expect(machine.show).to include("MainPID" => pid, "NRestarts" => "0")
       machine.push(stuck)

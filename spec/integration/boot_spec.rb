@@ -99,10 +99,11 @@ RSpec.describe "signals during the boot" do
       end
 
       it "TSTP does not suspend a process whose boot TERM is ending" do
-        worker = start_booting(after: "at_exit { note \"ending\"; sleep 0.5 }; #{hold}")
+        worker = start_booting(after: "at_exit { note \"ending\"; sleep 0.01 until File.exist?('end') }; #{hold}")
         Process.kill(:TERM, inner(worker))
         wait_for_note("ending")
         Process.kill(:TSTP, inner(worker))
+        release("end")
         expect_ended_by_term(worker)
       end
 

@@ -34,6 +34,12 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
 
   def state(worker) = record(worker.pid)&.values_at("state", "drained")
 
+  # Quiets it, and waits until it knows that a job still runs.
+  def quiet_busy(worker)
+    worker.signal(:TSTP)
+    wait_until("quiet and busy") { record(worker.pid).values_at("state", "busy") == ["quiet", 1] }
+  end
+
   # The command at its own terminal: yields the terminal and what was shown so far; returns the exit status and
   # everything that was shown.
   def at_terminal(*arguments)
@@ -81,6 +87,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
     it "exits with 124 after --timeout, and says what stays in effect and what to do" do
       worker = start_ready
       occupy
+      quiet_busy(worker)
       code, said = command("quiet", "--wait", "--timeout", "1s")
       expect(code).to eq(124)
       expect(said.lines.last).to start_with("timed out after 1 s, not drained: #{names(worker)} is quiet, ")
@@ -119,6 +126,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
     it "sends no TERM if the drain takes too long" do
       worker = start_ready
       occupy
+      quiet_busy(worker)
       code, said = command("stop", "--drain-first", "--timeout", "1s")
       expect([code, said]).to match([124, /stays quiet: to keep waiting, run sidekiq-lifecycle wait drained/])
       expect(state(worker)).to eq(["quiet", false])
@@ -147,6 +155,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
     it "reports a suspended process, and what to do" do
       worker = start_ready
       worker.signal(:STOP)
+      wait_until("it is suspended") { File.read("/proc/#{worker.pid}/stat").split[2] == "T" }
       code, said = command("stop", "--timeout", "1s")
       expect(code).to eq(124)
       frozen = "it is suspended (SIGSTOP or Ctrl-Z) and handles no signal, resume it with kill -CONT #{worker.pid};"
@@ -198,7 +207,7 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       FileUtils.mkdir_p(file("tmp/sidekiq/processes"))
       expect(command("stop")).to eq([1, "no Sidekiq has registered in #{file("tmp/sidekiq")}\n"])
       expect(command("wait", "ready", "--timeout", "1s"))
-        .to match([124, /^timed out after 1 s: no Sidekiq has registered here\n\z/])
+        .to match([124, /^timed out after #{DURATION}: no Sidekiq has registered here\n\z/])
     end
 
     it "prints JSON" do
@@ -465,6 +474,8 @@ RSpec.describe "quiet, stop, wait and status, on this machine" do
       when /status/
         push("Evaluate", %(note "begins"; sleep 0.02 until File.exist?("go")))
         wait_until("the job is recorded") { record(worker.pid)["busy"] == 1 }
+      when /quiet --wait --timeout 1s/
+        quiet_busy(worker)
       when /kill-after/
         FileUtils.rm(file("go"))
         @worker = start_ready(after: QUICK_HEARTBEAT, name: "next", timeout: 60)

@@ -43,6 +43,8 @@ RSpec.describe "drain, then exit" do
     it "stays in effect if the wait for it ends too early" do
       worker = start_ready(after: RARE_HEARTBEAT)
       occupy
+      worker.signal(:TSTP)
+      wait_until("quiet and busy") { record(worker.pid).values_at("state", "busy") == ["quiet", 1] }
       code, said = command("quiet", "--then-stop", "--wait", "--timeout", "1s")
       expect(code).to eq(124)
       expect(said.lines.last)
@@ -85,15 +87,15 @@ RSpec.describe "drain, then exit" do
 
   describe "exit_when_idle" do
     it "ends a process that has had no job for so long, and none that has one" do
-      worker = start_ready(after: QUICK_HEARTBEAT, install: "lifecycle.exit_when_idle = 1")
+      worker = start_ready(after: QUICK_HEARTBEAT, install: "lifecycle.exit_when_idle = 5")
       occupy
       beats = -> { Time.iso8601(record(worker.pid)["beat"]) }
       begun = beats.call
-      wait_until("it has had a job for longer") { beats.call - begun > 3 || worker.raise_if_ended }
+      wait_until("it has had a job for longer") { beats.call - begun > 6 || worker.raise_if_ended }
       expect(record(worker.pid)["state"]).to eq("running")
       release
       expect_drained_exit(worker, "exit_when_idle")
-      expect(worker.log).to include("sidekiq_lifecycle: there was no job for 1 s, so this process drains and exits")
+      expect(worker.log).to include("sidekiq_lifecycle: there was no job for 5 s, so this process drains and exits")
     end
   end
 

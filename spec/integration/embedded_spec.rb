@@ -47,6 +47,7 @@ RSpec.describe "embedded in another program" do
       expect(Dir.exist?(file("tmp"))).to be(false)
 
       ask(host, "instance.run; nil")
+      await_ready(host)
       expect(check).to eq([0, "ready\n"])
       expect(record(host.pid)).to include("state" => "running", "embedded" => true, "concurrency" => 1,
                                           "stop_timeout" => 30.0)
@@ -55,21 +56,24 @@ RSpec.describe "embedded in another program" do
       push("Evaluate", %(note "begins"; sleep 0.05 until File.exist?("go"); note "ends"))
       wait_until("the job begins") { notes.include?("begins") }
       ask(host, "instance.quiet; nil")
+      await_state(host, "quiet")
+      wait_until("it names its job") { check("drained").last.match?(still_running(host, "quiet").last) }
       expect(File).not_to exist(ready_file)
       expect(check("live").first).to eq(0)
       expect(check("drained")).to match(still_running(host, "quiet"))
       expect(File).not_to exist(drained_file)
 
       release
-      wait_until("drained") { File.exist?(drained_file) }
+      await_drained(host)
       expect(notes).to include("ends")
 
       wait_until("the listener gets it") { notes.include?("on drained quiet") }
       ask(host, "instance.stop; nil")
+      await_state(host, "stopped")
       expect(record(host.pid)).to include("state" => "stopped", "exit_status" => nil, "why" => "stop was called")
       expect(check("live")).to eq([1, "not live: process #{host.pid} has stopped (stop was called)\n"])
+      wait_until("the recorder is gone") { recorders.empty? }
       expect(Dir.children(file("tmp/sidekiq"))).to contain_exactly("processes", "recorders")
-      expect(recorders).to be_empty
       expect(ask(host, "[SidekiqLifecycle.status.state, SidekiqLifecycle.ready?]")).to eq("[:stopped, false]")
 
       @input.close
@@ -86,6 +90,7 @@ RSpec.describe "embedded in another program" do
         ask(host, "0")
         before = handlers.call
         ask(host, "instance.run; nil")
+        await_ready(host)
         expect(handlers.call).to eq(before)
         host.signal(:TERM)
         wait_until("the host's own trap runs") { notes.include?("the host's TERM") }
@@ -118,8 +123,8 @@ RSpec.describe "embedded in another program" do
       release
       wait_for_note("job ends")
       ask(host, "instance.stop; nil")
+      wait_until("the recorder is gone") { recorders.empty? }
       expect(Dir.children(file("tmp/sidekiq"))).to contain_exactly("processes", "recorders")
-      expect(recorders).to be_empty
     end
   end
 end

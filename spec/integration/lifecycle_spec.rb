@@ -15,14 +15,15 @@ RSpec.describe "the lifecycle of a Sidekiq" do
 
     start_job
     worker.signal(:TSTP)
-    wait_until("no longer ready") { !worker.ready_file? }
+    await_state(worker, "quiet")
     expect(check).to eq([1, "not ready: process #{worker.pid} is quiet\n"])
+    expect(worker).not_to be_ready_file
     expect(check("live").first).to eq(0)
     expect(check("drained").first).to eq(1)
     expect(File).not_to exist(drained_file)
 
     release
-    wait_until("drained") { File.exist?(drained_file) }
+    await_drained(worker)
     expect(notes).to include("job ends")
     expect(check("drained")).to eq([0, "drained\n"])
     wait_until("the listener gets it") { notes.include?("on drained quiet") }

@@ -1,5 +1,6 @@
 # frozen_string_literal: true
 
+require "io/wait"
 require "sidekiq_lifecycle/generate/stop_times"
 require "socket"
 
@@ -8,19 +9,30 @@ RSpec.describe "the notification of systemd" do
   def listen(path = file("notify"))
     @socket = Socket.new(:UNIX, :DGRAM).tap { |socket| socket.bind(Addrinfo.unix(path)) }
     @messages = []
+    # At once: the kernel keeps ten messages, and the others would be lost.
+    @reader = Thread.new { loop { @socket.wait_readable && messages } }
   end
 
-  after { @socket&.close }
+  def stop_listening
+    @reader&.kill&.join
+    @socket&.close
+  end
+
+  before { @lock = Mutex.new }
+  after { stop_listening }
 
   def messages
-    while (message = @socket.recv_nonblock(4096, exception: false)) != :wait_readable
-      @messages << message.split("\n")
+    @lock.synchronize do
+      while (message = @socket.recv_nonblock(4096, exception: false)) != :wait_readable
+        @messages << message.split("\n")
+      end
+      @messages
     end
-    @messages
   end
 
-  # Sends until the socket is full.
+  # Sends until the socket is full, and nobody reads.
   def fill_up
+    @reader.kill.join
     Socket.open(:UNIX, :DGRAM) do |socket|
       socket.connect(Addrinfo.unix(file("notify")))
       nil until socket.sendmsg_nonblock("STATUS=none", exception: false) == :wait_writable
@@ -239,7 +251,7 @@ RSpec.describe "the notification of systemd" do
       listen
       worker = start_ready(environment:, before: quick_heartbeat)
       wait_for("READY=1")
-      @socket.close
+      stop_listening
       File.delete(file("notify"))
       problem = /cannot notify systemd through "#{file("notify")}": No such file or directory/
       wait_until("it is reported") { problems_of(worker.pid).grep(problem).any? }

@@ -133,9 +133,11 @@ RSpec.describe "preloaded, then forked" do
     swarm = start_swarm(2, launcher:)
     2.times { |number| push("Sleep", 2, number.to_s) }
     wait_until("the jobs begin") { notes.grep(/begins/).size == 2 }
-    commands = Dir["/proc/[0-9]*/cmdline"].map { |file| File.read(file).tr("\0", " ") rescue "" } # rubocop:disable Style/RescueModifier
-    relayed = commands.filter_map { |command| command[/\Asignal-relay (\d+) /, 1]&.to_i }
-    expect(relayed).to match_array(registered)
+    relayed = lambda do
+      commands = Dir["/proc/[0-9]*/cmdline"].map { |file| File.read(file).tr("\0", " ") rescue "" } # rubocop:disable Style/RescueModifier
+      commands.filter_map { |command| command[/\Asignal-relay (\d+) \d+ \d+ \z/, 1]&.to_i }.sort
+    end
+    wait_until("each has a relay") { relayed.call == registered }
     pid1 = File.read("/proc/#{swarm.pid}/task/#{swarm.pid}/children").to_i
     Process.kill(:TERM, pid1)
     expect(swarm.exit_code).to eq(7)

@@ -196,7 +196,8 @@ RSpec.describe "processes that share a directory" do
         wait_until("the other is ready") { inside(goes, "check") == [0, "ready\n"] || goes.raise_if_ended }
         wait_until("the file is there") { File.exist?(ready_file) }
         signal_inside(goes, :TSTP)
-        wait_until("the file is gone") { !File.exist?(ready_file) }
+        wait_until("it is quiet") { inside(goes, "check").last.end_with?("is quiet\n") }
+        expect(File).not_to exist(ready_file)
         expect(inside(stays, "doctor").last).to match(/^  directory .*; neither ready nor drained exists, which is/)
         wait_until("the other has drained") { inside(goes, "check", "drained").first.zero? }
         round.zero? ? signal_inside(goes, :TERM) : goes.kill

@@ -52,13 +52,18 @@ RSpec.describe "in Rails", skip: has_rails ? false : "Rails cannot be loaded" do
   end
 
   def start_rails_ready
-    start_rails.tap { |worker| wait_until("ready") { File.exist?(ready) || worker.raise_if_ended } }
+    start_rails.tap do |worker|
+      wait_until("ready") { check("ready", "--dir", directory).first.zero? || worker.raise_if_ended }
+      wait_until("its record says so") { state(worker) == "running" }
+    end
   end
+
+  def state(worker) = JSON.parse(File.read(File.join(directory, "processes", worker.pid.to_s)))["state"]
 
   it "has its directory below Rails.root, whatever the working directory is" do
     worker = start_rails_ready
     expect(check("ready", "--dir", directory)).to eq([0, "ready\n"])
-    expect(Dir.children(File.join(directory, "processes"))).to eq([worker.pid.to_s])
+    expect(Dir.glob("*", base: File.join(directory, "processes"))).to eq([worker.pid.to_s])
     expect(Dir.children(file("elsewhere"))).to be_empty
     worker.signal(:TERM)
     expect(worker.exit_code).to eq(0)

@@ -46,8 +46,8 @@ RSpec.describe "with Redis" do
     redis.stop
     stopped.signal(:TERM)
     quieted.signal(:TSTP)
-    wait_until("it is no longer ready") { !File.exist?(file("life/quieted/ready")) }
-    expect(command("check", "ready", "--dir", file("life/quieted")).first).to eq(1)
+    wait_until("it is no longer ready") { command("check", "ready", "--dir", file("life/quieted")).first == 1 }
+    expect(File).not_to exist(file("life/quieted/ready"))
     quieted.signal(:TERM)
     ended = [expect_recorded_end(stopped, directory: file("life/stopped")),
              expect_recorded_end(quieted, directory: file("life/quieted"))]
@@ -235,7 +235,7 @@ RSpec.describe "with Redis" do
       expect(system(RbConfig.ruby, "-r", "sidekiq", "-r", "sidekiq/api", "-e", code, out: File::NULL)).to be(true)
     end
     remote.call("quiet!")
-    wait_until("no longer ready") { !worker.ready_file? }
+    await_state(worker, "quiet")
     expect(check).to eq([1, "not ready: process #{worker.pid} is quiet\n"])
     expect(record(worker.pid)["why"]).to eq("SIGTSTP")
     wait_until("drained") { File.exist?(drained_file) }

@@ -28,7 +28,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
       worker = start_ready
       ready = watch_ready
       worker.signal(:TSTP)
-      wait_until("drained") { File.exist?(drained_file) }
+      await_drained(worker)
       expect(record(worker.pid)).to include("state" => "quiet", "why" => "SIGTSTP", "drained" => true)
       quiet_since = record(worker.pid)["since"]
       worker.signal(:TSTP)
@@ -346,7 +346,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
         expect(check).to eq([1, "not ready: process #{@other} is gone\n"])
         worker = start(name: "successor")
         wait_until("ready") { record(worker.pid)&.fetch("state") == "running" || worker.raise_if_ended }
-        expect(Dir.children(file("tmp/sidekiq/processes"))).to eq([worker.pid.to_s])
+        expect(Dir.glob("*", base: file("tmp/sidekiq/processes"))).to eq([worker.pid.to_s])
       end
 
       # The same as above, but with the start time of the other process in the record.

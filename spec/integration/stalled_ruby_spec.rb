@@ -25,7 +25,7 @@ RSpec.describe "a Sidekiq whose Ruby does not run" do
   it "names the running jobs while one holds the GVL, and logs afterwards for how long" do
     File.open(file("lock"), "w") do |lock|
       lock.flock(File::LOCK_EX)
-      worker = start_ready(before: quick_heartbeat, environment: watched(4), concurrency: 2)
+      worker = start_ready(before: quick_heartbeat, environment: watched(20), concurrency: 2)
       push("Evaluate", "sleep 0.01 until File.exist?('go')")
       push("Evaluate", HOLD_GVL)
       wait_until("its record reports it") { silent?(worker) }
@@ -47,18 +47,18 @@ RSpec.describe "a Sidekiq whose Ruby does not run" do
       #{quick_heartbeat}
       Sidekiq::Launcher.prepend(Module.new { def to_data = File.exist?('slow') ? sleep : super })
     RUBY
-    worker = start_ready(before: slow, environment: watched(2))
+    worker = start_ready(before: slow, environment: watched(20))
     FileUtils.touch(file("slow"))
     beat = nil
-    wait_until("the heartbeat is missing") { beat == (beat = record(worker.pid)["beat"]).tap { sleep 3 } }
+    wait_until("the heartbeat is missing") { beat == (beat = record(worker.pid)["beat"]).tap { sleep 12 } }
     expect(silent?(worker)).to be false
     expect(lines(worker, "switches no threads")).to be_empty
   end
 
   it "reports nothing when it was suspended and is continued" do
-    worker = start_ready(before: quick_heartbeat, environment: watched(2))
+    worker = start_ready(before: quick_heartbeat, environment: watched(20))
     worker.signal(:STOP)
-    sleep 3
+    sleep 12
     worker.signal(:CONT)
     beat = record(worker.pid)["beat"]
     wait_until("the next heartbeat") { record(worker.pid)["beat"] != beat }

@@ -19,9 +19,12 @@ RSpec.describe "protection from scale-in on ECS" do
     RUBY
   end
 
+  # A slow machine is no agent that hangs.
+  PATIENT = { ANSWER: 60, TOTAL: 60, EXIT_DELAY: 60 }.freeze # rubocop:disable Lint/ConstantDefinitionInBlock
+
   def protecting(environment: ecs.environment, after: "", **options)
     start_ready(install: "lifecycle.ecs_task_protection = true", environment:,
-                after: QUICK_HEARTBEAT + times(LINGER: 3600) + after, **options)
+                after: QUICK_HEARTBEAT + times(LINGER: 3600, **PATIENT) + after, **options)
   end
 
   # Pushes a job that runs until {#let_end}.
@@ -221,7 +224,7 @@ RSpec.describe "protection from scale-in on ECS" do
     it "delays neither jobs nor the shutdown if the agent #{what}" do
       make.call(ecs)
       # Anything that waited for the agent would wait until the example fails.
-      worker = protecting(after: times(ANSWER: 3600, TOTAL: 3600))
+      worker = protecting(after: times(ANSWER: 3600, TOTAL: 3600, EXIT_DELAY: 2))
       push_long
       30.times { |number| push("Evaluate", "note #{number}") }
       wait_until("the jobs are done") { (0...30).map(&:to_s) - notes == [] }

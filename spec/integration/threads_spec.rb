@@ -111,7 +111,7 @@ RSpec.describe "threads that have died" do
 
   describe "the scheduler's" do
     it "are reported, and let every job end" do
-      worker = start_quick(timeout: 8)
+      worker = start_ready(after: QUICK_HEARTBEAT, timeout: 60)
       push("Evaluate", <<~RUBY)
         scheduler = Sidekiq::CLI.instance.launcher.poller.instance_variable_get(:@thread)
         scheduler.report_on_exception = false

@@ -59,8 +59,12 @@ class ComposeProject
   def services
     redis = { "image" => DebianImage.prepare,
               "command" => ["redis-server", "--protected-mode", "no", "--save", "", "--port", port.to_s] }
-    redis["healthcheck"] = { "test" => ["CMD", "redis-cli", "-p", port.to_s, "ping"] } unless bridge?
-    own = { "redis" => redis, "sidekiq" => { "image" => "#{@shop.image}-compose", "build" => { "network" => "none" } },
+    # A slow machine fails no health check.
+    patient = { "timeout" => "60s", "start_period" => "10m" }
+    redis["healthcheck"] = patient
+    redis["healthcheck"] = { "test" => ["CMD", "redis-cli", "-p", port.to_s, "ping"], **patient } unless bridge?
+    own = { "redis" => redis, "sidekiq" => { "image" => "#{@shop.image}-compose", "build" => { "network" => "none" },
+                                             "healthcheck" => patient },
             "web" => { "image" => DebianImage.prepare, "command" => %w[sleep infinity], "init" => true,
                        "depends_on" => { "sidekiq" => { "condition" => "service_healthy" } } } }
     bridge? ? own : own.transform_values { |service| service.merge("network_mode" => "host") }

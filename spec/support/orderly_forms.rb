@@ -9,7 +9,7 @@ class LaunchForm
   TRAPS = {
     "sleeps, quiets, waits for the drain, stops" =>
       trap_and_wait("sleep 1; sidekiq-lifecycle quiet --wait --timeout 60s; kill -TERM $P"),
-    "sleeps, quiets, sleeps, stops" => trap_and_wait("sleep 1; kill -TSTP $P; sleep 3; kill -TERM $P"),
+    "sleeps, quiets, sleeps, stops" => trap_and_wait("sleep 1; kill -TSTP $P; sleep 6; kill -TERM $P"),
     "sleeps, stops the child of a subshell" => trap_and_wait("sleep 1; pkill -TERM -P $P", "(#{TARGET}; true)"),
     "sleeps, stops the child of another shell" =>
       trap_and_wait("sleep 1; pkill -TERM -P $P", "sh -c '#{TARGET}; true'"),
@@ -28,11 +28,11 @@ class LaunchForm
 
   SUPERVISORS = {
     "ruby" => <<~RUBY,
-      worker = spawn("#{TARGET}")
       stop = false
       trap("TERM") { stop = true }
+      worker = spawn("#{TARGET}")
       sleep 0.1 until stop
-      [["TSTP", 3], ["TERM", 0]].each do |signal, pause|
+      [["TSTP", 6], ["TERM", 0]].each do |signal, pause|
         sleep 1
         Process.kill(signal, worker)
         sleep pause
@@ -42,11 +42,11 @@ class LaunchForm
     RUBY
     "python3" => <<~PYTHON
       import signal, subprocess, sys, time
-      worker = subprocess.Popen("#{TARGET}".split())
       def stop(*_):
           time.sleep(1)
           worker.send_signal(signal.SIGTERM)
       signal.signal(signal.SIGTERM, stop)
+      worker = subprocess.Popen("#{TARGET}".split())
       sys.exit(worker.wait())
     PYTHON
   }.freeze
@@ -92,7 +92,7 @@ class LaunchForm
     # A form that drains has a job that takes longer than `-t` and ends before Sidekiq is stopped.
     def orderly_form(name, command, text, drains: false, untouched: 0)
       form = form(name, command, script: text, drains:, untouched:)
-      form.timeout = 3 if drains
+      form.timeout = 6 if drains
       form
     end
 

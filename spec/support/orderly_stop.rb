@@ -5,7 +5,7 @@ require_relative "launched_container"
 # How a Sidekiq, launched in one form, ends when its container is stopped: its signals, its jobs and the exit code.
 class OrderlyStop
   # Far more than any of them needs, so that none is killed.
-  STOP_TIMEOUT = 60
+  STOP_TIMEOUT = 170
 
   attr_reader :story
 
@@ -17,7 +17,7 @@ class OrderlyStop
   def run
     LaunchedContainer.prepared(@form, install: "lifecycle.signal_relay = #{@relay.inspect}") do |launch|
       launch.boot
-      @form.drains ? launch.occupy(["Short", 4]) : launch.occupy
+      @form.drains ? launch.occupy(["Short", 7]) : launch.occupy
       launch.stop(STOP_TIMEOUT)
       @seen = { exit_code: exit_code(launch), signals: launch.signals, short_ended: launch.short_ended?,
                 queued: launch.queued }

@@ -17,6 +17,8 @@ class Replacement
   # Most jobs are short; every tenth still runs when its worker is stopped.
   LENGTHS = [3, *Array.new(9, 0.1)].freeze
   WORKERS = %w[old new].freeze
+  # So that a slow machine fails no health check.
+  PATIENT = %w[--health-start-period 10m --health-timeout 1m].freeze
 
   # @return [Timeline]
   attr_reader :timeline
@@ -88,15 +90,16 @@ class Replacement
   # Sidekiq uses $DYNO as the hostname.
   def words(worker)
     environment = @shop.options(@database, WORKER: worker, DYNO: worker, BOOT_SECONDS:)
-    ["--stop-timeout", "60", *environment, @shop.worker_image]
+    checks = PATIENT unless @script.include?("--no-healthcheck") && worker == "new"
+    ["--stop-timeout", "60", *checks, *environment, @shop.worker_image]
   end
 
   # Enough orders to be visible in the picture.
   def wait_for_orders(worker)
-    wait_until("orders of the #{worker} one") do
-      @shop.notes(@database).count { |note| note.values_at(:worker, :what) == [worker, "ended"] } >= 20
-    end
+    wait_until("orders of the #{worker} one", every: 0.2) { ended.count { |note| note[:worker] == worker } >= 20 }
   end
+
+  def ended = @shop.notes(@database).select { |note| note[:what] == "ended" }
 
   def with_jobs
     more = true
@@ -112,7 +115,7 @@ class Replacement
     yield
     more = false
     pushing.join
-    wait_until("every order has ended") { @shop.notes(@database).count { |n| n[:what] == "ended" } >= @pushed.size }
+    wait_until("every order has ended", every: 0.2) { (@pushed.keys - ended.map { |note| note[:number] }).empty? }
   ensure
     pushing&.kill
   end

@@ -33,6 +33,9 @@ class ShopImage
 
   # Added to app.rb: a boot that may take as long as one of Rails, and jobs that note their beginning and end.
   JOBS = <<~RUBY
+    # If Redis answers late, redis-client sends a command a second time, and Redis carries out both.
+    Sidekiq.configure_server { |config| config.redis = { url: ENV.fetch("REDIS_URL"), timeout: 60 } }
+
     sleep ENV.fetch("BOOT_SECONDS", "0").to_f
     sleep 0.05 until File.exist?(ENV.fetch("BOOT_UNTIL", "/"))
 
@@ -149,9 +152,10 @@ class ShopImage
     redis.pipelined(%w[SADD queues default], ["LPUSH", "queue:default", JSON.generate(payload)], database:)
   end
 
+  # A note that was sent twice counts once; that of a job that ran twice has another time.
   # @return [Array<Hash>] what jobs have noted: what (began, ended), number, at, worker
   def notes(database)
-    redis.call("LRANGE", "notes", 0, -1, database:).map { |note| JSON.parse(note, symbolize_names: true) }
+    redis.call("LRANGE", "notes", 0, -1, database:).uniq.map { |note| JSON.parse(note, symbolize_names: true) }
   end
 
   # @return [Array<String>] the jobs that wait in Redis

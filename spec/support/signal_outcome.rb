@@ -7,7 +7,7 @@ require_relative "launched_container"
 class SignalOutcome
   # More seconds than a Sidekiq needs to shut down (`-t 5`), however slow the machine; and enough to see that it does
   # not.
-  GENEROUS = 25
+  GENEROUS = 60
   BRIEF = 10
 
   # The file with all measurements, one JSON object a line; script/launch_forms.rb makes a table of it.
