@@ -174,9 +174,9 @@ module SidekiqLifecycle
     def recover(identity, other)
       outcomes = Copy.of(@config, other).put_back(@config, limit: @limit, by: identity)
       outcomes.each { |outcome| @log.add(outcome) unless outcome.already? }
-    rescue *SidekiqCompat.redis_errors
-      raise
     rescue StandardError => e
+      raise if SidekiqCompat.passing?(e)
+
       @given_up << other
       @log.warn("cannot put back what #{other} had in hand (#{Text.error(e)})")
     end

@@ -103,9 +103,9 @@ module SidekiqLifecycle
     # @return [Array<PutBack::Outcome>, nil] nil: that is not possible
     def put_back(left_behind)
       left_behind.put_back(@config, limit: @limit, by:)
-    rescue *SidekiqCompat.redis_errors
-      raise
     rescue StandardError => e
+      raise if SidekiqCompat.passing?(e)
+
       give_up(left_behind, "cannot put back what #{left_behind.owner} had in hand (#{Text.error(e)})")
     end
 

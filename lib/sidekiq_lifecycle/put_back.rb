@@ -30,6 +30,8 @@ module SidekiqLifecycle
     # a copy in Redis that still has it is out of date.
     WHOLE = "whole"
 
+    # The mark follows the push: Redis undoes nothing when a command fails, and a job that is marked only would be lost.
+    #
     # KEYS: marks, history, the set of queues, the dead set, Sidekiq's key of the owner, its copy of its jobs, the
     # registry of such copies, then the queue of each job. ARGV: who does it, seconds until the marks expire, the time,
     # since when dead jobs are kept, how many, how much history, the owner's identity if it must be dead, and whether to
@@ -42,9 +44,9 @@ module SidekiqLifecycle
       local is_over = ARGV[7] ~= "" and redis.call("HEXISTS", KEYS[1], "#{WHOLE}") == 1
       for i = 8, #KEYS do
         local at = 9 + (i - 8) * 5
-        local fresh = is_over and 0 or redis.call("HSETNX", KEYS[1], ARGV[at], ARGV[1])
-        results[#results + 1] = fresh
-        if fresh == 1 then
+        local fresh = not is_over and redis.call("HEXISTS", KEYS[1], ARGV[at]) == 0
+        results[#results + 1] = fresh and 1 or 0
+        if fresh then
           if ARGV[at + 1] == "put_back" then
             redis.call("SADD", KEYS[3], ARGV[at + 2])
             redis.call("RPUSH", KEYS[i], ARGV[at + 3])
@@ -52,6 +54,7 @@ module SidekiqLifecycle
             died = true
             redis.call("ZADD", KEYS[4], ARGV[3], ARGV[at + 3])
           end
+          redis.call("HSET", KEYS[1], ARGV[at], ARGV[1])
           redis.call("LPUSH", KEYS[2], ARGV[at + 4])
         end
       end
@@ -157,8 +160,8 @@ module SidekiqLifecycle
       return Plan.new(job, :dead, JSON.generate(hash.merge(error(times))), times) if times >= @limit
 
       Plan.new(job, :put_back, JSON.generate(hash.merge(COUNT => times + 1)), times + 1)
-    rescue JSON::GeneratorError
-      Plan.new(job, :put_back, job.payload, 1) # another language wrote it, with half of a character, say
+    rescue StandardError
+      Plan.new(job, :put_back, job.payload, 1) # another program wrote it, with half of a character, say
     end
 
     def error(times)

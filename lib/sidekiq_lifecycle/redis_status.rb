@@ -23,10 +23,6 @@ module SidekiqLifecycle
     # What is appended to the identity in the name of the key that requests to stop once drained.
     STOP_REQUEST = ":lifecycle:stop_when_drained"
 
-    # Refusals that say nothing of the command itself.
-    PASSING = /\b(OOM|READONLY|LOADING|MASTERDOWN|MISCONF|NOREPLICAS|CLUSTERDOWN|TRYAGAIN|BUSY)\b/
-    private_constant :PASSING
-
     # @param identity [String] Sidekiq's name for the process
     # @return [String] the key
     def self.key(identity) = "#{identity}#{SUFFIX}"
@@ -104,7 +100,7 @@ module SidekiqLifecycle
     end
 
     def timeline_problem(error)
-      return if error.message.match?(PASSING)
+      return unless SidekiqCompat.refusal?(error)
 
       "Redis refuses the timeline of this process, which needs Redis 5 (#{Text.error(error)})"
     end

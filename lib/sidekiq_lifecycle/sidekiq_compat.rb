@@ -37,7 +37,9 @@ module SidekiqLifecycle
 
     # Appends an entry to a stream, and trims it.
     APPEND = 'redis.call("XADD", KEYS[1], "MAXLEN", "~", ARGV[1], "*", unpack(ARGV, 2))'
-    private_constant :APPEND
+    # Redis' refusals that say nothing of the command itself.
+    PASSING = /\b(OOM|READONLY|LOADING|MASTERDOWN|MISCONF|NOREPLICAS|CLUSTERDOWN|TRYAGAIN|BUSY)\b/
+    private_constant :APPEND, :PASSING
 
     module_function
 
@@ -182,6 +184,12 @@ module SidekiqLifecycle
 
     # @return [Array<Class>] what is raised where Redis answers with an error
     def command_errors = loaded("Redis::CommandError", "RedisClient::CommandError")
+
+    # @return [Boolean] whether Redis refuses the command itself, and will go on doing so
+    def refusal?(error) = command_errors.any? { |kind| error.is_a?(kind) } && !error.message.match?(PASSING)
+
+    # @return [Boolean] whether Redis may answer the same command later
+    def passing?(error) = redis_errors.any? { |kind| error.is_a?(kind) } && !refusal?(error)
 
     # @return [Array<Class>] everything that a call to Redis may raise; redis-rb lets errors of TLS through
     def redis_errors

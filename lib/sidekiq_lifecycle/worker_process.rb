@@ -186,9 +186,16 @@ module SidekiqLifecycle
     #
     # @param identity [String] Sidekiq's name for the process
     def copy_jobs(identity)
-      @copy&.sync(identity)
-    rescue *SidekiqCompat.redis_errors
-      nil # Sidekiq reports that at its next heartbeat
+      return unless @copy
+
+      @copy.sync(identity)
+      @native.set_problem("job_copy", nil)
+    rescue *SidekiqCompat.redis_errors => e
+      # Sidekiq itself reports other errors at its next heartbeat.
+      return unless SidekiqCompat.refusal?(e)
+
+      @native.set_problem("job_copy", "Redis refuses the copy of the jobs in hand (#{Text.error(e)}), so they are " \
+                                      "lost if this machine does not come back")
     rescue StandardError => e
       failed("recover_jobs", e)
     end

@@ -314,6 +314,21 @@ RSpec.describe "jobs of a killed process" do
     end
   end
 
+  it "whose queue is no list are not marked, and are put back once it is one" do
+    config = defined?(Sidekiq::Config) ? Sidekiq::Config.new : Sidekiq
+    config.redis = { url: redis.url(@database) }
+    put_back = SidekiqLifecycle::PutBack.new(config, limit: 3, by: "a process")
+    jobs = %w[odd default].each_with_index.map do |queue, number|
+      SidekiqLifecycle::PutBack::InHand.new(number, 0, false, "queue:#{queue}", %({"class":"Mail","jid":"#{queue}"}))
+    end
+    redis.call("SET", "queue:odd", "no list", database: @database)
+    expect { put_back.call("f00", "process 7", jobs) }.to raise_error(StandardError, /WRONGTYPE/)
+    redis.call("DEL", "queue:odd", database: @database)
+    put = put_back.call("f00", "process 7", jobs).reject(&:already?)
+    expect(put.map { |outcome| outcome.killed_job.job.jid }).to eq(["odd"])
+    expect([queued, redis.call("LLEN", "queue:odd", database: @database)]).to eq([1, 1])
+  end
+
   describe "in a recorder that cannot be used:", full: Sandbox::MAJOR != 8 do
     def spoil
       worker = start_ready(install: recover)

@@ -8,6 +8,9 @@ RSpec.describe SidekiqLifecycle::JobRecovery do
   let(:log) { [] }
   let(:forgotten) { [] }
   let(:marked) { [] }
+  let(:failure) { ArgumentError.new("a defect") }
+  # What comes before that.
+  let(:errors) { [] }
   let(:recovery) { described_class.new(config, native, 3) }
 
   # The core finds the same recorders at each heartbeat, until they are forgotten.
@@ -27,7 +30,7 @@ RSpec.describe SidekiqLifecycle::JobRecovery do
       allow(logger).to receive(:warn) { |line| log << line }
     end)
     allow(SidekiqLifecycle::SidekiqCompat).to receive(:evaluate) do |_, _, keys, arguments|
-      raise ArgumentError, "a defect" if arguments.include?("poison")
+      raise errors.shift || failure if arguments.include?("poison")
 
       marked << [keys.first, arguments[7]]
       [1]
@@ -55,6 +58,19 @@ RSpec.describe SidekiqLifecycle::JobRecovery do
       3.times { recovery.call }
       expect(log.grep(/cannot put back what process 7 had in hand \(.*a defect\)/).size).to eq(1)
       expect(forgotten).to eq(["7-cd"])
+    end
+
+    context "because Redis refuses it" do
+      let(:refusal) { SidekiqLifecycle::SidekiqCompat.command_errors.first }
+      let(:errors) { [refusal.new("LOADING Redis is loading the dataset in memory")] }
+      let(:failure) { refusal.new("WRONGTYPE Operation against a key holding the wrong kind of value") }
+
+      it "tries again while that passes, says it once where it lasts, and puts back the others" do
+        4.times { recovery.call }
+        expect(log.grep(/LOADING.*trying again at each heartbeat/).size).to eq(1)
+        expect(log.grep(/cannot put back what process 7 had in hand \(.*WRONGTYPE/).size).to eq(1)
+        expect(forgotten).to eq(["7-cd"])
+      end
     end
   end
 

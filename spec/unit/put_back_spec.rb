@@ -27,7 +27,8 @@ RSpec.describe SidekiqLifecycle::PutBack do
     ["one that was put back twice", { "lifecycle_put_back" => 2 }, :put_back, 3],
     ["one that was put back as often as allowed", { "lifecycle_put_back" => 3 }, :dead, 3],
     ["one that was put back more often", { "lifecycle_put_back" => 9 }, :dead, 9],
-    ["one whose count is no number", { "lifecycle_put_back" => "x" }, :put_back, 1]
+    ["one whose count is no number", { "lifecycle_put_back" => "x" }, :put_back, 1],
+    ["one whose count cannot be one", { "lifecycle_put_back" => {} }, :put_back, 1]
   ].each do |name, fields, what, times|
     it "sends #{name} to #{what == :dead ? "the dead set" : "its queue"}" do
       outcome = put_back(in_hand(JSON.generate({ "class" => "Mail", "jid" => "a1" }.merge(fields))))

@@ -152,8 +152,9 @@ impl Recorder {
     fn entry_of(&self, token: u64) -> Option<usize> {
         let block = block_of(token);
         let at = self.layout.entry(block);
-        let is_that = block < self.layout.blocks && self.mapping.load(at + 8) == token >> BLOCK_BITS;
-        (is_that && self.mapping.load(at) == HELD).then_some(at)
+        // The state first: whoever records another job meanwhile changes the number before it.
+        let is_held = block < self.layout.blocks && self.mapping.load(at) == HELD;
+        (is_held && self.mapping.load(at + 8) == token >> BLOCK_BITS).then_some(at)
     }
 
     /// A heartbeat.
