@@ -37,6 +37,7 @@ class KilledRounds
     @random = Random.new(seed)
     @pushed = {}
     @duplicates = []
+    @recorded = []
     @workers = []
   end
 
@@ -56,8 +57,8 @@ class KilledRounds
     self
   end
 
-  # Jobs that have never ended, and were in hand when their process was killed, without being put back.
-  def lost = never_ended.select { |name| lost_in_hand?(@pushed[name]) }
+  # Jobs that have never ended, and were recorded or in hand when their process was killed, without being put back.
+  def lost = never_ended.select { |name| @recorded.include?(@pushed[name]) || lost_in_hand?(@pushed[name]) }
 
   # All others that have never ended: their process was killed between Redis' reply and the recorder.
   def in_the_window = never_ended - lost
@@ -163,6 +164,13 @@ class KilledRounds
       Process.kill(:KILL, group ? -worker.pid : worker.pid) if worker.running?
       worker.exit_code
     end
+    remember_recorded
+  end
+
+  # What the next processes must put back.
+  def remember_recorded
+    waiting = JSON.parse(@sandbox.command("lost", "--json").last)["jobs"].select { |job| job["outcome"] == "waiting" }
+    @recorded |= waiting.map { |job| job["jid"] }
   end
 
   def pause(at_most) = sleep(@random.rand(at_most))
