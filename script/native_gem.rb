@@ -1,10 +1,14 @@
 # frozen_string_literal: true
 
-# Builds the gem of one platform: ruby script/native_gem.rb PLATFORM COMMAND DIRECTORY RBCONFIG…
+# Builds the gem of one platform: ruby script/native_gem.rb [--old-rubygems] PLATFORM COMMAND DIRECTORY RBCONFIG…
 #
 # PLATFORM is RubyGems' name, COMMAND the native command for it, and DIRECTORY where the gem goes. Each RBCONFIG is the
 # rbconfig.rb of a Ruby for that platform, which cannot run here. Cargo builds the extension for each of them;
 # CARGO_BUILD_TARGET, CARGO_TARGET_DIR, RUSTFLAGS and BINDGEN_EXTRA_CLANG_ARGS tell it and bindgen how.
+#
+# --old-rubygems also builds the gem that a RubyGems before 3.3.22 takes, such as that of Debian 12, where the specs
+# install it. It is not for a gem server: it is named x86_64-linux, and where Gemfile.lock lists that platform, Bundler
+# would look at no other precompiled gem, find that this one does not fit, and build the source gem.
 
 require "digest"
 require "fileutils"
@@ -29,11 +33,14 @@ class NativeGem
   end
 
   # @param directory [String] where the gem goes
-  def build(directory)
+  # @param for_old [Boolean] whether it is also built for a RubyGems before 3.3.22
+  def build(directory, for_old:)
     FileUtils.mkdir_p(directory)
     built = @rubies.to_h { |ruby| [version(ruby), extension(ruby)] }
     pack(directory, @platform, built)
-    # RubyGems before 3.3.22, as in Debian 12, asks for the first by the second's name. Only a Ruby 3.1 comes with one.
+    return unless for_old
+
+    # Only a Ruby 3.1 comes with one.
     old = built.select { |version, _| version == [3, 1] }
     pack(directory, @platform.sub(/-gnu\z/, ""), old) if @platform.end_with?("-gnu") && old.any?
   end
@@ -123,6 +130,7 @@ class NativeGem
   end
 end
 
+for_old = !ARGV.delete("--old-rubygems").nil?
 platform, command, directory, *rbconfigs = ARGV
-abort "usage: ruby script/native_gem.rb PLATFORM COMMAND DIRECTORY RBCONFIG…" if rbconfigs.empty?
-NativeGem.new(platform, File.expand_path(command), rbconfigs).build(File.expand_path(directory))
+abort "usage: ruby script/native_gem.rb [--old-rubygems] PLATFORM COMMAND DIRECTORY RBCONFIG…" if rbconfigs.empty?
+NativeGem.new(platform, File.expand_path(command), rbconfigs).build(File.expand_path(directory), for_old:)

@@ -2,6 +2,13 @@
 
 # What is inside the platform gems. It is the same on every system, so one of them is enough.
 RSpec.describe PlatformGem, if: Sandbox::MAJOR == 8 && ENV.key?("IN_ROOT") do
+  # Where Gemfile.lock lists x86_64-linux, Bundler would look at no other precompiled gem (seen with 2.6.7).
+  it "is not released under a name without the libc" do
+    rake = File.read(File.expand_path("../../rakelib/gem.rake", __dir__))
+    expect(rake).to include("script/native_gem.rb")
+    expect(rake).not_to include("--old-rubygems")
+  end
+
   PlatformGem::BUILT.each do |platform|
     describe platform do
       let(:gem) { described_class.new(platform) }
