@@ -58,7 +58,7 @@ RSpec.describe "the HTTP endpoint" do
   end
 
   it "has metrics, and answers nothing but questions" do
-    worker = start_ready(install: setting)
+    worker = start_ready(install: setting, timeout: 60)
     tag = record(worker.pid)["tag"]
     labels = %(pid="#{worker.pid}",tag="#{tag}",version="#{SidekiqLifecycle::VERSION}")
     metrics = get("/metrics").last.lines(chomp: true)
@@ -67,6 +67,16 @@ RSpec.describe "the HTTP endpoint" do
     expect(get("/nothing").first).to eq(404)
     expect(get("/status", method: Net::HTTP::Post).first).to eq(405)
     expect(get("/ready", method: Net::HTTP::Head)).to eq([200, nil])
+
+    start_job
+    worker.signal(:TERM)
+    wait_for("/ready", [503, "not ready: process #{worker.pid} is stopping\n"])
+    wait_until("the job is named") { get("/status").last.include?('"class":"Evaluate"') }
+    # The code is the argument of the job.
+    said = [*%w[/status /metrics /drained].map { |path| get(path).last }, worker.log]
+    expect(said).to all(satisfy { |text| !text.include?("File.exist") })
+    release
+    expect(worker.exit_code).to eq(0)
   end
 
   it "answers every request while a job holds the GVL" do
@@ -75,7 +85,14 @@ RSpec.describe "the HTTP endpoint" do
       start_ready(install: setting)
       push("Evaluate", HOLD_GVL)
       wait_for_note("lock wanted")
-      expect(Array.new(500) { get("/live").last }.uniq).to eq(["live\n"])
+      # A hundred a second for ten seconds; fewer where the machine is slow, because /live fails after a minute.
+      began = Waiting.now
+      statuses = Array.new(1000) do |number|
+        sleep [began + (number / 100.0) - Waiting.now, 0].max
+        Waiting.now - began < 40 ? get(%w[/live /ready /metrics][number % 3]).first : break
+      end
+      expect([*statuses].uniq - [200]).to be_empty
+      expect(get("/live")).to eq([200, "live\n"])
       expect(notes).to eq(["lock wanted"])
     end
   end
@@ -91,6 +108,11 @@ RSpec.describe "the HTTP endpoint" do
     Process.kill(:KILL, workers.first.pid)
     wait_until("the other answers") { record(workers.last.pid)["http"] == "[::]:#{port}" }
     wait_for("/ready", [200, "ready\n"])
+    workers << start_ready(name: "three", install: setting, before: "require \"sidekiq/launcher\"\n#{QUICK_HEARTBEAT}")
+    workers[1].signal(:TERM)
+    expect(workers[1].exit_code).to eq(0)
+    wait_for("/ready", [200, "ready\n"])
+    wait_until("its record says so") { record(workers.last.pid)["http"] == "[::]:#{port}" }
     expect(workers.flat_map { |worker| complaints(worker) }).to be_empty
   end
 
@@ -135,6 +157,19 @@ RSpec.describe "the HTTP endpoint" do
     expect(sockets & listening).to be_empty
   end
 
+  # Sends a request a byte at a time; whether the server ends the connection meanwhile.
+  def trickle
+    TCPSocket.open("127.0.0.1", port) do |socket|
+      "GET /live HTTP/1.1\r\nX: #{"x" * 100}".each_char do |character|
+        socket.write(character)
+        sleep 0.1
+      end
+    end
+    false
+  rescue Errno::ECONNRESET, Errno::EPIPE
+    true
+  end
+
   it "answers whatever else its clients do" do
     start_ready(install: setting)
     random = Random.new(RSpec.configuration.seed)
@@ -150,6 +185,7 @@ RSpec.describe "the HTTP endpoint" do
       end
     end
     expect(get("/ready")).to eq([200, "ready\n"])
+    wait_until("one that sends slowly is cut off") { trickle }
     # The connections with the least time left gave way.
     expect(silent.count { |socket| socket.read_nonblock(1, exception: false).nil? }).to be >= 18
   ensure

@@ -260,6 +260,30 @@ mod tests {
         }
     }
 
+    /// Requests with random changes, as they arrive: no panic, and what was answered once stays the answer.
+    #[test]
+    fn fuzzed() {
+        let mut random = fastrand::Rng::with_seed(14);
+        let good = ["GET /live HTTP/1.1\r\nHost: a\r\nAccept: */*\r\n\r\n", "HEAD /status?a=b HTTP/1.0\r\n\r\n"];
+        for round in 0..3000 {
+            let mut bytes = good[round % good.len()].repeat(random.usize(1..3)).into_bytes();
+            for _ in 0..random.usize(0..6) {
+                let at = random.usize(0..bytes.len());
+                bytes[at] = if random.bool() { random.u8(..) } else { *random.choice(b"\r\n\0 :/?").unwrap() };
+            }
+            let mut answer = Request::Incomplete;
+            for end in 0..=bytes.len() {
+                let now = read(&bytes[..end]);
+                assert!(
+                    answer == Request::Incomplete || now == answer,
+                    "round {round}: {:?}",
+                    String::from_utf8_lossy(&bytes)
+                );
+                answer = now;
+            }
+        }
+    }
+
     #[test]
     fn responses() {
         let text = |response: Response, is_head| String::from_utf8(response.into_bytes(is_head)).unwrap();
