@@ -310,6 +310,16 @@ RSpec.describe "the command fleet" do
                                              "progress" => a_hash_including("done" => 1, "total" => 1))
     end
 
+    it "name the jobs that are waited for, and never their arguments" do
+      start_listed
+      start_reported_job
+      plain = webhook
+      expect(fleet("quiet", "--wait", "--timeout", "1s", "--webhook", plain.url).first).to eq(124)
+      said = plain.messages.last.to_s
+      expect(said).to match(/Evaluate.*\h{24}/)
+      expect(said).not_to include("File.exist")
+    end
+
     it "report a failure, also an immediate one" do
       plain = webhook
       expect(fleet("stop", "--webhook", plain.url).first).to eq(1)

@@ -2,6 +2,8 @@
 
 require "net/http"
 require "rexml/document"
+require "sidekiq_lifecycle/fleet"
+require "time"
 
 RSpec.describe "the page Lifecycle in Sidekiq's Web UI" do
   include FleetCommand
@@ -137,6 +139,14 @@ RSpec.describe "the page Lifecycle in Sidekiq's Web UI" do
       browser.find(".lifecycle-told")
     end
 
+    # Selects a process, and asks something of those that are selected.
+    def choose(hostname, request)
+      open
+      row(hostname).find("input[type=checkbox]").check
+      browser.find(".lifecycle > form > .lifecycle-buttons").click_button(request)
+      confirm
+    end
+
     # What the browser refused or could not find.
     def complaints
       browser.driver.browser.logs.get(:browser).map(&:message).grep(/lifecycle|Content Security Policy/i)
@@ -173,21 +183,56 @@ RSpec.describe "the page Lifecycle in Sidekiq's Web UI" do
       expect(browser).to have_css("svg.timeline text", text: markup[0, 12])
       expect(browser).to have_no_css("svg.timeline .without-ready")
 
-      # Hidden until it has the focus.
-      figures = "document.querySelector('svg.timeline .lane .figures')"
-      shown = "getComputedStyle(#{figures}).visibility"
+      # Hidden until the pointer is there, or the keyboard's focus.
+      shown = "getComputedStyle(document.querySelector('svg.timeline .lane .figures')).visibility"
       expect(evaluate(shown)).to eq("hidden")
-      browser.execute_script("document.querySelector('svg.timeline .lane').focus()")
+      browser.first("svg.timeline .lane rect.ready").hover
+      expect(evaluate(shown)).to eq("visible")
+      browser.find(".lifecycle h1").hover
+      expect(evaluate(shown)).to eq("hidden")
+      wait_until("the focus is there") do
+        browser.driver.browser.switch_to.active_element.send_keys(:tab)
+        evaluate("document.activeElement.matches('svg.timeline .lane')")
+      end
       expect(evaluate(shown)).to eq("visible")
 
       paper = "getComputedStyle(document.querySelector('svg.timeline .paper')).fill"
       light = evaluate(paper)
       emulate("prefers-color-scheme", "dark")
       expect(evaluate(paper)).not_to eq(light)
+      browser.driver.browser.execute_cdp("Emulation.setEmulatedMedia", media: "print")
+      expect(evaluate(paper)).to eq("rgb(255, 255, 255)")
+      expect(browser).to have_no_css(".lifecycle-buttons button")
+      emulate("prefers-color-scheme", "dark")
       browser.current_window.resize_to(420, 900)
       wait_until("it is narrow") { evaluate("window.innerWidth") < 600 }
       expect(evaluate("document.querySelector('.lifecycle').scrollWidth"))
         .to be <= evaluate("document.querySelector('.lifecycle').clientWidth")
+      expect(complaints).to be_empty
+    end
+
+    it "shows a moment without a ready worker, interrupted jobs, and deploys" do
+      blue = start_seen("blue", timeout: 1)
+      start_job
+      stop(blue)
+      # The next boot clears it.
+      stopping = Time.parse(record(blue.pid)["timings"]["stopping"])
+      green = start_seen("green", name: "green")
+      mark = 'require "sidekiq/deploy"; Sidekiq::Deploy.new(Sidekiq.redis_pool).mark!(label: "v2"); note "marked"'
+      release
+      push("Evaluate", Sandbox::MAJOR > 6 ? mark : 'note "marked"')
+      wait_for_note("marked")
+      serve
+      open("/lifecycle?period=15min")
+      gap = fleet_json("timeline")["gaps"].first["seconds"]
+      ready = Time.parse(record(green.pid)["timings"]["running"])
+      expect(gap).to be_within(0.1).of(ready - stopping)
+      expect(browser.find("svg.timeline .without-ready")["aria-label"])
+        .to start_with("no worker was ready for #{SidekiqLifecycle::Fleet::Format.exact(gap)}: ")
+      expect(browser.find("svg.timeline .jobs")["aria-label"]).to match(/\A1 job interrupted; Evaluate \h{24}/)
+      deploys = browser.all("svg.timeline .deploy", minimum: 0, wait: 0).map { |deploy| deploy["aria-label"] }
+      expect(deploys).to match(Sandbox::MAJOR > 6 ? [start_with("deploy v2, ")] : [])
+      expect(browser.html).not_to include("File.exist")
       expect(complaints).to be_empty
     end
 
@@ -231,11 +276,16 @@ RSpec.describe "the page Lifecycle in Sidekiq's Web UI" do
       expect(workers.first.exit_code).to eq(0)
       expect(workers.last).to be_running
 
-      third = start_seen("three", name: "three")
+      choose("two", "Restart drained")
+      expect(workers.last.exit_code).to eq(0)
+
+      workers = [start_seen("three", name: "three"), start_seen("four", name: "four")]
       open
       row("three").click_button("Drain and stop")
       confirm
-      expect(third.exit_code).to eq(0)
+      expect(workers.first.exit_code).to eq(0)
+      choose("four", "Drain and stop")
+      expect(workers.last.exit_code).to eq(0)
       expect(complaints).to be_empty
     end
   end
