@@ -4,7 +4,11 @@
 RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing do
   before(:context) { Container.prepare }
 
-  def with_machine(...) = SystemdMachine.open(...)
+  # A slow machine may take longer to boot a Sidekiq than generate writes.
+  def with_machine(service: "", start_timeout: 600, **options, &)
+    service = "TimeoutStartSec=#{start_timeout}\n#{service}" if start_timeout
+    SystemdMachine.open(service:, **options, &)
+  end
 
   # A job that runs until the file `go` is there.
   waiting_job = 'note "begins"; sleep 0.05 until File.exist?("go"); note "ends"'
@@ -19,7 +23,7 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
 
   it "is active when it is ready, shows its state, goes quiet, and stops after its job" do
     startup = 'note "starting"; sleep 0.05 until File.exist?("start")'
-    with_machine(before: quick_heartbeat, startup:) do |machine|
+    with_machine(before: quick_heartbeat, startup:, start_timeout: nil) do |machine|
       machine.start("sidekiq", "--no-block")
       machine.wait_for_note("starting")
       expect(machine.show).to include("ActiveState" => "activating", "StatusText" => "booting")
