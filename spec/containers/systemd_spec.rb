@@ -5,9 +5,9 @@ RSpec.describe "a service of systemd", :containers, skip: SystemdMachine.missing
   before(:context) { Container.prepare }
 
   # A slow machine may take longer to boot a Sidekiq than generate writes.
-  def with_machine(service: "", start_timeout: 600, **options, &)
+  def with_machine(service: "", start_timeout: 600, **options, &block)
     service = "TimeoutStartSec=#{start_timeout}\n#{service}" if start_timeout
-    SystemdMachine.open(service:, **options, &)
+    SystemdMachine.open(service:, **options, &block)
   end
 
   # A job that runs until the file `go` is there.
