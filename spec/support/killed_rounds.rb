@@ -58,7 +58,7 @@ class KilledRounds
   end
 
   # Jobs that have never ended, and were recorded or in hand when their process was killed, without being put back.
-  def lost = never_ended.select { |name| @recorded.include?(@pushed[name]) || lost_in_hand?(@pushed[name]) }
+  def lost = never_ended.select { |name| left_behind?(@pushed[name]) || lost_in_hand?(@pushed[name]) }
 
   # All others that have never ended: their process was killed between Redis' reply and the recorder.
   def in_the_window = never_ended - lost
@@ -170,7 +170,13 @@ class KilledRounds
   # What the next processes must put back.
   def remember_recorded
     waiting = JSON.parse(@sandbox.command("lost", "--json").last)["jobs"].select { |job| job["outcome"] == "waiting" }
-    @recorded |= waiting.map { |job| job["jid"] }
+    @recorded |= waiting.map { |job| job.values_at("process", "jid") }
+  end
+
+  # It was recorded when a process was killed, and nobody put it back after that.
+  def left_behind?(jid)
+    put_back = history.map { |line| line.values_at("process", "jid") }
+    @recorded.any? { |process, recorded| recorded == jid && !put_back.include?([process, jid]) }
   end
 
   def pause(at_most) = sleep(@random.rand(at_most))
