@@ -22,6 +22,9 @@ if (platform = ENV.fetch("RUBY_TARGET", nil))
     rubies = ENV.fetch("RUBY_CC_VERSION").split(":")
     rbconfigs = YAML.load_file(File.expand_path("~/.rake-compiler/config.yml"))
                     .select { |name, _| name.start_with?("rbconfig-") && rubies.include?(name[/[^-]+\z/]) }
+    missing = rubies - rbconfigs.keys.map { |name| name[/[^-]+\z/] }
+    # A gem without one of them would be taken by that Ruby all the same, and not load.
+    abort "rake: this container has no Ruby #{missing.join(" and no ")}" if missing.any?
     ENV["CARGO_BUILD_TARGET"] ||= ENV.fetch("RUST_TARGET")
     # For Linux the workflow has built it already, because it is static and needs another target.
     command = "pkg/command/sidekiq-lifecycle"
