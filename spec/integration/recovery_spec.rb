@@ -281,6 +281,17 @@ RSpec.describe "jobs of a killed process" do
       expect([begun, queued, history]).to eq([1, 0, []])
     end
 
+    it "are reported while Redis refuses their copy" do
+      own_redis.call("ACL", "SETUSER", "default", "-hmget")
+      worker = start_ready(install: recover, before: QUICK_HEARTBEAT)
+      start_job
+      refusal = /\ARedis refuses the copy of the jobs in hand \(.*hmget.*\), so they are lost if this machine does not/
+      wait_until("it is reported") { problems_of(worker.pid).grep(refusal).any? }
+      own_redis.call("ACL", "SETUSER", "default", "+hmget")
+      wait_until("it is over") { problems_of(worker.pid).empty? && copies.any? }
+      release
+    end
+
     it "are not put back while Sidekiq shows it as alive" do
       worker = start_ready(install: recover, before: QUICK_HEARTBEAT)
       start_job
