@@ -226,6 +226,7 @@ impl Launching {
         report.map_err(|_| io::Error::other("it gave no answer"))
     }
 
+    /// The report of a relay that gets so much more time; after that it is given up.
     fn late_report(&self, receiver: Receiver<io::Result<Report>>, patience: Duration) -> io::Result<Report> {
         receiver.recv_timeout(patience).unwrap_or_else(|_| {
             drop(receiver);

@@ -44,8 +44,8 @@ fn path_and_relay(pid: i32) -> (Path, Option<i32>) {
     look_until_settled(|| (Snapshot::path(pid), alive()), |(path, relay)| relay.is_some() && !carries(path))
 }
 
-/// Starts the relay, if the path needs one. Takes at most 2 s; the relay may take longer. `command` is the native command, `timeout` Sidekiq's
-/// `-t` in seconds.
+/// Starts the relay, if the path needs one. Takes at most 2 s; the relay may take longer. `command` is the native
+/// command, `timeout` Sidekiq's `-t` in seconds.
 pub fn start_relay(command: &File, timeout: Option<f64>) {
     #[cfg(target_os = "linux")]
     relay::start(command, timeout);

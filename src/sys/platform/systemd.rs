@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_command_has_no_output() {
+    fn a_command_that_is_missing_fails_or_hangs_has_no_output() {
         let patience = Duration::from_secs(60);
         assert_eq!(output(Command::new("echo").arg("yes"), patience).as_deref(), Some("yes\n"));
         assert_eq!(output(&mut Command::new("/nonexistent"), patience), None);
