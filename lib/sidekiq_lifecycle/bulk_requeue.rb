@@ -42,12 +42,15 @@ module SidekiqLifecycle
 
     private
 
-    # Pushes all jobs or none. If only the reply got lost, they are in Redis twice, which is better than not at all.
+    # What is not in the flight recorder is pushed as a whole or not at all. If only the reply got lost, it is in Redis
+    # twice, which is better than not at all.
     def push(jobs)
+      others = FlightRecorder.push_back(jobs)
+      return if others.empty?
+
       @config.redis do |redis|
         redis.multi do |transaction|
-          jobs.group_by(&:queue).each { |queue, units| transaction.rpush(queue, units.map(&:job)) }
-          FlightRecorder.mark(transaction, jobs)
+          others.group_by(&:queue).each { |queue, units| transaction.rpush(queue, units.map(&:job)) }
         end
       end
     end

@@ -72,6 +72,9 @@ module SidekiqLifecycle
     # @return [Array<Job>] jobs that are neither finished nor in Redis
     def lost = @tracker.lost
 
+    # @return [Array<#queue, #job>] units of work that Sidekiq's threads have
+    def jobs = @launcher ? ProcessorThreads.new(@launcher).jobs : []
+
     private
 
     def job(unit) = Job.of_unit(unit) { |jid| @native.running_for(jid) }

@@ -1,5 +1,6 @@
 # frozen_string_literal: true
 
+require_relative "error"
 require_relative "put_back"
 require_relative "reply_watch"
 require_relative "sidekiq_compat"
@@ -19,6 +20,28 @@ module SidekiqLifecycle
     # The mark of a job that its own process has pushed back.
     OWN = "its own process"
 
+    # Pushes each job that has no mark, and marks it. A queue that is no list keeps nothing from the others.
+    #
+    # KEYS: marks, then the queue of each job. ARGV: who does it, seconds until the marks expire, then for each job its
+    # number and its payload. Returns the last error.
+    PUSH_ONCE = <<~LUA
+      local failure = false
+      for i = 2, #KEYS do
+        local number, payload = ARGV[i * 2 - 1], ARGV[i * 2]
+        if redis.call("HEXISTS", KEYS[1], number) == 0 then
+          local reply = redis.pcall("RPUSH", KEYS[i], payload)
+          if type(reply) == "table" and reply.err then
+            failure = reply.err
+          else
+            redis.call("HSET", KEYS[1], number, ARGV[1])
+          end
+        end
+      end
+      redis.call("EXPIRE", KEYS[1], ARGV[2])
+      return failure
+    LUA
+    private_constant :PUSH_ONCE
+
     class << self
       # Starts it in `:startup`, before Sidekiq's threads exist, so no job is missed.
       #
@@ -27,6 +50,8 @@ module SidekiqLifecycle
       # @return [void]
       def start(config, native)
         native.start_recorder(SidekiqCompat.concurrency(config))
+        @is_late = native.recorder_id.nil?
+        @config = config
         @foreign_fetch = foreign_fetch_of(config)
         @foreign_fetch ? ::Sidekiq::Processor.prepend(Processor) : prepend_to_basic_fetch
         @native = native
@@ -38,6 +63,17 @@ module SidekiqLifecycle
 
       # @return [Boolean] whether what this process has in hand outlives it, and the next one puts it back
       def keeps? = !foreign_fetch && !@native&.recorder_id.nil?
+
+      # A heartbeat. The recorder may have been made late, because the machine was busy or its directory could not be
+      # used. Then this records what was fetched before.
+      #
+      # @yieldreturn [Array<Object>] units of work that Sidekiq's threads have
+      def catch_up
+        return unless @is_late && @native.recorder_id
+
+        @is_late = false
+        yield.each { |work| record_late(work) if work.respond_to?(:lifecycle_token=) && work.lifecycle_token.nil? }
+      end
 
       # Runs a fetch whose job is recorded as soon as Redis' reply arrives. If the fetch raises after that, as Sidekiq's
       # `Shutdown` may also in an idle thread, nobody else knows the job, and it stays recorded.
@@ -73,28 +109,44 @@ module SidekiqLifecycle
       # @param token [Integer, nil]
       def clear(token) = (@native.clear_job(token) if token)
 
-      # Notes in a transaction of Redis that these jobs are in their queues again, so that nobody puts them back.
+      # Pushes recorded jobs back into their queues, each once. What is marked is in Redis: the fleet has put it back,
+      # or it was pushed and Redis' reply got lost.
       #
-      # @param transaction [Object] of a Redis client
       # @param jobs [Array<Object>] Sidekiq's units of work
-      def mark(transaction, jobs)
-        numbers = tokens(jobs).map { |token| token >> NUMBER_SHIFT }
-        return if numbers.empty?
+      # @return [Array<Object>] those that it leaves to Sidekiq's own way, because they are not recorded, or because
+      #   Redis refuses the script
+      # @raise [StandardError] Redis does not take them
+      def push_back(jobs)
+        recorded, others = jobs.partition { |work| token_of(work) }
+        push_once(recorded) if recorded.any?
+        others
+      rescue StandardError => e
+        raise unless SidekiqCompat.refusal?(e)
 
-        marks = PutBack.marks(@native.recorder_id)
-        transaction.hset(marks, *numbers.flat_map { |number| [number.to_s, OWN] })
-        transaction.expire(marks, PutBack::EXPIRY)
+        jobs
       end
 
       # These jobs are in their queues again.
       #
       # @param jobs [Array<Object>] Sidekiq's units of work
-      def clear_all(jobs) = tokens(jobs).each { |token| clear(token) }
+      def clear_all(jobs) = jobs.each { |work| clear(token_of(work)) }
 
       private
 
-      def tokens(jobs)
-        jobs.filter_map { |work| work.lifecycle_token if work.respond_to?(:lifecycle_token) }
+      # Sidekiq may be done with it at any moment. Whoever comes last, here or there, clears it.
+      def record_late(work)
+        work.lifecycle_token = record(work)
+        clear(work.lifecycle_token) if work.lifecycle_done
+      end
+
+      def token_of(work) = (work.lifecycle_token if work.respond_to?(:lifecycle_token))
+
+      def push_once(jobs)
+        keys = [PutBack.marks(@native.recorder_id), *jobs.map(&:queue)]
+        arguments = [OWN, PutBack::EXPIRY.to_s]
+        jobs.each { |work| arguments.push((token_of(work) >> NUMBER_SHIFT).to_s, work.job) }
+        failure = @config.redis { |redis| SidekiqCompat.evaluate(redis, PUSH_ONCE, keys, arguments) }
+        raise Error, failure if failure
       end
 
       def prepend_to_basic_fetch
@@ -124,19 +176,25 @@ module SidekiqLifecycle
     module UnitOfWork
       # @return [Integer, nil] for {FlightRecorder.clear}
       attr_accessor :lifecycle_token
+      # @return [Boolean, nil] whether Sidekiq is done with it
+      attr_reader :lifecycle_done
 
       # It has ended.
       def acknowledge
-        result = super
-        FlightRecorder.clear(@lifecycle_token)
-        result
+        super.tap { lifecycle_finish }
       end
 
       # It is in its queue again.
       def requeue
-        result = super
+        super unless FlightRecorder.push_back([self]).empty?
+        lifecycle_finish
+      end
+
+      private
+
+      def lifecycle_finish
+        @lifecycle_done = true
         FlightRecorder.clear(@lifecycle_token)
-        result
       end
     end
 

@@ -147,6 +147,7 @@ module SidekiqLifecycle
       @native.record_task_protection(TaskProtection.held?)
       @native.record_heartbeat(busy)
       @last_job = monotonic if busy.positive? || @last_job.nil?
+      FlightRecorder.catch_up { @drain.jobs }
       exit_if_idle
     end
 

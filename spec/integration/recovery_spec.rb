@@ -310,7 +310,7 @@ RSpec.describe "jobs of a killed process" do
 
     # One thread, because an idle one would still take the job.
     it "run twice if it had only lost its network, and it says so when it is back" do
-      worker = start_ready(install: recover, before: QUICK_HEARTBEAT, concurrency: 1)
+      worker = start_ready(install: recover, before: QUICK_HEARTBEAT, concurrency: 1, timeout: 1)
       start_job
       wait_until("it is copied") { copies.any? }
       Process.kill(:STOP, worker.pid)
@@ -321,7 +321,87 @@ RSpec.describe "jobs of a killed process" do
       wait_until("the job again") { begun == 2 }
       Process.kill(:CONT, worker.pid)
       wait_until("it says so") { worker.log.match?(/took it for dead and put Evaluate \h{24} back, which runs here/) }
+      # It is cut off here, and goes on there.
+      worker.signal(:TERM)
+      expect([worker.exit_code, queued, begun]).to eq([0, 0, 2])
       release
+    end
+  end
+
+  describe "that its process pushes back itself" do
+    # Redis' reply to the first script of that name gets lost.
+    def lost_reply = <<~RUBY
+      SidekiqLifecycle::SidekiqCompat.singleton_class.prepend(Module.new do
+        def evaluate(redis, script, *)
+          result = super
+          return result if !script.include?("RPUSH") || File.exist?("lost")
+          FileUtils.touch("lost")
+          raise Errno::ECONNRESET
+        end
+      end)
+    RUBY
+
+    def interrupt(**options)
+      worker = start_ready(install: recover, timeout: 1, concurrency: 1, **options)
+      start_job
+      worker.signal(:TERM)
+      expect([worker.exit_code, worker.log]).to match([0, /Pushed 1 jobs back to Redis/])
+    end
+
+    it "are pushed once if Redis' reply gets lost" do
+      interrupt(before: 'require "fileutils"', after: lost_reply)
+      expect([File.exist?(file("lost")), queued, recorders]).to eq([true, 1, []])
+    end
+
+    it "are pushed as ever if Redis refuses the script" do
+      own_redis.call("ACL", "SETUSER", "default", "-eval", "-hset")
+      interrupt
+      expect([queued, recorders]).to eq([1, []])
+    end
+
+    describe "once they are recorded" do
+      let(:recorder) { SidekiqLifecycle::FlightRecorder }
+      let(:config) { defined?(Sidekiq::Config) ? Sidekiq::Config.new : Sidekiq }
+      let(:cleared) { [] }
+
+      before do
+        config.redis = { url: redis.url(@database) }
+        cleared = self.cleared
+        native = Object.new
+        native.define_singleton_method(:recorder_id) { "f00" }
+        native.define_singleton_method(:clear_job) { |token| cleared << token }
+        recorder.instance_variable_set(:@native, native)
+        recorder.instance_variable_set(:@config, config)
+      end
+
+      after { %i[@native @config].each { |name| recorder.remove_instance_variable(name) } }
+
+      def work(queue, number)
+        require "sidekiq/fetch"
+        recorded = Class.new(Sidekiq::BasicFetch::UnitOfWork) { prepend SidekiqLifecycle::FlightRecorder::UnitOfWork }
+        recorded.new("queue:#{queue}", %({"class":"Mail"})).tap { |work| work.lifecycle_token = number << 16 if number }
+      end
+
+      def length(queue) = redis.call("LLEN", "queue:#{queue}", database: @database)
+
+      it "are pushed once, however often they are requeued" do
+        2.times { work("default", 1).requeue }
+        expect([queued, cleared]).to eq([1, [1 << 16] * 2])
+      end
+
+      it "do not keep each other from their queues if one is no list" do
+        redis.call("SET", "queue:odd", "no list", database: @database)
+        works = [work("odd", 1), work("default", 2)]
+        2.times { expect { recorder.push_back(works) }.to raise_error(SidekiqLifecycle::Error, /WRONGTYPE/) }
+        redis.call("DEL", "queue:odd", database: @database)
+        expect([recorder.push_back(works), length("odd"), length("default")]).to eq([[], 1, 1])
+      end
+
+      it "leave those to Sidekiq that are not" do
+        others = [work("default", nil), Struct.new(:queue, :job).new("queue:default", "{}")]
+        expect(recorder.push_back([work("default", 1), *others])).to eq(others)
+        expect(queued).to eq(1)
+      end
     end
   end
 
@@ -373,7 +453,7 @@ RSpec.describe "jobs of a killed process" do
       end
     end
 
-    it "a directory that is a link: one line says so, Sidekiq runs, and records jobs once that is fixed" do
+    it "a directory that is a link: one line says so, Sidekiq runs, and records all jobs once that is fixed" do
       FileUtils.mkdir_p([file("tmp/sidekiq"), file("elsewhere")])
       File.symlink(file("elsewhere"), file("tmp/sidekiq/recorders"))
       worker = start_ready(install: recover, before: QUICK_HEARTBEAT)
@@ -384,10 +464,11 @@ RSpec.describe "jobs of a killed process" do
       File.delete(file("tmp/sidekiq/recorders"))
       wait_until("there is one") { recorders.any? && record(worker.pid)["problems"].empty? }
       expect(worker.log.scan("no flight recorder, so jobs in hand are lost").size).to eq(1)
-      start_job("recorded")
+      wait_until("what runs is recorded") { File.binread(recorders.first).include?("job begins") }
+      start_job("later")
       kill(worker)
       start_next
-      wait_until("the job again") { begun("recorded") == 2 }
+      wait_until("both again") { [begun, begun("later")] == [2, 2] }
       release
     end
   end

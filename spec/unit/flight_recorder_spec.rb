@@ -101,6 +101,47 @@ RSpec.describe SidekiqLifecycle::FlightRecorder do
     end
   end
 
+  # Where the machine was busy, for instance.
+  describe "made late" do
+    let(:work) do
+      unit = Struct.new(:queue, :job) { def acknowledge = nil }
+      Class.new(unit) { prepend SidekiqLifecycle::FlightRecorder::UnitOfWork }.new("queue:default", "{}")
+    end
+    let(:recorder_id) { [nil] }
+
+    before do
+      core(nil)
+      ids = recorder_id
+      described_class.instance_variable_get(:@native).define_singleton_method(:recorder_id) { ids.last }
+      described_class.instance_variable_set(:@is_late, true)
+    end
+
+    after { described_class.remove_instance_variable(:@is_late) }
+
+    it "records what was fetched before, once there is one" do
+      described_class.catch_up { raise "too early" }
+      recorder_id << "f00"
+      described_class.catch_up { [work, Object.new] }
+      described_class.catch_up { raise "again" }
+      work.acknowledge
+      expect(calls).to eq([[:record, "queue:default", "{}", false, nil], [:clear, 7]])
+    end
+
+    it "does not keep what ends meanwhile" do
+      recorder_id << "f00"
+      work.acknowledge
+      described_class.catch_up { [work] }
+      expect(calls).to eq([[:record, "queue:default", "{}", false, nil], [:clear, 7]])
+    end
+
+    it "leaves alone what is recorded" do
+      recorder_id << "f00"
+      work.lifecycle_token = 5
+      described_class.catch_up { [work] }
+      expect(calls).to be_empty
+    end
+  end
+
   it "waits for other replies as ever" do
     core(3)
     fetch { nil }
