@@ -30,15 +30,23 @@ RSpec.describe "jobs of a container that is killed", :containers, full: Sandbox:
 
   # Gives each thread a job, has the block kill the container, and starts it again.
   def kill(launch, *jobs)
+    occupy(launch, *jobs)
+    yield
+    expect(launch.exit_code).to eq(137)
+    launch.start
+    expect_put_back(launch, *jobs)
+  end
+
+  def occupy(launch, *jobs)
     launch.boot
     jobs.each.with_index(1) do |job, count|
       launch.push(job)
       launch.await("#{job} begins") { launch.noted("begins").size == count }
     end
-    yield
-    expect(launch.exit_code).to eq(137)
-    launch.start
-    launch.await("every job is put back") { launch.killed_jobs.size == jobs.size }
+  end
+
+  def expect_put_back(launch, *jobs)
+    launch.await(-> { "every job is put back: #{launch.killed_jobs}" }) { launch.killed_jobs.size == jobs.size }
     expect(launch.killed_jobs).to all(include("outcome" => "put_back"))
     expect(launch.killed_jobs.map { |job| job["class"] }).to match_array(jobs)
   end
@@ -51,6 +59,15 @@ RSpec.describe "jobs of a container that is killed", :containers, full: Sandbox:
         kill(launch, "Long", "Long") { launch.kill }
         wait_for_both(launch)
       end
+    end
+  end
+
+  it "run again after a docker restart that was too short" do
+    with(direct) do |launch|
+      occupy(launch, "Long", "Long")
+      launch.restart(1)
+      expect_put_back(launch, "Long", "Long")
+      wait_for_both(launch)
     end
   end
 

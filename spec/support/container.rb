@@ -111,6 +111,9 @@ class Container
     raise
   end
 
+  # As `docker restart -t`: a stop, and a start.
+  def restart(seconds) = post("restart?t=#{seconds}")
+
   # As `docker start`, also after its end.
   def start = post("start")
 

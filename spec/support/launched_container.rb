@@ -169,6 +169,7 @@ class LaunchedContainer
   def running? = @container.running?
   def signal(name) = @container.signal(name)
   def stop(seconds) = @container.stop(seconds)
+  def restart(seconds) = @container.restart(seconds)
   def kill = @container.kill
   def remove = @container.remove
 
