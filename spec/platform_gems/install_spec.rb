@@ -68,7 +68,8 @@ RSpec.describe "a platform gem in a system with Ruby and Sidekiq alone", if: ENV
     end
   end
 
-  it "is installed by Bundler from a Gemfile.lock that lists several platforms, without a network" do
+  # Installs it from a Gemfile.lock that lists several platforms, as at a deploy, which may not change the file.
+  def bundle
     FileUtils.mkdir_p(file("vendor/cache"))
     FileUtils.cp(PlatformGem.new(PlatformGem::HERE).path, file("vendor/cache"))
     File.write(file("Gemfile"), <<~RUBY)
@@ -79,25 +80,31 @@ RSpec.describe "a platform gem in a system with Ruby and Sidekiq alone", if: ENV
     bare!("bundle", "install", "--local", "--no-cache")
     lock_platforms(%w[arm64-darwin x86_64-linux-musl])
     FileUtils.rm_rf(file("gems"))
-    # As at a deploy, which may not change the file.
     bare!("env", "BUNDLE_FROZEN=true", "bundle", "install", "--local", "--no-cache")
+  end
+
+  it "is installed by Bundler from a Gemfile.lock that lists several platforms, without a network" do
+    bundle
     expect(Dir[file("gems/extensions/**/*")]).to be_empty
     expect(bare!("bundle", "exec", "sidekiq-lifecycle", "--version")).to eq("sidekiq-lifecycle #{SidekiqLifecycle::VERSION}\n")
     expect(bare!("bundle", "exec", "ruby", "-r", "sidekiq_lifecycle", "-e", "print SidekiqLifecycle::Native::VERSION"))
       .to eq(SidekiqLifecycle::VERSION)
   end
 
-  it "gets a Sidekiq behind a shell from its boot to an orderly end" do
-    bare!("gem", "install", "--local", "--no-document", gem_file)
-    worker = start_ready(launcher: BareSystem.launcher(app))
-    command = bare!("sidekiq-lifecycle", "path").chomp
-    expect(exec_in(worker, command, "check")).to eq([0, "ready\n"])
-    start_job
-    # As `docker stop`: the shell would drop it.
-    Process.kill(:TERM, pid1(worker))
-    wait_until("stopping") { exec_in(worker, command, "check").last.include?("is stopping") }
-    release
-    expect(worker.exit_code).to eq(0)
-    expect(notes).to eq(["job begins", "job ends"]), worker.log
+  { "gem install" => [[], -> { bare!("gem", "install", "--local", "--no-document", gem_file) }],
+    "Bundler" => [%w[bundle exec], -> { bundle }] }.each do |installer, (prefix, install)|
+    it "gets a Sidekiq behind a shell from its boot to an orderly end, installed by #{installer}" do
+      instance_exec(&install)
+      worker = start_ready(launcher: BareSystem.launcher(app) + prefix)
+      command = bare!(*prefix, "sidekiq-lifecycle", "path").chomp
+      expect(exec_in(worker, command, "check")).to eq([0, "ready\n"])
+      start_job
+      # As `docker stop`: the shell would drop it.
+      Process.kill(:TERM, pid1(worker))
+      wait_until("stopping") { exec_in(worker, command, "check").last.include?("is stopping") }
+      release
+      expect(worker.exit_code).to eq(0)
+      expect(notes).to eq(["job begins", "job ends"]), worker.log
+    end
   end
 end
