@@ -1,7 +1,7 @@
 # frozen_string_literal: true
 
 # On a host the doctor reads a container's stop timeout from Docker.
-RSpec.describe "the stop timeout of a container, seen from its host", :containers do
+RSpec.describe "the stop timeout of a container, seen from its host", :containers, full: Sandbox::MAJOR != 7 do
   before(:context) { LaunchedContainer.prepare }
 
   def time_of(settings, timeout: 25)

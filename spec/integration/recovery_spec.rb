@@ -475,8 +475,7 @@ RSpec.describe "jobs of a killed process" do
 
   # `bin/test --full` runs a thousand rounds. To repeat some: ROUNDS=50 bin/in-sidekiq 7 bin/spec
   # spec/integration/recovery_spec.rb --seed SEED -e random
-  usual = Sandbox::MAJOR == 8 ? 25 : 10
-  rounds = ENV["FULL"] ? 1000 : Integer(ENV.fetch("ROUNDS", usual))
+  rounds = ENV["FULL"] ? 1000 : Integer(ENV.fetch("ROUNDS", 10))
   (1..rounds).each_slice(25).with_index do |slice, number|
     it "run again if killed at random, and are put back once each (rounds #{slice.first} to #{slice.last})" do
       killed = KilledRounds.new(self, slice.size, RSpec.configuration.seed + number).run
