@@ -128,4 +128,43 @@ RSpec.describe "with a relay,", :containers, full: Sandbox::MAJOR != 7 do
       end
     end
   end
+
+  # A signal that arrives in a handler for TERM finds TERM blocked, as by an init that waits for its signals.
+  describe "PID 1 that has become a program with a handler for TERM" do
+    let(:web) { LaunchForm::WEB.sub("; sleep", '; File.write("notes", "web waits\\n", mode: "a"); sleep') }
+    let(:late) { "sidekiq & until [ -e become ]; do sleep 0.1; done; exec #{web}" }
+
+    def expect_held(launch)
+      expect(launch.exit_code).to eq(3)
+      expect(launch.noted("web hears TERM").size).to eq(1)
+      expect(launch).to be_nothing_lost
+      expect(launch.records).to all(include("state" => "stopped", "exit_status" => 0))
+    end
+
+    def become_web(launch)
+      launch.exec("touch", "become")
+      launch.await("the program waits") { launch.noted("web waits").any? }
+    end
+
+    it "is held at its exit, also if it has become that late" do
+      launch(late) do |launch|
+        become_web(launch)
+        launch.signal("TERM")
+        expect_held(launch)
+      end
+    end
+
+    it "is held at its exit, also if a TSTP or a TTIN comes with the TERM" do
+      %w[TSTP TTIN].each do |other|
+        launch(late) do |launch|
+          become_web(launch)
+          # So that both have arrived when the relay sees the first. It goes on by itself.
+          launch.send_inside("STOP", launch.relays.fetch(0))
+          launch.signal(other)
+          launch.signal("TERM")
+          expect_held(launch)
+        end
+      end
+    end
+  end
 end

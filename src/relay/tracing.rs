@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::signal::Signal;
 
 use super::state::{AFTERWARDS, Relay};
 use crate::model::forwarding::FORWARDED;
@@ -114,7 +115,9 @@ impl Relay {
                 self.changed.push((pid, Instant::now()));
                 self.resume(pid, thread, 0)
             }
-            Stop::Passing if self.has_changed(pid) && !self.stays_traced(pid) => self.release(pid, thread, 0),
+            Stop::Passing if self.has_changed(pid) && !blocks_term(pid) && !self.stays_traced(pid) => {
+                self.release(pid, thread, 0)
+            }
             Stop::Call(call) => {
                 if !self.busy.contains(&pid) && !shell_traps::only_waits(call) {
                     self.leave_decision_to(pid);
@@ -166,7 +169,8 @@ impl Relay {
             self.holds.retain(|held| *held != pid);
             return true;
         }
-        let is_held = may_be_held(pid);
+        let is_unclear = (self.holds.contains(&pid) || self.has_changed(pid)) && blocks_term(pid);
+        let is_held = is_unclear || may_be_held(pid);
         if is_held && !self.holds.contains(&pid) {
             self.holds.push(pid);
         }
@@ -264,6 +268,12 @@ fn may_be_relayed(pid: i32) -> bool {
 /// Whether it is a program that is held at its exit.
 fn may_be_held(pid: i32) -> bool {
     Snapshot::path(pid).can_be_held(0)
+}
+
+/// Whether its main thread blocks TERM. Most programs do for a moment only: while a handler for TERM runs, while they fork,
+/// and while they start a thread.
+fn blocks_term(pid: i32) -> bool {
+    Snapshot::of(pid).is_some_and(|snapshot| snapshot.blocked.has(Signal::SIGTERM))
 }
 
 /// Why a process may not be traced, as far as is known.
