@@ -27,6 +27,12 @@ const DYING: Duration = Duration::from_secs(5);
 /// How long a program around the worker may take to end by itself, with its own exit code, once the worker has ended.
 const ENDING: Duration = Duration::from_millis(500);
 
+/// How long if it does not sleep: on a busy machine it may be about to end.
+const BUSY_ENDING: Duration = Duration::from_secs(5);
+
+/// How often a follower that does not sleep is looked at.
+const BUSY_INTERVAL: Duration = Duration::from_millis(100);
+
 /// How often a worker's end is checked for if no event reports it (`pidfd_open(2)` refused).
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -58,8 +64,8 @@ struct Supervision {
     /// Processes to be stopped once the workers have ended, and with which signal.
     followers: Vec<Worker>,
     stop: Number,
-    /// When they are stopped at the latest.
-    follow_at: Option<Instant>,
+    /// When the workers ended, for followers that may end by themselves.
+    workers_ended: Option<Instant>,
     /// When everything that is left is killed.
     kill_at: Option<Instant>,
     /// When the init exits although workers still drain.
@@ -89,7 +95,16 @@ impl Worker {
     }
 
     fn is_alive(&self) -> bool {
-        Snapshot::of(self.pid).is_some_and(|now| now.start_time == self.start_time && !now.has_ended())
+        self.now().is_some_and(|now| !now.has_ended())
+    }
+
+    /// Whether it uses a processor, waits for one, or for a disk.
+    fn is_busy(&self) -> bool {
+        self.now().is_some_and(|now| matches!(now.state, 'R' | 'D'))
+    }
+
+    fn now(&self) -> Option<Snapshot> {
+        Snapshot::of(self.pid).filter(|now| now.start_time == self.start_time)
     }
 }
 
@@ -133,7 +148,7 @@ impl Supervision {
             workers: Vec::new(),
             followers: Vec::new(),
             stop: Signal::SIGTERM.into(),
-            follow_at: None,
+            workers_ended: None,
             kill_at: None,
             leave_at: None,
         })
@@ -170,7 +185,7 @@ impl Supervision {
                     break code;
                 }
             }
-            let until = [self.kill_at, self.leave_at, self.follow_at, self.next_check()].into_iter().flatten().min();
+            let until = [self.kill_at, self.leave_at, self.next_check()].into_iter().flatten().min();
             self.signals.sleep(self.workers.iter().filter_map(|worker| worker.end.as_ref()), until);
         };
         if children::foreground() == Some(self.first) {
@@ -273,14 +288,14 @@ impl Supervision {
     /// later, because a program around the worker ends by itself then.
     fn stop_followers(&mut self) {
         if self.followers.is_empty() || !self.workers.is_empty() {
-            self.follow_at = None;
+            self.workers_ended = None;
             return;
         }
-        let follow_at = *self.follow_at.get_or_insert_with(|| Instant::now() + ENDING);
-        if self.code.is_none() && !has_come(follow_at) {
+        let ended = *self.workers_ended.get_or_insert_with(Instant::now);
+        if self.code.is_none() && self.may_end_by_themselves(ended) {
             return;
         }
-        self.follow_at = None;
+        self.workers_ended = None;
         let followers = std::mem::take(&mut self.followers).into_iter();
         self.workers = followers.filter(Worker::is_alive).collect();
         for follower in &mut self.workers {
@@ -296,8 +311,16 @@ impl Supervision {
         }
     }
 
-    /// When to check whether a worker has ended, if no event reports it.
+    fn may_end_by_themselves(&self, workers_ended: Instant) -> bool {
+        let since = workers_ended.elapsed();
+        since < ENDING || (since < BUSY_ENDING && self.followers.iter().any(Worker::is_busy))
+    }
+
+    /// When to look at the followers, and whether a worker has ended if no event reports it.
     fn next_check(&self) -> Option<Instant> {
+        if let Some(ended) = self.workers_ended {
+            return Some((ended + ENDING).max(Instant::now() + BUSY_INTERVAL));
+        }
         let is_unseen = !self.followers.is_empty() && self.workers.iter().any(|worker| worker.end.is_none());
         is_unseen.then(|| Instant::now() + CHECK_INTERVAL)
     }

@@ -106,6 +106,20 @@ fn a_program_around_the_worker_is_told_when_it_has_ended_and_not_before() {
     }
 }
 
+/// A TERM would make it exit with another code, or kill it where it has already put its handlers away.
+#[test]
+fn a_program_that_is_busy_with_its_own_end_is_not_told() {
+    let script = "$SIG{TERM} = sub { exit 9 }; if (!($p = fork)) { exec @ARGV } waitpid $p, 0; \
+        my $ended = time; 1 while time < $ended + 2; exit 5";
+    for place in places() {
+        let home = Home::new();
+        let run = home.start(place, &[], &["perl", "-e", script, "./sidekiq", "log", "0"]);
+        run.wait_for_note("log", "ready");
+        run.send(Signal::SIGTERM);
+        assert_eq!(run.end(), (5, String::new()), "{place:?}");
+    }
+}
+
 #[test]
 fn who_reads_the_workers_output_is_never_told() {
     let reader = "$SIG{TERM} = sub { $told = 1 }; 1 while <STDIN>; open F, q(>read); print F $told ? q(told) : q(end)";
