@@ -72,8 +72,8 @@ module SidekiqLifecycle
     # @return [Array<Job>] jobs that are neither finished nor in Redis
     def lost = @tracker.lost
 
-    # @return [Array<#queue, #job>] units of work that Sidekiq's threads have
-    def jobs = @launcher ? ProcessorThreads.new(@launcher).jobs : []
+    # @return [Array<#queue, #job>, nil] units of work that Sidekiq's threads have; nil: it has not launched them yet
+    def jobs = (ProcessorThreads.new(@launcher).jobs if @launcher)
 
     private
 

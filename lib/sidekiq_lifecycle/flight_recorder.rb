@@ -50,7 +50,7 @@ module SidekiqLifecycle
       # @return [void]
       def start(config, native)
         native.start_recorder(SidekiqCompat.concurrency(config))
-        @is_late = native.recorder_id.nil?
+        @late_looks = native.recorder_id ? 0 : 2
         @config = config
         @foreign_fetch = foreign_fetch_of(config)
         @foreign_fetch ? ::Sidekiq::Processor.prepend(Processor) : prepend_to_basic_fetch
@@ -65,14 +65,16 @@ module SidekiqLifecycle
       def keeps? = !foreign_fetch && !@native&.recorder_id.nil?
 
       # A heartbeat. The recorder may have been made late, because the machine was busy or its directory could not be
-      # used. Then this records what was fetched before.
+      # used. Then this records what was fetched before: twice, because a job may just be on its way from the fetch to
+      # its thread.
       #
-      # @yieldreturn [Array<Object>] units of work that Sidekiq's threads have
+      # @yieldreturn [Array<Object>, nil] units of work that Sidekiq's threads have; nil: that is not known yet
       def catch_up
-        return unless @is_late && @native.recorder_id
+        return unless @late_looks&.positive? && @native.recorder_id
 
-        @is_late = false
-        yield.each { |work| record_late(work) if work.respond_to?(:lifecycle_token=) && work.lifecycle_token.nil? }
+        jobs = yield or return
+        @late_looks -= 1
+        jobs.each { |work| record_late(work) }
       end
 
       # Runs a fetch whose job is recorded as soon as Redis' reply arrives. If the fetch raises after that, as Sidekiq's
@@ -129,12 +131,14 @@ module SidekiqLifecycle
       # These jobs are in their queues again.
       #
       # @param jobs [Array<Object>] Sidekiq's units of work
-      def clear_all(jobs) = jobs.each { |work| clear(token_of(work)) }
+      def clear_all(jobs) = jobs.each { |work| work.lifecycle_finish if work.respond_to?(:lifecycle_finish) }
 
       private
 
       # Sidekiq may be done with it at any moment. Whoever comes last, here or there, clears it.
       def record_late(work)
+        return unless work.respond_to?(:lifecycle_token=) && work.lifecycle_token.nil?
+
         work.lifecycle_token = record(work)
         clear(work.lifecycle_token) if work.lifecycle_done
       end
@@ -179,6 +183,12 @@ module SidekiqLifecycle
       # @return [Boolean, nil] whether Sidekiq is done with it
       attr_reader :lifecycle_done
 
+      # Sidekiq is done with it.
+      def lifecycle_finish
+        @lifecycle_done = true
+        FlightRecorder.clear(@lifecycle_token)
+      end
+
       # It has ended.
       def acknowledge
         super.tap { lifecycle_finish }
@@ -188,13 +198,6 @@ module SidekiqLifecycle
       def requeue
         super unless FlightRecorder.push_back([self]).empty?
         lifecycle_finish
-      end
-
-      private
-
-      def lifecycle_finish
-        @lifecycle_done = true
-        FlightRecorder.clear(@lifecycle_token)
       end
     end
 

@@ -83,7 +83,12 @@ module SidekiqLifecycle
     #
     # @param identity [String] Sidekiq's name for the process
     # @return [void]
-    def sync(identity) = @lock.synchronize { copy(identity) }
+    def sync(identity)
+      @lock.synchronize { copy(identity) }
+    ensure
+      # Then the recorder stays, and shows what this process was done with when it ended.
+      @native.keep_recorder(@copied.any?)
+    end
 
     # The process goes quiet: lets the next heartbeat come now. Its thread is woken only from the pause between two
     # heartbeats (`launcher.rb`, `start_heartbeat`). A heartbeat that is on its way may have read too early what is in

@@ -23,11 +23,10 @@ module SidekiqLifecycle
       # @return [Array<PutBack::InHand>]
       def jobs = @jobs ||= PutBack.jobs(recorded)
 
-      # Puts them back.
+      # Puts them back, after {JobRecovery.settle}.
       #
       # @return [Array<PutBack::Outcome>]
       def put_back(config, limit:, by:)
-        JobRecovery.settle(config) if jobs.any?
         PutBack.new(config, limit:, by:).call(id, owner, jobs, whole: whole?)
       end
 
@@ -83,6 +82,7 @@ module SidekiqLifecycle
         left_behind = LeftBehind.new(*left_behind)
         @waiting[left_behind.name] = left_behind unless @given_up.include?(left_behind.name)
       end
+      JobRecovery.settle(@config) if @waiting.values.any? { |left_behind| left_behind.jobs.any? }
       @waiting.values.each { |left_behind| recover(left_behind) } # rubocop:disable Style/HashEachMethods -- it changes
     rescue *SidekiqCompat.redis_errors => e
       warn("cannot put back jobs that a killed process had in hand (#{Text.error(e)}); trying again at each heartbeat")

@@ -23,6 +23,9 @@ module SidekiqLifecycle
     HISTORY_SIZE = 1000
     # The key of a job that says how often it was put back. Sidekiq keeps keys that it does not know.
     COUNT = "lifecycle_put_back"
+    # The same in the text of a job.
+    COUNT_IN_TEXT = /"#{COUNT}":(\d+),/n
+    private_constant :COUNT_IN_TEXT
     # The class of error that a job in the dead set shows.
     ERROR_CLASS = "SidekiqLifecycle::Killed"
 
@@ -31,13 +34,14 @@ module SidekiqLifecycle
     WHOLE = "whole"
 
     # The mark follows the push: Redis undoes nothing when a command fails, and a job that is marked only would be lost.
+    # A queue that is no list keeps nothing from the others, and then this fails.
     #
     # KEYS: marks, history, the set of queues, the dead set, Sidekiq's key of the owner, its copy of its jobs, the
     # registry of such copies, then the queue of each job. ARGV: who does it, seconds until the marks expire, the time,
     # since when dead jobs are kept, how many, how much history, the owner's identity if it must be dead, and whether to
     # set {WHOLE}; then for each job its number, what to do, its queue's name, its payload and its line of history.
     SCRIPT = <<~LUA.freeze
-      local results, died = {}, false
+      local results, died, failure = {}, false, nil
       if ARGV[7] ~= "" and redis.call("EXISTS", KEYS[5]) == 1 then
         return results
       end
@@ -47,18 +51,23 @@ module SidekiqLifecycle
         local fresh = not is_over and redis.call("HEXISTS", KEYS[1], ARGV[at]) == 0
         results[#results + 1] = fresh and 1 or 0
         if fresh then
+          local reply
           if ARGV[at + 1] == "put_back" then
             redis.call("SADD", KEYS[3], ARGV[at + 2])
-            redis.call("RPUSH", KEYS[i], ARGV[at + 3])
+            reply = redis.pcall("RPUSH", KEYS[i], ARGV[at + 3])
           elseif ARGV[at + 1] == "dead" then
             died = true
-            redis.call("ZADD", KEYS[4], ARGV[3], ARGV[at + 3])
+            reply = redis.pcall("ZADD", KEYS[4], ARGV[3], ARGV[at + 3])
           end
-          redis.call("HSET", KEYS[1], ARGV[at], ARGV[1])
-          redis.call("LPUSH", KEYS[2], ARGV[at + 4])
+          if type(reply) == "table" and reply.err then
+            failure = reply
+          else
+            redis.call("HSET", KEYS[1], ARGV[at], ARGV[1])
+            redis.call("LPUSH", KEYS[2], ARGV[at + 4])
+          end
         end
       end
-      if ARGV[8] == "1" then
+      if ARGV[8] == "1" and not failure then
         redis.call("HSET", KEYS[1], "#{WHOLE}", ARGV[1])
       end
       redis.call("EXPIRE", KEYS[1], ARGV[2])
@@ -66,6 +75,9 @@ module SidekiqLifecycle
       if died then
         redis.call("ZREMRANGEBYSCORE", KEYS[4], "-inf", ARGV[4])
         redis.call("ZREMRANGEBYRANK", KEYS[4], 0, -ARGV[5])
+      end
+      if failure then
+        return failure
       end
       if ARGV[7] ~= "" then
         redis.call("DEL", KEYS[6])
@@ -161,7 +173,17 @@ module SidekiqLifecycle
 
       Plan.new(job, :put_back, JSON.generate(hash.merge(COUNT => times + 1)), times + 1)
     rescue StandardError
-      Plan.new(job, :put_back, job.payload, 1) # another program wrote it, with half of a character, say
+      plan_by_text(job)
+    end
+
+    # Another program wrote it, with half of a character, say. Ruby reads that, and does not write it.
+    def plan_by_text(job)
+      text = job.payload.b
+      times = text[COUNT_IN_TEXT, 1].to_i
+      return Plan.new(job, :dead, job.payload, times) if times >= @limit
+
+      counted = text.sub(COUNT_IN_TEXT, "").sub("{", %({"#{COUNT}":#{times + 1},))
+      Plan.new(job, :put_back, counted.force_encoding(job.payload.encoding), times + 1)
     end
 
     def error(times)

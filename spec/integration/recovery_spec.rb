@@ -124,9 +124,10 @@ RSpec.describe "jobs of a killed process" do
       expect(notes.size).to eq(round + 1)
     end
     worker = start_next(install: "#{recover}; lifecycle.recover_limit = 2")
+    said = "which was put back 2 times before, and is in the dead set now"
+    wait_until("its log says so") { worker.log.include?(said) }
     expect(JSON.parse(dead.first)).to include("lifecycle_put_back" => 2, "error_class" => "SidekiqLifecycle::Killed",
                                               "error_message" => "3 processes were killed while they ran it")
-    expect(worker.log).to include("which was put back 2 times before, and is in the dead set now")
     expect([notes.size, queued]).to eq([3, 0])
   end
 
@@ -278,6 +279,28 @@ RSpec.describe "jobs of a killed process" do
       redis.call("DEL", identity, database: @database)
       start_next(before: QUICK_HEARTBEAT)
       wait_until("the copy is gone") { copies.empty? }
+      expect([begun, queued, history]).to eq([1, 0, []])
+    end
+
+    it "are not put back if they ended while Redis was away, and so was their copy" do
+      own_redis
+      worker = start_ready(install: recover, before: QUICK_HEARTBEAT)
+      start_job
+      wait_until("it is copied") { copies.any? && copy(copies.first).size == 1 }
+      identity = copies.first
+      copied = redis.call("HGETALL", "#{identity}:lifecycle:jobs", database: @database).to_a.flatten
+      redis.stop
+      release
+      wait_for_note("job ends")
+      worker.signal(:TERM)
+      worker.exit_code
+      expect(recorders.size).to eq(1)
+      redis.start
+      redis.call("HSET", "#{identity}:lifecycle:jobs", *copied, database: @database)
+      redis.call("ZADD", "sidekiq_lifecycle:recorders", "1", identity, database: @database)
+      start_next(before: QUICK_HEARTBEAT)
+      wait_until("the copy is gone") { copies.empty? }
+      wait_until("its recorder is gone") { recorders.size == 1 }
       expect([begun, queued, history]).to eq([1, 0, []])
     end
 

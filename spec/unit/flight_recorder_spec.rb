@@ -113,15 +113,16 @@ RSpec.describe SidekiqLifecycle::FlightRecorder do
       core(nil)
       ids = recorder_id
       described_class.instance_variable_get(:@native).define_singleton_method(:recorder_id) { ids.last }
-      described_class.instance_variable_set(:@is_late, true)
+      described_class.instance_variable_set(:@late_looks, 2)
     end
 
-    after { described_class.remove_instance_variable(:@is_late) }
+    after { described_class.remove_instance_variable(:@late_looks) }
 
     it "records what was fetched before, once there is one" do
       described_class.catch_up { raise "too early" }
       recorder_id << "f00"
-      described_class.catch_up { [work, Object.new] }
+      described_class.catch_up { nil }
+      2.times { described_class.catch_up { [work, Object.new] } }
       described_class.catch_up { raise "again" }
       work.acknowledge
       expect(calls).to eq([[:record, "queue:default", "{}", false, nil], [:clear, 7]])
@@ -132,6 +133,20 @@ RSpec.describe SidekiqLifecycle::FlightRecorder do
       work.acknowledge
       described_class.catch_up { [work] }
       expect(calls).to eq([[:record, "queue:default", "{}", false, nil], [:clear, 7]])
+    end
+
+    it "finds a job that was on its way to its thread at the first look" do
+      recorder_id << "f00"
+      described_class.catch_up { [] }
+      described_class.catch_up { [work] }
+      expect(work.lifecycle_token).to eq(7)
+    end
+
+    it "does not keep what is in its queue again" do
+      recorder_id << "f00"
+      described_class.clear_all([work])
+      described_class.catch_up { [work] }
+      expect(calls.last).to eq([:clear, 7])
     end
 
     it "leaves alone what is recorded" do

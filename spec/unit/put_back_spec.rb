@@ -49,10 +49,15 @@ RSpec.describe SidekiqLifecycle::PutBack do
     expect(told).to include("{", "[]", "null")
   end
 
-  it "puts back unchanged what Ruby reads and cannot write" do
-    payloads = ['{"args":["\udca9"]}', '{"args":[1e400]}', "{\"args\":[\"\xFF\"]}"]
-    payloads.each { |payload| expect(put_back(in_hand(payload)).killed_job.outcome).to eq(:put_back) }
-    expect(told).to include(*payloads)
+  ['{"args":["\udca9"]}', '{"args":[1e400]}', "{\"args\":[\"\xFF\"]}"].each do |payload|
+    it "changes only the count in what Ruby reads and cannot write: #{payload.inspect}" do
+      counted = (1..3).reduce(payload) do |text, times|
+        expect(put_back(in_hand(text)).times).to eq(times)
+        told.reverse.find { |argument| argument.b.include?("args") }
+      end
+      expect(counted.b).to eq(payload.b.sub("{", '{"lifecycle_put_back":3,'))
+      expect(put_back(in_hand(counted)).killed_job.outcome).to eq(:dead)
+    end
   end
 
   it "says in the dead set why a job is there, and how many processes it has cost" do

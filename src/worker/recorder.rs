@@ -48,6 +48,7 @@ pub struct Recorder {
     lengths: Box<[AtomicU32]>,
     last: AtomicU64,
     unrecorded: AtomicU64,
+    is_kept: AtomicBool,
 }
 
 impl Recorder {
@@ -59,7 +60,8 @@ impl Recorder {
         let taken = (0..layout.blocks).map(|_| AtomicBool::new(false)).collect();
         let lengths = (0..layout.blocks).map(|_| AtomicU32::new(0)).collect();
         let (last, unrecorded) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { name, id, layout, mapping, taken, lengths, last, unrecorded }
+        let is_kept = AtomicBool::new(false);
+        Self { name, id, layout, mapping, taken, lengths, last, unrecorded, is_kept }
     }
 
     /// The name of its file.
@@ -168,6 +170,17 @@ impl Recorder {
     #[must_use]
     pub fn contents(&self) -> Option<Contents> {
         recorder::parse(&self.mapping.copy()).ok()
+    }
+
+    /// Whether it stays at the end of the process, even if it is empty: Redis may have an older copy of it.
+    pub fn keep(&self, keeps: bool) {
+        self.is_kept.store(keeps, SeqCst);
+    }
+
+    /// Whether nobody needs it once the process has ended.
+    #[must_use]
+    pub fn is_useless(&self) -> bool {
+        self.is_empty() && !self.is_kept.load(SeqCst)
     }
 
     /// Whether Sidekiq is done with every job.

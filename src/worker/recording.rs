@@ -79,7 +79,7 @@ impl Lifecycle {
 
     pub(super) fn do_recording(&self, open: &OpenDirectory<'_>, work: Work) {
         if let Some(threads) = work.recorder.filter(|_| self.recorder.get().is_none()) {
-            let made = open.create_recorder(threads).map(|made| self.recorder.set(Recorder::new(made)));
+            let made = open.create_recorder(threads).map(|made| drop(self.recorder.set(Recorder::new(made))));
             let problem = made.err().map(|error| {
                 format!("no flight recorder, so jobs in hand are lost if this process is killed: {error}")
             });
@@ -99,7 +99,7 @@ impl Lifecycle {
         if work.left_behind {
             self.look_for_left_behind();
         }
-        if let Some(recorder) = self.recorder.get().filter(|recorder| work.close_recorder && recorder.is_empty()) {
+        if let Some(recorder) = self.recorder.get().filter(|recorder| work.close_recorder && recorder.is_useless()) {
             let _ = open.remove_recorder(recorder.name());
         }
     }

@@ -291,6 +291,15 @@ impl Process {
         })
     }
 
+    fn keep_recorder(ruby: &Ruby, this: &Self, keeps: bool) -> Result<(), Error> {
+        guarded(ruby, || {
+            if let Some(recorder) = this.0.recorder() {
+                recorder.keep(keeps);
+            }
+            Ok(())
+        })
+    }
+
     fn recorder_id(&self) -> Option<String> {
         self.0.recorder().map(|recorder| recorder.id().to_owned())
     }
@@ -537,6 +546,7 @@ fn init(ruby: &Ruby) -> Result<(), Error> {
     process.define_method("await_job", method!(Process::await_job, 2))?;
     process.define_method("record_job", method!(Process::record_job, 4))?;
     process.define_method("clear_job", method!(Process::clear_job, 1))?;
+    process.define_method("keep_recorder", method!(Process::keep_recorder, 1))?;
     process.define_method("recorder_id", method!(Process::recorder_id, 0))?;
     process.define_method("recorded_jobs", method!(Process::recorded_jobs, 0))?;
     process.define_method("take_left_behind", method!(Process::take_left_behind, 0))?;

@@ -67,6 +67,7 @@ module SidekiqLifecycle
       # @raise (see #all)
       def recover(by:)
         reachable do
+          JobRecovery.settle(@config) if left_behind.any? { |left| left.jobs.any? }
           outcomes = left_behind.flat_map { |left| recover_recorder(left, by) }
           outcomes += copies.flat_map { |copy| copy.put_back(@config, limit: @limit, by:) }
           outcomes.reject(&:already?)
