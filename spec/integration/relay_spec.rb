@@ -239,9 +239,9 @@ RSpec.describe "the relay" do
     wait_until("the job is done") { notes.include?("job ends") && the_record["state"] == "stopped" }
   end
 
-  it "stops tracing a shell that has become a program which handles signals itself" do
-    worker = start_ready_in("bash", '"$@" & until [ -e tmp/sidekiq/ready ]; do sleep 0.1; done; exec ruby -e "sleep"')
-    wait_until("it is Ruby") { tree(worker.pid)[pid1(worker)]&.first == "ruby -e sleep" }
+  it "stops tracing a shell that has become an init, which waits for its signals" do
+    worker = start_ready_in("bash", '"$@" & until [ -e tmp/sidekiq/ready ]; do sleep 0.1; done; exec tini -- sleep 600')
+    wait_until("it is tini") { tree(worker.pid)[pid1(worker)]&.first == "tini -- sleep 600" }
     wait_until("it is let go") { tracer_of(pid1(worker)).zero? }
   end
 

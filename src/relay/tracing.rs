@@ -270,10 +270,11 @@ fn may_be_held(pid: i32) -> bool {
     Snapshot::path(pid).can_be_held(0)
 }
 
-/// Whether its main thread blocks TERM. Most programs do for a moment only: while a handler for TERM runs, while they fork,
-/// and while they start a thread.
+/// Whether the main thread of a program that is no known init blocks TERM. Most do for a moment only: while a handler for
+/// TERM runs, while they fork, and while they start a thread.
 fn blocks_term(pid: i32) -> bool {
-    Snapshot::of(pid).is_some_and(|snapshot| snapshot.blocked.has(Signal::SIGTERM))
+    let blocks = |it: &Snapshot| it.program() == Program::Other && it.blocked.has(Signal::SIGTERM);
+    Snapshot::of(pid).is_some_and(|snapshot| blocks(&snapshot))
 }
 
 /// Why a process may not be traced, as far as is known.
