@@ -432,11 +432,12 @@ RSpec.describe "jobs of a killed process" do
     config = defined?(Sidekiq::Config) ? Sidekiq::Config.new : Sidekiq
     config.redis = { url: redis.url(@database) }
     put_back = SidekiqLifecycle::PutBack.new(config, limit: 3, by: "a process")
-    jobs = %w[odd default].each_with_index.map do |queue, number|
+    jobs = %w[default odd low].each_with_index.map do |queue, number|
       SidekiqLifecycle::PutBack::InHand.new(number, 0, false, "queue:#{queue}", %({"class":"Mail","jid":"#{queue}"}))
     end
     redis.call("SET", "queue:odd", "no list", database: @database)
     expect { put_back.call("f00", "process 7", jobs) }.to raise_error(StandardError, /WRONGTYPE/)
+    expect(%w[default low].map { |queue| redis.call("LLEN", "queue:#{queue}", database: @database) }).to eq([1, 1])
     redis.call("DEL", "queue:odd", database: @database)
     put = put_back.call("f00", "process 7", jobs).reject(&:already?)
     expect(put.map { |outcome| outcome.killed_job.job.jid }).to eq(["odd"])

@@ -42,6 +42,17 @@ RSpec.describe SidekiqLifecycle::JobRecovery do
     ["7-#{id}", id, 7, (Time.now.to_f - (days * 86_400)) * 1000, torn, jobs, true]
   end
 
+  context "with several" do
+    let(:recorders) { %w[ab cd ef].map { |id| recorder(id, '{"class":"Mail","jid":"a1"}') } }
+
+    it "waits once for the connections of killed processes to close" do
+      allow(described_class).to receive(:settle)
+      2.times { recovery.call }
+      expect(described_class).to have_received(:settle).once
+      expect(forgotten.size).to eq(3)
+    end
+  end
+
   context "with one that is too old" do
     let(:recorders) { [recorder("ab", '{"class":"Mail","jid":"a1"}', days: 29)] }
 
