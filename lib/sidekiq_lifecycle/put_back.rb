@@ -23,8 +23,8 @@ module SidekiqLifecycle
     HISTORY_SIZE = 1000
     # The key of a job that says how often it was put back. Sidekiq keeps keys that it does not know.
     COUNT = "lifecycle_put_back"
-    # The same in the text of a job.
-    COUNT_IN_TEXT = /"#{COUNT}":(\d+),/n
+    # The same at the beginning of a job's text. An argument may have that name, too.
+    COUNT_IN_TEXT = /\A(\s*\{)(?:"#{COUNT}":(\d+),)?/n
     private_constant :COUNT_IN_TEXT
     # The class of error that a job in the dead set shows.
     ERROR_CLASS = "SidekiqLifecycle::Killed"
@@ -179,10 +179,10 @@ module SidekiqLifecycle
     # Another program wrote it, with half of a character, say. Ruby reads that, and does not write it.
     def plan_by_text(job)
       text = job.payload.b
-      times = text[COUNT_IN_TEXT, 1].to_i
+      times = text[COUNT_IN_TEXT, 2].to_i
       return Plan.new(job, :dead, job.payload, times) if times >= @limit
 
-      counted = text.sub(COUNT_IN_TEXT, "").sub("{", %({"#{COUNT}":#{times + 1},))
+      counted = text.sub(COUNT_IN_TEXT, %(\\1"#{COUNT}":#{times + 1},))
       Plan.new(job, :put_back, counted.force_encoding(job.payload.encoding), times + 1)
     end
 

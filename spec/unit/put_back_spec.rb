@@ -49,7 +49,7 @@ RSpec.describe SidekiqLifecycle::PutBack do
     expect(told).to include("{", "[]", "null")
   end
 
-  ['{"args":[1e400]}', "{\"args\":[\"\xFF\"]}"].each do |payload|
+  ['{"args":[1e400]}', "{\"args\":[\"\xFF\"]}", '{"args":[{"lifecycle_put_back":7,"x":1e400}]}'].each do |payload|
     it "changes only the count in what Ruby reads and cannot write: #{payload.inspect}" do
       counted = (1..3).reduce(payload) do |text, times|
         expect(put_back(in_hand(text)).times).to eq(times)
