@@ -67,8 +67,9 @@ module SidekiqLifecycle
       # @raise (see #all)
       def recover(by:)
         reachable do
-          JobRecovery.settle(@config) if left_behind.any? { |left| left.jobs.any? }
-          outcomes = left_behind.flat_map { |left| recover_recorder(left, by) }
+          found = left_behind
+          JobRecovery.settle(@config) if found.any? { |left| left.jobs.any? }
+          outcomes = found.flat_map { |left| recover_recorder(left, by) }
           outcomes += copies.flat_map { |copy| copy.put_back(@config, limit: @limit, by:) }
           outcomes.reject(&:already?)
         end
