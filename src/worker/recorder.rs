@@ -261,6 +261,19 @@ mod tests {
         assert!(recorder.is_empty() && payloads(&recorder).is_empty());
     }
 
+    #[test]
+    fn an_empty_one_stays_if_redis_has_an_older_copy() {
+        let home = tempfile::TempDir::new().unwrap();
+        let recorder = recorder(&home, 1);
+        let token = recorder.record(b"queue:a", b"job", 0).unwrap();
+        assert!(!recorder.is_useless(), "a job is in hand");
+        recorder.clear(token);
+        for (keeps, expected) in [(true, false), (false, true)] {
+            recorder.keep(keeps);
+            assert_eq!(recorder.is_useless(), expected);
+        }
+    }
+
     fn reply(payload: &[u8]) -> Vec<u8> {
         [format!("*2\r\n$7\r\nqueue:a\r\n${}\r\n", payload.len()).as_bytes(), payload, b"\r\n"].concat()
     }
