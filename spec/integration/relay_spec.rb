@@ -79,6 +79,17 @@ RSpec.describe "the relay" do
     end
   end
 
+  # Without a slow hook, a Sidekiq with `-t 3` has exited 8 s after TERM.
+  it "holds a shell for as long as the application's own hooks take" do
+    slow = "Sidekiq.configure_server { |config| config.on(:quiet) { sleep 12 } }"
+    worker = start_ready_in("bash", 'trap "exit 7" TERM; "$@" & wait', timeout: 3, after: slow)
+    start_job
+    Process.kill(:TERM, pid1(worker))
+    expect(worker.exit_code).to eq(7)
+    expect(the_record).to include("state" => "stopped", "exit_status" => 0)
+    expect(queued).to eq(1)
+  end
+
   it "lets a trap send TSTP first and TERM later" do
     careful = "kill -TSTP \\$!; until [ -e end ]; do sleep 0.1; done; kill -TERM \\$!"
     worker = start_ready_in("bash", %(trap "#{careful}" TERM; "$@" & wait; wait; exit 0))

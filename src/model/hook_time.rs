@@ -63,6 +63,15 @@ impl Hooks {
         (self.before.unwrap_or_default() - self.so_far(now)).max(0.0)
     }
 
+    /// Seconds that whatever waits for the end of this stop must grant the hooks: what the running ones need until they are
+    /// [checked](Self::check) is part of it, and a second for a busy machine.
+    #[must_use]
+    pub fn to_grant(&self) -> f64 {
+        let until_check = |running: &Running| running.due.saturating_duration_since(running.since).as_secs_f64() + LONG;
+        let so_far = self.taken.iter().map(|(_, seconds)| *seconds).chain(self.running.as_ref().map(until_check)).sum();
+        self.before.unwrap_or_default().max(so_far)
+    }
+
     /// What to record for later. A completed stop replaces what was known, because a hook may have been fixed; one
     /// that may be killed at any moment does not reduce it.
     #[must_use]
@@ -161,6 +170,27 @@ mod tests {
             "hooks took 3.5 s of this stop (:quiet 2.0 s, at_exit 1.5 s): the platform must leave them that time on top \
              of -t and Sidekiq's own 4 s"
         );
+    }
+
+    #[test]
+    fn whoever_waits_grants_them_time() {
+        let start = Instant::now();
+        let mut hooks = Hooks::default();
+        assert_eq!(hooks.to_grant(), 0.0);
+        hooks.start(":quiet".to_owned(), 0.0, start);
+        assert_eq!(hooks.to_grant(), 2.0, "until the first check, and a second more");
+        assert!(hooks.check(at(start, 1.0)));
+        assert_eq!(hooks.to_grant(), 3.0);
+        assert!(hooks.check(at(start, 2.5)));
+        assert_eq!(hooks.to_grant(), 6.0);
+        hooks.end(at(start, 4.0));
+        assert_eq!(hooks.to_grant(), 4.0);
+        hooks.start(":shutdown".to_owned(), 8.0, at(start, 4.0));
+        assert_eq!(hooks.to_grant(), 6.0);
+        hooks.end(at(start, 5.0));
+        assert_eq!(hooks.to_grant(), 4.0);
+        hooks.remember(9.0);
+        assert_eq!(hooks.to_grant(), 9.0, "as at an earlier stop");
     }
 
     #[test]

@@ -19,10 +19,10 @@ pub const LEAST_TIMEOUT: f64 = 3.0;
 /// Seconds that a busy machine may add.
 const MARGIN: f64 = 1.0;
 
-/// How long Sidekiq takes to stop at most, for its shutdown timeout (`-t`) in seconds: nothing should wait longer.
+/// How long Sidekiq takes to stop at most: nothing should wait longer.
 #[must_use]
-pub fn longest_stop(timeout: Option<f64>) -> Duration {
-    let seconds = timeout.unwrap_or(DEFAULT_TIMEOUT).max(0.0) + EPILOGUE + MARGIN;
+pub fn longest_stop(need: Need) -> Duration {
+    let seconds = need.timeout.unwrap_or(DEFAULT_TIMEOUT).max(0.0) + need.beside() + MARGIN;
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
 
@@ -83,7 +83,7 @@ impl fmt::Display for StopTimeout {
 pub struct Need {
     /// Sidekiq's shutdown timeout (`-t`), in seconds.
     pub timeout: Option<f64>,
-    /// Seconds that the application's own hooks took at an earlier stop.
+    /// Seconds that the application's own hooks take.
     pub hooks: f64,
 }
 
@@ -187,11 +187,17 @@ mod tests {
 
     #[test]
     fn the_longest_stop() {
-        let table = [(Some(8.0), 13.0), (None, 30.0), (Some(0.5), 5.5), (Some(-3.0), 5.0)];
-        for (timeout, seconds) in table {
-            assert_eq!(longest_stop(timeout), Duration::from_secs_f64(seconds), "{timeout:?}");
+        for (timeout, hooks, seconds) in [
+            (Some(8.0), 0.0, 13.0),
+            (Some(8.0), 2.5, 15.5),
+            (None, 0.0, 30.0),
+            (Some(0.5), 0.0, 5.5),
+            (Some(-3.0), 0.0, 5.0),
+        ] {
+            let longest = longest_stop(Need { timeout, hooks });
+            assert_eq!(longest, Duration::from_secs_f64(seconds), "{timeout:?} {hooks}");
         }
-        assert_eq!(longest_stop(Some(f64::MAX)), Duration::MAX);
+        assert_eq!(longest_stop(need(f64::MAX, 0.0)), Duration::MAX);
     }
 
     fn stop(seconds: f64) -> StopTimeout {

@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use crate::model::forwarding;
 use crate::model::program::RELAY;
 use crate::model::relay_message::Message;
-use crate::model::stop_timeout;
+use crate::model::stop_timeout::{self, Need};
 use crate::relay::report::Report;
 use crate::sys::identity as processes;
 use crate::sys::mailbox;
@@ -53,7 +53,8 @@ pub fn start(command: &Path, timeout: Option<f64>) -> &'static Report {
         if Snapshot::caller() != Some(pid) || Snapshot::path(pid).without_relay().to_be_relayed().is_empty() {
             return Report::default();
         }
-        launch(command, pid, stop_timeout::longest_stop(timeout)).unwrap_or_else(Report::of_failure)
+        launch(command, pid, stop_timeout::longest_stop(Need { timeout, hooks: 0.0 }))
+            .unwrap_or_else(Report::of_failure)
     })
 }
 
@@ -63,9 +64,9 @@ pub fn stop() {
     send(Message::Leave);
 }
 
-/// Sends the relay Sidekiq's longest stop, after `-t` was set or changed.
-pub fn limit(timeout: Option<f64>) {
-    let seconds = whole_seconds(stop_timeout::longest_stop(timeout));
+/// Sends the relay how long the stop may take, whenever more is known of it.
+pub fn limit(need: Need) {
+    let seconds = whole_seconds(stop_timeout::longest_stop(need));
     LIMIT.store(seconds, SeqCst);
     send(Message::StopLimit(seconds));
 }

@@ -32,7 +32,6 @@ use crate::sys::signals::disposition::OBSERVED;
 use crate::sys::signals::observer;
 
 use super::clearing::cleared_hooks;
-use super::own_path;
 use super::recorder::Recorder;
 use super::ruby_listener::{Listener, Stuck};
 use super::writer::{Work, Writer};
@@ -178,8 +177,8 @@ impl Lifecycle {
     /// Sets what Ruby has learnt about the process since it started.
     pub fn describe(&self, about: About) {
         if self.is_ours() {
-            own_path::limit(about.timeout);
             self.with_inner(|inner| inner.record.about = about);
+            self.limit_relay();
             self.check_stop_timeout();
         }
     }

@@ -6,6 +6,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::getpid;
 
 use crate::model::signal_path::{Path, Request};
+use crate::model::stop_timeout::Need;
 #[cfg(target_os = "linux")]
 use crate::relay::launch as relay;
 use crate::store::record::SignalPath;
@@ -67,12 +68,12 @@ pub fn trapped(signal: Signal) {
     let _ = signal;
 }
 
-/// Sends the relay a changed `-t`.
-pub fn limit(timeout: Option<f64>) {
+/// Sends the relay how long the stop may take.
+pub fn limit(need: Need) {
     #[cfg(target_os = "linux")]
-    relay::limit(timeout);
+    relay::limit(need);
     #[cfg(not(target_os = "linux"))]
-    let _ = timeout;
+    let _ = need;
 }
 
 /// Dismisses the relay, if there is one.

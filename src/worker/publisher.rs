@@ -79,6 +79,7 @@ impl Lifecycle {
         if work.sweep {
             let hooks = open.hooks();
             self.with_inner(|inner| inner.remember_hooks(hooks));
+            self.limit_relay();
             note(sweep(&open));
         }
         if work.strangers {

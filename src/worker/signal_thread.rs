@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::lifecycle::{Inner, Lifecycle};
+use super::own_path;
 use super::ruby_listener::{Listener, Stuck};
 use crate::model::job::Job;
 use crate::model::stall::{self, Act, Watch};
+use crate::model::stop_timeout::Need;
 use crate::store::files::Durability;
 use crate::store::record::now;
 use crate::sys::outputs::{self, Output};
@@ -112,6 +114,7 @@ impl Lifecycle {
     pub fn hooks_begin(&self, name: String, free: f64) {
         if self.is_ours() {
             self.with_inner(|Inner { hooks, .. }| hooks.start(name, free, Instant::now()));
+            self.limit_relay();
             observer::wake();
         }
     }
@@ -143,7 +146,7 @@ impl Lifecycle {
         }
     }
 
-    /// Records how long the hooks have taken so far.
+    /// Records how long the hooks have taken so far, and grants them that time.
     pub(super) fn record_hooks(&self) {
         let now = Instant::now();
         let problem = self.with_inner(|Inner { record, hooks, .. }| {
@@ -151,6 +154,17 @@ impl Lifecycle {
             hooks.problem(now)
         });
         self.set_problem("hooks", problem);
+        self.limit_relay();
+    }
+
+    /// Tells the relay how long the stop may take, by what is known of the hooks.
+    pub(super) fn limit_relay(&self) {
+        own_path::limit(
+            self.with_inner(|Inner { record, hooks, .. }| Need {
+                timeout: record.about.timeout,
+                hooks: hooks.to_grant(),
+            }),
+        );
     }
 
     pub(super) fn due(&self, watch: &Watch) -> Option<Duration> {
@@ -182,7 +196,7 @@ impl Lifecycle {
     }
 
     /// Reports hooks that have been running for long: the record has it before the process may be killed, the service
-    /// manager is asked for more time, and Ruby logs it.
+    /// manager and the relay are asked for more time, and Ruby logs it.
     pub(super) fn check_hooks(&self) {
         if self.with_inner(|Inner { hooks, .. }| hooks.check(Instant::now())) {
             self.record_hooks();
