@@ -5,14 +5,6 @@ RSpec.describe "the lifecycle directory" do
 
   before { FileUtils.mkdir_p(file("tmp")) }
 
-  after { @mounts&.each { |path| system("umount", "--lazy", path, exception: true) } }
-
-  def mount(path, options = "size=64k")
-    FileUtils.mkdir_p(path)
-    system("mount", "-t", "tmpfs", "-o", options, "tmpfs", path, exception: true)
-    (@mounts ||= []) << path
-  end
-
   def remount(path, how) = system("mount", "-o", "remount,#{how}", path, exception: true)
 
   def fill(path)

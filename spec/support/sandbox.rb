@@ -26,6 +26,7 @@ module Sandbox
         expect(@workers.flat_map { |worker| worker.log.lines.grep(/has deprecated/) }).to be_empty
       ensure
         (@workers || []).each(&:kill)
+        @mounts&.each { |path| system("umount", "--lazy", path, exception: true) }
         @own_redis&.stop
         example.exception && (@workers || []).each { |worker| warn worker }
       end
@@ -81,6 +82,13 @@ module Sandbox
   def file(*names) = File.join(app, *names)
   def ready_file = file("tmp/sidekiq/ready")
   def drained_file = file("tmp/sidekiq/drained")
+
+  # Mounts a file system of that size until the example ends.
+  def mount(path, options = "size=64k")
+    FileUtils.mkdir_p(path)
+    system("mount", "-t", "tmpfs", "-o", options, "tmpfs", path, exception: true)
+    (@mounts ||= []) << path
+  end
 
   # `at_once` are further commands that Redis executes before those of any other client.
   def push(job, *arguments, queue: "default", at_once: [])

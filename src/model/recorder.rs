@@ -6,6 +6,9 @@
 //! blocks    4 KiB each: queue and payload; a large job has several in a row
 //! ```
 //!
+//! A job for which no blocks are free has a file of its own beside the recorder: its entry in the index, and then its queue
+//! and payload.
+//!
 //! All numbers are little-endian. A process that is killed may have written any part of a job: its state is `HELD` only once
 //! everything else is there. After a power failure a page may be older than another, which the checksum shows.
 
@@ -24,8 +27,8 @@ pub const BLOCK: usize = 4096;
 /// Bytes of the header.
 pub const HEADER: usize = 4096;
 
-/// More blocks than any recorder has: what a reader accepts.
-pub const MAX_BLOCKS: usize = 1 << 16;
+/// How many blocks a recorder has at most. A block's number fits into 16 bits, and one is left over.
+pub const MAX_BLOCKS: usize = (1 << 16) - 1;
 
 /// The state of a block in which no job begins.
 pub const EMPTY: u64 = 0;
@@ -231,13 +234,33 @@ pub fn parse(bytes: &[u8]) -> Result<Contents, Malformed> {
     Ok(Contents { id, owner, beat, torn: all - jobs.len(), jobs })
 }
 
+/// What the file of a single job holds.
+#[must_use]
+pub fn single(entry: &Entry, queue: &[u8], payload: &[u8]) -> Vec<u8> {
+    let mut bytes = HELD.to_le_bytes().to_vec();
+    bytes.extend_from_slice(entry.encode(queue, payload).as_flattened());
+    bytes.resize(ENTRY, 0);
+    bytes.extend_from_slice(queue);
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+/// Reads the file of a single job; `None`: it is damaged.
+#[must_use]
+pub fn parse_single(bytes: &[u8]) -> Option<Job> {
+    job_at(bytes, 0, ENTRY)
+}
+
 fn job(bytes: &[u8], layout: Layout, block: usize) -> Option<Job> {
-    let field = |index: usize| number(bytes, layout.entry(block) + 8 * index);
+    job_at(bytes, layout.entry(block), layout.block(block))
+}
+
+fn job_at(bytes: &[u8], at: usize, start: usize) -> Option<Job> {
+    let field = |index: usize| number(bytes, at + 8 * index);
     let entry = Entry { number: field(1)?, started: field(2)?, flags: field(4)? };
     let lengths = field(3)?;
     let queue_length = usize::try_from(lengths >> 32).ok()?;
     let length = queue_length.checked_add(usize::try_from(lengths & 0xFFFF_FFFF).ok()?)?;
-    let start = layout.block(block);
     let (queue, payload) =
         bytes.get(Range { start, end: start.checked_add(length)? })?.split_at_checked(queue_length)?;
     let is_whole = checksum(&[entry.number, entry.started, lengths, entry.flags], queue, payload) == field(5)?;
@@ -335,6 +358,26 @@ mod tests {
                 let is_gone = at < LAYOUT.entry(2) + 8 && changed[LAYOUT.entry(2)] == 0;
                 assert_eq!((jobs.len(), torn), (0, usize::from(!is_gone)), "byte {at}, bit {bit}");
             }
+        }
+    }
+
+    #[test]
+    fn a_single_job_is_read_whole_or_not_at_all() {
+        let entry = Entry { number: 7, started: 1007, flags: KEPT_ELSEWHERE };
+        let bytes = single(&entry, b"queue:default", b"{\"class\":\"One\"}");
+        let job = parse_single(&bytes).unwrap();
+        assert_eq!((job.entry, job.is_kept()), (entry, true));
+        assert_eq!(
+            (job.queue.as_slice(), job.payload.as_slice()),
+            (&b"queue:default"[..], &b"{\"class\":\"One\"}"[..])
+        );
+        for length in 0..bytes.len() {
+            assert_eq!(parse_single(bytes.get(..length).unwrap()), None, "{length} bytes");
+        }
+        for at in (8..48).chain(ENTRY..bytes.len()) {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1;
+            assert_eq!(parse_single(&changed), None, "byte {at}");
         }
     }
 

@@ -20,6 +20,14 @@ use crate::sys::identity;
 pub(super) const DIRECTORY: OFlag =
     OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
+/// The mode of a file that everyone may read, less the umask.
+pub(super) const PUBLIC: Mode = Mode::from_bits_truncate(0o644);
+/// The mode of a file that holds the arguments of jobs.
+pub(super) const PRIVATE: Mode = Mode::from_bits_truncate(0o600);
+
+/// Far more than the largest file of this gem has; it limits what a hostile one costs.
+const SIZE_LIMIT: u64 = 512 * 1024 * 1024;
+
 pub(super) const HALF_WRITTEN: &str = ".half-written";
 
 /// Whether a write must survive a power failure (a change of state) or only be whole (a heartbeat).
@@ -66,6 +74,7 @@ pub(super) fn publish<P: ?Sized + NixPath>(
     directory: &OwnedFd,
     name: &P,
     contents: &[u8],
+    mode: Mode,
     durability: Durability,
     still: Still<'_>,
 ) -> nix::Result<()> {
@@ -76,7 +85,7 @@ pub(super) fn publish<P: ?Sized + NixPath>(
         .suffix(HALF_WRITTEN)
         .make_in("/", |path| {
             let aside = path.file_name().unwrap_or_default();
-            Ok(File::from(openat(directory, aside, flags, Mode::from_bits_truncate(0o644))?))
+            Ok(File::from(openat(directory, aside, flags, mode)?))
         })
         .map_err(|error| errno(&error))?
         .into_parts();
@@ -142,6 +151,17 @@ pub(super) fn remove<P: ?Sized + NixPath>(directory: &OwnedFd, name: &P) -> nix:
 pub(super) fn names(directory: &OwnedFd) -> nix::Result<Vec<String>> {
     let mut listing = Dir::from_fd(openat(directory, ".", DIRECTORY, Mode::empty())?)?;
     listing.iter().map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+}
+
+/// Why a file with the arguments of jobs is not read. `only_own`: nor is another user's.
+pub(super) fn distrust(stat: &FileStat, only_own: bool) -> Option<String> {
+    match () {
+        () if !is_regular(stat) => Some("it is not a file".to_owned()),
+        () if only_own && stat.st_uid != geteuid().as_raw() => Some(format!("it belongs to uid {}", stat.st_uid)),
+        () if stat.st_nlink > 1 => Some("it has a second name".to_owned()),
+        () if u64::try_from(stat.st_size).unwrap_or_default() > SIZE_LIMIT => Some("it is too large".to_owned()),
+        () => None,
+    }
 }
 
 pub(super) fn is_regular(stat: &FileStat) -> bool {

@@ -13,7 +13,7 @@ use nix::unistd::geteuid;
 
 use super::directory::Directory;
 use super::error::Error;
-use super::files::{errno, is_regular};
+use super::files::{PRIVATE, errno, is_regular};
 use super::lookup::ObservedProcess;
 use super::recorders::{Found, FoundRecorder, RECORDERS, Whose};
 use super::writing::OpenDirectory;
@@ -142,7 +142,7 @@ fn read(recorders: &OwnedFd, name: &str) -> nix::Result<Vec<KilledJob>> {
 fn append(recorders: &OwnedFd, jobs: &[KilledJob]) -> nix::Result<()> {
     let flags =
         OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    let file = openat(recorders, HISTORY, flags, Mode::from_bits_truncate(0o600))?;
+    let file = openat(recorders, HISTORY, flags, PRIVATE)?;
     let stat = fstat(&file)?;
     // A file with a second name would be written outside of the directory as well.
     if !is_regular(&stat) || stat.st_nlink != 1 || stat.st_uid != geteuid().as_raw() {

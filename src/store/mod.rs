@@ -5,6 +5,7 @@ pub mod entry;
 pub mod error;
 pub mod files;
 pub mod health;
+mod job_files;
 pub mod kept_descriptors;
 pub mod killed_jobs;
 pub mod lookup;

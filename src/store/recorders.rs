@@ -1,7 +1,8 @@
 //! The flight recorders in a lifecycle directory: `recorders/PID-ID`, one a process, beside its record.
 //!
-//! A recorder belongs to its owner until that is gone, and holds after that what the owner had in hand. Mode 0600, because
-//! payloads hold the arguments of jobs. No link is followed, and a file of somebody else is left alone.
+//! A recorder belongs to its owner until that is gone, and holds after that what the owner had in hand, together with the
+//! [files](super::job_files) of jobs that had no room in it. Mode 0600, because payloads hold the arguments of jobs. No link
+//! is followed, and a file of somebody else is left alone.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -11,24 +12,23 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, openat, renameat};
 use nix::sys::stat::{Mode, fstat, mkdirat};
-use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 use serde::{Deserialize, Serialize};
 
 use super::directory::Directory;
 use super::error::Error;
 use super::files::{
-    DIRECTORY, HALF_WRITTEN, errno, half_written_prefix, is_regular, names, open_directory, remove, remove_half_written,
+    DIRECTORY, HALF_WRITTEN, PRIVATE, distrust, errno, half_written_prefix, names, open_directory, remove,
+    remove_half_written,
 };
+use super::job_files;
 use super::writing::OpenDirectory;
 use crate::model::probe::{MAX_BEAT_AGE, Presence};
-use crate::model::recorder::{self, Contents, Layout};
+use crate::model::recorder::{self, Contents, Entry, Layout};
 use crate::sys::identity::Identity;
 use crate::sys::mapping::Mapping;
 
 pub(super) const RECORDERS: &str = "recorders";
-
-/// Far more than the largest recorder has; it limits what a hostile one costs.
-const SIZE_LIMIT: u64 = 512 * 1024 * 1024;
 
 /// Who writes a recorder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +43,8 @@ pub struct Owner {
 /// A recorder that the calling process writes.
 #[derive(Debug)]
 pub struct NewRecorder {
+    /// Where it is.
+    pub directory: Directory,
     /// The name of its file.
     pub name: String,
     /// Its id: 32 hexadecimal digits.
@@ -124,7 +126,7 @@ impl OpenDirectory<'_> {
         let name = format!("{}-{id}", identity.pid);
         let aside = format!("{}{id}{HALF_WRITTEN}", half_written_prefix(identity.pid));
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let file = openat(&recorders, aside.as_str(), flags, Mode::from_bits_truncate(0o600)).map_err(error)?;
+        let file = openat(&recorders, aside.as_str(), flags, PRIVATE).map_err(error)?;
         let discard = |failure: Error| {
             let _ = unlinkat(&recorders, aside.as_str(), UnlinkatFlags::NoRemoveDir);
             failure
@@ -139,10 +141,10 @@ impl OpenDirectory<'_> {
         renameat(&recorders, aside.as_str(), &recorders, name.as_str()).map_err(|it| discard(error(it)))?;
         // The lock lasts as long as the process: its descriptor is never closed.
         std::mem::forget(lock);
-        Ok(NewRecorder { name, id, layout, mapping })
+        Ok(NewRecorder { directory: self.directory.clone(), name, id, layout, mapping })
     }
 
-    /// Removes a recorder.
+    /// Removes a recorder, and the files of jobs that had no room in it.
     ///
     /// # Errors
     /// It exists and cannot be removed.
@@ -150,7 +152,10 @@ impl OpenDirectory<'_> {
         let path = self.directory.path().join(RECORDERS);
         match openat(&self.top, RECORDERS, DIRECTORY, Mode::empty()) {
             Err(Errno::ENOENT) => Ok(()),
-            recorders => recorders.and_then(|recorders| remove(&recorders, name)),
+            recorders => recorders.and_then(|recorders| {
+                job_files::remove_all(&recorders, name)?;
+                remove(&recorders, name)
+            }),
         }
         .map_err(|errno| Error::new(&path, errno))
     }
@@ -172,7 +177,30 @@ impl Directory {
         let Some(recorders) = self.open_recorders()? else { return Ok(Vec::new()) };
         let names = names(&recorders).map_err(|errno| Error::new(&self.path().join(RECORDERS), errno))?;
         let found = |name: String| Some(FoundRecorder { state: look_at(&recorders, &name, whose)?, name });
-        Ok(names.into_iter().filter(|name| is_name(name)).filter_map(found).collect())
+        let is_orphan = |name: &&String| {
+            job_files::recorder_of(name).is_some_and(is_name) && job_files::is_orphan(&recorders, name)
+        };
+        let state = || Found::Unusable("its flight recorder is missing".to_owned());
+        let orphans = names.iter().filter(is_orphan).map(|name| FoundRecorder { name: name.clone(), state: state() });
+        let orphans: Vec<_> = orphans.collect();
+        Ok(names.iter().filter(|name| is_name(name)).cloned().filter_map(found).chain(orphans).collect())
+    }
+
+    /// Records a job for which a recorder of the calling process has no room.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write_job_file(&self, recorder: &str, entry: &Entry, queue: &[u8], payload: &[u8]) -> Result<(), Error> {
+        let path = || self.path().join(RECORDERS);
+        let recorders = self.open_recorders()?.ok_or_else(|| Error::Missing(path()))?;
+        job_files::write(&recorders, recorder, entry, queue, payload).map_err(|errno| Error::new(&path(), errno))
+    }
+
+    /// Sidekiq is done with such a job.
+    pub fn remove_job_file(&self, recorder: &str, number: u64) {
+        if let Ok(Some(recorders)) = self.open_recorders() {
+            job_files::remove(&recorders, recorder, number);
+        }
     }
 
     /// The recorders whose owners are gone; none if there is no such directory.
@@ -231,25 +259,25 @@ fn look_at(recorders: &OwnedFd, name: &str, whose: Whose) -> Option<Found> {
         Err(Errno::ENOENT) => None,
         Err(Errno::ELOOP) => Some(Found::Unusable("it is a symbolic link".to_owned())),
         Err(errno) => Some(Found::Unusable(errno.desc().to_owned())),
-        Ok(file) => Some(read(&File::from(file), whose).unwrap_or_else(Found::Unusable)),
+        Ok(file) => {
+            let mut found = read(&File::from(file), whose).unwrap_or_else(Found::Unusable);
+            // Only now, because an owner that is gone writes no further ones.
+            if let Found::LeftBehind(_, contents) | Found::InUse(_, Some(contents)) = &mut found {
+                job_files::add_to(contents, recorders, name, whose == Whose::Gone);
+            }
+            Some(found)
+        }
     }
 }
 
 fn read(file: &File, whose: Whose) -> Result<Found, String> {
     let stat = fstat(file).map_err(|errno| errno.desc().to_owned())?;
-    let size = u64::try_from(stat.st_size).unwrap_or_default();
-    match () {
-        () if !is_regular(&stat) => return Err("it is not a file".to_owned()),
-        () if whose == Whose::Gone && stat.st_uid != geteuid().as_raw() => {
-            return Err(format!("it belongs to uid {}", stat.st_uid));
-        }
-        () if stat.st_nlink > 1 => return Err("it has a second name".to_owned()),
-        () if size > SIZE_LIMIT => return Err("it is too large".to_owned()),
-        () => {}
+    if let Some(why) = distrust(&stat, whose == Whose::Gone) {
+        return Err(why);
     }
     let mut bytes = Vec::new();
     let more = |limit: usize, bytes: &mut Vec<u8>| {
-        let limit = u64::try_from(limit).unwrap_or(SIZE_LIMIT);
+        let limit = u64::try_from(limit).unwrap_or_default();
         file.take(limit).read_to_end(bytes).map_err(|error| error.to_string())
     };
     more(recorder::HEADER, &mut bytes)?;
@@ -340,6 +368,52 @@ mod tests {
         open.remove_recorder(&made.name).unwrap();
         open.remove_recorder(&made.name).unwrap();
         assert_eq!(fs::read_dir(directory.path().join(RECORDERS)).unwrap().count(), 0);
+    }
+
+    fn payloads(directory: &Directory) -> (Vec<Vec<u8>>, usize) {
+        match directory.recorders(Whose::Everybody).unwrap().remove(0).state {
+            Found::InUse(_, Some(contents)) | Found::LeftBehind(_, contents) => {
+                (contents.jobs.into_iter().map(|job| job.payload).collect(), contents.torn)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn files_of_jobs_belong_to_their_recorder() {
+        let (home, directory) = place();
+        let open = directory.open().unwrap();
+        let name = open.create_recorder(1).unwrap().name;
+        let recorders = directory.path().join(RECORDERS);
+        let file = |number: u64| recorders.join(format!("{name}.{number}"));
+        for number in [12, 3] {
+            let entry = Entry { number, started: 7, flags: 0 };
+            directory.write_job_file(&name, &entry, b"queue:a", number.to_string().as_bytes()).unwrap();
+        }
+        assert_eq!(fs::metadata(file(3)).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(payloads(&directory), (vec![b"3".to_vec(), b"12".to_vec()], 0), "as fetched");
+        fs::write(recorders.join(format!("{name}.x")), "another file").unwrap();
+        fs::write(file(4), "damaged").unwrap();
+        symlink(file(3), file(5)).unwrap();
+        fs::hard_link(file(12), home.path().join("second")).unwrap();
+        assert_eq!(payloads(&directory), (vec![b"3".to_vec()], 3), "damaged, a link, a second name");
+        directory.remove_job_file(&name, 3);
+        directory.remove_job_file(&name, 3);
+        assert_eq!(payloads(&directory), (vec![], 3));
+        open.remove_recorder(&name).unwrap();
+        let left: Vec<_> = fs::read_dir(&recorders).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, [format!("{name}.x").as_str()], "what is not the gem's stays");
+    }
+
+    #[test]
+    fn a_file_of_a_job_without_its_recorder_is_reported() {
+        let (_home, directory) = place();
+        let name = directory.open().unwrap().create_recorder(1).unwrap().name;
+        let entry = Entry { number: 1, started: 7, flags: 0 };
+        directory.write_job_file(&name, &entry, b"queue:a", b"{}").unwrap();
+        fs::remove_file(directory.path().join(RECORDERS).join(&name)).unwrap();
+        let missing = "its flight recorder is missing".to_owned();
+        assert_eq!(directory.unusable_recorders().unwrap(), [(format!("{name}.1"), missing)]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, fstat, fstatat};
 
 use super::error::Error;
-use super::files::{Durability, Still, errno, is_regular, not_opened, open_parent, publish, remove};
+use super::files::{Durability, PUBLIC, Still, errno, is_regular, not_opened, open_parent, publish, remove};
 use crate::model::probe::Probe;
 
 /// The start of every ready and drained file, which identifies this gem's.
@@ -74,7 +74,7 @@ pub(super) fn publish_sentinel<P: ?Sized + NixPath>(
     probe: Probe,
     still: Still<'_>,
 ) -> nix::Result<()> {
-    match publish(directory, name, format!("{SIGNATURE} {probe}\n").as_bytes(), Durability::Flushed, still) {
+    match publish(directory, name, format!("{SIGNATURE} {probe}\n").as_bytes(), PUBLIC, Durability::Flushed, still) {
         Err(Errno::ECANCELED) => Ok(()),
         published => published,
     }

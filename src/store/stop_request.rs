@@ -9,7 +9,7 @@ use nix::unistd::geteuid;
 
 use super::directory::{PROCESSES, Processes};
 use super::error::Error;
-use super::files::{Durability, is_regular, names, publish, remove};
+use super::files::{Durability, PUBLIC, is_regular, names, publish, remove};
 use super::record_name;
 use super::writing::OpenDirectory;
 use crate::model::probe::Presence;
@@ -36,7 +36,7 @@ impl Processes {
     /// # Errors
     /// The request cannot be written.
     pub fn request_stop(&self, identity: &Identity) -> Result<(), Errno> {
-        publish(&self.descriptor, name_for(identity).as_str(), b"", Durability::Whole, &|| true)
+        publish(&self.descriptor, name_for(identity).as_str(), b"", PUBLIC, Durability::Whole, &|| true)
     }
 }
 

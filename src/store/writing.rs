@@ -15,7 +15,7 @@ use super::directory::{Directory, PROCESSES};
 use super::entry::{Entry, entry};
 use super::error::Error;
 use super::files::{
-    DIRECTORY, Durability, Still, errno, is_regular, open_directory, open_parent, overwrite, publish, remove,
+    DIRECTORY, Durability, PUBLIC, Still, errno, is_regular, open_directory, open_parent, overwrite, publish, remove,
     remove_half_written,
 };
 use super::record::Record;
@@ -99,7 +99,7 @@ impl OpenDirectory<'_> {
         let path = || self.directory.path.join(PROCESSES);
         let json = record.to_json().map_err(|_| Error::Other { path: path(), errno: Errno::EINVAL })?;
         let (name, _lock) = self.name_of(&record.identity);
-        let published = publish(&self.processes, name.as_str(), json.as_bytes(), durability, &|| true);
+        let published = publish(&self.processes, name.as_str(), json.as_bytes(), PUBLIC, durability, &|| true);
         published.map_err(|errno| {
             let is_full = matches!(errno, Errno::ENOSPC | Errno::EDQUOT);
             if !is_full || overwrite(&self.processes, &name, json.into_bytes()).is_err() {

@@ -1,20 +1,28 @@
 //! The flight recorder of the calling process: which jobs it has in hand, in memory that outlives it.
 //!
-//! A job costs two writes to memory, without a lock. The file is made by the writer thread. Only [`Recorder::await_job`] waits.
+//! A job costs two writes to memory, without a lock. The file is made by the writer thread. Only [`Recorder::await_job`] waits,
+//! and a job that has no room there is written to a file of its own.
 
+use std::collections::BTreeSet;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use crate::model::popped::{self, Reply};
 use crate::model::recorder::{self, Contents, EMPTY, Entry, HELD, Layout, WRITING};
+use crate::store::directory::Directory;
+use crate::store::error::Error;
 use crate::store::recorders::{NewRecorder, now};
 use crate::sys::mapping::{Mapping, is_child, watch_forks};
 use crate::sys::socket::{self, Wait};
 
 /// A token has the number of a job above this many bits, and its first block below.
 const BLOCK_BITS: u32 = 16;
+
+/// In the place of a block: the job has a file of its own.
+const IN_FILE: u64 = recorder::MAX_BLOCKS as u64;
 
 /// What is read of a reply at first; larger ones are read again.
 const FIRST_READ: usize = 16384;
@@ -39,6 +47,7 @@ pub enum Awaited {
 /// The recorder of the calling process.
 #[derive(Debug)]
 pub struct Recorder {
+    directory: Directory,
     name: String,
     id: String,
     layout: Layout,
@@ -47,7 +56,9 @@ pub struct Recorder {
     taken: Box<[AtomicBool]>,
     lengths: Box<[AtomicU32]>,
     last: AtomicU64,
-    unrecorded: AtomicU64,
+    /// The numbers of the jobs that have files of their own.
+    in_files: Mutex<BTreeSet<u64>>,
+    unrecorded: Mutex<Option<(u64, Error)>>,
     is_kept: AtomicBool,
 }
 
@@ -56,12 +67,12 @@ impl Recorder {
     #[must_use]
     pub fn new(made: NewRecorder) -> Self {
         watch_forks();
-        let NewRecorder { name, id, layout, mapping } = made;
+        let NewRecorder { directory, name, id, layout, mapping } = made;
         let taken = (0..layout.blocks).map(|_| AtomicBool::new(false)).collect();
         let lengths = (0..layout.blocks).map(|_| AtomicU32::new(0)).collect();
-        let (last, unrecorded) = (AtomicU64::new(0), AtomicU64::new(0));
+        let (last, in_files, unrecorded) = (AtomicU64::new(0), Mutex::default(), Mutex::default());
         let is_kept = AtomicBool::new(false);
-        Self { name, id, layout, mapping, taken, lengths, last, unrecorded, is_kept }
+        Self { directory, name, id, layout, mapping, taken, lengths, last, in_files, unrecorded, is_kept }
     }
 
     /// The name of its file.
@@ -115,11 +126,35 @@ impl Recorder {
 
     /// A job has been fetched. Returns a token for [`Recorder::clear`]; `None`: there is no room for it.
     pub fn record(&self, queue: &[u8], payload: &[u8], flags: u64) -> Option<u64> {
-        let token = self.write(queue, payload, flags);
-        if token.is_none() && !is_child() {
-            self.unrecorded.fetch_add(1, SeqCst);
+        self.write(queue, payload, flags)
+    }
+
+    /// A job has been fetched for which there is no room: writes it to a file of its own, which may take a moment. Returns
+    /// a token for [`Recorder::clear`]; `None`: it is not recorded.
+    pub fn record_in_file(&self, queue: &[u8], payload: &[u8], flags: u64) -> Option<u64> {
+        if is_child() {
+            return None;
         }
-        token
+        let entry = self.entry(flags);
+        match self.directory.write_job_file(&self.name, &entry, queue, payload) {
+            Ok(()) => {
+                self.in_files().insert(entry.number);
+                Some(entry.number << BLOCK_BITS | IN_FILE)
+            }
+            Err(error) => {
+                let mut unrecorded = self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner);
+                *unrecorded = Some((unrecorded.as_ref().map_or(0, |(count, _)| *count) + 1, error));
+                None
+            }
+        }
+    }
+
+    fn in_files(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.in_files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn entry(&self, flags: u64) -> Entry {
+        Entry { number: self.last.fetch_add(1, SeqCst) + 1, started: now(), flags }
     }
 
     fn write(&self, queue: &[u8], payload: &[u8], flags: u64) -> Option<u64> {
@@ -128,7 +163,7 @@ impl Recorder {
         }
         let count = (queue.len() + payload.len()).div_ceil(recorder::BLOCK).max(1);
         let block = self.take(count)?;
-        let entry = Entry { number: self.last.fetch_add(1, SeqCst) + 1, started: now(), flags };
+        let entry = self.entry(flags);
         let at = self.layout.entry(block);
         self.mapping.store(at, WRITING);
         self.mapping.write(self.layout.block(block), &[queue, payload]);
@@ -142,7 +177,11 @@ impl Recorder {
         if is_child() {
             return;
         }
-        if let Some(at) = self.entry_of(token) {
+        if token & IN_FILE == IN_FILE {
+            if self.in_files().remove(&(token >> BLOCK_BITS)) {
+                self.directory.remove_job_file(&self.name, token >> BLOCK_BITS);
+            }
+        } else if let Some(at) = self.entry_of(token) {
             self.mapping.store(at, EMPTY);
             let block = block_of(token);
             let count = self.lengths.get(block).map_or(0, |length| length.swap(0, SeqCst)) as usize;
@@ -166,7 +205,7 @@ impl Recorder {
         }
     }
 
-    /// What is in hand.
+    /// What is in hand, without the jobs that have files of their own.
     #[must_use]
     pub fn contents(&self) -> Option<Contents> {
         recorder::parse(&self.mapping.copy()).ok()
@@ -186,13 +225,14 @@ impl Recorder {
     /// Whether Sidekiq is done with every job.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.taken.iter().all(|taken| !taken.load(SeqCst))
+        self.taken.iter().all(|taken| !taken.load(SeqCst)) && self.in_files().is_empty()
     }
 
-    /// How many jobs had no room.
+    /// How many jobs were not recorded, and why the last one was not.
     #[must_use]
-    pub fn unrecorded(&self) -> u64 {
-        self.unrecorded.load(SeqCst)
+    pub fn unrecorded(&self) -> Option<(u64, String)> {
+        let unrecorded = self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner);
+        unrecorded.as_ref().map(|(count, error)| (*count, error.to_string()))
     }
 
     /// Takes the first free blocks in a row, so that few pages are ever used.
@@ -231,7 +271,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
-    use crate::store::directory::Directory;
+    use crate::store::recorders::{Found, FoundRecorder, Whose};
 
     fn recorder(home: &tempfile::TempDir, threads: usize) -> Recorder {
         let directory = Directory::new(&home.path().join("sidekiq"), None);
@@ -327,7 +367,41 @@ mod tests {
         drop(redis);
         assert_eq!(recorder.await_job(socket.as_raw_fd(), None), Awaited::Readable);
         assert_eq!(recorder.await_job(-1, None), Awaited::Interrupted);
-        assert_eq!((recorder.is_empty(), recorder.unrecorded()), (true, 0));
+        assert!(recorder.is_empty() && recorder.unrecorded().is_none());
+    }
+
+    #[test]
+    fn a_job_without_room_has_a_file_of_its_own() {
+        let home = tempfile::TempDir::new().unwrap();
+        let recorder = recorder(&home, 1);
+        let found = || {
+            let all = recorder.directory.recorders(Whose::Everybody).unwrap();
+            let [FoundRecorder { state: Found::InUse(_, Some(contents)), .. }] = all.as_slice() else {
+                panic!("{all:?}")
+            };
+            contents.jobs.iter().map(|job| job.payload.clone()).collect::<Vec<_>>()
+        };
+        let large = vec![b'x'; recorder.layout.size()];
+        let one = recorder.record(b"queue:a", b"one", 0).unwrap();
+        assert_eq!(recorder.record(b"queue:a", &large, 0), None);
+        let two = recorder.record_in_file(b"queue:a", &large, 0).unwrap();
+        let three = recorder.record(b"queue:a", b"three", 0).unwrap();
+        assert_eq!(found(), [b"one".as_slice(), &large, b"three"], "as fetched");
+        assert!(!recorder.holds(two, b"queue:a", &large));
+        for token in [one, three, two + (1 << BLOCK_BITS)] {
+            recorder.clear(token);
+        }
+        assert_eq!((found(), recorder.is_empty()), (vec![large.clone()], false));
+        recorder.clear(two);
+        recorder.clear(two);
+        assert_eq!((found(), recorder.is_empty()), (vec![], true));
+
+        std::fs::remove_dir_all(home.path().join("sidekiq/recorders")).unwrap();
+        for count in [1, 2] {
+            assert_eq!(recorder.record_in_file(b"queue:a", &large, 0), None);
+            assert_eq!(recorder.unrecorded().unwrap().0, count);
+        }
+        assert!(recorder.is_empty());
     }
 
     #[test]
@@ -338,9 +412,9 @@ mod tests {
         let size = |blocks: usize| vec![b'x'; blocks * recorder::BLOCK - 7];
         let small = recorder.record(b"queue:a", b"small", 0).unwrap();
         let large = recorder.record(b"queue:a", &size(blocks - 1), 0).unwrap();
-        assert_eq!((recorder.record(b"queue:a", b"", 0), recorder.unrecorded()), (None, 1), "it is full");
+        assert_eq!(recorder.record(b"queue:a", b"", 0), None, "it is full");
         recorder.clear(small);
-        assert_eq!((recorder.record(b"queue:a", &size(2), 0), recorder.unrecorded()), (None, 2));
+        assert_eq!(recorder.record(b"queue:a", &size(2), 0), None);
         recorder.clear(large);
         let all = recorder.record(b"queue:a", &size(blocks), 0).unwrap();
         assert_eq!(payloads(&recorder), [size(blocks)]);
@@ -366,6 +440,6 @@ mod tests {
                 });
             }
         });
-        assert_eq!((recorder.is_empty(), recorder.unrecorded()), (true, 0));
+        assert!(recorder.is_empty());
     }
 }

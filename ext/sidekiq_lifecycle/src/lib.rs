@@ -257,8 +257,8 @@ impl Process {
         })
     }
 
-    /// A token for `clear_job`; nil: it is not recorded. Neither waits, so both keep the GVL. `awaited` is a token that
-    /// `await_job` returned for the same job.
+    /// A token for `clear_job`; nil: it is not recorded. Only for a job that has no room, the GVL is released. `awaited` is a
+    /// token that `await_job` returned for the same job.
     fn record_job(
         ruby: &Ruby,
         this: &Self,
@@ -270,7 +270,7 @@ impl Process {
         let flags = if kept { recorder::KEPT_ELSEWHERE } else { 0 };
         guarded(ruby, || {
             let Some(recorder) = this.0.recorder() else { return Ok(None) };
-            Ok(bytes::of_two(queue, payload, |queue, payload| {
+            let recorded = bytes::of_two(queue, payload, |queue, payload| {
                 if let Some(token) = awaited {
                     if recorder.holds(token, queue, payload) {
                         return Some(token);
@@ -278,7 +278,13 @@ impl Process {
                     recorder.clear(token);
                 }
                 recorder.record(queue, payload, flags)
-            }))
+            });
+            if recorded.is_some() {
+                return Ok(recorded);
+            }
+            let (queue, payload) = bytes::of_two(queue, payload, |queue, payload| (queue.to_vec(), payload.to_vec()));
+            let write = || recorder.record_in_file(&queue, &payload, flags);
+            Ok(gvl::without(&write, None).unwrap_or_else(write))
         })
     }
 
