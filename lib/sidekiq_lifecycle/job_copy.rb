@@ -12,10 +12,6 @@ module SidekiqLifecycle
   #
   # @api private
   class JobCopy
-    # What is appended to the identity of a process in the name of its copy.
-    SUFFIX = ":lifecycle:jobs"
-    # Processes that have a copy, by the time of their last heartbeat: a sorted set.
-    REGISTRY = "sidekiq_lifecycle:recorders"
     # Seconds for which a copy is kept.
     EXPIRY = 7 * 24 * 60 * 60
     # Seconds after which Sidekiq's key of a process expires (`launcher.rb`, `expire(key, 60)`). The script that puts
@@ -23,7 +19,7 @@ module SidekiqLifecycle
     DEAD_AFTER = 60
     # The field with the recorder's id, beside the numbers of jobs.
     ID = "recorder"
-    # Reads them from {REGISTRY}. Sidekiq warns in the log of the command itself, and its successor needs Redis 6.2.
+    # Reads {PutBack::COPIES}. Sidekiq warns in the log of the command itself, and its successor needs Redis 6.2.
     SILENT = 'return redis.call("ZRANGEBYSCORE", KEYS[1], "-inf", ARGV[1])'
     # Seconds for which {#hurry} waits for the end of a heartbeat.
     PATIENCE = 5
@@ -42,7 +38,7 @@ module SidekiqLifecycle
       # @param identity [String]
       # @return [Copy]
       def self.of(config, identity)
-        copy = config.redis { |redis| redis.hgetall("#{identity}#{SUFFIX}") }
+        copy = config.redis { |redis| redis.hgetall("#{identity}#{PutBack::COPY_SUFFIX}") }
         new(identity, copy.fetch(ID, ""), copy.except(ID).map { |number, text| decode(number, text) })
       end
 
@@ -63,7 +59,9 @@ module SidekiqLifecycle
 
     # @param redis [Object] a client, or a pipeline
     # @return [Array<String>] the identities of processes that have a copy, and have not written it for a minute
-    def self.silent(redis) = SidekiqCompat.evaluate(redis, SILENT, [REGISTRY], [(Time.now.to_i - DEAD_AFTER).to_s])
+    def self.silent(redis)
+      SidekiqCompat.evaluate(redis, SILENT, [PutBack::COPIES], [(Time.now.to_i - DEAD_AFTER).to_s])
+    end
 
     # @param config [Object] answers `redis` and `logger`
     # @param native [Native::Process]
@@ -148,19 +146,19 @@ module SidekiqLifecycle
     end
 
     def write(pipeline, identity, jobs, gone)
-      key = "#{identity}#{SUFFIX}"
+      key = "#{identity}#{PutBack::COPY_SUFFIX}"
       pipeline.hdel(key, *gone) if gone.any?
       return close(pipeline, identity, key) if jobs.empty?
 
       # All of them, because the copy may have been put back and deleted meanwhile.
       pipeline.hset(key, ID, @native.recorder_id, *jobs.flat_map { |job| [job.number.to_s, encode(job)] })
       pipeline.expire(key, EXPIRY)
-      pipeline.zadd(REGISTRY, Time.now.to_i.to_s, identity)
+      pipeline.zadd(PutBack::COPIES, Time.now.to_i.to_s, identity)
     end
 
     def close(pipeline, identity, key)
       pipeline.del(key)
-      pipeline.zrem(REGISTRY, identity)
+      pipeline.zrem(PutBack::COPIES, identity)
     end
 
     def encode(job) = [job.started, job.queue, job.payload].join("\n")
@@ -183,7 +181,7 @@ module SidekiqLifecycle
       raise if SidekiqCompat.passing?(e)
 
       @given_up << other
-      @log.warn("cannot put back what #{other} had in hand (#{Text.error(e)})")
+      @log.warn(RecoveryLog.failure(other, e))
     end
   end
 end

@@ -106,7 +106,7 @@ module SidekiqLifecycle
     rescue StandardError => e
       raise if SidekiqCompat.passing?(e)
 
-      give_up(left_behind, "cannot put back what #{left_behind.owner} had in hand (#{Text.error(e)})")
+      give_up(left_behind, RecoveryLog.failure(left_behind.owner, e))
     end
 
     # It stays where it is, and is not looked at again.

@@ -29,6 +29,11 @@ module SidekiqLifecycle
     # The class of error that a job in the dead set shows.
     ERROR_CLASS = "SidekiqLifecycle::Killed"
 
+    # What is appended to the identity of a process in the name of its copy ({JobCopy}).
+    COPY_SUFFIX = ":lifecycle:jobs"
+    # Processes that have a copy, by the time of their last heartbeat: a sorted set.
+    COPIES = "sidekiq_lifecycle:recorders"
+
     # The mark of a recorder that has been read whole: what it did not have in hand, its process was done with, so
     # a copy in Redis that still has it is out of date.
     WHOLE = "whole"
@@ -194,8 +199,8 @@ module SidekiqLifecycle
     def run(redis, recorder_id, plans, owner_key, whole)
       now = Time.now.to_f
       options = SidekiqCompat.options(@config)
-      keys = [self.class.marks(recorder_id), HISTORY, "queues", "dead", owner_key.to_s, "#{owner_key}#{JobCopy::SUFFIX}",
-              JobCopy::REGISTRY, *plans.map { |plan, _| plan.job.queue }]
+      keys = [self.class.marks(recorder_id), HISTORY, "queues", "dead", owner_key.to_s, "#{owner_key}#{COPY_SUFFIX}",
+              COPIES, *plans.map { |plan, _| plan.job.queue }]
       arguments = [@by, EXPIRY, now, now - options[:dead_timeout_in_seconds], options[:dead_max_jobs], HISTORY_SIZE,
                    owner_key, whole ? 1 : 0]
       plans.each do |plan, killed_job|

@@ -25,6 +25,13 @@ module SidekiqLifecycle
       end
     end
 
+    # @param owner [String] the process that had them
+    # @param error [StandardError] what trying again at the next heartbeat does not mend
+    # @return [String] for people
+    def self.failure(owner, error)
+      "cannot put back what #{owner} had in hand (#{Text.error(error)}); the next Sidekiq that starts tries again"
+    end
+
     def self.times(count) = count == 1 ? "once" : "#{count} times"
     private_class_method :times
 

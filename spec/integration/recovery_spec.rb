@@ -5,6 +5,7 @@ RSpec.describe "jobs of a killed process" do
   let(:recover) { "lifecycle.recover_jobs = true" }
 
   def recorders = Dir[file("tmp/sidekiq/recorders/*-*")]
+  def files_of_jobs = Dir[file("tmp/sidekiq/recorders/*-*.*")]
   def queue = redis.call("LRANGE", "queue:default", 0, -1, database: @database).map { |job| JSON.parse(job) }
   def dead = redis.call("ZRANGE", "dead", 0, -1, database: @database)
 
@@ -202,17 +203,32 @@ RSpec.describe "jobs of a killed process" do
 
   it "may be of any size" do
     worker = start_ready(install: recover, concurrency: 5)
-    [10, 5000, 100_000].each do |size|
+    sizes = [10, 5000, 100_000, 2_000_000]
+    sizes.each do |size|
       push("Evaluate", "#{held_job("job #{size}")} # #{"x" * size}")
       wait_for_note("job #{size} begins")
     end
-    push("Evaluate", "#{held_job("too large")} # #{"x" * 2_000_000}")
-    wait_for_note("too large begins")
+    expect(files_of_jobs.map { |path| File.stat(path).mode & 0o777 }).to eq([0o600]), "the recorder has no room for it"
     kill(worker)
-    start_next(concurrency: 5)
-    [10, 5000, 100_000].each { |size| wait_until("job #{size}") { begun("job #{size}") == 2 } }
-    expect(begun("too large")).to eq(1)
+    successor = start_next(concurrency: 5)
+    sizes.each { |size| wait_until("job #{size}") { begun("job #{size}") == 2 } }
+    wait_until("those of the killed one are gone") { recorders.size == 2 && files_of_jobs.size == 1 }
     release
+    sizes.each { |size| wait_for_note("job #{size} ends") }
+    successor.signal(:TERM)
+    expect(successor.exit_code).to eq(0)
+    expect(recorders).to be_empty
+  end
+
+  it "are reported if the recorder has no room for one, and the disk is full" do
+    mount(file("tmp/sidekiq"), "size=3m")
+    worker = start_ready(install: recover, before: QUICK_HEARTBEAT, concurrency: 1)
+    push("Evaluate", "note 'it runs' # #{"x" * 5_000_000}")
+    said = "the flight recorder had no room for 1 job, and no file could be written for it " \
+           "(#{file("tmp/sidekiq/recorders")}: No space left on device)"
+    wait_until("it is reported") { worker.log.include?(said) }
+    wait_for_note("it runs")
+    expect(files_of_jobs).to be_empty
   end
 
   it "are reported as unprotected if somebody removes the recorder" do
@@ -442,6 +458,20 @@ RSpec.describe "jobs of a killed process" do
     put = put_back.call("f00", "process 7", jobs).reject(&:already?)
     expect(put.map { |outcome| outcome.killed_job.job.jid }).to eq(["odd"])
     expect([queued, redis.call("LLEN", "queue:odd", database: @database)]).to eq([1, 1])
+  end
+
+  it "whose queue is no list are put back by the next Sidekiq that starts once it is one" do
+    worker = start_ready(install: recover, concurrency: 1)
+    start_job
+    kill(worker)
+    redis.call("DEL", "queue:default", database: @database)
+    redis.call("SET", "queue:default", "no list", database: @database)
+    successor = start(install: recover, name: "spoilt")
+    said = /cannot put back what process #{worker.pid} had in hand \(.*\); the next Sidekiq that starts tries again/
+    wait_until("it says so") { successor.log.match?(said) }
+    redis.call("DEL", "queue:default", database: @database)
+    start_next
+    wait_until("it runs again") { begun == 2 }
   end
 
   describe "in a recorder that cannot be used:", full: Sandbox::MAJOR != 8 do

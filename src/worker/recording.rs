@@ -8,7 +8,8 @@ use super::lifecycle::Lifecycle;
 use super::recorder::Recorder;
 use super::writer::Work;
 
-const REMOVED: &str = "somebody has removed the flight recorder, so jobs in hand are lost if this process is killed";
+const REMOVED: &str =
+    "somebody has removed the flight recorder, so jobs in hand are lost if this process is killed; restart it";
 
 impl Lifecycle {
     /// Records from now on which jobs are in hand, and looks for recorders of processes that are gone: now, and at each
@@ -62,10 +63,12 @@ impl Lifecycle {
             return Work { recorder, left_behind: recorder.is_some(), ..Work::default() };
         };
         recorder.beat();
-        let problem = (recorder.unrecorded() > 0).then(|| {
-            let count = recorder.unrecorded();
-            let jobs = if count == 1 { "1 job was".to_owned() } else { format!("{count} jobs were") };
-            format!("{jobs} too large for the flight recorder, and would be lost if this process were killed meanwhile")
+        let problem = recorder.unrecorded().map(|(count, error)| {
+            let (jobs, them) = if count == 1 { ("job", "it") } else { ("jobs", "them") };
+            format!(
+                "the flight recorder had no room for {count} {jobs}, and no file could be written for {them} ({error}), so \
+                 a SIGKILL meanwhile would have lost {them}"
+            )
         });
         self.set_problem("recorder_full", problem);
         Work { left_behind: true, ..Work::default() }
