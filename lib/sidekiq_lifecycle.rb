@@ -65,7 +65,7 @@ module SidekiqLifecycle
     # that takes. Returns at once. A job may call it as well.
     #
     # @return [void]
-    # @raise [Error] if this process is not a Sidekiq, or Sidekiq runs inside another program, which alone can end
+    # @raise [Error] if this process is not a Sidekiq, or Sidekiq runs inside another program, which it cannot end
     def drain_and_exit
       adapter = SidekiqAdapter.current
       raise Error, "this process is not a Sidekiq with sidekiq_lifecycle" unless adapter&.ours?

@@ -87,7 +87,8 @@ module SidekiqLifecycle
       where = "not drained, see above: #{Array.new(late.size) { late.pop }.sort.join(", ")}"
       raise "#{where}; no worker has been restarted" if fetch(:sidekiq_when_not_drained) == :fail
 
-      SSHKit.config.output.warn("#{where}; :sidekiq_when_not_drained is :go_on, and jobs have Sidekiq's -t left")
+      SSHKit.config.output.warn("#{where}; :sidekiq_when_not_drained is :go_on, so the restart gives running jobs " \
+                                "Sidekiq's -t")
     end
 
     def drained?

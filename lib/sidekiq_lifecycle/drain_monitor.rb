@@ -95,7 +95,7 @@ module SidekiqLifecycle
       @tracker.record_lost(jobs, quiet:)
       return if @tracker.lost.size == before
 
-      @lost_problem = "#{what_happened} (#{Text.error(error)}), so this process is not called drained: " \
+      @lost_problem = "#{what_happened} (#{Text.error(error)}), so this process does not count as drained: " \
                       "#{lost.join(", ")}"
       report_unfinished
       look

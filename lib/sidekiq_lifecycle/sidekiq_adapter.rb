@@ -341,7 +341,7 @@ module SidekiqLifecycle
     def too_late
       return "install cannot set another directory or ready_file now: Sidekiq has started" if @has_launched
 
-      "install came too late: Sidekiq has started, and goes on without it" if BootGuard.over?
+      "install came too late: Sidekiq has started; call it in Sidekiq.configure_server" if BootGuard.over?
     end
 
     def add_hooks(config)

@@ -19,7 +19,8 @@ module SidekiqLifecycle
   # @api private
   class WorkerProcess
     # A problem.
-    EMBEDDED_IDLE = "exit_when_idle has no effect, because Sidekiq runs inside another program, which alone can end"
+    EMBEDDED_IDLE = "exit_when_idle has no effect, because Sidekiq runs inside another program, " \
+                    "and only that program can end it"
 
     # @return [Native::Process]
     attr_reader :native
@@ -155,7 +156,7 @@ module SidekiqLifecycle
     # @return [void]
     # @raise [Error] if another program runs Sidekiq
     def drain_and_exit(why)
-      raise Error, "this Sidekiq runs inside another program, which alone can end" if @embedded
+      raise Error, "this Sidekiq runs inside another program, and only that program can end it" if @embedded
 
       @native.stop_when_drained(why)
       Process.kill(:TSTP, Process.pid)

@@ -147,7 +147,7 @@ RSpec.describe "the command fleet" do
 
   it "fails if only stale processes match" do
     add_stale("#{host}:1:f00")
-    only_ghosts = [1, /\Anot reached: only ghosts: processes that were killed, and that/, ""]
+    only_ghosts = [1, /\Anot reached: only ghosts: Sidekiq still lists them/, ""]
     expect([fleet("stop"), fleet("stop", "--dry-run"), fleet("wake", "--dry-run")]).to all(match(only_ghosts))
     nobody = "no process matches nix but not x; there are 1, see them with: sidekiq-lifecycle fleet status"
     expect(fleet_json("stop", "--dry-run", "--match", "nix", "--except", "x"))

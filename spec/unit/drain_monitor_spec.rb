@@ -72,7 +72,7 @@ RSpec.describe SidekiqLifecycle::DrainMonitor do
     monitor.launcher = launcher
     monitor.record_lost(error, { "class" => "Mail", "jid" => "a1" })
     kept = "a job could not be pushed back to Redis and waits in the flight recorder for the next process (IOError: " \
-           "gone), so this process is not called drained: Mail a1"
+           "gone), so this process does not count as drained: Mail a1"
     expect(native).to have_received(:set_problem).with("lost_jobs", kept)
   end
 

@@ -60,7 +60,7 @@ enum Action {
         /// Wait until they have finished every job; with --then-stop, until they have exited
         #[arg(long)]
         wait: bool,
-        /// Let each process stop by itself once it has drained, however long that takes, and without this command
+        /// Let each process stop by itself once it has drained, however long that takes, even after this command has returned
         #[arg(long)]
         then_stop: bool,
         #[command(flatten)]

@@ -175,7 +175,7 @@ impl Facts {
     fn has_heartbeat(&self, max_beat_age: Duration) -> Answer {
         match self.beat_age {
             Some(age) if age > max_beat_age => Err(format!(
-                "process {} has had no heartbeat for {} s (more than {} s): Ruby is stuck",
+                "process {} has had no heartbeat for {} s (more than {} s): Ruby is stuck, or Redis hangs",
                 self.pid,
                 age.as_secs(),
                 max_beat_age.as_secs()
@@ -263,8 +263,16 @@ mod tests {
             (drained(State::Quiet), Drained, "yes"),
             (drained(State::Stopping), Drained, "yes"),
             (drained(State::Stopping), Live, "yes"),
-            (silent(State::Running), Live, "process 7 has had no heartbeat for 61 s (more than 60 s): Ruby is stuck"),
-            (silent(State::Running), Ready, "process 7 has had no heartbeat for 61 s (more than 60 s): Ruby is stuck"),
+            (
+                silent(State::Running),
+                Live,
+                "process 7 has had no heartbeat for 61 s (more than 60 s): Ruby is stuck, or Redis hangs",
+            ),
+            (
+                silent(State::Running),
+                Ready,
+                "process 7 has had no heartbeat for 61 s (more than 60 s): Ruby is stuck, or Redis hangs",
+            ),
             (gone(7, State::Running), Live, "process 7 is gone"),
             (gone(7, State::Running), Ready, "process 7 is gone"),
             (ended.clone(), Ready, "process 7 has stopped (exit 0 after SIGTERM)"),

@@ -70,7 +70,9 @@ impl Lifecycle {
             Err(wrong) => (Fit::Unknown(wrong.to_string()), Some(wrong.to_string())),
         };
         let fit = match fit {
-            Fit::Unknown(_) if is_extended => Fit::Fits("requested from the service manager when it stops".to_owned()),
+            Fit::Unknown(_) if is_extended => {
+                Fit::Fits("the worker asks systemd for the time it needs when it stops".to_owned())
+            }
             fit => fit,
         };
         self.set_problem("stop_timeout", wrong.or_else(|| fit.problem().map(str::to_owned)));

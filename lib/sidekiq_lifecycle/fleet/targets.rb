@@ -76,7 +76,7 @@ module SidekiqLifecycle
 
       def criteria = @selection.all? ? "" : " that match #{@selection}"
 
-      def only_ghosts = "only ghosts#{criteria}: processes that were killed, and that Sidekiq still lists"
+      def only_ghosts = "only ghosts#{criteria}: Sidekiq still lists them, but they had no heartbeat for 60 s or more"
 
       def no_match
         return "no Sidekiq is registered in this Redis; is it the application's (-r, $REDIS_URL)?" if known.empty?

@@ -46,7 +46,7 @@ pub struct Quiet {
     /// Wait until every running job has finished; with --then-stop, until the processes have exited
     #[arg(long)]
     pub(super) wait: bool,
-    /// Let each process stop by itself once it has drained, however long that takes, and without this command
+    /// Let each process stop by itself once it has drained, however long that takes, even after this command has returned
     #[arg(long)]
     pub(super) then_stop: bool,
     /// The longest to wait: 90s, 10m, 1h30m [default: no limit]
