@@ -13,7 +13,8 @@ module SidekiqLifecycle
       # @api private
       class Report
         # What is asked for.
-        REQUESTS = { "quiet" => "be quiet", "stop" => "stop", "wake" => "wake up" }.freeze
+        REQUESTS = { "quiet" => "be quiet", "stop" => "stop",
+                     "wake" => "stop, so that their supervisors restart them" }.freeze
         # What remains in effect, by {Progress#told}.
         EFFECTS = { "then_stop" => "told to go quiet, and will stop once drained",
                     "quiet" => "told to go quiet, and will stay quiet", "stop" => "told to stop, and will stop" }.freeze
