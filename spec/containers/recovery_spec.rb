@@ -4,7 +4,7 @@
 RSpec.describe "jobs of a container that is killed", :containers, full: Sandbox::MAJOR != 7 do
   before(:context) { LaunchedContainer.prepare }
 
-  # The first one eats memory until the kernel kills it.
+  # Once there is food, the first one eats memory until the kernel kills it.
   let(:hungry) do
     <<~RUBY
       class Hungry
@@ -13,6 +13,7 @@ RSpec.describe "jobs of a container that is killed", :containers, full: Sandbox:
           note "hungry begins"
           return if File.exist?("fed")
 
+          sleep 0.05 until File.exist?("food")
           File.write("fed", "")
           meals = []
           loop { meals << ("x" * 1_000_000) }
@@ -43,6 +44,8 @@ RSpec.describe "jobs of a container that is killed", :containers, full: Sandbox:
       launch.push(job)
       launch.await("#{job} begins") { launch.noted("begins").size == count }
     end
+    # A slow disk delays the recorder.
+    launch.await("they are recorded") { launch.in_hand == jobs.size }
   end
 
   def expect_put_back(launch, *jobs)
@@ -92,7 +95,7 @@ RSpec.describe "jobs of a container that is killed", :containers, full: Sandbox:
 
   it "run again after the kernel has killed the process for want of memory" do
     with(direct, after: hungry, memory: 200_000_000) do |launch|
-      kill(launch, "Long", "Hungry") { nil }
+      kill(launch, "Long", "Hungry") { launch.exec("touch", "/app/food") }
       wait_for_both(launch)
     end
   end

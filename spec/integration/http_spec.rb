@@ -80,21 +80,16 @@ RSpec.describe "the HTTP endpoint" do
   end
 
   it "answers every request while a job holds the GVL" do
-    File.open(file("lock"), "w") do |lock|
-      lock.flock(File::LOCK_EX)
-      start_ready(install: setting)
-      push("Evaluate", HOLD_GVL)
-      wait_for_note("lock wanted")
-      # A hundred a second for ten seconds; fewer where the machine is slow, because /live fails after a minute.
-      began = Waiting.now
-      statuses = Array.new(1000) do |number|
-        sleep [began + (number / 100.0) - Waiting.now, 0].max
-        Waiting.now - began < 40 ? get(%w[/live /ready /metrics][number % 3]).first : break
-      end
-      expect([*statuses].uniq - [200]).to be_empty
-      expect(get("/live")).to eq([200, "live\n"])
-      expect(notes).to eq(["lock wanted"])
+    hold_gvl(start_ready(install: setting))
+    # A hundred a second for ten seconds; fewer where the machine is slow, because /live fails after a minute.
+    began = Waiting.now
+    statuses = Array.new(1000) do |number|
+      sleep [began + (number / 100.0) - Waiting.now, 0].max
+      Waiting.now - began < 40 ? get(%w[/live /ready /metrics][number % 3]).first : break
     end
+    expect([*statuses].uniq - [200]).to be_empty
+    expect(get("/live")).to eq([200, "live\n"])
+    expect(notes).to eq(["lock wanted"])
   end
 
   it "is taken over by another Sidekiq of the directory, without a complaint" do

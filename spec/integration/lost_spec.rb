@@ -170,15 +170,10 @@ RSpec.describe "the commands lost, fleet lost and fleet recover" do
   end
 
   it "are joined by status, which knows what a stuck process works on" do
-    File.open(file("lock"), "w") do |lock|
-      lock.flock(File::LOCK_EX)
-      worker = start_ready(install: recover, before: RARE_HEARTBEAT)
-      push("Evaluate", HOLD_GVL)
-      wait_for_note("lock wanted")
-      expect(command("status").last).to match(/^#{worker.pid}: running: #{named_job}$/)
-      process = JSON.parse(command("status", "--json").last)["processes"].first
-      expect(process["in_hand"]).to match([include("class" => "Evaluate", "queue" => "default")])
-    end
+    hold_gvl(worker = start_ready(install: recover, before: RARE_HEARTBEAT))
+    expect(command("status").last).to match(/^#{worker.pid}: running: #{named_job}$/)
+    process = JSON.parse(command("status", "--json").last)["processes"].first
+    expect(process["in_hand"]).to match([include("class" => "Evaluate", "queue" => "default")])
   end
 
   it "are joined by metrics" do

@@ -111,19 +111,11 @@ RSpec.describe "signals to a Sidekiq that has started" do
   end
 
   context "with a job that holds the GVL in native code" do
-    # The job waits for a lock on this file. /proc/locks lists the waiting processes.
-    def hold_ruby(worker, code)
-      lock = File.new(file("lock"), File::CREAT | File::RDWR).tap { |file| file.flock(File::LOCK_EX) }
-      push("Evaluate", code)
-      wait_until("the job holds the GVL") { File.read("/proc/locks").match?(/-> FLOCK .* #{worker.pid} /) }
-      lock
-    end
-
     { "TERM" => "stopping", "INT" => "stopping", "TSTP" => "quiet" }.each do |signal, its_state|
       it "is no longer ready once #{signal} has arrived, and handles it when Ruby runs again" do
         worker = start_ready
         ready = watch_ready
-        lock = hold_ruby(worker, HOLD_GVL)
+        lock = hold_gvl(worker)
         worker.signal(signal)
         wait_until("no longer ready") { !worker.ready_file? }
         wait_until(its_state) { state(worker) == its_state }
@@ -143,7 +135,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
     it "TSTP and TTIN quiet it if it finds both at once" do
       worker = start_ready
       ready = watch_ready
-      lock = hold_ruby(worker, HOLD_GVL)
+      lock = hold_gvl(worker)
       worker.signal(:TSTP)
       worker.signal(:TTIN)
       lock.close
@@ -157,7 +149,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
       it "#{signals.join(" and ")} stop it if it finds both at once" do
         worker = start_ready
         ready = watch_ready
-        lock = hold_ruby(worker, HOLD_GVL)
+        lock = hold_gvl(worker)
         signals.each { |signal| worker.signal(signal) }
         wait_until("stopping") { state(worker) == "stopping" }
         lock.close
@@ -173,7 +165,7 @@ RSpec.describe "signals to a Sidekiq that has started" do
       push("Evaluate", "trap(\"TERM\") { }")
       wait_until("repaired") { record(worker.pid)["rearmed"] == { "SIGTERM" => 1 } }
       ready = watch_ready
-      lock = hold_ruby(worker, HOLD_GVL)
+      lock = hold_gvl(worker)
       worker.signal(:TERM)
       wait_until("no longer ready") { !worker.ready_file? }
       expect(notes).to eq(["lock wanted"])

@@ -23,23 +23,20 @@ RSpec.describe "a Sidekiq whose Ruby does not run" do
   def lines(worker, words) = worker.log.lines.grep(/#{words}/)
 
   it "names the running jobs while one holds the GVL, and logs afterwards for how long" do
-    File.open(file("lock"), "w") do |lock|
-      lock.flock(File::LOCK_EX)
-      worker = start_ready(before: quick_heartbeat, environment: watched(20), concurrency: 2)
-      push("Evaluate", "sleep 0.01 until File.exist?('go')")
-      push("Evaluate", HOLD_GVL)
-      wait_until("its record reports it") { silent?(worker) }
-      said = lines(worker, "Ruby has had no heartbeat")
-      expect(said).to match([/\Asidekiq_lifecycle: .*the GVL\. Running jobs: Evaluate \h{24}, Evaluate \h{24};/])
-      expect(command("status").last).to include("Ruby has had no heartbeat for")
-      lock.flock(File::LOCK_UN)
-      wait_until("it logs the end") { lines(worker, "run again after #{DURATION} without a heartbeat").any? }
-      wait_until("its record no longer reports it") { !silent?(worker) }
-      expect(lines(worker, "Ruby has had no heartbeat").size).to eq(1)
-      release
-      worker.signal(:TERM)
-      expect(worker.exit_code).to eq(0)
-    end
+    worker = start_ready(before: quick_heartbeat, environment: watched(20), concurrency: 2)
+    start_job
+    lock = hold_gvl(worker)
+    wait_until("its record reports it") { silent?(worker) }
+    said = lines(worker, "Ruby has had no heartbeat")
+    expect(said).to match([/\Asidekiq_lifecycle: .*the GVL\. Running jobs: Evaluate \h{24}, Evaluate \h{24};/])
+    expect(command("status").last).to include("Ruby has had no heartbeat for")
+    lock.close
+    wait_until("it logs the end") { lines(worker, "run again after #{DURATION} without a heartbeat").any? }
+    wait_until("its record no longer reports it") { !silent?(worker) }
+    expect(lines(worker, "Ruby has had no heartbeat").size).to eq(1)
+    release
+    worker.signal(:TERM)
+    expect(worker.exit_code).to eq(0)
   end
 
   it "reports nothing while its threads run and only the heartbeat is missing" do

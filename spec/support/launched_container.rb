@@ -2,6 +2,7 @@
 
 require "fileutils"
 require "json"
+require "open3"
 require "securerandom"
 require_relative "container"
 require_relative "launch_forms"
@@ -220,6 +221,12 @@ class LaunchedContainer
 
   # @return [Array<Hash>] the jobs that killed processes had in hand, and what became of them
   def killed_jobs = jobs("LRANGE", "sidekiq_lifecycle:lost")
+
+  # @return [Integer] how many jobs the flight recorders of running processes hold
+  def in_hand
+    status, = Open3.capture2(SidekiqLifecycle::CLI.path, "status", "--json", "--dir", file("tmp/sidekiq"))
+    JSON.parse(status)["processes"].sum { |process| process["in_hand"].to_a.size }
+  end
 
   # @return [Array<Hash>] the record of each Sidekiq; another process may remove one meanwhile
   def records

@@ -103,6 +103,14 @@ module Sandbox
     %(note "#{name} begins"; sleep 0.01 until File.exist?("#{gate}"); note "#{name} ends")
   end
 
+  # Has a job hold the GVL until the lock that this returns is closed. /proc/locks has the locks that are waited for.
+  def hold_gvl(worker)
+    @lock = File.new(file("lock"), File::CREAT | File::RDWR).tap { |file| file.flock(File::LOCK_EX) }
+    push("Evaluate", HOLD_GVL)
+    wait_until("the job holds the GVL") { File.read("/proc/locks").match?(/-> FLOCK .* #{worker.pid} /) }
+    @lock
+  end
+
   # Pushes such a job and waits until it runs.
   def start_job(name = "job", gate: "go")
     push("Evaluate", held_job(name, gate:))

@@ -56,13 +56,13 @@ RSpec.describe SidekiqLifecycle::DrainMonitor do
   it "reports lost jobs by class and jid" do
     monitor.launcher = launcher
     monitor.record_lost(error, { "class" => "Mail", "jid" => "a1" })
-    one = "a job could not be pushed back to Redis and is lost (IOError: gone), so this process is not called " \
-          "drained: Mail a1"
+    one = "a job could not be pushed back to Redis and is lost (IOError: gone), so this process does not count " \
+          "as drained: Mail a1"
     expect(native).to have_received(:set_problem).with("lost_jobs", one)
     expect(native).to have_received(:record_hindrances).with(nil, one)
     ['{"class":"Wrapper","wrapped":"Import","jid":"b2"}', nil, "{"].each { |job| monitor.record_lost(error, job) }
-    four = "4 jobs could not be pushed back to Redis and are lost (IOError: gone), so this process is not called " \
-           "drained: Mail a1, Import b2, a job whose name is not known, a job whose name is not known"
+    four = "4 jobs could not be pushed back to Redis and are lost (IOError: gone), so this process does not " \
+           "count as drained: Mail a1, Import b2, a job whose name is not known, a job whose name is not known"
     expect(native).to have_received(:set_problem).with("lost_jobs", four)
     expect(monitor.lost.map(&:jid)).to eq(["a1", "b2", nil, nil])
   end
