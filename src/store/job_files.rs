@@ -51,15 +51,20 @@ pub(super) fn remove_all(recorders: &OwnedFd, recorder: &str) -> nix::Result<()>
 }
 
 /// Adds these jobs to what was read of their recorder. `only_own`: those of the calling user.
-pub(super) fn add_to(contents: &mut Contents, recorders: &OwnedFd, recorder: &str, only_own: bool) {
-    for name in names_of(recorders, recorder).unwrap_or_default() {
+///
+/// # Errors
+/// One cannot be read now, and may be later. Nothing of the recorder is used then, because it is removed with all of them.
+pub(super) fn add_to(contents: &mut Contents, recorders: &OwnedFd, recorder: &str, only_own: bool) -> nix::Result<()> {
+    for name in names_of(recorders, recorder)? {
         match read(recorders, &name, only_own) {
             Ok(Some(job)) => contents.jobs.push(job),
             Err(Errno::ENOENT) => {}
-            Ok(None) | Err(_) => contents.torn += 1,
+            Ok(None) | Err(Errno::ELOOP) => contents.torn += 1,
+            Err(errno) => return Err(errno),
         }
     }
     contents.jobs.sort_by_key(|job| job.entry.number);
+    Ok(())
 }
 
 /// Whether the file is there and its recorder is not.

@@ -263,7 +263,9 @@ fn look_at(recorders: &OwnedFd, name: &str, whose: Whose) -> Option<Found> {
             let mut found = read(&File::from(file), whose).unwrap_or_else(Found::Unusable);
             // Only now, because an owner that is gone writes no further ones.
             if let Found::LeftBehind(_, contents) | Found::InUse(_, Some(contents)) = &mut found {
-                job_files::add_to(contents, recorders, name, whose == Whose::Gone);
+                if let Err(errno) = job_files::add_to(contents, recorders, name, whose == Whose::Gone) {
+                    return Some(Found::Unusable(errno.desc().to_owned()));
+                }
             }
             Some(found)
         }
@@ -323,6 +325,7 @@ pub fn now() -> u64 {
 mod tests {
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::net::UnixListener;
     use std::path::PathBuf;
 
     use tempfile::TempDir;
@@ -397,6 +400,11 @@ mod tests {
         symlink(file(3), file(5)).unwrap();
         fs::hard_link(file(12), home.path().join("second")).unwrap();
         assert_eq!(payloads(&directory), (vec![b"3".to_vec()], 3), "damaged, a link, a second name");
+        let socket = UnixListener::bind(file(6)).unwrap();
+        let found = directory.recorders(Whose::Everybody).unwrap().remove(0).state;
+        assert_eq!(found, Found::Unusable(Errno::ENXIO.desc().to_owned()), "it may be readable later");
+        drop(socket);
+        fs::remove_file(file(6)).unwrap();
         directory.remove_job_file(&name, 3);
         directory.remove_job_file(&name, 3);
         assert_eq!(payloads(&directory), (vec![], 3));
