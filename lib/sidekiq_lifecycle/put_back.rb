@@ -183,12 +183,16 @@ module SidekiqLifecycle
 
     # Another program wrote it, with half of a character, say. Ruby reads that, and does not write it.
     def plan_by_text(job)
-      text = job.payload.b
-      times = text[COUNT_IN_TEXT, 2].to_i
-      return Plan.new(job, :dead, job.payload, times) if times >= @limit
+      times = job.payload.b[COUNT_IN_TEXT, 2].to_i
+      return Plan.new(job, :dead, with_fields(job, error(times)), times) if times >= @limit
 
-      counted = text.sub(COUNT_IN_TEXT, %(\\1"#{COUNT}":#{times + 1},))
-      Plan.new(job, :put_back, counted.force_encoding(job.payload.encoding), times + 1)
+      Plan.new(job, :put_back, with_fields(job, COUNT => times + 1), times + 1)
+    end
+
+    # Its text with these fields in the place of the count.
+    def with_fields(job, fields)
+      text = job.payload.b.sub(COUNT_IN_TEXT) { "#{Regexp.last_match(1)}#{JSON.generate(fields)[1..-2]}," }
+      text.force_encoding(job.payload.encoding)
     end
 
     def error(times)

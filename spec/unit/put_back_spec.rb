@@ -57,6 +57,9 @@ RSpec.describe SidekiqLifecycle::PutBack do
       end
       expect(counted.b).to eq(payload.b.sub("{", '{"lifecycle_put_back":3,'))
       expect(put_back(in_hand(counted)).killed_job.outcome).to eq(:dead)
+      dead = told.reverse.find { |argument| argument.b.include?("args") }.b
+      expect(dead).to start_with('{"error_class":"SidekiqLifecycle::Killed",')
+      expect(dead).to end_with(payload.b.delete_prefix("{"))
     end
   end
 

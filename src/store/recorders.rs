@@ -1,7 +1,7 @@
 //! The flight recorders in a lifecycle directory: `recorders/PID-ID`, one a process, beside its record.
 //!
-//! A recorder belongs to its owner until that is gone, and holds after that what the owner had in hand, together with the
-//! [files](super::job_files) of jobs that had no room in it. Mode 0600, because payloads hold the arguments of jobs. No link
+//! A recorder belongs to its owner until that is gone, and holds after that what the owner had in hand. So do the files of
+//! jobs that had no room in it (`job_files.rs`). Mode 0600, because payloads hold the arguments of jobs. No link
 //! is followed, and a file of somebody else is left alone.
 
 use std::fs::File;
