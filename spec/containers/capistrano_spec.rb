@@ -128,7 +128,7 @@ RSpec.describe "Capistrano, to hosts with systemd", :containers, :integration,
     # The interrupted job has begun again.
     wait_until("the job begins") { notes == ["long begins"] * 2 }
     _, said = deploy(SETTINGS: %(set :sidekiq_drain_timeout, "5s"; set :sidekiq_when_not_drained, :go_on))
-    expect(said).to include("not drained, see above: 127.0.0.1; :sidekiq_when_not_drained is :go_on, and ")
+    expect(said).to include("not drained, see above: 127.0.0.1; :sidekiq_when_not_drained is :go_on, so the restart ")
     go
     wait_until("the job ends") { notes.include?("long ends in second") }
     expect([notes.size, queued, retries]).to eq([4, 0, 0])

@@ -284,7 +284,7 @@ impl Process {
             }
             let (queue, payload) = bytes::of_two(queue, payload, |queue, payload| (queue.to_vec(), payload.to_vec()));
             let write = || recorder.record_in_file(&queue, &payload, flags);
-            Ok(gvl::without(&write, None).unwrap_or_else(write))
+            Ok(gvl::without(write, None).unwrap_or_else(write))
         })
     }
 
