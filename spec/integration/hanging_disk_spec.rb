@@ -56,6 +56,28 @@ RSpec.describe "a lifecycle directory on a disk that hangs" do
     expect(check).to eq([1, "not ready: process #{worker.pid} is gone\n"])
   end
 
+  # It waits for 5 s, and for no other work of the disk more than 200 ms.
+  it "delays the start with recover_jobs, so that no job runs before it can be recorded" do
+    asks = <<~RUBY
+      SidekiqLifecycle::Native::Process.prepend(Module.new do
+        def start_recorder(*)
+          note "recorder wanted"
+          sleep 0.01 until File.exist?("go")
+          super
+        end
+      end)
+    RUBY
+    push("Evaluate", %(note "recorded: \#{SidekiqLifecycle::FlightRecorder.keeps?}"))
+    start(install: "lifecycle.recover_jobs = true", after: asks)
+    wait_for_note("recorder wanted")
+    @disk.hang
+    release
+    sleep 1
+    @disk.go_on
+    wait_until("the job has run") { notes.grep(/recorded/).any? }
+    expect(notes.grep(/recorded/)).to eq(["recorded: true"])
+  end
+
   it "does not delay TSTP and then TERM, however rare the heartbeat" do
     worker = occupied(timeout: 1)
     @disk.hang

@@ -1,5 +1,7 @@
 //! What the lifecycle does with its own flight recorder, and with those that others have left behind.
 
+use std::time::{Duration, Instant};
+
 use crate::model::killed_job::{KilledJob, Outcome};
 use crate::store::recorders::{Found, FoundRecorder, LeftBehind, Whose};
 use crate::store::writing::OpenDirectory;
@@ -11,14 +13,18 @@ use super::writer::Work;
 const REMOVED: &str =
     "somebody has removed the flight recorder, so jobs in hand are lost if this process is killed; restart it";
 
+/// How long the start waits for the recorder. A busy disk may take some seconds, and a job that runs before there is a
+/// recorder is lost in a SIGKILL.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 impl Lifecycle {
     /// Records from now on which jobs are in hand, and looks for recorders of processes that are gone: now, and at each
-    /// heartbeat.
+    /// heartbeat. Waits 5 s at most.
     pub fn start_recorder(&self, threads: usize) {
         if self.is_ours() && self.recorder.get().is_none() {
             self.with_inner(|inner| inner.recorded_threads = Some(threads));
             self.hand_over(Work { recorder: Some(threads), left_behind: true, ..Work::default() });
-            self.wait();
+            self.writer.wait(Instant::now() + PATIENCE);
         }
     }
 
